@@ -1,0 +1,5 @@
+"""`python -m primecli`."""
+
+from primecli.cli import main
+
+main()

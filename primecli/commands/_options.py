@@ -1,0 +1,91 @@
+"""Options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+class Device(StrEnum):
+    """Where a model computes."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    """Precision of a model's products."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+Shards = Annotated[
+    Optional[list[str]],  # noqa: UP045 (typer reads the annotation)
+    typer.Argument(
+        metavar="[SHARDS]...",
+        help="Shards, directories of shards or globs. With none, or with -, paths are read from stdin, one a line.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Output directory.  [default: beside the input directory, named after the stage]",
+        show_default=False,
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Make again and overwrite what is there.")]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Take what is there of a run that failed, was killed or still runs.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Write errors only to stderr.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where to compute; auto is the GPU where there is one.")]
+DtypeOption = Annotated[
+    Dtype, typer.Option("--dtype", help="Precision of products; auto is bfloat16 on a GPU, float32 on the CPU.")
+]
+Threads = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--threads", min=1, help="CPU threads.  [default: OMP_NUM_THREADS, or all cores]", show_default=False),
+]
+MicroBatchTokens = Annotated[
+    int,
+    typer.Option(
+        "--micro-batch-tokens",
+        min=1,
+        help="Tokens computed at a time, padding included: bounds memory, changes no result beyond rounding.",
+    ),
+]
+Prm = Annotated[str, typer.Option("--prm", metavar="DIR|HUB_ID", help="The process reward model, a causal LM.")]
+Ref = Annotated[
+    str,
+    typer.Option(
+        "--ref",
+        metavar="DIR|HUB_ID|rollout",
+        help="The reference model, usually the SFT model; rollout takes the sampling policy's own log-probabilities.",
+    ),
+]
+Beta = Annotated[float, typer.Option("--beta", min=0.0, help="Scale of the log-ratio that is the reward.")]
+Checkpoint = Annotated[
+    Path,
+    typer.Option("--checkpoint", metavar="DIR", help="Where the new checkpoint goes; whole or not at all."),
+]
+MiniBatch = Annotated[int, typer.Option("--mini-batch", min=1, help="Responses an optimizer step.")]
+Epochs = Annotated[int, typer.Option("--epochs", min=1, help="Passes over the batch.")]
+GradClip = Annotated[float, typer.Option("--grad-clip", min=0.0, help="Largest norm of the gradient.")]
+WeightDecay = Annotated[float, typer.Option("--weight-decay", min=0.0, help="Weight decay of AdamW.")]
+WarmupSteps = Annotated[
+    int,
+    typer.Option("--warmup-steps", min=0, help="Optimizer steps, of all processes, until the full rate."),
+]
+Shuffle = Annotated[
+    bool, typer.Option("--shuffle/--no-shuffle", help="Shuffle rows into mini-batches, or take them in order.")
+]

@@ -1,0 +1,152 @@
+"""`primecli score-prm`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from primecli.commands import _options as options
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from primecli.models import Sequences
+
+
+def score_prm(
+    prm: options.Prm,
+    ref: options.Ref,
+    shards: options.Shards = None,
+    beta: options.Beta = 0.05,
+    out: options.Out = None,
+    device: options.DeviceOption = options.Device.auto,
+    dtype: options.DtypeOption = options.Dtype.auto,
+    threads: options.Threads = None,
+    micro_batch_tokens: options.MicroBatchTokens = 16384,
+    force: options.Force = False,
+    partial: options.Partial = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Give every token its process reward.
+
+    The reward of a token is beta * (log-probability under the PRM - log-probability under the reference),
+    in nats, at temperature 1. Behind update-prm in a pipe, this stage sees the updated PRM.
+
+    Example:
+
+      primecli score-prm --prm ckpt/prm/1 --ref ckpt/sft runs/1/filter
+    """
+    from primecli import schema
+    from primecli.models import model_fingerprint, resolve_model, warm_imports
+    from primecli.stage import StageOptions, StageRun
+
+    run = StageRun(
+        "score-prm",
+        StageOptions(shards or (), out, force, partial, quiet),
+        config={"beta": beta, "ref": "rollout" if ref == "rollout" else "model", "dtype": dtype.value},
+        execution={
+            "prm": prm,
+            "ref_model": ref,
+            "device": device.value,
+            "threads": threads,
+            "micro_batch_tokens": micro_batch_tokens,
+        },
+        finish=_metrics,
+    )
+    with run:
+        needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
+        if ref == "rollout":
+            needs.append(schema.ROLLOUT_LOGPROBS)
+        scorer: _Scorer | None = None
+        for shard in run.shards(needs, while_idle=warm_imports):
+            if scorer is None:
+                # only now: a PRM that an update before this stage is to write is there from the first shard on
+                directories = {"prm": resolve_model(prm)}
+                if ref != "rollout":
+                    directories["ref"] = resolve_model(ref)
+                run.models = {role: model_fingerprint(directory) for role, directory in directories.items()}
+                scorer = _Scorer(run, directories)
+            run.expect(shard)
+            if run.skip(shard):
+                run.progress.advance(shard.footer.rows)
+                continue
+            table, counts = scorer.score(run.read(shard), shard.path)
+            run.commit(table, counts)
+
+
+class _Scorer:
+    """The two models, loaded when the first shard is to be scored."""
+
+    def __init__(self, run: Any, directories: dict[str, Any]) -> None:
+        self.run = run
+        self.directories = directories
+        self._models: dict[str, Any] | None = None
+
+    def models(self) -> dict[str, Any]:
+        """The models by role, loaded once."""
+        from primecli.models import load_model, placement, set_threads
+
+        if self._models is None:
+            set_threads(self.run.execution["threads"])
+            self.place = placement(self.run.execution["device"], self.run.config["dtype"])
+            self._models = {role: load_model(directory, self.place) for role, directory in self.directories.items()}
+        return self._models
+
+    def score(self, table: pa.Table, path: Any) -> tuple[pa.Table, dict[str, float]]:
+        """The table with the three columns of this stage, and its counts."""
+        import numpy as np
+        import torch
+
+        from primecli import schema
+        from primecli.core.rewards import implicit_process_rewards
+        from primecli.models import Sequences
+        from primecli.rollouts import check_lists
+        from primecli.shards import flat_column, list_column, with_columns
+
+        check_lists(table, path)
+        prompt_values, prompt_lengths = flat_column(table, schema.PROMPT_IDS)
+        response_values, lengths = flat_column(table, schema.RESPONSE_IDS)
+        sequences = Sequences(
+            np.split(prompt_values, np.cumsum(prompt_lengths)[:-1]), np.split(response_values, np.cumsum(lengths)[:-1])
+        )
+        logprobs = self._logprobs(sequences)
+        if "ref" not in logprobs:
+            logprobs["ref"], _ = flat_column(table, schema.ROLLOUT_LOGPROBS)
+        rewards = implicit_process_rewards(
+            torch.from_numpy(logprobs["prm"]), torch.from_numpy(logprobs["ref"].copy()), self.run.config["beta"]
+        ).numpy()
+        columns = {
+            schema.PRM_LOGPROBS: logprobs["prm"],
+            schema.REF_LOGPROBS: logprobs["ref"],
+            schema.PROCESS_REWARDS: rewards,
+        }
+        counts = {
+            "rollouts": table.num_rows,
+            "tokens": len(rewards),
+            "reward_sum": float(rewards.sum(dtype=np.float64)),
+        }
+        lists = {name: list_column(values, lengths, name) for name, values in columns.items()}
+        return with_columns(table, lists), counts
+
+    def _logprobs(self, sequences: Sequences) -> dict[str, np.ndarray]:
+        from primecli import pipe
+        from primecli.models import score
+
+        def done(rows: int) -> None:
+            pipe.check_reader()
+            self.run.progress.advance(rows if role == "prm" else 0)
+
+        found = {}
+        for role, model in self.models().items():
+            budget = self.run.execution["micro_batch_tokens"]
+            found[role] = score(model, self.place, sequences, token_budget=budget, done=done)
+        return found
+
+
+def _metrics(counts: dict[str, float]) -> dict[str, float]:
+    if not counts.get("tokens"):
+        return {}
+    return {
+        "process_reward_per_token": counts["reward_sum"] / counts["tokens"],
+        "process_reward_per_response": counts["reward_sum"] / counts["rollouts"],
+    }

@@ -1,0 +1,70 @@
+"""Between ragged rows (flat values and lengths, as Arrow stores lists) and padded (B, T) tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+
+def response_mask(lengths: Tensor) -> Tensor:
+    """True at the first `lengths[i]` places of row i.
+
+    lengths: (B,), tokens. Returns (B, max(lengths)) bool.
+
+    >>> response_mask(torch.tensor([1, 3]))
+    tensor([[ True, False, False],
+            [ True,  True,  True]])
+    """
+    width = int(lengths.max()) if lengths.numel() else 0
+    return torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def pad(values: Tensor, lengths: Tensor, fill: float = 0) -> Tensor:
+    """Flat values to rows, filled at the right.
+
+    values: (N,), the rows one after another; lengths: (B,), tokens, N in all.
+    Returns (B, max(lengths)) of the dtype of `values`.
+
+    >>> pad(torch.tensor([7, 8, 9]), torch.tensor([1, 2]))
+    tensor([[7, 0],
+            [8, 9]])
+    """
+    mask = response_mask(lengths)
+    padded = values.new_full(mask.shape, fill)
+    padded[mask] = values
+    return padded
+
+
+def unpad(padded: Tensor, mask: Tensor) -> Tensor:
+    """The values under the mask, rows one after another: the inverse of `pad`.
+
+    padded: (B, T); mask: (B, T) bool. Returns (N,).
+
+    >>> unpad(torch.tensor([[7, 0], [8, 9]]), torch.tensor([[True, False], [True, True]]))
+    tensor([7, 8, 9])
+    """
+    return padded[mask]
+
+
+def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Rows grouped so that no group pads to more than `token_budget` tokens.
+
+    lengths: tokens of each row. Rows are taken from the longest to the shortest, so that a group holds
+    rows of like length and the first group is the largest: what fits there fits everywhere. A row that is
+    longer than the budget comes alone. Yields lists of row numbers; each row comes once.
+
+    >>> list(micro_batches([2, 9, 3, 4], token_budget=10))
+    [[1], [3, 2], [0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    group: list[int] = []
+    for row in order:
+        longest = lengths[group[0]] if group else lengths[row]
+        if group and longest * (len(group) + 1) > token_budget:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group

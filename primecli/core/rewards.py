@@ -1,0 +1,72 @@
+"""Token rewards: the implicit process reward and what is done to it before an advantage is taken."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BATCH_SCALE_EPSILON = 1e-6
+
+
+def implicit_process_rewards(prm_logprobs: Tensor, ref_logprobs: Tensor, beta: float) -> Tensor:
+    """Reward of each token: beta * (log p_phi - log p_ref), nats times beta.
+
+    prm_logprobs, ref_logprobs: any one shape, nats. Returns that shape.
+    Implicit PRM (arXiv 2412.01981), proposition 3.1; PRIME (arXiv 2502.01456), section 2.2.
+
+    >>> implicit_process_rewards(torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, -2.0]), beta=0.5)
+    tensor([1., 0.])
+    """
+    return beta * (prm_logprobs - ref_logprobs)
+
+
+def reward_to_go(rewards: Tensor, gamma: float = 1.0) -> Tensor:
+    """Discounted sum of the rewards from each token on.
+
+    rewards: (B, T), 0 outside the response. Returns (B, T); padding at the right stays 0.
+    PRIME (arXiv 2502.01456), section 3.2.
+
+    >>> reward_to_go(torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([[6., 5., 3.]])
+    >>> reward_to_go(torch.tensor([[1.0, 2.0, 4.0]]), gamma=0.5)
+    tensor([[3., 4., 4.]])
+    """
+    if gamma == 1.0:
+        return rewards.flip(-1).cumsum(-1).flip(-1)
+    returns = torch.zeros_like(rewards)
+    running = torch.zeros_like(rewards[:, 0]) if rewards.shape[1] else rewards.new_zeros(rewards.shape[0])
+    for token in range(rewards.shape[1] - 1, -1, -1):
+        running = rewards[:, token] + gamma * running
+        returns[:, token] = running
+    return returns
+
+
+def scale_over_batch(rewards: Tensor, response_mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """Process rewards divided by the largest |reward-to-go| of the whole batch (plus 1e-6).
+
+    A PRM that is only started gives rewards of any size; this bounds every return by 1 without moving
+    its zero. The batch must be the whole one, or shards would be scaled differently.
+
+    rewards: (B, T); response_mask: (B, T). Returns (B, T), 0 outside the mask.
+
+    >>> scale_over_batch(torch.tensor([[2.0, 2.0]]), torch.tensor([[True, True]]))
+    tensor([[0.5000, 0.5000]])
+    """
+    masked = rewards * response_mask
+    largest = reward_to_go(masked, gamma).abs().amax()
+    return masked / (largest + BATCH_SCALE_EPSILON)
+
+
+def drop_last_token(rewards: Tensor, response_mask: Tensor) -> Tensor:
+    """Process rewards with that of each response's last token set to 0.
+
+    The verl port leaves the last token (the end-of-sequence token of a finished response) out of the score.
+
+    rewards: (B, T); response_mask: (B, T), contiguous from the left. Returns (B, T).
+
+    >>> drop_last_token(torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[True, True, False]]))
+    tensor([[1., 0., 0.]])
+    """
+    last = response_mask.sum(-1, keepdim=True) - 1  # (B, 1)
+    place = torch.arange(rewards.shape[1], device=rewards.device)[None, :]
+    return rewards.masked_fill(place == last, 0.0)

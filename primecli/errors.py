@@ -1,0 +1,65 @@
+"""Errors that a user meets: one line that says what, where and what to do, and an exit code.
+
+Everything that primecli raises on purpose is a `PrimecliError`. Any other exception that reaches the
+command line is a defect of primecli; it still ends in one line, and `--debug` shows the traceback.
+
+| exit code | meaning                                                                |
+|-----------|------------------------------------------------------------------------|
+| 0         | done, also when the reader of the pipe closed it                       |
+| 1         | failed: disk, memory, lock, a model that cannot be loaded, a defect    |
+| 2         | usage: the command line is wrong                                       |
+| 3         | the input is corrupt, incomplete or lacks needed columns               |
+| 4         | finished, but more rows were quarantined than `--max-errors` allows    |
+| 5         | a gate that the user asked for was not met                             |
+| 130       | interrupted                                                            |
+"""
+
+from __future__ import annotations
+
+
+class PrimecliError(Exception):
+    """Something the user can act on. `hint` says how; exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(PrimecliError):
+    """The command line asks for something that does not fit together; exit code 2."""
+
+    exit_code = 2
+
+
+class InputError(PrimecliError):
+    """The input is corrupt, incomplete or lacks needed columns; exit code 3."""
+
+    exit_code = 3
+
+
+class QuarantineError(PrimecliError):
+    """The stage finished, but too many rows were quarantined; exit code 4."""
+
+    exit_code = 4
+
+
+class GateError(PrimecliError):
+    """A gate that the user asked for was not met; exit code 5."""
+
+    exit_code = 5
+
+
+class Interrupted(PrimecliError):
+    """Ended by SIGINT or SIGTERM; exit code 130."""
+
+    exit_code = 130
+
+
+class ReaderClosed(Exception):
+    """The reader of stdout has gone. A normal end (exit code 0), raised so that a stage stops early."""

@@ -1,0 +1,187 @@
+"""Files that appear whole or not at all, locks on directories, hashes of content and of configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from primecli.errors import PrimecliError
+
+TEMPORARY_PREFIX = ".tmp-"
+LOCK_NAME = ".primecli.lock"
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+
+
+def fingerprint(value: Json) -> str:
+    """SHA-256 (32 hex digits) of a value's canonical JSON: key order and white space do not matter.
+
+    >>> fingerprint({"a": 1, "b": [2.5]}) == fingerprint({"b": [2.5], "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 (32 hex digits) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def disk_error(error: OSError, action: str, path: Path) -> PrimecliError:
+    """An operating-system error as one line that says what could not be done, where, and what to do."""
+    hints = {
+        errno.ENOSPC: "free some space or choose another --out, then run the same command again",
+        errno.EDQUOT: "free some space or choose another --out, then run the same command again",
+        errno.EACCES: "check the permissions of the directory or choose another one",
+        errno.EPERM: "check the permissions of the directory or choose another one",
+        errno.EROFS: "the file system is read-only; choose another directory",
+        errno.ENOTDIR: "a part of the path is a file, not a directory",
+    }
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return PrimecliError(f"cannot {action} {path}: {reason}", hints.get(error.errno or 0))
+
+
+@contextlib.contextmanager
+def reporting_disk_errors(action: str, path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a `PrimecliError` about this path."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, action, path) from error
+
+
+def fsync_directory(directory: Path) -> None:
+    """Makes the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Calls `write` with a file beside `path`, makes it durable and renames it to `path`.
+
+    Whatever goes wrong, `path` is as it was before and nothing is left beside it.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{os.getpid()}")
+    with reporting_disk_errors("write", path):
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            fsync_directory(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json_atomically(path: Path, value: Json) -> None:
+    """A JSON file, indented, whole or not at all."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: _write_all(file, text.encode()))
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    file.write(data)
+
+
+@contextlib.contextmanager
+def directory_atomically(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yields a directory beside `target` that becomes `target` when the block ends well.
+
+    With `replace`, a `target` that exists is removed once the new one is complete. When the block raises,
+    what it wrote is removed and `target` is as it was.
+    """
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.{os.getpid()}")
+    with reporting_disk_errors("write", target):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for path in sorted(temporary.rglob("*")):
+                if path.is_file():
+                    with open(path, "rb") as file:
+                        os.fsync(file.fileno())
+                else:
+                    fsync_directory(path)
+            fsync_directory(temporary)
+            if replace and target.exists():
+                old = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.old.{os.getpid()}")
+                os.rename(target, old)
+                os.rename(temporary, target)
+                shutil.rmtree(old)
+            else:
+                os.rename(temporary, target)
+            fsync_directory(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(directory: Path, of: str = "") -> None:
+    """Removes what killed processes left half-written. Call it under the directory's lock.
+
+    `of`: the name of the target whose leftovers are meant; all targets when empty.
+    """
+    for path in directory.glob(f"{TEMPORARY_PREFIX}{of}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def make_directory(directory: Path) -> None:
+    """Makes a directory and its parents; an error is one line."""
+    with reporting_disk_errors("make the directory", directory):
+        directory.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def lock(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock file `path`, which the kernel frees when the process ends, however it ends.
+
+    Raises `PrimecliError` at once when another process holds it. `what` is named in the error.
+    """
+    with reporting_disk_errors("write in", path.parent):
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held open while the lock is)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise PrimecliError(
+                f"{what} is being written by {holder}", "wait for it to end, or write somewhere else"
+            ) from None
+        file.truncate(0)
+        file.write(f"primecli, process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds this lock file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value. Raises OSError or ValueError as `open` and `json` do."""
+    return json.loads(path.read_text(encoding="utf-8"))

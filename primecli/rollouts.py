@@ -1,0 +1,133 @@
+"""The rollouts of a whole batch as arrays, gathered from its shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from primecli import schema, shards
+from primecli.errors import InputError
+from primecli.models import Sequences
+from primecli.stage import Shard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """B rollouts with N response tokens in all, in the order of the shards.
+
+    response_lengths: (B,) int64, tokens. group_index: (B,) int64, the number of each row's group.
+    values: columns by name; (N,) for lists over response tokens, (B,) for numbers; null is NaN.
+    strings: columns of text by name. shard_rows: rows of each shard.
+    """
+
+    response_lengths: np.ndarray
+    group_index: np.ndarray
+    values: dict[str, np.ndarray]
+    strings: dict[str, list[str]]
+    shard_rows: tuple[int, ...]
+    prompt_ids: tuple[np.ndarray, ...] = ()
+    response_ids: tuple[np.ndarray, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.response_lengths)
+
+    def starts(self) -> np.ndarray:
+        """(B + 1,): where each row's tokens start among the N; the last is N."""
+        return np.concatenate([[0], np.cumsum(self.response_lengths)])
+
+    def token_rows(self, rows: Sequence[int], name: str) -> np.ndarray:
+        """The values of a per-token column for some rows, one after another."""
+        starts = self.starts()
+        values = self.values[name]
+        return np.concatenate([values[starts[row] : starts[row + 1]] for row in rows])
+
+    def sequences(self, *, temperature: bool = False) -> Sequences:
+        """Token ids for a model; with the rows' sampling temperature where asked for."""
+        heat = self.values[schema.TEMPERATURE] if temperature else None
+        return Sequences(self.prompt_ids, self.response_ids, heat)
+
+
+def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: bool) -> Rollouts:
+    """Reads these columns (and the token ids) of all shards.
+
+    Raises InputError for groups that are incomplete or stand in two shards, for lists of another length
+    than the response, for values that are not finite, and for prompts or responses without tokens.
+    """
+    wanted = list(dict.fromkeys([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS, *columns]))
+    if token_ids:
+        wanted.append(schema.PROMPT_IDS)
+    tables = []
+    owner: dict[str, Shard] = {}
+    for part in parts:
+        extra = [schema.GROUP_SIZE] if schema.GROUP_SIZE in part.footer.columns else []
+        table = shards.read_table(part.path, [*wanted, *extra])
+        shards.check_groups(table, part.path)
+        for group in table[schema.GROUP_ID].unique().to_pylist():
+            if group in owner:
+                raise InputError(
+                    f"group {group} stands in two shards, {owner[group].path} and {part.path}",
+                    "all samples of a prompt stand in one shard",
+                )
+            owner[group] = part
+        check_lists(table, part.path)
+        tables.append(table.select(wanted))
+    return _gather(tables, columns, token_ids=token_ids)
+
+
+def check_lists(table: pa.Table, path: object) -> None:
+    """Raises InputError unless every per-token list is as long as its response and finite, and no row is empty."""
+    _, lengths = shards.flat_column(table, schema.RESPONSE_IDS)
+    for name in (schema.RESPONSE_IDS, schema.PROMPT_IDS):
+        if name in table.column_names:
+            _, found = shards.flat_column(table, name)
+            if (found == 0).any():
+                raise InputError(f"{path}: {name} is empty at row {int(np.argmin(found))}")
+    for name in schema.PER_RESPONSE_TOKEN:
+        if name not in table.column_names:
+            continue
+        values, found = shards.flat_column(table, name)
+        if (found != lengths).any():
+            row = int(np.argmax(found != lengths))
+            raise InputError(f"{path}: {name} has {found[row]} values for {lengths[row]} response tokens at row {row}")
+        if not np.isfinite(values).all():
+            token = int(np.argmin(np.isfinite(values)))
+            row = int(np.searchsorted(np.cumsum(found), token, side="right"))
+            raise InputError(f"{path}: {name} is {values[token]} at row {row}")
+
+
+def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) -> Rollouts:
+    import pyarrow as pa
+
+    whole = pa.concat_tables(tables)
+    _, lengths = shards.flat_column(whole, schema.RESPONSE_IDS)
+    _, group_index = np.unique(np.asarray(whole[schema.GROUP_ID].to_pylist()), return_inverse=True)
+    values: dict[str, np.ndarray] = {}
+    strings: dict[str, list[str]] = {}
+    for name in columns:
+        column = whole[name]
+        if pa.types.is_list(column.type):
+            values[name], _ = shards.flat_column(whole, name)
+        elif pa.types.is_string(column.type):
+            strings[name] = column.to_pylist()
+        else:
+            values[name] = column.to_numpy()
+    return Rollouts(
+        response_lengths=lengths.astype(np.int64),
+        group_index=group_index.astype(np.int64),
+        values=values,
+        strings=strings,
+        shard_rows=tuple(table.num_rows for table in tables),
+        prompt_ids=_rows(whole, schema.PROMPT_IDS) if token_ids else (),
+        response_ids=_rows(whole, schema.RESPONSE_IDS) if token_ids else (),
+    )
+
+
+def _rows(table: pa.Table, name: str) -> tuple[np.ndarray, ...]:
+    values, lengths = shards.flat_column(table, name)
+    return tuple(np.split(values, np.cumsum(lengths)[:-1]))

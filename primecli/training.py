@@ -1,0 +1,297 @@
+"""Training shared by update-prm and update-policy: mini-batches, micro-batches, the step, the checkpoint."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from primecli import __version__, checkpoints, models, pipe
+from primecli.errors import PrimecliError, ReaderClosed, UsageError
+from primecli.files import Json, directory_atomically, lock, make_directory, remove_leftovers
+from primecli.progress import Progress, duration, say
+from primecli.shards import require_columns
+from primecli.stage import Inputs, Recipe, Shard, differences, provenance_record
+from primecli.summary import Summary
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+BETAS = (0.9, 0.999)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """How an update trains. mini_batch: responses an optimizer step; token_budget: tokens of a micro-batch."""
+
+    lr: float
+    mini_batch: int
+    epochs: int
+    grad_clip: float
+    weight_decay: float
+    warmup_steps: int
+    shuffle: bool
+    seed: int
+    token_budget: int
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What a micro-batch gives. loss: (), to be differentiated. sums: metrics, summed over the micro-batch."""
+
+    loss: Tensor
+    sums: Mapping[str, float]
+
+
+class Trainer:
+    """A model in float32 with AdamW, at the step where its checkpoint stopped."""
+
+    def __init__(self, directory: Path, place: models.Placement, options: TrainingOptions, stage: str) -> None:
+        import torch
+
+        self.directory = directory
+        self.place = place
+        self.options = options
+        self.state = checkpoints.read_state(directory, stage)
+        self.step = self.state.step
+        self.model = models.load_model(directory, place, dtype=torch.float32)
+        checkpoints.load_master_weights(self.model, directory)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=options.lr, betas=BETAS, weight_decay=options.weight_decay
+        )
+        if self.state.has_moments:
+            checkpoints.load_moments(self.optimizer, self.model, directory, self.step)
+        self.history: list[dict[str, float]] = []
+
+    def mini_batches(self, rows: int) -> Iterator[list[int]]:
+        """Row numbers of each mini-batch, epoch by epoch; the last of an epoch may be smaller."""
+        for epoch in range(self.options.epochs):
+            order = np.arange(rows)
+            if self.options.shuffle:
+                key = [self.options.seed, self.state.step, epoch]
+                order = np.random.Generator(np.random.PCG64(key)).permutation(rows)
+            for start in range(0, rows, self.options.mini_batch):
+                yield order[start : start + self.options.mini_batch].tolist()
+
+    def steps_for(self, rows: int) -> int:
+        """Optimizer steps that this many rows come to."""
+        return self.options.epochs * math.ceil(rows / self.options.mini_batch)
+
+    def learning_rate(self) -> float:
+        """Constant, after a linear warm-up over the first `warmup_steps` steps of the whole training."""
+        if self.step < self.options.warmup_steps:
+            return self.options.lr * (self.step + 1) / self.options.warmup_steps
+        return self.options.lr
+
+    def take_step(
+        self,
+        rows: Sequence[int],
+        lengths: Sequence[int],
+        micro_batch: Callable[[list[int]], MicroBatch],
+        finish: Callable[[dict[str, float]], dict[str, float]],
+    ) -> None:
+        """One optimizer step over a mini-batch, its gradient gathered micro-batch by micro-batch.
+
+        lengths: tokens of each of `rows`. `micro_batch` divides its loss by the mini-batch's denominator;
+        `finish` makes the step's metrics from the sums. Raises PrimecliError for a gradient that is not finite.
+        """
+        import torch
+
+        from primecli.core.ragged import micro_batches
+
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        with models.reporting_memory():
+            for chosen in micro_batches(lengths, self.options.token_budget):
+                part = micro_batch([rows[place] for place in chosen])
+                part.loss.backward()  # type: ignore[no-untyped-call]
+                for name, value in {**part.sums, "loss": float(part.loss.detach())}.items():
+                    sums[name] = sums.get(name, 0.0) + value
+            norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.grad_clip))
+            if not math.isfinite(norm):
+                raise PrimecliError(
+                    f"the gradient is not finite ({norm}) at step {self.step + 1}",
+                    "look at the rewards and advantages of the input; no checkpoint was written",
+                )
+            lr = self.learning_rate()
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+        self.step += 1
+        self.history.append({"step": self.step, **finish(sums), "grad_norm": norm, "lr": lr})
+
+    def metrics(self) -> dict[str, float]:
+        """The mean of each metric over the steps of this process; `step` and `steps` count them."""
+        names = [name for name in self.history[0] if name != "step"]
+        means = {name: float(np.mean([step[name] for step in self.history])) for name in names}
+        return {**means, "steps": len(self.history), "step": self.step}
+
+    def save(self, directory: Path, recipe: Recipe, provenance: Mapping[str, Json]) -> None:
+        """Writes the checkpoint; the trainer is done with after that."""
+        record: dict[str, Json] = {
+            "version": __version__,
+            "stage": recipe.stage,
+            "step": self.step,
+            "fingerprint": recipe.fingerprint(),
+            "recipe": recipe.as_json(),
+            "provenance": [*self.state.provenance, provenance],
+        }
+        checkpoints.save(
+            directory,
+            self.model,
+            self.optimizer,
+            source=self.directory,
+            record=record,
+            lineage=self.state.lineage,
+            steps=self.history,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateOptions:
+    """What every update lets the user say about its input and output."""
+
+    shards: Sequence[str]
+    checkpoint: Path
+    force: bool = False
+    partial: bool = False
+    quiet: bool = False
+
+
+class UpdateRun:
+    """One run of an update stage: reads the whole batch, writes one checkpoint, then passes the paths on."""
+
+    def __init__(
+        self,
+        stage: str,
+        options: UpdateOptions,
+        *,
+        config: Mapping[str, Json],
+        execution: Mapping[str, Json],
+        seed: int,
+    ) -> None:
+        self.stage = stage
+        self.options = options
+        self.config = dict(config)
+        self.execution = dict(execution)
+        self.seed = seed
+        self.models: dict[str, str] = {}
+        self.shards: list[Shard] = []
+        self.progress = Progress(stage, "rollouts", quiet=options.quiet)
+        self._stack = ExitStack()
+        self._started = time.time()
+        self._waited = 0.0
+
+    def __enter__(self) -> Self:
+        target = self.options.checkpoint
+        make_directory(target.parent)
+        self._stack.enter_context(lock(target.parent / f".{target.name}.lock", str(target)))
+        remove_leftovers(target.parent, of=f"{target.name}.")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._stack.close()
+        if isinstance(error, ReaderClosed) and not self.options.quiet:
+            say(self.stage, "the reader has closed the pipe")
+        return isinstance(error, ReaderClosed)
+
+    def read(self, needs: Sequence[str]) -> list[Shard]:
+        """All input shards, to the end of the input, each checked for its columns."""
+        inputs = Inputs(self.options.shards, partial=self.options.partial)
+        inputs.while_idle = models.warm_imports
+        for shard in inputs:
+            require_columns(shard.path, shard.footer.columns, needs)
+            self.shards.append(shard)
+        self._waited = inputs.waited
+        return self.shards
+
+    def recipe(self) -> Recipe:
+        """What the checkpoint depends on."""
+        contents = [shard.footer.content for shard in self.shards]
+        return Recipe(self.stage, self.config, self.models, contents, self.seed)
+
+    def skip(self) -> bool:
+        """Whether the checkpoint is there already; then the input paths have been passed on."""
+        target = self.options.checkpoint
+        if not target.exists():
+            return False
+        if not (target / models.TRAINER_DIRECTORY / models.TRAINER_FILE).exists():
+            raise UsageError(f"{target} exists and is not a checkpoint of primecli", "choose another --checkpoint")
+        if self.options.force:
+            return False
+        record = models.read_trainer_record(target)
+        if record.get("fingerprint") != self.recipe().fingerprint():
+            raise PrimecliError(
+                f"{target} exists and is of another run: {differences(record.get('recipe'), self.recipe().as_json())}",
+                "choose another --checkpoint, or overwrite it with --force",
+            )
+        if not self.options.quiet:
+            say(self.stage, f"{target} is there already, from the same input")
+        pipe.emit_all([shard.path for shard in self.shards])
+        return True
+
+    def commit(self, trainer: Trainer, rows: int, groups: int, metrics: Mapping[str, float]) -> None:
+        """Writes the checkpoint whole, reports, and passes the input paths on."""
+        recipe = self.recipe()
+        target = self.options.checkpoint
+        provenance = provenance_record(recipe, self.execution, self._started, self.shards)
+        summary = Summary(
+            self.stage,
+            "complete",
+            shards=[shard.name for shard in self.shards],
+            rows=rows,
+            groups=groups,
+            seconds=round(time.time() - self._started - self._waited, 3),
+            config={**self.config, **self.execution},
+            metrics={**trainer.metrics(), **metrics},
+            version=__version__,
+            started=datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds"),
+        )
+        with directory_atomically(target, replace=self.options.force) as directory:
+            trainer.save(directory, recipe, provenance)
+            summary.write(directory)
+        if not self.options.quiet:
+            show_metrics(summary, trainer.history)
+            say(self.stage, f"{rows} rollouts in {groups} groups, {duration(summary.seconds)} -> {target}")
+        pipe.emit_all([shard.path for shard in self.shards])
+
+
+def show_metrics(summary: Summary, history: Sequence[Mapping[str, float]]) -> None:
+    """The metrics as a table on stderr: of the first step, the last, and over all."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"primecli {summary.stage}", title_justify="left")
+    table.add_column("metric")
+    for heading in ("first step", "last step", "all steps"):
+        table.add_column(heading, justify="right")
+    for name, value in summary.metrics.items():
+        steps = [f"{history[place][name]:.5g}" if name in history[place] else "" for place in (0, -1)]
+        table.add_row(name, *steps, f"{value:.5g}")
+    Console(file=sys.stderr).print(table)
+
+
+def options_json(options: TrainingOptions) -> dict[str, Json]:
+    """The options that change the result, for a recipe."""
+    fields = asdict(options)
+    del fields["token_budget"], fields["seed"]
+    return fields
+
+
+def tensor(values: np.ndarray, place: models.Placement) -> torch.Tensor:
+    """A float32 tensor on the model's device."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(place.device)

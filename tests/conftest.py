@@ -1,0 +1,150 @@
+"""A tiny model with a byte tokenizer, made once a session, and helpers to run the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from primecli import cli, pipe
+
+DATA = Path(os.environ.get("PRIMECLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
+GOLDEN = Path(__file__).parent / "golden" / "reference_cases.json"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tests compare to the bit and run beside each other."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def make_tokenizer(directory: Path) -> None:
+    """A tokenizer of bytes: 256 of them, an end-of-sequence token and a padding token; with a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: number for number, character in enumerate([*alphabet, "<eos>", "<pad>"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+    fast.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+    fast.save_pretrained(directory)
+
+
+def make_model(directory: Path, *, seed: int = 0, dtype: str = "float32", scale: float = 0.1) -> Path:
+    """A random Qwen2 of some ten thousand parameters."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        initializer_range=scale,
+        eos_token_id=256,
+        pad_token_id=257,
+        bos_token_id=None,
+    )
+    model = Qwen2ForCausalLM(config).to(getattr(torch, dtype))
+    model.generation_config.eos_token_id = 256
+    model.save_pretrained(directory)
+    make_tokenizer(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny policy."""
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with other weights."""
+    return make_model(tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """Twelve prompts of different lengths."""
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": "1+" * (number % 5) + f"{number}=", "answer": str(number)} for number in range(12)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+class Result:
+    """What a command gave: exit code, lines of stdout (paths), stderr."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.err = code, err
+        self.paths = [Path(line) for line in out.splitlines()]
+
+    def line(self) -> str:
+        """The one line of an error."""
+        lines = [line for line in self.err.splitlines() if line]
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+@pytest.fixture
+def primecli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Runs a command in this process: no start-up to pay. Shards come by argument; nothing comes from stdin."""
+    monkeypatch.setattr(pipe, "stdin_is_terminal", lambda: True)
+
+    def run(*arguments: object, check: bool = True) -> Result:
+        capfd.readouterr()
+        code = cli.run([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        if check:
+            assert code == 0, err
+        return Result(code, out, err)
+
+    yield run
+
+
+def shell(script: str, cwd: Path, *, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """A bash script with pipefail, in which `primecli` is this checkout's."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["bash", "-c", f"set -euo pipefail\n{script}"],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def read_rows(paths: Path | Sequence[Path]) -> list[dict[str, Any]]:
+    """The rows of a shard, of several, or of a directory of them."""
+    import pyarrow.parquet as pq
+
+    if isinstance(paths, Path):
+        paths = sorted(paths.glob("*.parquet")) if paths.is_dir() else [paths]
+    return [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
+
+
+def summary(directory: Path) -> dict[str, Any]:
+    """A directory's `_summary.json`."""
+    return dict(json.loads((directory / "_summary.json").read_text()))
