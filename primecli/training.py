@@ -131,9 +131,9 @@ class Trainer:
         self.history.append({"step": self.step, **finish(sums), "grad_norm": norm, "lr": lr})
 
     def metrics(self) -> dict[str, float]:
-        """The mean of each metric over the steps of this process; `step` and `steps` count them."""
-        names = [name for name in self.history[0] if name != "step"]
-        means = {name: float(np.mean([step[name] for step in self.history])) for name in names}
+        """The mean of each metric over the steps of this process that have it; `step` and `steps` count them."""
+        names = list(dict.fromkeys(name for step in self.history for name in step if name != "step"))
+        means = {name: float(np.mean([step[name] for step in self.history if name in step])) for name in names}
         return {**means, "steps": len(self.history), "step": self.step}
 
     def save(self, directory: Path, recipe: Recipe, provenance: Mapping[str, Json]) -> None:

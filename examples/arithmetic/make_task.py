@@ -239,15 +239,13 @@ def prompt_row(problem: Problem) -> dict[str, str]:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out_dir", type=Path, metavar="OUT_DIR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=6, help="operations in a prompt (default: 6)")
     parser.add_argument("--modulus", type=int, default=10, help="modulus of every result (default: 10)")
     parser.add_argument(
-        "--wrong-share", type=float, default=0.15, help="share of wrong steps in demonstrations (default: 0.15)"
+        "--wrong-share", type=float, default=0.2, help="share of wrong steps in demonstrations (default: 0.2)"
     )
     parser.add_argument("--train", type=int, default=4096, help="prompts in train.jsonl (default: 4096)")
     parser.add_argument("--heldout", type=int, default=256, help="prompts in heldout.jsonl (default: 256)")

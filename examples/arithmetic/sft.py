@@ -67,9 +67,7 @@ def collate(batch: Sequence[Demonstration], pad_token_id: int) -> tuple["torch.T
     return input_ids, labels
 
 
-def draw_batches(
-    demonstrations: Sequence[Demonstration], batch_size: int, steps: int
-) -> Iterator[list[Demonstration]]:
+def draw_batches(demonstrations: Sequence[Demonstration], batch_size: int, steps: int) -> Iterator[list[Demonstration]]:
     """`steps` batches, in a new random order each time the demonstrations have run out."""
     import torch
 
@@ -163,9 +161,7 @@ def save(model: "Qwen2ForCausalLM", tokenizer: "PreTrainedTokenizerBase", direct
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path, metavar="DATA_DIR")
     parser.add_argument("out_model_dir", type=Path, metavar="OUT_MODEL_DIR", help="must not exist yet")
     parser.add_argument("--steps", type=int, default=1200, help="optimizer steps (default: 1200)")

@@ -112,7 +112,7 @@ def rloo(
     else:
         raise ValueError(f"process_baseline is {process_baseline!r}; it is 'paper' or 'recipe'")
     process = reward_to_go(centred * response_mask, gamma)
-    return (process_coef * process + outcome_coef * outcome[:, None]) * response_mask
+    return (process_coef * process + outcome_coef * outcome[:, None]).masked_fill(~response_mask, 0.0)
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:

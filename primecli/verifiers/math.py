@@ -48,9 +48,7 @@ class MathVerifier:
         if found is None:
             return Grade(0.0, "unparseable")
         if len(gold) > MAX_ANSWER_CHARS:
-            return Grade(
-                None, "error", found.text[:MAX_ANSWER_CHARS], f"ground truth of {len(gold)} characters"
-            )
+            return Grade(None, "error", found.text[:MAX_ANSWER_CHARS], f"ground truth of {len(gold)} characters")
         if len(found.text) > MAX_ANSWER_CHARS:
             return Grade(0.0, "unparseable", found.text[:MAX_ANSWER_CHARS])
         verdict = equal(gold, found.text)
@@ -74,7 +72,7 @@ class MathVerifier:
     def warm_up(self) -> None:
         """Imports sympy and the LaTeX parser."""
         import latex2sympy2_extended  # noqa: F401
-        import mpmath  # type: ignore[import-untyped]  # noqa: F401
+        import mpmath  # noqa: F401
         import sympy  # noqa: F401
 
 

@@ -54,9 +54,7 @@ def _trees_equal(gold: Tree, answer: Tree, slow: bool) -> bool | None:
 
 
 def _has_infinity(tree: Tree) -> bool:
-    return tree == ("sym", "\\infty") or any(
-        _has_infinity(child) for child in tree[1:] if isinstance(child, tuple)
-    )
+    return tree == ("sym", "\\infty") or any(_has_infinity(child) for child in tree[1:] if isinstance(child, tuple))
 
 
 _POINTS = 4
@@ -78,7 +76,7 @@ def _points(names: frozenset[str]) -> list[dict[str, Fraction]]:
 
 
 def _evaluate(tree: Tree, point: dict[str, Fraction], digits: int, tame: bool) -> Any:
-    import mpmath  # type: ignore[import-untyped]
+    import mpmath
 
     with mpmath.workdps(digits):
         values = {name: mpmath.mpf(value.numerator) / value.denominator for name, value in point.items()}
@@ -159,11 +157,7 @@ def _sympy_equal(gold: str, answer: str) -> bool:
     try:
         left = _sympy_tree(gold, GoldUnreadable)
     except GoldUnreadable:
-        if (
-            "\\" in gold
-            or not re.search(r"\w", gold)
-            or _nesting(gold) != 0 != gold.count("(") - gold.count(")")
-        ):
+        if "\\" in gold or not re.search(r"\w", gold) or _nesting(gold) != 0 != gold.count("(") - gold.count(")"):
             raise
         return False  # plain text that is no expression, such as 8:00: only its own spelling equals it
     right = _sympy_tree(answer, AnswerUnreadable)
@@ -193,9 +187,7 @@ def _sympy_tree(text: str, failure: type[Exception]) -> Any:
             raise failure(f"cannot be read: {text[:200]}") from None
     text = _DECIMAL.sub(lambda m: f"\\frac{{{m.group(1)}{m.group(2)}}}{{1{'0' * len(m.group(2))}}}", text)
     try:
-        tree = latex2sympy(
-            text, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False)
-        )
+        tree = latex2sympy(text, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
     except MemoryError:
         raise
     except Exception as error:  # the parser raises bare Exception for text that it does not know
@@ -239,4 +231,6 @@ def _as_sympy(tree: Tree) -> Any:
         return sympy.factorial(a, evaluate=False)
     if kind == "pow":
         return sympy.Pow(a, b, evaluate=bool(b.is_Integer and abs(b) < 1000))
-    return {"add": a + b, "neg": -a, "mul": a * b}[kind] if kind != "div" else a / b
+    if kind == "add":
+        return sympy.Add(*arguments)
+    return {"neg": -a, "mul": a * b}[kind] if kind != "div" else a / b

@@ -127,6 +127,8 @@ _MAX_UNORDERED = 30
 
 def _any_order(gold: Part, answer: Part, slow: bool, repeats: bool) -> Verdict:
     """Each item of one has its own equal in the other; in sets a repeated item counts once."""
+    if _all_named(gold) and not any("=" in item.text for item in answer.items):
+        return _in_order(gold, answer, slow)  # which of two bare values is y, only their order says
     left, right = list(gold.items), list(answer.items)
     if max(len(left), len(right)) > _MAX_UNORDERED:
         return False
@@ -146,6 +148,12 @@ def _any_order(gold: Part, answer: Part, slow: bool, repeats: bool) -> Verdict:
             if not undecided:
                 return False
     return True if not right else None
+
+
+def _all_named(part: Part) -> bool:
+    """Whether each item gives a value to a name of its own: `x=1, y=2`, but not `x=1, x=2`."""
+    names = {squeeze(item.text.split("=")[0]) for item in part.items if item.text.count("=") == 1}
+    return len(names) == len(part.items) > 1
 
 
 def _distinct(items: list[Part]) -> list[Part]:
@@ -178,9 +186,7 @@ def _sides(text: str) -> tuple[list[str], list[str]]:
 
 def _is_name(side: str) -> bool:
     """Whether this names a quantity: `x`, `f(x)`, `\\angle ABC`, `\\text{Area}`."""
-    return bool(_NAME.fullmatch(side)) and not re.search(
-        r"\\(?:frac|sqrt|pi|cdot|log|ln|sin|cos|tan)\b", side
-    )
+    return bool(_NAME.fullmatch(side)) and not re.search(r"\\(?:frac|sqrt|pi|cdot|log|ln|sin|cos|tan)\b", side)
 
 
 def _leaves_equal(gold: str, answer: str, slow: bool) -> Verdict:
@@ -242,12 +248,8 @@ def _inequality(text: str) -> tuple[str, Part] | None:
         if not re.fullmatch(r"[a-zA-Z]|\\theta", name):
             return None
         if sign in (">", "\\geq"):
-            return name, Part(
-                "tuple", text, (bound, Part("leaf", "\\infty")), ("(" if sign == ">" else "[") + ")"
-            )
-        return name, Part(
-            "tuple", text, (Part("leaf", "-\\infty"), bound), "(" + (")" if sign == "<" else "]")
-        )
+            return name, Part("tuple", text, (bound, Part("leaf", "\\infty")), ("(" if sign == ">" else "[") + ")")
+        return name, Part("tuple", text, (Part("leaf", "-\\infty"), bound), "(" + (")" if sign == "<" else "]"))
     if signs[0] in (">", "\\geq"):
         sides, signs = sides[::-1], [_FLIP[sign] for sign in reversed(signs)]
     name = squeeze(sides[1])

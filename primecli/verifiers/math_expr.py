@@ -2,7 +2,7 @@
 
 A grammar of our own, since it settles nearly every answer in microseconds, keeps decimals exact and never
 hands model text to an evaluator. What it does not know raises `Unreadable`; math-verify then has a try.
-A tree is a tuple: ("num", Fraction), ("sym", name), ("add", a, b), ("mul", a, b), ("div", a, b),
+A tree is a tuple: ("num", Fraction), ("sym", name), ("add", a, b, …), ("mul", a, b), ("div", a, b),
 ("pow", a, b), ("neg", a), ("fact", a), ("call", name, a, …).
 """
 
@@ -14,7 +14,8 @@ from typing import Any
 
 Tree = tuple[Any, ...]
 
-MAX_DEPTH = 60
+MAX_DEPTH = 80
+"""Nesting of a text and of a tree, well within the interpreter's recursion limit."""
 
 
 class Unreadable(Exception):
@@ -40,9 +41,7 @@ _FUNCTIONS = {
     "lg",
     "exp",
 }
-_WORDS = sorted(
-    {*_FUNCTIONS, "sqrt", "pi", "infty", "infinity", "abs", "asin", "acos", "atan", "theta"}, key=len
-)
+_WORDS = sorted({*_FUNCTIONS, "sqrt", "pi", "infty", "infinity", "abs", "asin", "acos", "atan", "theta"}, key=len)
 _WORDS.reverse()
 _ALIAS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "infinity": "infty", "lg": "log"}
 _GREEK = {
@@ -147,6 +146,11 @@ class _Parser:
         tree = self.sum()
         if self.at != len(self.tokens):
             raise Unreadable(f"unexpected {self.peek()[1]!r}")
+        level = [tree]
+        for _ in range(MAX_DEPTH):
+            level = [child for node in level for child in node[1:] if isinstance(child, tuple)]
+        if level:
+            raise Unreadable("nested too deeply")
         return tree
 
     def sum(self) -> Tree:
@@ -154,14 +158,14 @@ class _Parser:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise Unreadable("nested too deeply")
-        tree = self.product()
+        terms = [self.product()]
         while self.peek()[1] in ("+", "-"):
             minus = self.peek()[1] == "-"
             self.at += 1
             right = self.product()
-            tree = ("add", tree, ("neg", right) if minus else right)
+            terms.append(("neg", right) if minus else right)
         self.depth -= 1
-        return tree
+        return ("add", *terms) if len(terms) > 1 else terms[0]
 
     def product(self) -> Tree:
         """Factors joined by *, /, \\cdot or nothing; a number before a proper fraction is a mixed number."""
@@ -202,11 +206,7 @@ class _Parser:
             self.at += 4
         else:
             return None
-        if (
-            fraction[0] == "div"
-            and fraction[1][0] == fraction[2][0] == "num"
-            and fraction[1][1] < fraction[2][1]
-        ):
+        if fraction[0] == "div" and fraction[1][0] == fraction[2][0] == "num" and fraction[1][1] < fraction[2][1]:
             return ("add", _number(whole), fraction)
         self.at = start
         return None
@@ -291,6 +291,15 @@ class _Parser:
 
     def primary(self) -> Tree:
         """A number, symbol, bracketed expression or function."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable("nested too deeply")
+        tree = self.atom()
+        self.depth -= 1
+        return tree
+
+    def atom(self) -> Tree:
+        """`primary` without its count of the depth."""
         kind, word, _ = self.peek()
         self.at += 1
         if kind == "num":

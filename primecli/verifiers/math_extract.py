@@ -13,7 +13,7 @@ from dataclasses import dataclass
 MAX_ANSWER_CHARS = 2000
 """Longer answers are not read: no known data set has one, and algebra on them is a way to stall a worker."""
 
-_BOX_TOKENS = re.compile(r"\\+(?:boxed|fbox|framebox)(?![a-zA-Z])[ \t\n]{0,8}(\{?)|\\.|[{}]", re.DOTALL)
+_BOX_TOKENS = re.compile(r"\\{1,4}(?:boxed|fbox|framebox)(?![a-zA-Z])[ \t\n]{0,8}(\{?)|\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"[^\s${}]{1,64}")
 
 _PHRASE = re.compile(
@@ -84,7 +84,7 @@ def _last_box(text: str) -> tuple[str | None, int]:
                 start, content = braces.pop()
                 if start >= 0 and text[content : token.start()].strip():
                     found = text[content : token.start()]
-        elif len(word) > 2 and word.startswith("\\") and word.strip("\\")[:5] in ("boxed", "fbox", "frame"):
+        elif len(word) > 2 and word.startswith("\\") and "box" in word:
             if token.group(1):
                 braces.append((token.start(), token.end()))
             elif (bare := _UNBRACED.match(text, token.end())) is not None:
@@ -117,7 +117,7 @@ def _announced(text: str, phrase: re.Match[str]) -> str | None:
         inner = next(group for group in span.groups() if group is not None).strip()
         # "$1$ and $2$" is one answer of two parts, and "$5$ cm" has its unit outside
         tail = _PROSE_AFTER.split(rest, maxsplit=1)[0]
-        return (inner + " " + tail).strip() if tail.strip() and len(tail) < 60 else inner or None
+        return f"{inner} {tail.strip()}" if tail.strip() and len(tail) < 60 else inner or None
     return _PROSE_AFTER.split(line, maxsplit=1)[0].strip().strip("*_").strip() or None
 
 

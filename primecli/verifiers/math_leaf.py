@@ -33,25 +33,16 @@ _UNIT_TEXT = re.compile(
     re.DOTALL,
 )
 _UNIT_WORDS = re.compile(
-    r"(.*[\d)}%])(\s*)([a-zA-Z]+(?:[ .\-/]+[a-zA-Z]+){0,5})\.?\s*(\^\s*\{?\s*\d\s*\}?)?", re.DOTALL
+    r"(.*[\d)}%])(\s*)([a-zA-Z]+(?:[ .\-/]+[a-zA-Z]+){0,8})\.?\s*(\^\s*\{?\s*\d\s*\}?)?", re.DOTALL
 )
 _DEGREES = re.compile(r"(.+?)\s*\^\{\\circ\}\s*(?:\\text\{\s*)?([CFcf]?)\s*\}?", re.DOTALL)
 _MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_COUNT_WORDS = {
-    "dozen",
-    "half",
-    "halves",
-    "third",
-    "thirds",
-    "quarter",
-    "quarters",
-    "score",
-    "pair",
-    "pairs",
-    "plus",
-    "minus",
-    "times",
-}
+_NOT_UNITS = re.compile(  # words that change the value, so that what stands before them is not the whole answer
+    r"\b(?:dozens?|half|halves|thirds?|quarters?|score|pairs?|plus|minus|times|over|of|or|and|not|to|more|less|than"
+    r"|squared|cubed|factorial|root|power|choose|below|negative|between|greater|fewer|if|when|(?!month)[a-z]+ths?)\b",
+    re.IGNORECASE,
+)
+_UNIT_BEFORE_POWER = re.compile(r"[a-zA-Z]{2,}\s+(?:squared|cubed)$")  # 5 cm squared, but 5 squared is 25
 _UNITS = {
     "cm": "centimeter mm:millimeter m:meter km:kilometer in:inch ft:foot feet:foot inches:inch yd:yard mi:mile",
     "mass": "g:gram kg:kilogram mg:milligram lb:pound lbs:pound oz:ounce",
@@ -109,6 +100,8 @@ def read_leaf(text: str) -> Leaf:
     (Leaf(kind='math', text='10', unit='week', percent=False), 'choice', True)
     """
     bare = TEXT.sub(lambda match: match.group(1), text).strip()
+    if text.count("\\text{") == 1 and re.fullmatch(r"\\text\{\s*[-+]?[\d.][^{}]*\}", text):
+        text = bare  # a number that only its typeface wraps
     choice = _CHOICE.fullmatch(bare)
     if choice and (choice.group(2) or bare != text or bare.endswith(")")):
         return Leaf("choice", choice.group(1) or choice.group(2))
@@ -119,11 +112,7 @@ def read_leaf(text: str) -> Leaf:
     if based:
         return Leaf("based", based.group(1).upper().lstrip("0"), "base" + based.group(2))
     degrees = _DEGREES.fullmatch(text)
-    if (
-        degrees
-        and "^{\\circ}" not in degrees.group(1)
-        and not re.search(r"\\?(?:sin|cos|tan)", degrees.group(1))
-    ):
+    if degrees and "^{\\circ}" not in degrees.group(1) and not re.search(r"\\?(?:sin|cos|tan)", degrees.group(1)):
         return Leaf("math", degrees.group(1), "degree" + degrees.group(2).upper())
     return _with_unit(text.strip())
 
@@ -133,12 +122,7 @@ def _as_words(text: str, bare: str) -> str | None:
     if not bare or "=" in bare:
         return None
     in_text = bool(re.fullmatch(r"\s*(?:\\text\{[^{}]*\}\s*)+", text))
-    if (
-        in_text
-        and re.search(r"[A-Za-z]{2}", bare)
-        and not re.search(r"[\\^_]", bare)
-        and not re.match(r"[-\d.]", bare)
-    ):
+    if in_text and re.search(r"[A-Za-z]{2}", bare) and not re.search(r"[\\^_]", bare) and not re.match(r"[-\d.]", bare):
         return re.sub(r"[^a-z\d]+", " ", bare.lower()).strip()
     if not _WORDS.fullmatch(bare):
         return None
@@ -171,7 +155,7 @@ def _with_unit(text: str) -> Leaf:
     percent = False
     if unit:
         head, unit, percent = _magnitude(head.strip(), unit)
-        if set(unit.lower().split()) & _COUNT_WORDS:
+        if _NOT_UNITS.search(re.sub(r"\s+(?:squared|cubed)$", "", unit) if _UNIT_BEFORE_POWER.match(unit) else unit):
             return Leaf("math", text)
         unit = _unit(unit, exponent) if unit else ""
     head = head.strip()
@@ -185,9 +169,7 @@ def _plain_unit(words: str, spaced: bool) -> bool:
     first = re.split(r"[ .\-/]+", words)[0]
     if any(_NOT_WORDS.match(word) for word in re.split(r"[ .\-/]+", words)):
         return False
-    known = (
-        first in _UNIT_NAMES or first.lower() in _UNIT_NAMES or first in ("percent", "sq", "square", "cubic")
-    )
+    known = first in _UNIT_NAMES or first.lower() in _UNIT_NAMES or first in ("percent", "sq", "square", "cubic")
     if len(first) == 1:
         return False  # 5 m may be five times m
     return known or (spaced and len(first) >= 3) or len(first) >= 5

@@ -272,9 +272,7 @@ class Part:
     brackets: str = ""
 
 
-_AND_OR = re.compile(
-    r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*,?\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*"
-)
+_AND_OR = re.compile(r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*,?\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*")
 _COMMA = re.compile(r"\s*[,;]\s*")
 _CUP = re.compile(r"\\cup(?![a-zA-Z])|\bU\b")
 _MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)

@@ -47,7 +47,7 @@ def _rational(kind: str, numbers: list[Fraction]) -> Fraction | None:
     a = numbers[0]
     b = numbers[-1]
     if kind == "add":
-        return a + b
+        return sum(numbers, Fraction(0))
     if kind == "neg":
         return -a
     if kind == "mul":
@@ -111,7 +111,7 @@ def numeric(tree: Tree, values: dict[str, Any], tame: bool) -> Any:
     values: an mpmath number for each free symbol. With `tame`, raises Untame rather than compute with numbers
     beyond 2^100000 or factorials of large numbers. Raises Unreadable where there is no finite value.
     """
-    import mpmath  # type: ignore[import-untyped]
+    import mpmath
 
     kind = tree[0]
     if kind == "num":
@@ -149,7 +149,7 @@ def _apply(kind: str, arguments: list[Any], tame: bool) -> Any:
 
     a, b = arguments[0], arguments[-1]
     if kind == "add":
-        return a + b
+        return sum(arguments[1:], a)
     if kind == "neg":
         return -a
     if kind == "mul":
@@ -194,10 +194,7 @@ def _functions() -> dict[str, Any]:
     import mpmath
 
     return {
-        **{
-            name: getattr(mpmath, name)
-            for name in (*TRIG, "sinh", "cosh", "tanh", "coth", "exp", "floor", "ceil")
-        },
+        **{name: getattr(mpmath, name) for name in (*TRIG, "sinh", "cosh", "tanh", "coth", "exp", "floor", "ceil")},
         **{"arc" + name: getattr(mpmath, "a" + name) for name in TRIG},
         "ln": mpmath.log,
         "binom": mpmath.binomial,

@@ -114,9 +114,7 @@ class GradingPool:
         for worker in list(self._workers):
             self._remove(worker)
 
-    def grade_list(
-        self, tasks: Sequence[Task], cancelled: Callable[[], bool] | None = None
-    ) -> list[Grade | None]:
+    def grade_list(self, tasks: Sequence[Task], cancelled: Callable[[], bool] | None = None) -> list[Grade | None]:
         """The grades in the order of the tasks; None for those not graded when `cancelled` said to stop."""
         grades: list[Grade | None] = [None] * len(tasks)
         for index, grade in self.grade_all(tasks, cancelled):
@@ -164,9 +162,7 @@ class GradingPool:
 
     # the loop -----------------------------------------------------------------------------------------
 
-    def _run(
-        self, queue: deque[_Job], cancelled: Callable[[], bool] | None
-    ) -> Iterator[tuple[Pending, Grade]]:
+    def _run(self, queue: deque[_Job], cancelled: Callable[[], bool] | None) -> Iterator[tuple[Pending, Grade]]:
         left = len(queue)
         while left:
             if cancelled is not None and cancelled():

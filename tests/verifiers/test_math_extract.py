@@ -80,9 +80,7 @@ def test_last_number(text: str, answer: str) -> None:
     assert extract_answer(text, last_number=False) is None
 
 
-@pytest.mark.parametrize(
-    "text", ["", "no idea", r"\boxed{}", r"\boxed{\frac{1}{2}", r"the answer is \boxed{5", "H2O"]
-)
+@pytest.mark.parametrize("text", ["", "no idea", r"\boxed{}", r"\boxed{\frac{1}{2}", r"the answer is \boxed{5", "H2O"])
 def test_nothing_to_find(text: str) -> None:
     assert extract_answer(text) is None
 

@@ -5,6 +5,14 @@ import pytest
 from primecli.verifiers import Task, load_verifier
 
 SAME = [
+    (r"18", r"\text{18}"),
+    ("18", r"\text{18 dollars}"),
+    ("18", r"\mathbf{18}"),
+    ("5", r"5 \text{ cm squared}"),
+    ("x=1,y=2", "(1,2)"),
+    ("x=1,y=2", "y=2, x=1"),
+    ("12", "12 months"),
+    ("18", "18 eggs per day"),
     # numbers
     ("18", "18"),
     ("18", "18.0"),
@@ -183,6 +191,19 @@ SAME = [
 ]
 
 DIFFERENT = [
+    ("x=1,y=2", "2,1"),
+    ("5", "5 squared"),
+    ("3", "3 fifths"),
+    ("1", "1 over 2"),
+    ("5", "5 more than x"),
+    ("5", "5 or more"),
+    ("5", r"5\text{ or more}"),
+    ("5", "5 times x"),
+    ("2", "2 of 3"),
+    ("5", "5x"),
+    ("5", "5 xy"),
+    ("2", "2 3"),
+    ("5", "2 3"),
     ("10000", "9999"),
     ("10000", "10001"),
     ("100", "1"),

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from primecli import schema
+from primecli.models import Sequences, load_model, placement, score
+from tests.conftest import read_rows, summary
+
+SMALL = ["--n", 2, "--max-tokens", 8, "--prompts-per-shard", 2]
+
+
+def rows_of(directory: Path) -> list[dict[str, Any]]:
+    return read_rows(directory)
+
+
+def test_shards_hold_whole_groups_with_every_column(tiny: Path, prompts: Path, tmp_path: Path, primecli: Any) -> None:
+    result = primecli("generate", "--model", tiny, "--prompts", prompts, "--out", tmp_path / "g", *SMALL)
+    assert [path.name for path in result.paths] == [f"rollouts-{number:05d}-of-00006.parquet" for number in range(6)]
+    rows = rows_of(tmp_path / "g")
+    assert list(rows[0]) == schema.made_by("generate")
+    assert [row[schema.SAMPLE_INDEX] for row in rows] == [0, 1] * 12
+    assert len({row[schema.GROUP_ID] for row in rows}) == 12
+    assert [row[schema.GROUND_TRUTH] for row in rows[::2]] == [str(number) for number in range(12)]
+    found = summary(tmp_path / "g")
+    assert (found["status"], found["rows"], found["groups"]) == ("complete", 24, 12)
+
+
+def test_logprobs_are_the_trainers(tiny: Path, prompts: Path, tmp_path: Path, primecli: Any) -> None:
+    arguments = ["--model", tiny, "--prompts", prompts, "--out", tmp_path / "g", *SMALL, "--temperature", 0.8]
+    primecli("generate", *arguments)
+    rows = rows_of(tmp_path / "g")
+    place = placement("cpu", "float32")
+    sequences = Sequences(
+        [np.array(row[schema.PROMPT_IDS]) for row in rows],
+        [np.array(row[schema.RESPONSE_IDS]) for row in rows],
+        np.array([row[schema.TEMPERATURE] for row in rows]),
+    )
+    exact = score(load_model(tiny, place), place, sequences, token_budget=100)
+    ours = np.concatenate([row[schema.ROLLOUT_LOGPROBS] for row in rows])
+    np.testing.assert_allclose(ours, exact, atol=3e-6)
+
+
+def test_the_same_seed_gives_the_same_shards_whatever_ran_before(
+    tiny: Path, prompts: Path, tmp_path: Path, primecli: Any
+) -> None:
+    common = ["generate", "--model", tiny, "--prompts", prompts, *SMALL, "--batch-prompts", 4]
+    primecli(*common, "--step", 2, "--out", tmp_path / "a")
+    for step in (1, 2):
+        primecli(*common, "--step", step, "--out", tmp_path / f"b{step}")
+    primecli(*common, "--step", 2, "--out", tmp_path / "c", "--prompts-per-shard", 3)
+    primecli(*common, "--step", 2, "--out", tmp_path / "d", "--seed", 1)
+    first, again, other_step, resharded, other_seed = (rows_of(tmp_path / name) for name in ("a", "b2", "b1", "c", "d"))
+    assert first == again
+    assert [row[schema.RESPONSE_IDS] for row in first] == [row[schema.RESPONSE_IDS] for row in resharded]
+    assert not {row[schema.PROMPT_ID] for row in first} & {row[schema.PROMPT_ID] for row in other_step}
+    assert [row[schema.RESPONSE_IDS] for row in first] != [row[schema.RESPONSE_IDS] for row in other_seed]
+
+
+def test_a_rerun_makes_only_what_is_missing(tiny: Path, prompts: Path, tmp_path: Path, primecli: Any) -> None:
+    command = ["generate", "--model", tiny, "--prompts", prompts, "--out", tmp_path / "g", *SMALL]
+    first = primecli(*command)
+    before = rows_of(tmp_path / "g")
+    stamps = {path: path.stat().st_mtime_ns for path in first.paths}
+    first.paths[2].unlink()
+    again = primecli(*command)
+    assert again.paths == first.paths
+    assert rows_of(tmp_path / "g") == before
+    changed = {path.name for path in again.paths if path.stat().st_mtime_ns != stamps[path]}
+    assert changed == {first.paths[2].name}
+
+
+def test_another_run_in_the_same_directory_is_an_error_that_says_what_differs(
+    tiny: Path, other: Path, prompts: Path, tmp_path: Path, primecli: Any
+) -> None:
+    command = ["generate", "--prompts", prompts, "--out", tmp_path / "g", *SMALL]
+    primecli(*command, "--model", tiny)
+    differs = primecli(*command, "--model", tiny, "--temperature", 0.5, check=False)
+    assert differs.code == 1
+    assert "temperature was 1.0, is 0.5" in differs.line()
+    assert "model policy was" in primecli(*command, "--model", other, check=False).line()
+    before = rows_of(tmp_path / "g")
+    primecli(*command, "--model", tiny, "--temperature", 0.5, "--force")
+    assert rows_of(tmp_path / "g") != before
+
+
+def test_messages_go_through_the_chat_template(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": [{"role": "user", "content": "Hi"}], "reward_model": {"ground_truth": "1"}}))
+    primecli("generate", "--model", tiny, "--prompts", path, "--out", tmp_path / "g", *SMALL, "--suffix", "!")
+    row = rows_of(tmp_path / "g")[0]
+    assert row[schema.PROMPT] == "user: Hi!\nassistant: "
+    assert len(row[schema.PROMPT_IDS]) == len(row[schema.PROMPT])
+    assert row[schema.GROUND_TRUTH] == "1"
+
+
+def test_long_prompts_are_left_out_and_counted(tiny: Path, prompts: Path, tmp_path: Path, primecli: Any) -> None:
+    common = ["generate", "--model", tiny, "--prompts", prompts, *SMALL]
+    primecli(*common, "--out", tmp_path / "g", "--max-prompt-tokens", 4)
+    found = summary(tmp_path / "g")
+    assert found["metrics"]["prompts_too_long"] == 12 - found["groups"] > 0
+    none = primecli(*common, "--out", tmp_path / "h", "--max-prompt-tokens", 1, check=False)
+    assert (none.code, "every prompt is longer than 1 tokens" in none.line()) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such model directory"),
+        (lambda path: path.mkdir(), "a model directory without config.json"),
+        (lambda path: (path.mkdir(), (path / "config.json").write_text("{}")), "a model directory without weights"),
+    ],
+)
+def test_what_is_no_model_is_named(make: Any, message: str, prompts: Path, tmp_path: Path, primecli: Any) -> None:
+    model = tmp_path / "model"
+    make(model)
+    result = primecli("generate", "--model", model, "--prompts", prompts, "--out", tmp_path / "g", check=False)
+    assert (result.code, message in result.line(), str(model) in result.line()) == (3, True, True)
+
+
+def test_damaged_weights_are_named(tiny: Path, prompts: Path, tmp_path: Path, primecli: Any) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in tiny.iterdir():
+        (model / path.name).write_bytes(path.read_bytes())
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    result = primecli("generate", "--model", model, "--prompts", prompts, "--out", tmp_path / "g", check=False)
+    assert (result.code, str(model) in result.line()) == (3, True)
+
+
+def test_a_null_prompt_is_named(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": null}\n')
+    result = primecli("generate", "--model", tiny, "--prompts", path, "--out", tmp_path / "g", check=False)
+    assert (result.code, f"{path}: row 2: the prompt is null" in result.line()) == (3, True)
+    assert not list(tmp_path.rglob("*.parquet"))

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from primecli import schema
+from primecli.models import load_model, placement
+from tests.builders import rollouts, write_shards
+from tests.conftest import read_rows
+
+
+def exact(directory: Path, row: dict[str, Any]) -> np.ndarray:
+    """Log-probabilities from all logits, one row at a time, in float64."""
+    model = load_model(directory, placement("cpu", "float32"), dtype=torch.float64)
+    prompt, response = row[schema.PROMPT_IDS], row[schema.RESPONSE_IDS]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+    chosen = logits.log_softmax(-1).gather(-1, torch.tensor(response)[:, None])
+    return np.asarray(chosen.squeeze(-1))
+
+
+def test_rewards_are_the_scaled_log_ratio(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = write_shards(tmp_path / "filter", rollouts(3, 2), per_shard=2)
+    options = ["--prm", other, "--ref", tiny, "--beta", 0.2, "--micro-batch-tokens", 17]
+    result = primecli("score-prm", directory, *options)
+    assert len(result.paths) == 3
+    for row in read_rows(tmp_path / "score-prm"):
+        prm, ref = exact(other, row), exact(tiny, row)
+        np.testing.assert_allclose(row[schema.PRM_LOGPROBS], prm, atol=2e-6)
+        np.testing.assert_allclose(row[schema.REF_LOGPROBS], ref, atol=2e-6)
+        np.testing.assert_allclose(row[schema.PROCESS_REWARDS], 0.2 * (prm - ref), atol=1e-6)
+
+
+def test_a_prm_that_is_the_reference_gives_no_reward(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = write_shards(tmp_path / "filter", rollouts(2, 2))
+    primecli("score-prm", directory, "--prm", tiny, "--ref", tiny)
+    assert not any(any(row[schema.PROCESS_REWARDS]) for row in read_rows(tmp_path / "score-prm"))
+
+
+def test_the_reference_may_be_the_sampler(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = write_shards(tmp_path / "filter", rollouts(2, 2))
+    primecli("score-prm", directory, "--prm", tiny, "--ref", "rollout")
+    for row in read_rows(tmp_path / "score-prm"):
+        assert row[schema.REF_LOGPROBS] == row[schema.ROLLOUT_LOGPROBS]
+
+
+def test_earlier_columns_stay_as_they_are(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    rows = rollouts(2, 2)
+    directory = write_shards(tmp_path / "filter", rows)
+    primecli("score-prm", directory, "--prm", tiny, "--ref", tiny)
+    before = read_rows(directory)
+    after = [{name: row[name] for name in before[0]} for row in read_rows(tmp_path / "score-prm")]
+    assert after == before
+
+
+def test_lists_of_different_lengths_are_named(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    rows = rollouts(1, 2)
+    rows[1][schema.ROLLOUT_LOGPROBS] = rows[1][schema.ROLLOUT_LOGPROBS][:-1]
+    result = primecli("score-prm", write_shards(tmp_path / "f", rows), "--prm", tiny, "--ref", tiny, check=False)
+    assert result.code == 3
+    assert "rollout_logprobs has" in result.line()
+    assert "at row 1" in result.line()

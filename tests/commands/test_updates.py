@@ -1,0 +1,224 @@
+"""What update-prm and update-policy share: bit-exact continuation, micro-batching, checkpoints, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from primecli import schema
+from primecli.models import model_fingerprint
+from tests.builders import rollouts, write_shards
+from tests.conftest import make_model, read_rows, summary
+
+STEPS, GROUP = 10, 4
+LR = "1e-6"
+
+
+@pytest.fixture(scope="session")
+def bfloat16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "bf16", dtype="bfloat16")
+
+
+def batch(directory: Path, policy: Path) -> Path:
+    """Ten shards of one group each, with advantages."""
+    rows = rollouts(STEPS, GROUP, policy_fingerprint=model_fingerprint(policy))
+    generator = np.random.default_rng(0)
+    for row in rows:
+        row[schema.ADVANTAGES] = generator.normal(size=len(row[schema.RESPONSE_IDS])).tolist()
+    return write_shards(directory, rows, per_shard=GROUP)
+
+
+def command(stage: str, model: Path, ref: Path, checkpoint: Path) -> list[Any]:
+    common = [stage, "--checkpoint", checkpoint, "--mini-batch", GROUP, "--no-shuffle", "--lr", LR]
+    if stage == "update-prm":
+        return [*common, "--prm", model, "--ref", ref]
+    return [*common, "--policy", model, "--old-logprobs", "rollout", "--max-staleness", STEPS]
+
+
+def weights(checkpoint: Path) -> dict[str, bytes]:
+    names = ["model.safetensors", "trainer/master.safetensors", "trainer/optimizer.safetensors"]
+    return {name: (checkpoint / name).read_bytes() for name in names}
+
+
+@pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
+def test_ten_processes_of_a_step_are_one_of_ten(stage: str, bfloat16: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", bfloat16)
+    primecli(*command(stage, bfloat16, bfloat16, tmp_path / "whole"), directory, "--warmup-steps", 4)
+    model = bfloat16
+    for step, shard in enumerate(sorted(directory.glob("*.parquet")), start=1):
+        primecli(*command(stage, model, bfloat16, tmp_path / f"step{step}"), shard, "--warmup-steps", 4)
+        model = tmp_path / f"step{step}"
+    assert weights(model) == weights(tmp_path / "whole")
+    records = [json.loads((path / "trainer/primecli.json").read_text()) for path in (model, tmp_path / "whole")]
+    assert [record["step"] for record in records] == [STEPS, STEPS]
+    before = load_file(bfloat16 / "model.safetensors")
+    master = load_file(model / "trainer" / "master.safetensors")
+    moved = {name: (master[name] - tensor.float()).abs().max() for name, tensor in before.items()}
+    assert all(0 < change < 1e-4 for change in moved.values()), "1e-6 moves float32 and would vanish in bfloat16"
+
+
+def test_float32_master_weights_are_what_is_trained_on(bfloat16: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", bfloat16)
+    first, *_ = sorted(directory.glob("*.parquet"))
+    primecli(*command("update-prm", bfloat16, bfloat16, tmp_path / "1"), first)
+    master = tmp_path / "1" / "trainer" / "master.safetensors"
+    exported = load_file(tmp_path / "1" / "model.safetensors")
+    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
+    for name, tensor in load_file(master).items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor.bfloat16(), exported[name])
+
+
+@pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
+@pytest.mark.parametrize("tokens", ["1", "40", "1000000"])
+def test_micro_batches_and_shards_change_no_gradient(
+    stage: str, tokens: str, tiny: Path, other: Path, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, the gradient of a mini-batch of every row, however it is cut."""
+    gradients: list[torch.Tensor] = []
+    reference: list[torch.Tensor] = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def keep(parameters: Any, limit: float) -> torch.Tensor:
+        found = list(parameters)
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in found]))
+        return clip(found, limit)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", keep)
+    monkeypatch.setattr("primecli.training.tensor", lambda values, place: torch.tensor(values, dtype=torch.float64))
+    from_pretrained = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_pretrained", lambda *a, **k: from_pretrained(*a, **{**k, "dtype": torch.float64})
+    )
+    rows = read_rows(batch(tmp_path / "many", tiny))
+    for name, per_shard, budget in [("whole", None, "1000000"), ("cut", 2 * GROUP, tokens)]:
+        directory = write_shards(tmp_path / name, rows, per_shard=per_shard)
+        arguments = command(stage, other if stage == "update-prm" else tiny, tiny, tmp_path / f"ckpt-{name}")
+        arguments[arguments.index("--mini-batch") + 1] = 1000
+        primecli(*arguments, directory, "--micro-batch-tokens", budget)
+        reference, gradients = gradients, []
+        if name == "whole":
+            whole = reference[0]
+    difference = (reference[0] - whole).abs().max()
+    assert float(whole.abs().max()) > 1e-6
+    assert float(difference) < 1e-10
+
+
+@pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
+def test_a_checkpoint_is_a_model_with_its_tokenizer(stage: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    result = primecli(*command(stage, tiny, tiny, tmp_path / "ckpt"), directory)
+    assert result.paths == sorted(directory.glob("*.parquet"))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "ckpt")
+    assert model.generation_config.eos_token_id == 256
+    assert AutoTokenizer.from_pretrained(tmp_path / "ckpt").decode([10, 20]) == AutoTokenizer.from_pretrained(
+        tiny
+    ).decode([10, 20])
+    found = summary(tmp_path / "ckpt")
+    assert (found["stage"], found["status"], found["rows"]) == (stage, "complete", STEPS * GROUP)
+    assert found["metrics"]["steps"] == STEPS
+    steps = [json.loads(line) for line in (tmp_path / "ckpt/trainer/steps.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
+    assert found["metrics"]["loss"] == pytest.approx(np.mean([step["loss"] for step in steps]))
+
+
+@pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
+def test_a_rerun_keeps_the_checkpoint_and_another_run_is_refused(
+    stage: str, tiny: Path, tmp_path: Path, primecli: Any
+) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    arguments = [*command(stage, tiny, tiny, tmp_path / "ckpt"), directory]
+    first = primecli(*arguments)
+    stamp = (tmp_path / "ckpt/model.safetensors").stat().st_mtime_ns
+    assert primecli(*arguments).paths == first.paths
+    assert (tmp_path / "ckpt/model.safetensors").stat().st_mtime_ns == stamp
+    refused = primecli(*arguments, "--grad-clip", "3", check=False)
+    assert (refused.code, "grad_clip was" in refused.line()) == (1, True)
+    primecli(*arguments, "--grad-clip", "3", "--force")
+    assert (tmp_path / "ckpt/model.safetensors").stat().st_mtime_ns != stamp
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp")) == []
+
+
+def test_a_directory_that_is_no_checkpoint_is_never_overwritten(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").touch()
+    directory = batch(tmp_path / "in", tiny)
+    arguments = command("update-prm", tiny, tiny, tmp_path / "precious")
+    result = primecli(*arguments, directory, "--force", check=False)
+    assert (result.code, "is not a checkpoint of primecli" in result.line()) == (2, True)
+    assert (tmp_path / "precious" / "thesis.tex").exists()
+
+
+def test_shuffling_is_by_seed_and_step(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    common = [argument for argument in command("update-prm", tiny, tiny, tmp_path) if argument != "--no-shuffle"]
+    results = []
+    for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
+        common[common.index("--checkpoint") + 1] = tmp_path / name
+        primecli(*common, directory, "--seed", seed)
+        results.append(weights(tmp_path / name))
+    assert results[0] == results[1] != results[2]
+
+
+def test_rollouts_of_other_weights_are_refused(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", other)
+    strict = ["update-policy", "--policy", tiny, "--checkpoint", tmp_path / "x", directory]
+    result = primecli(*strict, "--max-staleness", 100, check=False)
+    assert (result.code, "neither those of --policy" in result.line()) == (3, True)
+    own = batch(tmp_path / "own", tiny)
+    primecli("update-policy", "--policy", tiny, "--checkpoint", tmp_path / "1", own, "--lr", "1e-2")
+    stale = ["update-policy", "--policy", tmp_path / "1", "--checkpoint", tmp_path / "2", own]
+    result = primecli(*stale, check=False)
+    assert (result.code, "1 update behind --policy" in result.line()) == (3, True)
+    assert not (tmp_path / "2").exists()
+    primecli(*stale, "--max-staleness", 1)
+    assert summary(tmp_path / "2")["metrics"]["staleness"] == 1
+
+
+def test_recomputed_logprobs_make_the_first_ratio_one(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    common = ["update-policy", "--policy", tiny, directory, "--no-shuffle", "--lr", "1e-3"]
+    primecli(*common, "--checkpoint", tmp_path / "one", "--mini-batch", 1000)
+    one = summary(tmp_path / "one")["metrics"]
+    assert (one["kl"], one["clip_fraction"], one["steps"]) == (0, 0, 1)
+    assert one["logprob_gap_max"] > 0.01  # the made-up rollout_logprobs are not the model's
+    primecli(*common, "--checkpoint", tmp_path / "two", "--mini-batch", STEPS * GROUP // 2)
+    steps = [json.loads(line) for line in (tmp_path / "two/trainer/steps.jsonl").read_text().splitlines()]
+    assert abs(steps[0]["kl"]) < 1e-6
+    assert abs(steps[1]["kl"]) > 1e-6
+    assert summary(tmp_path / "two")["metrics"]["logprob_gap_mean"] == pytest.approx(one["logprob_gap_mean"], rel=1e-5)
+
+
+def test_the_prm_learns_to_order_right_and_wrong(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    common = ["update-prm", "--prm", tiny, "--ref", tiny, "--checkpoint", tmp_path / "ckpt", "--lr", "3e-3"]
+    primecli(*common, directory, "--epochs", 12, "--mini-batch", 1000, "--beta", 0.5)
+    steps = [json.loads(line) for line in (tmp_path / "ckpt/trainer/steps.jsonl").read_text().splitlines()]
+    assert steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)  # the reference itself scores everything 0
+    assert steps[0]["pair_accuracy"] == 0
+    assert steps[-1]["loss"] < 0.4
+    assert steps[-1]["pair_accuracy"] > 0.95
+
+
+def test_greedy_rollouts_are_not_trained_on(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    rows = [{**row, schema.TEMPERATURE: 0.0} for row in read_rows(batch(tmp_path / "in", tiny))]
+    directory = write_shards(tmp_path / "greedy", rows)
+    result = primecli("update-policy", "--policy", tiny, "--checkpoint", tmp_path / "x", directory, check=False)
+    assert (result.code, "sampled greedily" in result.line()) == (3, True)
+
+
+def test_a_gradient_that_is_not_finite_leaves_no_checkpoint(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    rows = read_rows(batch(tmp_path / "in", tiny))
+    rows[0][schema.ADVANTAGES][0] = 3e38
+    directory = write_shards(tmp_path / "bad", rows)
+    result = primecli("update-policy", "--policy", tiny, "--checkpoint", tmp_path / "x", directory, check=False)
+    assert (result.code, "the gradient is not finite" in result.line()) == (1, True)
+    assert not (tmp_path / "x").exists()
+    assert not list(tmp_path.glob(".tmp-*"))

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from primecli.core.logprobs import token_logprobs
+
+TOKENS, WORDS, WIDTH = 7, 11, 5
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    hidden, weight, bias = draw(TOKENS, WIDTH), draw(WORDS, WIDTH), draw(WORDS)
+    targets = torch.randint(0, WORDS, (TOKENS,), generator=generator)
+    temperature = torch.rand(TOKENS, generator=generator, dtype=torch.float64).to(dtype) + 0.5
+    return hidden, weight, bias, targets, temperature
+
+
+def with_all_logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, temperature: Tensor
+) -> tuple[Tensor, Tensor]:
+    log_p = ((hidden @ weight.T + bias) / temperature[:, None]).log_softmax(-1)
+    return log_p.gather(-1, targets[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
+
+
+@pytest.mark.parametrize("chunk", [1, WORDS * 2, WORDS * 100])
+def test_values_and_gradients_are_those_of_all_logits(chunk: int) -> None:
+    hidden, weight, bias, targets, temperature = inputs()
+    leaves = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
+    ours = token_logprobs(hidden, weight, targets, bias=bias, temperature=temperature, chunk_elements=chunk)
+    theirs = with_all_logits(hidden, weight, bias, targets, temperature)
+    torch.testing.assert_close(tuple(ours), theirs, rtol=0, atol=1e-12)
+    mix = torch.linspace(-1, 1, TOKENS, dtype=torch.float64)
+    our_gradients = torch.autograd.grad((mix * ours.logprobs).sum() + (mix**2 * ours.entropy).sum(), leaves)
+    their_gradients = torch.autograd.grad((mix * theirs[0]).sum() + (mix**2 * theirs[1]).sum(), leaves)
+    torch.testing.assert_close(our_gradients, their_gradients, rtol=0, atol=1e-11)
+
+
+def test_bfloat16_states_give_float32_logprobs() -> None:
+    hidden, weight, _, targets, _ = inputs(torch.bfloat16)
+    ours = token_logprobs(hidden, weight.float(), targets)
+    assert ours.logprobs.dtype == torch.float32
+    exact = (hidden @ weight.T).float().log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
+    torch.testing.assert_close(ours.logprobs, exact)
+
+
+def test_no_tensor_of_tokens_by_vocabulary_is_made() -> None:
+    largest = 0
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(1000, 4)
+    with Watch():
+        token_logprobs(
+            hidden, weight, torch.zeros(64, dtype=torch.int64), chunk_elements=2000
+        ).logprobs.sum().backward()  # type: ignore[no-untyped-call]
+    assert largest <= weight.numel() <= 64 * 1000 / 16

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from primecli.errors import PrimecliError
+from primecli.files import directory_atomically, fingerprint, is_locked, lock, write_atomically
+
+
+def test_fingerprint_sees_every_value_and_no_key_order() -> None:
+    base = {"a": 1, "b": [1.5, None], "c": {"d": "x"}}
+    assert fingerprint(base) == fingerprint({"c": {"d": "x"}, "b": [1.5, None], "a": 1})
+    changed = [{**base, "a": 2}, {**base, "b": [None, 1.5]}, {**base, "c": {"d": "y"}}, {**base, "e": None}]
+    assert len({fingerprint(value) for value in [base, *changed]}) == 5
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+
+    def write(file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        write_atomically(target, write)
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_failed_directory_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "ckpt"
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(RuntimeError), directory_atomically(target, replace=True) as directory:
+        (directory / "new").touch()
+        raise RuntimeError("power cut")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["ckpt", "ckpt/old"]
+
+
+def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "ckpt"
+    target.mkdir()
+    (target / "old").touch()
+    with directory_atomically(target, replace=True) as directory:
+        (directory / "new").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["ckpt", "ckpt/new"]
+
+
+def test_the_second_writer_is_told_of_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with lock(path, "runs/1"):
+        assert is_locked(path)
+        with (
+            pytest.raises(PrimecliError, match=rf"runs/1 is being written by primecli, process {os.getpid()}"),
+            lock(path, "runs/1"),
+        ):
+            pass
+    assert not is_locked(path)
+
+
+def test_a_killed_process_frees_its_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    script = (
+        "import os, signal, sys; from pathlib import Path; from primecli.files import lock\n"
+        "with lock(Path(sys.argv[1]), 'x'): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -9
+    with lock(path, "x"):
+        pass
+
+
+def test_a_full_disk_is_one_line_that_names_the_file() -> None:
+    with pytest.raises(PrimecliError, match="cannot write /dev/full/x: Not a directory"):
+        write_atomically(Path("/dev/full/x"), lambda file: None)
