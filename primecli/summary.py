@@ -20,7 +20,10 @@ Status = Literal["running", "complete", "stopped-by-reader", "failed"]
 
 @dataclass(slots=True)
 class Summary:
-    """One stage's account of one directory. seconds: wall time at work, without that spent waiting for the stage before; metrics: numbers by name."""
+    """One stage's account of one directory.
+
+    seconds: wall time at work, without that spent waiting for the stage before; metrics: numbers by name.
+    """
 
     stage: str
     status: Status

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def rollouts(groups: int, size: int, **columns: Any) -> list[dict[str, Any]]:
     return [rollout(group, index, size, **columns) for group in range(groups) for index in range(size)]
 
 
-def write_shards(directory: Path, rows: list[Mapping[str, Any]], *, per_shard: int | None = None) -> Path:
+def write_shards(directory: Path, rows: Sequence[Mapping[str, Any]], *, per_shard: int | None = None) -> Path:
     """Rows as shards of `per_shard` rows, all in one when None. Returns the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     size = per_shard or len(rows)

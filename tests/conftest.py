@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def make_tokenizer(directory: Path) -> None:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")  # type: ignore[no-untyped-call]
     fast.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
     fast.save_pretrained(directory)
 
@@ -107,7 +107,7 @@ class Result:
 
 
 @pytest.fixture
-def primecli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def primecli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a command in this process: no start-up to pay. Shards come by argument; nothing comes from stdin."""
     monkeypatch.setattr(pipe, "stdin_is_terminal", lambda: True)
 
@@ -119,7 +119,7 @@ def primecli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             assert code == 0, err
         return Result(code, out, err)
 
-    yield run
+    return run
 
 
 def shell(script: str, cwd: Path, *, timeout: float = 300) -> subprocess.CompletedProcess[str]:

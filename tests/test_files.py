@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 
 from primecli.errors import PrimecliError
-from primecli.files import directory_atomically, fingerprint, is_locked, lock, write_atomically
+from primecli.files import Json, directory_atomically, fingerprint, is_locked, lock, write_atomically
 
 
 def test_fingerprint_sees_every_value_and_no_key_order() -> None:
-    base = {"a": 1, "b": [1.5, None], "c": {"d": "x"}}
+    base: dict[str, Json] = {"a": 1, "b": [1.5, None], "c": {"d": "x"}}
     assert fingerprint(base) == fingerprint({"c": {"d": "x"}, "b": [1.5, None], "a": 1})
-    changed = [{**base, "a": 2}, {**base, "b": [None, 1.5]}, {**base, "c": {"d": "y"}}, {**base, "e": None}]
+    changed: list[dict[str, Json]] = [
+        {**base, "a": 2},
+        {**base, "b": [None, 1.5]},
+        {**base, "c": {"d": "y"}},
+        {**base, "e": None},
+    ]
     assert len({fingerprint(value) for value in [base, *changed]}) == 5
 
 
@@ -36,9 +41,14 @@ def test_a_failed_directory_leaves_the_old_one_and_nothing_else(tmp_path: Path) 
     target = tmp_path / "ckpt"
     target.mkdir()
     (target / "old").touch()
-    with pytest.raises(RuntimeError), directory_atomically(target, replace=True) as directory:
-        (directory / "new").touch()
-        raise RuntimeError("power cut")
+
+    def write() -> None:
+        with directory_atomically(target, replace=True) as directory:
+            (directory / "new").touch()
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        write()
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["ckpt", "ckpt/old"]
 
 

@@ -78,7 +78,7 @@ def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
 
 def test_missing_columns_say_who_makes_them(tmp_path: Path) -> None:
     path = write(tmp_path / "s.parquet", table())
-    with pytest.raises(InputError, match="lacks the column process_rewards .made by `primecli score-prm`"):
+    with pytest.raises(InputError, match=r"lacks the column process_rewards .made by `primecli score-prm`"):
         shards.read_table(path, ["group_id", "process_rewards"])
 
 
@@ -87,7 +87,7 @@ def test_nulls_and_types_are_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="column group_id is null at row 1"):
         shards.read_table(tmp_path / "null.parquet")
     pq.write_table(pa.table({"sample_index": [[1], [2]]}), tmp_path / "type.parquet")
-    with pytest.raises(InputError, match="sample_index is list<.*> instead of int32"):
+    with pytest.raises(InputError, match=r"sample_index is list<.*> instead of int32"):
         shards.read_table(tmp_path / "type.parquet")
 
 

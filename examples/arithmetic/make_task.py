@@ -217,7 +217,6 @@ def make_tokenizer() -> "PreTrainedTokenizerFast":
     return Qwen2Tokenizer(
         vocab=vocabulary,
         merges=[],
-        unk_token=None,
         eos_token=EOS_TOKEN,
         pad_token=PAD_TOKEN,
         model_max_length=1024,
@@ -239,7 +238,9 @@ def prompt_row(problem: Problem) -> dict[str, str]:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out_dir", type=Path, metavar="OUT_DIR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=6, help="operations in a prompt (default: 6)")

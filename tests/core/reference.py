@@ -24,7 +24,7 @@ def mask(case: dict[str, Any]) -> Tensor:
 
 
 def group_index(case: dict[str, Any]) -> Tensor:
-    return torch.arange(len(case["lengths"])) // case["group_size"]  # (B,)
+    return torch.arange(len(case["lengths"])).div(int(case["group_size"]), rounding_mode="floor")  # (B,)
 
 
 def given(case: dict[str, Any], name: str) -> Tensor:

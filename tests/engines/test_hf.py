@@ -29,9 +29,7 @@ def sample(
     model: Any, requests: list[Request], *, budget: int = 10**6, stop: int = 256, **params: Any
 ) -> list[list[Sample]]:
     engine = HfEngine(model, placement("cpu", "float32"), stop_ids=[stop], token_budget=budget)
-    found: dict[int, list[Sample]] = {}
-    for number, group in engine.sample(requests, SamplingParams(**params), tick=lambda: None):
-        found[number] = group
+    found = dict(engine.sample(requests, SamplingParams(**params), tick=lambda: None))
     return [found[number] for number in range(len(requests))]
 
 

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from primecli.cli import COMMANDS
+from primecli.errors import PrimecliError
+
+
+def imported(*arguments: str) -> set[str]:
+    """Modules that a command line imports."""
+    script = (
+        f"import sys; sys.argv = ['primecli', *{list(arguments)!r}]\nfrom primecli import cli\ncli.run(sys.argv[1:])\n"
+    )
+    script += "print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+HEAVY = {"torch", "transformers", "vllm", "pyarrow", "numpy", "sympy", "rich"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    modules = imported(*arguments)
+    assert "primecli.commands.update_policy" in modules
+    assert not HEAVY & modules
+
+
+def test_verify_imports_neither_torch_nor_transformers(tmp_path: Any) -> None:
+    from tests.builders import rollouts, write_shards
+
+    directory = write_shards(tmp_path / "generate", rollouts(2, 2))
+    modules = imported("verify", str(directory), "--quiet")
+    assert "pyarrow" in modules
+    assert not {"torch", "transformers", "vllm"} & modules
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_page_with_an_example(name: str, primecli: Any, capfd: Any) -> None:
+    from primecli import cli
+
+    assert cli.run([name, "--help"]) == 0
+    page = capfd.readouterr().out
+    assert "Example:" in page
+    assert f"primecli {name} " in page.partition("Example:")[2]
+    options = page.partition("Options:")[2]
+    for option in re.findall(r"^  (--\S+)[^\n]*?(\S*)$", options, flags=re.MULTILINE):
+        assert option[1], f"{option[0]} has no help"
+
+
+def test_usage_errors_are_one_line_and_code_2(primecli: Any) -> None:
+    for arguments in (["nonsense"], ["verify", "--timeout", "soon"], ["filter", "--accuracy", "1"], ["generate"]):
+        result = primecli(*arguments, check=False)
+        assert result.code == 2
+        assert "--help" in result.line()
+
+
+def test_a_defect_is_one_line_and_debug_shows_the_traceback(primecli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setattr("primecli.stage.Inputs.__init__", broken)
+    result = primecli("verify", "x", check=False)
+    assert (result.code, "unexpected ZeroDivisionError: two lines" in result.line()) == (1, True)
+    assert "Traceback" in primecli("verify", "x", "--debug", check=False).err
+
+
+def test_exit_codes_are_those_documented() -> None:
+    from primecli import errors
+
+    codes = {kind.__name__: kind.exit_code for kind in [PrimecliError, *PrimecliError.__subclasses__()]}
+    documented = {int(code) for code in re.findall(r"^\| (\d+)", errors.__doc__ or "", flags=re.MULTILINE)}
+    assert set(codes.values()) == documented - {0}
+
+
+def test_version(primecli: Any, capfd: Any) -> None:
+    from primecli import __version__, cli
+
+    assert cli.run(["--version"]) == 0
+    assert capfd.readouterr().out == f"primecli {__version__}\n"
+
+
+def test_layers_are_kept() -> None:
+    lint = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([lint], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
