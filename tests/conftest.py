@@ -64,7 +64,7 @@ def make_model(directory: Path, *, seed: int = 0, dtype: str = "float32", scale:
         pad_token_id=257,
         bos_token_id=None,
     )
-    model = Qwen2ForCausalLM(config).to(getattr(torch, dtype))
+    model = Qwen2ForCausalLM(config).to(getattr(torch, dtype))  # type: ignore[no-untyped-call]
     model.generation_config.eos_token_id = 256
     model.save_pretrained(directory)
     make_tokenizer(directory)

@@ -45,5 +45,5 @@ def test_a_part_of_what_was_committed_is_not_the_whole(tmp_path: Path) -> None:
 
 def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
     (tmp_path / "_summary.json").write_text("{")
-    with pytest.raises(InputError, match="_summary.json: cannot be read"):
+    with pytest.raises(InputError, match=r"_summary\.json: cannot be read"):
         read_summary(tmp_path)

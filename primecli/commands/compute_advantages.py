@@ -69,8 +69,8 @@ def compute_advantages(
 ) -> None:
     """Turn rewards into token advantages.
 
-    Combines outcome and process rewards. Reads the whole batch before it writes: scaling and whitening are over all of it, never over a shard.
-    --process-coef 0 is outcome-only RLOO and needs no score-prm.
+    Combines outcome and process rewards. Reads the whole batch before it writes: scaling and whitening are
+    over all of it, never over a shard. --process-coef 0 is outcome-only RLOO and needs no score-prm.
 
     Example:
 
