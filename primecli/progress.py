@@ -44,12 +44,12 @@ class Progress:
         self.total = total
         self.quiet = quiet
         self.done = 0
-        self._started = self._last_line = time.monotonic()
+        self._started: float | None = None  # when the first work was announced: waiting for input is no work
+        self._last_line = time.monotonic()
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        self._started = self._last_line = time.monotonic()
         if not self.quiet and sys.stderr.isatty() and not in_pipeline():
             self._start_bar()
         return self
@@ -98,6 +98,8 @@ class Progress:
 
     def advance(self, units: int, *, total: int | None = None) -> None:
         """Counts `units` more; `total` sets how many there will be, once that is known."""
+        if self._started is None:
+            self._started = self._last_line = time.monotonic()
         self.done += units
         if total is not None:
             self.total = total
@@ -108,7 +110,7 @@ class Progress:
             say(self.stage, self._line())
 
     def _line(self) -> str:
-        rate = self.done / max(time.monotonic() - self._started, 1e-9)
+        rate = self.done / max(time.monotonic() - (self._started or 0.0), 1e-9)
         text = f"{self.done}{f' of {self.total}' if self.total else ''} {self.unit}, {rate:.1f}/s"
         if self.total and rate > 0:
             text += f", {duration((self.total - self.done) / rate)} left"

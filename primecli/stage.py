@@ -375,12 +375,13 @@ class StageRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         try:
-            if error is None:
-                self._finish_with("complete")
-            elif isinstance(error, ReaderClosed):
-                self._finish_with("stopped-by-reader")
+            if error is None or isinstance(error, ReaderClosed):
+                self._finish_with("complete" if error is None else "stopped-by-reader")
             else:
                 self._fail(error)
+        except PrimecliError as failure:
+            self._fail(failure)
+            raise
         finally:
             self._stack.close()
         return isinstance(error, ReaderClosed)

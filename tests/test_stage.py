@@ -73,6 +73,7 @@ def test_shards_of_another_run_are_not_left_among_the_new(generated: Path, prime
     shutil.copy(generated.parent / "verify" / "rollouts-00000-of-00004.parquet", stray)
     refused = primecli("verify", generated, check=False)
     assert (refused.code, stray.name in refused.line()) == (1, True)
+    assert summary(generated.parent / "verify")["status"] == "failed"
     primecli("verify", generated, "--force")
     assert not stray.exists()
 

@@ -1,0 +1,86 @@
+"""Print held-out accuracy by iteration of a run, with what its updates report, and write it as CSV.
+
+Reads nothing but the `_summary.json` files of the stages. Writes RUN/accuracy.csv.
+
+Example:
+    python examples/arithmetic/accuracy.py work/prime-seed0
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+COLUMNS = ("iteration", "rollouts", "heldout_accuracy", "training_accuracy", "prm_pair_accuracy", "entropy", "seconds")
+
+
+def metric(directory: Path, name: str) -> float | None:
+    """A metric of a stage's summary; None where the stage has not run."""
+    path = directory / "_summary.json"
+    if not path.exists():
+        return None
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    value = summary["metrics"].get(name) if name != "seconds" else summary["seconds"]
+    return None if value is None else float(value)
+
+
+def rows_of(run: Path) -> list[dict[str, float | None]]:
+    """One row an iteration that was evaluated."""
+    rows: list[dict[str, float | None]] = []
+    rollouts = 0
+    evaluated = {int(path.name) for path in (run / "eval").iterdir()}
+    for iteration in range(max(evaluated) + 1):
+        summary = run / str(iteration) / "verify" / "_summary.json"
+        if summary.exists():
+            rollouts += json.loads(summary.read_text(encoding="utf-8"))["rows"]
+        if iteration not in evaluated:
+            continue
+        stages = [*(run / str(iteration)).glob("*"), run / "policy" / str(iteration), run / "prm" / str(iteration)]
+        seconds = [metric(stage, "seconds") for stage in stages]
+        rows.append(
+            {
+                "iteration": iteration,
+                "rollouts": rollouts,
+                "heldout_accuracy": metric(run / "eval" / str(iteration) / "verify", "accuracy"),
+                "training_accuracy": metric(run / str(iteration) / "verify", "accuracy"),
+                "prm_pair_accuracy": metric(run / "prm" / str(iteration), "pair_accuracy"),
+                "entropy": metric(run / "policy" / str(iteration), "entropy"),
+                "seconds": sum(value for value in seconds if value is not None) or None,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    run: Path = parser.parse_args().run
+    if not (run / "eval").is_dir():
+        raise SystemExit(f"accuracy.py: {run}/eval: no such directory (run `make` first)")
+    rows = rows_of(run)
+    with open(run / "accuracy.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    table = Table(title=f"{run}: accuracy by iteration", title_justify="left")
+    for name in COLUMNS:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        values = [row[name] for name in COLUMNS]
+        cells = [
+            "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value) for value in values
+        ]
+        table.add_row(*cells)
+    Console().print(table)
+    print(f"shards: {run}/ITERATION/STAGE/*.parquet, such as {run}/1/compute-advantages/*.parquet")
+    print(f"checkpoints: {run}/policy/ITERATION and {run}/prm/ITERATION")
+    print(f"this table: {run}/accuracy.csv")
+
+
+if __name__ == "__main__":
+    main()
