@@ -67,9 +67,7 @@ def collate(batch: Sequence[Demonstration], pad_token_id: int) -> tuple["torch.T
     return input_ids, labels
 
 
-def draw_batches(
-    demonstrations: Sequence[Demonstration], batch_size: int, steps: int
-) -> Iterator[list[Demonstration]]:
+def draw_batches(demonstrations: Sequence[Demonstration], batch_size: int, steps: int) -> Iterator[list[Demonstration]]:
     """`steps` batches, in a new random order each time the demonstrations have run out."""
     import torch
 
@@ -163,13 +161,11 @@ def save(model: "Qwen2ForCausalLM", tokenizer: "PreTrainedTokenizerBase", direct
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path, metavar="DATA_DIR")
     parser.add_argument("out_model_dir", type=Path, metavar="OUT_MODEL_DIR", help="must not exist yet")
-    parser.add_argument("--steps", type=int, default=1200, help="optimizer steps (default: 1200)")
-    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (default: 0.003)")
+    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps (default: 1500)")
+    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: 0.002)")
     parser.add_argument("--batch", type=int, default=16, help="demonstrations a step (default: 16)")
     parser.add_argument("--layers", type=int, default=2, help="transformer layers (default: 2)")
     parser.add_argument("--width", type=int, default=96, help="hidden size, a multiple of 24 (default: 96)")

@@ -16,6 +16,7 @@ from primecli.errors import UsageError
 VERDICTS = ("correct", "wrong", "unparseable", "timeout", "error")
 
 VERIFIERS: dict[str, str] = {
+    "code": "primecli.verifiers.code:CodeVerifier",
     "math": "primecli.verifiers.math:MathVerifier",
 }
 
@@ -36,12 +37,17 @@ class Grade:
     verdict: correct, wrong, unparseable, timeout or error; error is the only one whose reward is None.
     extracted_answer: the part of the response that was graded, None where nothing was found.
     detail: why, for error.
+    tests_passed, tests_total, first_failure: for programs; under the reward `all` the tests after a failure are not
+    run. The failure is shortened.
     """
 
     reward: float | None
     verdict: str
     extracted_answer: str | None = None
     detail: str | None = None
+    tests_passed: int | None = None
+    tests_total: int | None = None
+    first_failure: str | None = None
 
     def __post_init__(self) -> None:
         assert self.verdict in VERDICTS, self.verdict

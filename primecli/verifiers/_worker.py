@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import asdict
 from typing import Any, BinaryIO
 
 
@@ -59,7 +60,7 @@ def _report(verifier: Any, job: dict[str, Any]) -> dict[str, Any]:
         return {"id": job["id"], "memory": True}
     except Exception as error:
         return {"id": job["id"], "failed": f"{type(error).__name__}: {error}"[:300]}
-    return {"id": job["id"], "grade": [grade.reward, grade.verdict, grade.extracted_answer, grade.detail]}
+    return {"id": job["id"], "grade": asdict(grade)}
 
 
 def _send(out: BinaryIO, message: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ not check the reasoning, and it never evaluates model text as code.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from primecli.verifiers import Grade, Pending, Task
 from primecli.verifiers.math_algebra import AnswerUnreadable, GoldUnreadable
 from primecli.verifiers.math_equal import check_readable, equal
@@ -51,7 +53,7 @@ class MathVerifier:
             return Grade(None, "error", found.text[:MAX_ANSWER_CHARS], f"ground truth of {len(gold)} characters")
         if len(found.text) > MAX_ANSWER_CHARS:
             return Grade(0.0, "unparseable", found.text[:MAX_ANSWER_CHARS])
-        verdict = equal(gold, found.text)
+        verdict = _equal_cheaply(gold, found.text)
         if verdict is None:
             return Pending(found.text, gold)
         return _grade(verdict, found.text)
@@ -76,6 +78,12 @@ class MathVerifier:
         import sympy  # noqa: F401
 
 
+@lru_cache(maxsize=2048)  # a group of rollouts has one gold answer and few different answers
+def _equal_cheaply(gold: str, answer: str) -> bool | None:
+    return equal(gold, answer)
+
+
+@lru_cache(maxsize=1024)
 def gold_answer(ground_truth: str | None) -> str | None:
     """The final answer of a ground truth, which may be a whole worked solution; None where there is none.
 

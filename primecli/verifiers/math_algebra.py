@@ -119,21 +119,21 @@ def _same_value(left: Tree, right: Tree, point: dict[str, Fraction], tame: bool)
     return relative or bool(fine <= coarse * mpmath.mpf(10) ** -80)
 
 
-def proportional(left: Tree, right: Tree, tame: bool) -> bool:
-    """Whether left = c · right for one constant c other than 0 at every point."""
+def proportion(left: Tree, right: Tree, tame: bool) -> int | None:
+    """The sign of the constant c with left = c · right at every point; None where there is none."""
     first: Any = None
     import mpmath
 
     for point in _points(symbols(left)):
         a, b = (_evaluate(tree, point, 60, tame) for tree in (left, right))
         if abs(a) < mpmath.mpf(10) ** -30 or abs(b) < mpmath.mpf(10) ** -30:
-            return False
+            return None
         with mpmath.workdps(60):
             ratio = a / b
             if first is not None and abs(ratio - first) > abs(first) * mpmath.mpf(10) ** -40:
-                return False
+                return None
         first = ratio if first is None else first
-    return True
+    return 1 if mpmath.re(first) > 0 else -1
 
 
 # what the grammar does not read -----------------------------------------------------------------------

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re
 
-from primecli.verifiers.math_algebra import math_equal, proportional
-from primecli.verifiers.math_expr import Tree, Unreadable, parse_expression, symbols
-from primecli.verifiers.math_leaf import CHOICE_THEN, TEXT, Leaf, read_leaf
-from primecli.verifiers.math_normalize import Part, normalize, read_parts, split_top, squeeze
-from primecli.verifiers.math_value import Untame
+from primecli.verifiers.math_algebra import math_equal
+from primecli.verifiers.math_leaf import read_leaf
+from primecli.verifiers.math_normalize import normalize, squeeze
+from primecli.verifiers.math_parts import Part, read_parts
+from primecli.verifiers.math_relations import FLIP, as_range, inequality, is_name, is_quantity, same_relation, sides_of
+from primecli.verifiers.math_values import values_equal
 
 Verdict = bool | None
 
@@ -29,6 +30,8 @@ def equal(gold: str, answer: str, slow: bool = False) -> Verdict:
 
     Raises GoldUnreadable and AnswerUnreadable, with `slow`.
     """
+    if {_currency(gold), _currency(answer)} == {"dollar", "cent"}:
+        return False
     gold, answer = normalize(gold), normalize(answer)
     if not answer:
         return False
@@ -44,6 +47,14 @@ def equal(gold: str, answer: str, slow: bool = False) -> Verdict:
     return None if undecided else False
 
 
+_DOLLAR = re.compile(r"\\\$|^\s*\$[^$]*$")
+_CENT = re.compile(r"\d\s*(?:\\text\{|\\mathrm\{)?\s*(?:cents?\b|¢)")
+
+
+def _currency(text: str) -> str:
+    return "dollar" if _DOLLAR.search(text) else "cent" if _CENT.search(text) else ""
+
+
 def check_readable(gold: str) -> None:
     """Reads a gold answer as `equal` does with `slow`, evaluating it. Raises GoldUnreadable."""
     for part in read_parts(normalize(gold)):
@@ -54,7 +65,7 @@ def _check_part(part: Part) -> None:
     for item in part.items:
         _check_part(item)
     if part.kind == "leaf" and part.text:
-        for side in _sides(part.text)[0]:
+        for side in sides_of(part.text)[0]:
             leaf = read_leaf(side)
             if leaf.kind == "math":
                 math_equal(leaf.text, leaf.text, slow=True)
@@ -71,9 +82,21 @@ def _parts_equal(gold: Part, answer: Part, slow: bool) -> Verdict:
         return gold.brackets == answer.brackets and _in_order(gold, answer, slow)
     if kinds == ("matrix", "matrix"):
         return gold.brackets == answer.brackets and _in_order(gold, answer, slow)
+    if kinds in (("matrix", "tuple"), ("tuple", "matrix")):
+        matrix, other = (gold, answer) if gold.kind == "matrix" else (answer, gold)
+        vector = matrix.brackets == "1" or int(matrix.brackets) == len(matrix.items)
+        return (
+            vector
+            and (other.brackets == "()" or (other.brackets == "[]" and other is answer))
+            and (_in_order(gold, answer, slow))
+        )
     if kinds in (("union", "union"), ("list", "list"), ("list", "set"), ("set", "list"), ("set", "set")):
         return _any_order(gold, answer, slow, repeats="set" in kinds)
+    if kinds == ("leaf", "list") and answer.brackets == "or":
+        return _all_equal(gold, answer, slow)
     if kinds in (("tuple", "list"), ("list", "tuple")):
+        if _ranges_equal(gold, answer, slow):
+            return True
         # a bare list against an ordered pair: accepted in order only, and never against an interval
         return "()" in (gold.brackets, answer.brackets) and _in_order(gold, answer, slow)
     if "set" in kinds and "leaf" in kinds:
@@ -82,32 +105,45 @@ def _parts_equal(gold: Part, answer: Part, slow: bool) -> Verdict:
             pair = (single.items[0], other) if gold.kind == "set" else (other, single.items[0])
             return _parts_equal(*pair, slow)
         if not single.items:
-            return squeeze(other.text) == "\\emptyset"
+            return values_equal("\\emptyset", other.text, slow)
         return False
     return _ranges_equal(gold, answer, slow)
 
 
 def _ranges_equal(gold: Part, answer: Part, slow: bool) -> Verdict:
-    """`x > 3` against `(3, \\infty)`, `x<-1 or x>1` against a union."""
-    gold_range, answer_range = _as_range(gold), _as_range(answer)
-    if gold_range is None or answer_range is None or gold_range.kind != answer_range.kind:
+    """`x > 3` against `(3, \\infty)`, `x<-1 or x>1` against a union, `x \\neq 0` against two open half lines."""
+    left, right = as_range(gold), as_range(answer)
+    if left is None or right is None:
         return False
-    return _parts_equal(gold_range, answer_range, slow)
+    if "except" in (left.kind, right.kind):
+        left, right = _but_points(left), _but_points(right)
+        return left is not None and right is not None and _any_order(left, right, slow, repeats=True)
+    if left.kind != right.kind or (left is gold and right is answer):
+        return False
+    return _parts_equal(left, right, slow)
 
 
-def _as_range(part: Part) -> Part | None:
-    if part.kind == "union" or (part.kind == "tuple" and len(part.items) == 2 and part.brackets[0] in "(["):
-        return part
-    if part.kind == "list":
-        ranges = [_inequality(item.text) if item.kind == "leaf" else None for item in part.items]
-        found = tuple(each[1] for each in ranges if each is not None)
-        return Part("union", part.text, found) if len(found) == len(part.items) else None
-    if part.kind == "leaf":
-        if squeeze(part.text) in ("\\mathbb{R}", "\\mathbbR", "\\R"):
-            return Part("tuple", part.text, (Part("leaf", "-\\infty"), Part("leaf", "\\infty")), "()")
-        found_one = _inequality(part.text)
-        return found_one[1] if found_one else None
-    return None
+def _but_points(part: Part) -> Part | None:
+    """The points that a range leaves out, as a set: open intervals that touch, from end to end."""
+    if part.kind == "except":
+        return Part("set", part.text, part.items)
+    if part.kind != "union" or any(item.kind != "tuple" or item.brackets != "()" for item in part.items):
+        return None
+    after = {squeeze(item.items[0].text): item.items[1] for item in part.items if len(item.items) == 2}
+    points: list[Part] = []
+    at = after.pop("-\\infty", None)
+    while at is not None and squeeze(at.text) not in ("\\infty", "+\\infty"):
+        points.append(at)
+        at = after.pop(squeeze(at.text), None)
+    return Part("set", part.text, tuple(points)) if at is not None and not after and points else None
+
+
+def _all_equal(gold: Part, answer: Part, slow: bool) -> Verdict:
+    """`\\frac12 or 0.5`: one value in several spellings."""
+    verdicts = [_parts_equal(gold, item, slow) for item in answer.items]
+    if False in verdicts:
+        return _ranges_equal(gold, answer, slow)
+    return None if None in verdicts else True
 
 
 def _in_order(gold: Part, answer: Part, slow: bool) -> Verdict:
@@ -151,9 +187,14 @@ def _any_order(gold: Part, answer: Part, slow: bool, repeats: bool) -> Verdict:
 
 
 def _all_named(part: Part) -> bool:
-    """Whether each item gives a value to a name of its own: `x=1, y=2`, but not `x=1, x=2`."""
-    names = {squeeze(item.text.split("=")[0]) for item in part.items if item.text.count("=") == 1}
+    """Whether each item gives a value to a name of its own: `x=1, y=2`, but not `x=1, x=2` or `x_1=1, x_2=2`."""
+    names = {_base(item.text.split("=")[0]) for item in part.items if item.text.count("=") == 1}
     return len(names) == len(part.items) > 1
+
+
+def _base(name: str) -> str:
+    """A name without its number: `x` for `x_1`, which is one solution of several."""
+    return re.sub(r"_\{?\d\}?$", "", squeeze(name))
 
 
 def _distinct(items: list[Part]) -> list[Part]:
@@ -162,138 +203,54 @@ def _distinct(items: list[Part]) -> list[Part]:
 
 # leaves -----------------------------------------------------------------------------------------------
 
-_RELATION = re.compile(r"=|<|>|\\(?:leq|geq|neq|approx|Rightarrow|Leftrightarrow|to|equiv|sim)(?![a-zA-Z])")
-_NAME = re.compile(r"(?!\d)[a-zA-Z\\][a-zA-Z\d\\{}_'(),|: ]*")
-_FLIP = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
-
-
-def _sides(text: str) -> tuple[list[str], list[str]]:
-    """Sides of a relation and its signs; what follows an implication stands for it, an approximation is cut."""
-    split = split_top(text, _RELATION)
-    if split is None:
-        return [text], []
-    sides, signs = [side.strip() for side in split[0]], split[1]
-    for index in range(len(signs) - 1, -1, -1):
-        if signs[index] in ("\\Rightarrow", "\\Leftrightarrow"):
-            sides, signs = sides[index + 1 :], signs[index + 1 :]
-            break
-    if "\\approx" in signs:
-        cut = signs.index("\\approx")
-        keep_next = cut == 0 and _is_name(sides[0])  # x \\approx 3 says no more than 3
-        sides, signs = (sides[1:2], []) if keep_next else (sides[: cut + 1], signs[:cut])
-    return sides, signs
-
-
-def _is_name(side: str) -> bool:
-    """Whether this names a quantity: `x`, `f(x)`, `\\angle ABC`, `\\text{Area}`."""
-    return bool(_NAME.fullmatch(side)) and not re.search(r"\\(?:frac|sqrt|pi|cdot|log|ln|sin|cos|tan)\b", side)
-
 
 def _leaves_equal(gold: str, answer: str, slow: bool) -> Verdict:
     if squeeze(gold) == squeeze(answer):
         return True
-    (gold_sides, gold_signs), (sides, signs) = _sides(gold), _sides(answer)
+    (gold_sides, gold_signs), (sides, signs) = sides_of(gold), sides_of(answer)
     if not gold_signs and not signs:
-        return _values_equal(gold_sides[0], sides[0], slow)
+        return values_equal(gold_sides[0], sides[0], slow)
     if set(gold_signs) <= {"="} and set(signs) <= {"="}:
         return _equations_equal(gold_sides, sides, slow)
-    left, right = _inequality(gold), _inequality(answer)
-    if left and right and left[0] == right[0]:
-        return _parts_equal(left[1], right[1], slow)
-    return False
+    left, right = inequality(gold), inequality(answer)
+    if left and right:
+        return left[0] == right[0] and _parts_equal(left[1], right[1], slow)
+    if len(gold_sides) == len(sides) == 2 and {gold_signs[0], signs[0]} <= set(FLIP):
+        return same_relation(gold_sides, sides, gold_signs[0], signs[0], slow)
+    return _ranges_equal(Part("leaf", gold), Part("leaf", answer), slow)
 
 
 def _equations_equal(gold: list[str], answer: list[str], slow: bool) -> Verdict:
     if len(gold) == 1:
-        if _is_name(answer[0]):
-            return _values_equal(gold[0], answer[-1], slow)
-        verdicts = [_values_equal(gold[0], side, slow) for side in answer]
+        if is_name(answer[-1]) and not is_name(answer[0]):
+            answer = answer[::-1]
+        if is_quantity(answer[0]):
+            return values_equal(gold[0], answer[-1], slow)
+        verdicts = [values_equal(gold[0], side, slow) for side in answer]
         return False if False in verdicts else None if None in verdicts else True
     if len(answer) == 1:
-        return _is_name(gold[0]) and _values_equal(gold[-1], answer[0], slow)
-    if _is_name(gold[0]) and _is_name(answer[0]):
-        if squeeze(gold[0]) == squeeze(answer[0]):
-            return _values_equal(gold[-1], answer[-1], slow)
-        computed = not (_is_name(gold[1]) or _is_name(answer[1]))
+        return is_name(gold[0]) and values_equal(gold[-1], answer[0], slow)
+    if is_name(gold[0]) and is_name(answer[0]):
+        if (
+            squeeze(gold[0]) == squeeze(answer[0])
+            or _both_graphs(gold[0], answer[0])
+            or _one_unknown(gold[0], answer[0])
+        ):
+            return values_equal(gold[-1], answer[-1], slow)
+        computed = not (is_name(gold[1]) or is_name(answer[1]))
         if len(gold) == len(answer) == 2 and computed and not {*gold[0]} & {*answer[1]}:
             return False
     if len(gold) == len(answer) == 2:
-        return _same_equation(gold, answer, slow)
+        return same_relation(gold, answer, "=", "=", slow)
     return False
 
 
-def _same_equation(gold: list[str], answer: list[str], slow: bool) -> Verdict:
-    """Whether one equation is a constant multiple of the other."""
-    try:
-        left: Tree = ("add", parse_expression(gold[0]), ("neg", parse_expression(gold[1])))
-        right: Tree = ("add", parse_expression(answer[0]), ("neg", parse_expression(answer[1])))
-        if symbols(left) != symbols(right) or not symbols(left):
-            return False
-        return proportional(left, right, tame=not slow)
-    except Unreadable:
-        return False
-    except Untame:
-        return None
+def _one_unknown(left: str, right: str) -> bool:
+    """Whether one is `x` and the other `x_1`: the first says no more than that it is a solution."""
+    return _base(left) == _base(right) in (squeeze(left), squeeze(right))
 
 
-def _inequality(text: str) -> tuple[str, Part] | None:
-    """`a < x \\leq b` as ("x", the interval), None for anything else."""
-    sides, signs = _sides(text)
-    if not signs or any(sign not in _FLIP for sign in signs) or len(sides) > 3:
-        return None
-    if len(sides) == 2:
-        if re.fullmatch(r"[a-zA-Z]|\\theta", squeeze(sides[1])):
-            sides, signs = sides[::-1], [_FLIP[signs[0]]]
-        name, bound, sign = squeeze(sides[0]), Part("leaf", sides[1]), signs[0]
-        if not re.fullmatch(r"[a-zA-Z]|\\theta", name):
-            return None
-        if sign in (">", "\\geq"):
-            return name, Part("tuple", text, (bound, Part("leaf", "\\infty")), ("(" if sign == ">" else "[") + ")")
-        return name, Part("tuple", text, (Part("leaf", "-\\infty"), bound), "(" + (")" if sign == "<" else "]"))
-    if signs[0] in (">", "\\geq"):
-        sides, signs = sides[::-1], [_FLIP[sign] for sign in reversed(signs)]
-    name = squeeze(sides[1])
-    if any(sign not in ("<", "\\leq") for sign in signs) or not re.fullmatch(r"[a-zA-Z]|\\theta", name):
-        return None
-    brackets = ("(" if signs[0] == "<" else "[") + (")" if signs[1] == "<" else "]")
-    return name, Part("tuple", text, (Part("leaf", sides[0]), Part("leaf", sides[2])), brackets)
-
-
-def _values_equal(gold_text: str, answer_text: str, slow: bool) -> Verdict:
-    if squeeze(gold_text) == squeeze(answer_text):
-        return bool(answer_text.strip())
-    if not answer_text.strip() or not gold_text.strip():
-        return False
-    gold, answer = read_leaf(gold_text), read_leaf(answer_text)
-    if gold.kind == "choice" and gold.text.upper() <= "J":
-        return _chosen(gold, answer, answer_text)
-    if gold.kind == "choice" or answer.kind == "choice":
-        if "words" in (gold.kind, answer.kind):
-            return False
-        return math_equal(gold.text, answer.text, slow)
-    if "words" in (gold.kind, answer.kind):
-        return gold.kind == answer.kind and gold.text == answer.text
-    if gold.unit and answer.unit and gold.unit != answer.unit:
-        return False
-    if "based" in (gold.kind, answer.kind):
-        if gold.kind == "based" and answer.kind == "math":
-            return gold.text == answer.text.upper().lstrip("0")
-        return gold.kind == answer.kind and gold.text == answer.text and gold.unit == answer.unit
-    verdict = math_equal(gold.text, answer.text, slow)
-    if verdict is False and gold.percent != answer.percent:
-        # 25 and 25% are one answer to "what percent"; 0.25 is another spelling of 25%, but not of 25
-        left = f"({gold.text})/100" if gold.percent else gold.text
-        right = f"({answer.text})/100" if answer.percent else answer.text
-        return math_equal(left, right, slow)
-    return verdict
-
-
-def _chosen(gold: Leaf, answer: Leaf, answer_text: str) -> bool:
-    """A multiple-choice letter, alone or before the text of its choice."""
-    if answer.kind == "choice":
-        return gold.text.upper() == answer.text.upper()
-    bare = TEXT.sub(lambda match: match.group(1), answer_text).strip()
-    if re.fullmatch(r"[a-e]", bare):
-        return gold.text.upper() == bare.upper()
-    then = CHOICE_THEN.fullmatch(bare)
-    return bool(then) and gold.text.upper() == (then.group(1) or then.group(2))  # type: ignore[union-attr]
+def _both_graphs(left: str, right: str) -> bool:
+    """Whether one is `y` and the other `f(x)`, which name the same graph."""
+    names = {squeeze(left), squeeze(right)}
+    return "y" in names and any(re.fullmatch(r"[fghp]\(x\)", name) for name in names)

@@ -8,61 +8,16 @@ A tree is a tuple: ("num", Fraction), ("sym", name), ("add", a, b, …), ("mul",
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
-from typing import Any
 
-Tree = tuple[Any, ...]
+from primecli.verifiers.math_tokens import ALIAS, FUNCTIONS, GREEK, TRIG, Token, Tree, Unreadable, number, tokenize
+
+__all__ = ["MAX_DEPTH", "Tree", "Unreadable", "parse_expression", "size", "symbols"]
 
 MAX_DEPTH = 80
 """Nesting of a text and of a tree, well within the interpreter's recursion limit."""
 
 
-class Unreadable(Exception):
-    """The grammar here does not cover this text."""
-
-
-_TOKEN = re.compile(
-    r"(?P<space>\s+)"
-    r"|(?P<num>\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d{1,3}(?: \d{3})+(?!\d)(?:\.\d+)?"
-    r"|\d+(?:\.\d+)?(?:[eE][+-]?\d{1,4}(?![\d.]))?|\.\d+)"
-    r"|(?P<cmd>\\[a-zA-Z]+)"
-    r"|(?P<word>[a-zA-Z]+)"
-    r"|(?P<op>\\[{}|]|[-+*/^_!%|()\[\]{}'&=<>])"
-)
-
-TRIG = ("sin", "cos", "tan", "cot", "sec", "csc")
-_FUNCTIONS = {
-    *TRIG,
-    *("arc" + name for name in TRIG),
-    *(name + "h" for name in ("sin", "cos", "tan", "cot")),
-    "ln",
-    "log",
-    "lg",
-    "exp",
-}
-_WORDS = sorted({*_FUNCTIONS, "sqrt", "pi", "infty", "infinity", "abs", "asin", "acos", "atan", "theta"}, key=len)
-_WORDS.reverse()
-_ALIAS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "infinity": "infty", "lg": "log"}
-_GREEK = {
-    *(
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-    ),
-    *("xi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "pi", "infty", "ell", "hbar"),
-    *("Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega"),
-}
 _STARTERS = {"num", "cmd", "sym"}
 _NOT_FACTOR = {
     "\\cdot",
@@ -93,36 +48,12 @@ class _Parser:
     """Recursive descent over a token list; `at` is the next token."""
 
     def __init__(self, text: str) -> None:
-        self.tokens: list[tuple[str, str, bool]] = []  # kind, text, whether a space stands before it
+        self.tokens: list[Token] = tokenize(text)
         self.at = 0
         self.depth = 0
         self.bars = 0
-        space = False
-        i = 0
-        while i < len(text):
-            match = _TOKEN.match(text, i)
-            if match is None:
-                raise Unreadable(f"unexpected {text[i]!r}")
-            i = match.end()
-            kind, word = str(match.lastgroup), match.group()
-            if kind == "space":
-                space = True
-                continue
-            if kind == "word":
-                for piece in _letters(word):
-                    self.tokens.append(
-                        (
-                            "sym" if len(piece) == 1 else "cmd",
-                            piece if len(piece) == 1 else "\\" + piece,
-                            space,
-                        )
-                    )
-                    space = False
-            else:
-                self.tokens.append((kind, word, space))
-            space = False
 
-    def peek(self, ahead: int = 0) -> tuple[str, str, bool]:
+    def peek(self, ahead: int = 0) -> Token:
         """The token `ahead` places on, or an empty one past the end."""
         index = self.at + ahead
         return self.tokens[index] if index < len(self.tokens) else ("end", "", False)
@@ -149,9 +80,9 @@ class _Parser:
         level = [tree]
         for _ in range(MAX_DEPTH):
             level = [child for node in level for child in node[1:] if isinstance(child, tuple)]
-        if level:
-            raise Unreadable("nested too deeply")
-        return tree
+            if not level:
+                return tree
+        raise Unreadable("nested too deeply")
 
     def sum(self) -> Tree:
         """Terms joined by + and -."""
@@ -179,7 +110,7 @@ class _Parser:
                 self.at += 1
                 tree = ("div", tree, self.signed())
             elif self.starts_factor():
-                if self.peek()[0] == "num":
+                if self.peek()[0] == "num" and self.peek(-1)[1] != "!":
                     raise Unreadable("two numbers side by side")
                 tree = ("mul", tree, self.power())
             else:
@@ -202,12 +133,12 @@ class _Parser:
             self.at += 1
             fraction = self.power()
         elif after.isdigit() and self.peek(1)[2] and self.peek(2)[1] == "/" and self.peek(3)[1].isdigit():
-            fraction = ("div", _number(after), _number(self.peek(3)[1]))
+            fraction = ("div", number(after), number(self.peek(3)[1]))
             self.at += 4
         else:
             return None
         if fraction[0] == "div" and fraction[1][0] == fraction[2][0] == "num" and fraction[1][1] < fraction[2][1]:
-            return ("add", _number(whole), fraction)
+            return ("add", number(whole), fraction)
         self.at = start
         return None
 
@@ -284,9 +215,9 @@ class _Parser:
         if kind == "num":
             if single_digit and word.isdigit() and len(word) > 1:
                 self.tokens[self.at] = (kind, word[1:], space)
-                return _number(word[0])
+                return number(word[0])
             self.at += 1
-            return _number(word)
+            return number(word)
         return self.primary()
 
     def primary(self) -> Tree:
@@ -303,7 +234,7 @@ class _Parser:
         kind, word, _ = self.peek()
         self.at += 1
         if kind == "num":
-            return _number(word)
+            return number(word)
         if kind == "sym":
             return ("sym", word + self.subscript())
         if word in ("(", "[", "{", "\\{"):
@@ -317,7 +248,7 @@ class _Parser:
             self.bars -= 1
             return ("call", "abs", tree)
         if kind == "cmd":
-            return self.command(_ALIAS.get(word[1:], word[1:]))
+            return self.command(ALIAS.get(word[1:], word[1:]))
         raise Unreadable(f"unexpected {word!r}")
 
     def command(self, name: str) -> Tree:
@@ -338,9 +269,9 @@ class _Parser:
             return ("call", name[1:], tree)
         if name == "abs":
             return ("call", "abs", self.primary())
-        if name in _FUNCTIONS:
+        if name in FUNCTIONS:
             return self.function(name)
-        if name in _GREEK:
+        if name in GREEK:
             return ("sym", "\\" + name + self.subscript())
         raise Unreadable(f"unknown command \\{name}")
 
@@ -360,7 +291,7 @@ class _Parser:
         else:
             tree = self.mixed() or self.power()
             while self.starts_factor() and self.peek()[0] != "num" and self.peek()[1] != "(":
-                if self.peek()[1].lstrip("\\") in _FUNCTIONS:
+                if self.peek()[1].lstrip("\\") in FUNCTIONS:
                     break
                 tree = ("mul", tree, self.power())
         if name == "log":
@@ -396,27 +327,6 @@ class _Parser:
             name += self.peek()[1]
             self.at += 1
         return name
-
-
-def _letters(word: str) -> list[str]:
-    """A run of letters cut into known names and single letters.
-
-    >>> _letters("xsinpi")
-    ['x', 'sin', 'pi']
-    """
-    pieces = []
-    while word:
-        name = next((known for known in _WORDS if word.startswith(known)), word[0])
-        pieces.append(name)
-        word = word[len(name) :]
-    return pieces
-
-
-def _number(text: str) -> Tree:
-    text = text.replace(",", "").replace(" ", "")
-    if len(text) > 4000:
-        raise Unreadable("number too long")
-    return ("num", Fraction(text))
 
 
 def symbols(tree: Tree) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Brings an answer, LaTeX or plain, to one spelling, and splits it into parts: lists, intervals, matrices.
+"""Brings an answer, LaTeX or plain, to one spelling.
 
 Strings only. Everything here is linear in the length of its input, which the caller bounds.
 """
@@ -6,61 +6,25 @@ Strings only. Everything here is linear in the length of its input, which the ca
 from __future__ import annotations
 
 import re
-import unicodedata
-from dataclasses import dataclass
+from functools import lru_cache
 
-_CHARACTERS = {
-    **dict.fromkeys("−–—‐‑‒﹣－", "-"),
-    **dict.fromkeys("×·⋅∙", r"\cdot "),
-    "÷": "/",
-    "⁄": "/",
-    "∕": "/",
-    "π": r"\pi ",
-    "√": r"\sqrt",
-    "∞": r"\infty ",
-    "≤": r"\leq ",
-    "⩽": r"\leq ",
-    "≥": r"\geq ",
-    "⩾": r"\geq ",
-    "≠": r"\neq ",
-    "≈": r"\approx ",
-    "±": r"\pm ",
-    "∪": r"\cup ",
-    "∈": r"\in ",
-    "∅": r"\emptyset ",
-    "°": r"^{\circ}",
-    "º": r"^{\circ}",
-    "θ": r"\theta ",
-    "α": r"\alpha ",
-    "β": r"\beta ",
-    "λ": r"\lambda ",
-    "ℝ": r"\mathbb{R}",
-    "′": "'",
-    "’": "'",
-    "“": '"',
-    "”": '"',
-    "€": "",
-    "£": "",
-    "¥": "",
-    "₹": "",
-    "¢": r"\text{ cents}",
-}
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-_SUPERSCRIPT_RUN = re.compile("[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+from primecli.verifiers.math_characters import plain_characters
 
 _FORMATTING = re.compile(
     r"\\(?:left|right|displaystyle|textstyle|scriptstyle|limits|bigl?|Bigl?|biggl?|Biggl?|bigr|Bigr|biggr|Biggr"
-    r"|middle|nonumber|hfill|bf|rm|it)(?![a-zA-Z])\.?"
-    r"|\\(?:hspace|vspace|label|phantom|hphantom|vphantom)\*?\{[^{}]*\}"
+    r"|middle|nonumber|hfill|bf|rm|it|tiny|small|large|Large|LARGE|huge|Huge|normalsize|checkmark|qed|blacksquare"
+    r"|underline|uline|underbar)(?![a-zA-Z])\.?"
+    r"|\\(?:hspace|vspace|label|tag|color|textcolor|phantom|hphantom|vphantom)\*?\s?\{[^{}]*\}"
 )
 _SPACING = re.compile(r"(?<!\\)\\[,;: ]|\\(?:quad|qquad|enspace|thinspace)(?![a-zA-Z])|~|\s+")
 _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|bm|boldsymbol|pmb)"
     r"(?![a-zA-Z])\s*(?=\{)"
 )
-_SIMPLE_TEXT = re.compile(r"\\text\{((?:[^{}\\]|\\[^a-zA-Z])*)\}")
 _SYNONYMS = {
     "dfrac": "frac",
+    "nicefrac": "frac",
+    "sfrac": "frac",
     "tfrac": "frac",
     "cfrac": "frac",
     "le": "leq",
@@ -93,65 +57,140 @@ _SYNONYMS = {
     "varepsilon": "epsilon",
     "varphi": "phi",
 }
-_COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
+COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
 _BARE_SYMBOLS = {"<", ">", "[", "]", "|", "/", ":"}
 _OPERATOR_NAME = re.compile(r"\\operatorname\*?\s*\{\s*([a-zA-Z]{1,20})\s*\}")
-_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:(?:,\s?\\!\s?|\{,\}|\\,)\d{3})+)(?!\d)")
-_INVISIBLE = {"Cf", "Cc", "Co", "Cn"}
+_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:(?:,\s?\\!\s?|\s?\{\s?,\s?\}\s?|\\,)\d{3})+)(?!\d)")
+_QUOTED = re.compile(r"^(['_])(.*)\1$", re.DOTALL)
+_CURRENCY_BEFORE = re.compile(
+    r"^\s*(?:\\text\{\s*)?(?:(?:US|HK|CA|AU|NZ|[ACS])(?=\s?\\?\$)|(?:USD|EUR|GBP|INR|CAD|AUD|Rs\.?)\s?(?=[\d.]))"
+)
+_DEGREE_MARK = re.compile(
+    r"(?:\{\})?\^\{\s*\\circ\s*\}|(?<=\d)\^(?:\{\s*(?:\\text\{\s*o\s*\}|o)\s*\}|\\text\{o\}|o(?![a-z]))"
+)
+_TEXT_SIGN = re.compile(r"\\text\{\s*\\?([%:/+=-])\s*\}")
+_TEXT_NAME = re.compile(r"\\text\{\s*((?:arc)?(?:sin|cos|tan|cot|sec|csc)|ln|log|exp)\s*\}")
+_TEXT_CONSTANT = re.compile(r"\\text\{\s*([a-fi-kn-rt-z])\s*\}")  # m, g, s, h, l are units
+_SLANTED = re.compile(r"\^\{?(\d{1,9})\}?\s?/\s?_\{?(\d{1,9})\}?")
+_TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?10\s?\^")
+_OPERATOR = re.compile(r"[-+=,()\[\]/*<>]")
+_NAMES_LISTED = re.compile(r"\s*[A-Za-z]{1,20}(?:(?:\s*,\s*|\s*,?\s+and\s+)[A-Za-z]{1,20}){1,9}\s*")
+_FOR_ALL = re.compile(
+    r"[,\s]*(?:\\text\{[\s,]*(?:for (?:all|any|every)|where)[^{}]*\}|\bfor (?:all|any|every)\b)[^=]*$"
+    r"|[,\s]*\(?\s*(?:\\text\{[^{}]*\})?\s*[kn]\s*\\in\s*\\mathbb\s*\{?[ZN]\}?\s*\)?$"
+)
+_NEGATIVE = re.compile(r"^(?:\\text\{\s*)?negative\s+\}?(?=[\d\\])", re.IGNORECASE)
+_ANNOUNCED = re.compile(
+    r"^(?:\\text\{(?!\s*(?:(?:option|choice) )?\(?[A-J]\)?\s*:)[^{}]*(?:\b(?:is|are)|:|=)\s*\}"
+    r"|(?:so,? )?(?:the )?(?:final |correct )?answers? ?(?:is|are|:|=))\s*(?=\S)",
+    re.IGNORECASE,
+)
 
 
-def plain_characters(text: str) -> str:
-    """The text in ASCII and LaTeX where it used typographic characters, foreign digits or invisible marks.
-
-    >>> plain_characters("−３\\u200b½")
-    '-3\\\\frac{1}{2}'
-    """
-    if text.isascii():
-        return text
-    text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
-    out = []
-    for char in text:
-        if char in _CHARACTERS:
-            out.append(_CHARACTERS[char])
-        elif char.isascii() or char.isspace():
-            out.append(char)
-        elif unicodedata.category(char) in _INVISIBLE:
-            continue
-        elif (digit := unicodedata.decimal(char, None)) is not None:
-            out.append(str(digit))
-        else:
-            folded = unicodedata.normalize("NFKC", char)
-            if "⁄" in folded:  # ½: keep it one fraction, since 2½ is not 21/2
-                top, _, bottom = folded.partition("⁄")
-                folded = f"\\frac{{{top}}}{{{bottom}}}" if bottom else folded
-            out.append(folded)
-    return "".join(out)
-
-
+@lru_cache(maxsize=2048)
 def normalize(text: str) -> str:
     """One spelling for an answer: no formatting commands, no currency, no outer dollars or closing full stop.
 
     >>> normalize(r"$\\left( 3, \\dfrac{\\pi}{2} \\right)$.")
     '( 3, \\\\frac{\\\\pi}{2} )'
     """
-    s = plain_characters(text).strip()
-    s = _THOUSANDS.sub(lambda m: re.sub(r"[^\d]", "", m.group()), s)
+    s = _QUOTED.sub(r"\2", plain_characters(text).strip().strip('`"'))
+    s = _CURRENCY_BEFORE.sub("", _THOUSANDS.sub(lambda m: re.sub(r"[^\d]", "", m.group()), s))
     s = s.replace("\\!", "").replace("{,}", ",").replace("\\$", "").replace("$", "")
     s = re.sub(r"(?<!\\)\\[()]", "", s).replace("**", "^" if "**" in s.strip("*") else "")
-    s = re.sub(r"(?<!\\)\\\[(?![^\]]{0,8}(?:em|ex|pt|mm)\])|(?<!\\)\\\]", "", s).strip("*_ \n\t")
+    s = re.sub(r"(?<!\\)\\\[(?![^\]]{0,8}(?:em|ex|pt|mm)\])|(?<!\\)\\\]", "", s).strip("* \n\t")
     s = _TEXT_COMMAND.sub(lambda _: r"\text", s)
     s = _OPERATOR_NAME.sub(lambda m: "\\" + m.group(1) + " ", s)
-    s = _COMMAND.sub(_synonym, s.replace("\\degree", "^{\\circ}"))
-    s = _FORMATTING.sub("", s)
-    s = _SPACING.sub(" ", s)
+    s = COMMAND.sub(_synonym, s.replace("\\degree", "^{\\circ}"))
+    s = _SPACING.sub(" ", _FORMATTING.sub("", s))
     s = s.replace("\\%", "%").replace("\\&", "and").replace("^\\circ", "^{\\circ}").replace("{ }", "")
-    s = re.sub(r"\^\{\s*\\circ\s*\}", "^{\\\\circ}", s)
-    s = re.sub(r"\\\{\s*", r"\\{", s)
-    s = re.sub(r"\\text\{\s*\}|\\(?:boxed|fbox)(?=\{)", "", s)
-    s = s.replace("\\#", "#").strip()
-    while s and (s[-1] in ".,;:" or s.endswith("\\\\")):
-        s = s[: -1 if s[-1] in ".,;:" else -2].rstrip()
-    return strip_braces(s)
+    s = re.sub(r"\\\{\s*", r"\\{", _DEGREE_MARK.sub("^{\\\\circ}", s))
+    s = re.sub(r"\\text\{\s*[.,]?\s*\}|\\(?:boxed|fbox)(?=\{)|(?<=\d)\{\}", "", s)
+    s = _unwrapped(s)
+    s = _notations(s.replace("\\#", "#").strip())
+    while s and (s[-1] in ".,;:" or s.endswith("\\")):
+        s = s[:-1].rstrip()
+    return strip_braces(_FOR_ALL.sub("", s) or s)
+
+
+def _unwrapped(s: str) -> str:
+    """A formula out of the typeface that wraps the whole of it."""
+    for _ in range(4):
+        s = s.strip()
+        if not s.startswith("\\text{") or _closing(s, 5) != len(s) - 1:
+            break
+        formula = re.search(r"[\\^]", s[6:]) or (_OPERATOR.search(s) and not re.search(r"[A-Za-z]{3}", s[6:]))
+        if not formula and not _NAMES_LISTED.fullmatch(s[6:-1]):
+            break
+        s = s[6:-1]
+    return s
+
+
+def _notations(s: str) -> str:
+    """Rarer spellings of fractions, decimals, powers of ten, function names and announcements."""
+    if "\\text" in s:
+        s = _TEXT_SIGN.sub(r"\1", _TEXT_NAME.sub(lambda m: "\\" + m.group(1) + " ", _TEXT_CONSTANT.sub(r"\1 ", s)))
+    for command, name in (("over", "frac"), ("choose", "binom")):
+        for _ in range(s.count("\\" + command) if "\\" + command in s else 0):
+            s = _infix(s, command, name)
+    s = _SLANTED.sub(r"\\frac{\1}{\2}", _TIMES_TEN.sub(r"\\cdot 10^", s.replace("{:}", ":")))
+    return _NEGATIVE.sub("-", _ANNOUNCED.sub("", repeating_decimals(s)))
+
+
+def _infix(s: str, command: str, name: str) -> str:
+    """`{a \\over b}` as `\\frac{a}{b}`, the first one in `s`."""
+    found = re.search(rf"\\{command}(?![a-zA-Z])", s)
+    if not found:
+        return s
+    start, end = 0, len(s)
+    depth = 0
+    for index in range(found.start() - 1, -1, -1):
+        depth += (s[index] == "}") - (s[index] == "{")
+        if depth < 0:
+            start = index + 1
+            break
+    depth = 0
+    for index in range(found.end(), len(s)):
+        depth += (s[index] == "{") - (s[index] == "}")
+        if depth < 0:
+            end = index
+            break
+    top, bottom = s[start : found.start()].strip(), s[found.end() : end].strip()
+    return f"{s[:start]}\\{name}{{{top}}}{{{bottom}}}{s[end:]}"
+
+
+_REPEATING = re.compile(
+    r"(?<![\d.])(\d{0,12})\.(\d{0,12})(?:\\(?:overline|bar|dot)\s*(?:\{\s*(\d{1,12})\s*\}|(\d))|(?<=\.)\((\d{1,12})\))"
+    r"(?:\s*\\(?:ldots|dots|cdots))?(?![\d\\])"
+)
+_DOTTED_RUN = re.compile(r"(?<![\d.])(\d{0,12})\.(\d{3,40})(?:\s*\\(?:ldots|dots|cdots)(?![a-zA-Z])|\.\.\.+)")
+_TAIL_BLOCK = re.compile(r"(\d*?)(\d{1,8}?)\2+")
+
+
+def repeating_decimals(s: str) -> str:
+    """`0.1\\overline{6}` and `0.1666...` as the fraction that they are.
+
+    >>> repeating_decimals(r"0.\\overline{3}"), repeating_decimals("0.1666..."), repeating_decimals("1.414...")
+    ('\\\\frac{3}{9}', '\\\\frac{15}{90}', '1.414...')
+    """
+    s = _REPEATING.sub(lambda m: _repeating(m.group(1), m.group(2), m.group(3) or m.group(4) or m.group(5)), s)
+    return _DOTTED_RUN.sub(_dotted, s)
+
+
+def _repeating(whole: str, fixed: str, block: str) -> str:
+    top = int(whole + fixed + block) - int(whole + fixed or "0")
+    return f"\\frac{{{top}}}{{{'9' * len(block)}{'0' * len(fixed)}}}"
+
+
+def _dotted(match: re.Match[str]) -> str:
+    block = _TAIL_BLOCK.fullmatch(match.group(2))
+    if block is None:
+        return match.group()
+    fixed, repeated = block.group(1), block.group(2)
+    times = (len(match.group(2)) - len(fixed)) // len(repeated)
+    if times < (3 if len(repeated) == 1 else 2):
+        return match.group()
+    return _repeating(match.group(1), fixed, repeated)
 
 
 def _synonym(match: re.Match[str]) -> str:
@@ -208,153 +247,3 @@ def _closing(s: str, at: int) -> int:
                 return i
         i += 1
     return -1
-
-
-_BEGIN = re.compile(r"\\begin\{[a-zA-Z]+\*?\}")
-_END = re.compile(r"\\end\{[a-zA-Z]+\*?\}")
-
-
-def split_top(s: str, separators: re.Pattern[str], limit: int = 200) -> tuple[list[str], list[str]] | None:
-    """Parts of `s` between the separators that stand outside all brackets, and those separators.
-
-    Half-open intervals count as brackets: `[1,2)` closes. None where brackets do not balance or there are
-    more than `limit` parts.
-    """
-    depth = 0
-    parts: list[str] = []
-    found: list[str] = []
-    start = i = 0
-    while i < len(s):
-        if depth == 0 and (hit := separators.match(s, i)) and hit.end() > i:
-            parts.append(s[start:i])
-            found.append(hit.group())
-            start = i = hit.end()
-            if len(parts) > limit:
-                return None
-            continue
-        char = s[i]
-        if char == "\\":
-            if _BEGIN.match(s, i):
-                depth += 1
-            elif _END.match(s, i):
-                depth -= 1
-            elif s.startswith(("\\{", "\\langle"), i):
-                depth += 1
-            elif s.startswith(("\\}", "\\rangle"), i):
-                depth -= 1
-            word = _COMMAND.match(s, i)
-            i = word.end() if word else i + 2
-        else:
-            if char in "([{":
-                depth += 1
-            elif char in ")]}":
-                depth -= 1
-            i += 1
-        if depth < 0:
-            return None
-    if depth != 0:
-        return None
-    parts.append(s[start:])
-    return parts, found
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One node of a split answer.
-
-    kind: leaf, list (order free), tuple (order matters; also intervals), set, union, matrix.
-    brackets: for a tuple its two brackets; for a matrix the number of columns.
-    """
-
-    kind: str
-    text: str
-    items: tuple[Part, ...] = ()
-    brackets: str = ""
-
-
-_AND_OR = re.compile(r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*,?\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z]))\s*")
-_COMMA = re.compile(r"\s*[,;]\s*")
-_CUP = re.compile(r"\\cup(?![a-zA-Z])|\bU\b")
-_MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
-_ROW = re.compile(r"\\\\(?:\[[^\]]{0,12}\])?")
-_CELL = re.compile("&")
-_PM = re.compile(r"\\pm(?![a-zA-Z])")
-_MEMBER = re.compile(r"^[a-zA-Z](?:_\{?\w\}?)?\s*\\in(?![a-zA-Z])\s*")
-_BIG_NUMBER = re.compile(r"^[-+]?\s*\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
-
-
-def read_parts(s: str, depth: int = 0) -> list[Part]:
-    """The ways to read a normalised answer, likeliest first: `1,234` is a number, or a list of two.
-
-    >>> [part.kind for part in read_parts(r"(1,2) \\cup [3,4)")], read_parts("1,234")[1].items[1].text
-    (['union'], '234')
-    """
-    s = strip_braces(_MEMBER.sub("", s.strip()))
-    if depth > 6:
-        return [Part("leaf", s)]
-    listed = split_top(_AND_OR.sub(",", s), _COMMA)
-    if listed is None:
-        return [Part("leaf", s)]
-    readings: list[Part] = []
-    pieces = [piece for piece in listed[0] if piece.strip()]
-    if len(pieces) > 1:
-        if _BIG_NUMBER.match(s) and not _COMMA.search(s[_BIG_NUMBER.match(s).end() :]):  # type: ignore[union-attr]
-            readings.append(Part("leaf", s.replace(",", "")))
-        elif "=" in s and (number := re.search(r"=\s*(-?\d{1,3}(?:,\d{3})+(?:\.\d+)?)$", s)):
-            head = s[: number.start(1)]
-            if "," not in head:
-                readings.append(Part("leaf", head + number.group(1).replace(",", "")))
-        items: list[Part] = []
-        for piece in pieces:
-            only = read_parts(piece, depth + 1)[0]
-            items.extend(only.items if only.kind == "list" else (only,))
-        readings.append(Part("list", s, tuple(items)))
-        return readings
-    return [_one(pieces[0].strip() if pieces else s, depth)]
-
-
-def _one(s: str, depth: int) -> Part:
-    united = split_top(s, _CUP)
-    if united is not None and len(united[0]) > 1:
-        return Part("union", s, tuple(read_parts(piece, depth + 1)[0] for piece in united[0]))
-    matrix = _MATRIX.fullmatch(s)
-    if matrix:
-        return _matrix(s, matrix.group(2), depth)
-    if s.startswith("\\{") and s.endswith("\\}"):
-        inner = split_top(s[2:-2], _COMMA)
-        if inner is not None:
-            members: list[Part] = []
-            for piece in inner[0]:
-                member = read_parts(piece, depth + 1)[0]
-                members.extend(member.items if member.kind == "list" else (member,) if piece.strip() else ())
-            return Part("set", s, tuple(members))
-    opening = "\\langle" if s.startswith("\\langle") else s[:1]
-    closing = "\\rangle" if s.endswith("\\rangle") else s[-1:]
-    if opening and opening in ("(", "[", "\\langle") and closing in (")", "]", "\\rangle"):
-        inner = split_top(s[len(opening) : len(s) - len(closing)], _COMMA)
-        if inner is not None and len(inner[0]) > 1:
-            items = tuple(read_parts(piece, depth + 1)[0] for piece in inner[0])
-            return Part("tuple", s, items, opening + closing)
-        if inner is not None and opening + closing in ("()", "[]") and s[1:-1].strip():
-            # brackets around one thing mean nothing, except around a choice letter, which the leaf knows
-            return read_parts(s[1:-1], depth + 1)[0] if len(s) > 3 else Part("leaf", s)
-    if len(_PM.findall(s)) == 1:
-        return Part("list", s, tuple(Part("leaf", _PM.sub(sign, s)) for sign in ("+", "-")))
-    return Part("leaf", s)
-
-
-def _matrix(s: str, body: str, depth: int) -> Part:
-    rows = split_top(body.strip(), _ROW)
-    if rows is None:
-        return Part("leaf", s)
-    cells: list[str] = []
-    width = 0
-    for row in rows[0]:
-        if not row.strip():
-            continue
-        columns = split_top(row.strip(), _CELL)
-        if columns is None or (width and len(columns[0]) != width):
-            return Part("leaf", s)
-        width = len(columns[0])
-        cells.extend(columns[0])
-    return Part("matrix", s, tuple(Part("leaf", cell.strip()) for cell in cells), str(width))

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from primecli.verifiers.math_expr import TRIG, Tree, Unreadable
+from primecli.verifiers.math_tokens import TRIG, Tree, Unreadable
 
 MAX_BITS = 60_000
 """Exact numbers stay below this many bits; more is left to floating point of fixed precision."""

@@ -11,7 +11,8 @@ Who is at fault, the model or the data:
   reward 0. Otherwise `error`, no reward.
 - worker died or ran out of memory: the task is tried again, alone, in a fresh worker. If that fails too, the
   ground truth is tried alone, and as above: `timeout` (the answer exceeds what one answer may use) or `error`.
-- a verifier that cannot try its ground truth alone: `timeout` after a deadline, `error` after two deaths.
+- a verifier that cannot try its ground truth alone: `timeout` after a deadline, `error` after two deaths; where
+  it has deadlines of its own (`bounds_itself`), `error` for both.
 - an exception in the verifier: `error`.
 """
 
@@ -309,7 +310,7 @@ class GradingPool:
         if "failed" in report:
             grade = Grade(None, "error", self._shown(job), str(report["failed"]))
         else:
-            grade = Grade(*report["grade"])
+            grade = Grade(**report["grade"])
         return [(job.pending, grade)]
 
     def _died(self, worker: _Worker, queue: deque[_Job]) -> list[tuple[Pending, Grade]]:
@@ -359,7 +360,8 @@ class GradingPool:
 
     def _blame(self, job: _Job) -> tuple[Pending, Grade]:
         known = self._readable.get(job.pending.ground_truth)
-        models_fault = known if known is not None else job.deaths == 0
+        bounded = getattr(self.verifier, "bounds_itself", False)
+        models_fault = known if known is not None else job.deaths == 0 and not bounded
         if models_fault:
             return job.pending, Grade(0.0, "timeout", self._shown(job))
         where = "the ground truth alone: " if known is False else ""

@@ -120,6 +120,14 @@ def test_micro_batches_add_up(case: dict[str, Any]) -> None:
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12)
 
 
+def test_micro_batches_of_the_prm_loss_add_up() -> None:
+    scores = torch.tensor([0.3, -2.0, 5.0, 1.0], dtype=torch.float64)
+    labels = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+    whole = prm_cross_entropy(scores, labels, denominator=4)
+    parts = [prm_cross_entropy(scores[rows], labels[rows], denominator=4) for rows in (slice(0, 1), slice(1, 4))]
+    torch.testing.assert_close(sum(parts), whole)
+
+
 def test_pair_accuracy_counts_within_groups_only() -> None:
     scores = torch.tensor([1.0, 3.0, 2.0, 2.0])
     outcome = torch.tensor([1.0, 0.0, 1.0, 0.0])

@@ -42,6 +42,11 @@ def test_rewards_of_an_untrained_prm_are_zero_and_stay_zero() -> None:
     assert torch.equal(scale_over_batch(rewards, torch.ones(2, 3, dtype=torch.bool)), torch.zeros(2, 3))
 
 
+def test_a_token_that_the_prm_likes_more_than_the_reference_is_rewarded() -> None:
+    rewards = implicit_process_rewards(torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, -1.5]), beta=0.5)
+    assert rewards.tolist() == [1.0, -0.25]
+
+
 def test_drop_last_token_drops_each_rows_own() -> None:
     tokens = response_mask(torch.tensor([1, 3]))
     dropped = drop_last_token(torch.ones(2, 3) * tokens, tokens)

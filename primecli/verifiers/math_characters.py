@@ -1,0 +1,74 @@
+"""Typographic and foreign characters in ASCII and LaTeX."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_CHARACTERS = {
+    **dict.fromkeys("−–—‐‑‒﹣－", "-"),
+    **dict.fromkeys("×·⋅∙", r"\cdot "),
+    "÷": "/",
+    "⁄": "/",
+    "∕": "/",
+    "π": r"\pi ",
+    "√": r"\sqrt",
+    "∞": r"\infty ",
+    "≤": r"\leq ",
+    "⩽": r"\leq ",
+    "≥": r"\geq ",
+    "⩾": r"\geq ",
+    "≠": r"\neq ",
+    "≈": r"\approx ",
+    "±": r"\pm ",
+    "∪": r"\cup ",
+    "∈": r"\in ",
+    "∅": r"\emptyset ",
+    "°": r"^{\circ}",
+    "º": r"^{\circ}",
+    "θ": r"\theta ",
+    "α": r"\alpha ",
+    "β": r"\beta ",
+    "λ": r"\lambda ",
+    "ℝ": r"\mathbb{R}",
+    "′": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "€": "",
+    "£": "",
+    "¥": "",
+    "₹": "",
+    "¢": r"\text{ cents}",
+}
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_SUPERSCRIPT_RUN = re.compile("[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_INVISIBLE = {"Cf", "Cc", "Co", "Cn", "So"}  # So: check marks and the like
+
+
+def plain_characters(text: str) -> str:
+    """The text in ASCII and LaTeX where it used typographic characters, foreign digits or invisible marks.
+
+    >>> plain_characters("−３\\u200b½")
+    '-3\\\\frac{1}{2}'
+    """
+    if text.isascii():
+        return text
+    text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
+    out = []
+    for char in text:
+        if char in _CHARACTERS:
+            out.append(_CHARACTERS[char])
+        elif char.isascii() or char.isspace():
+            out.append(char)
+        elif unicodedata.category(char) in _INVISIBLE:
+            continue
+        elif (digit := unicodedata.decimal(char, None)) is not None:
+            out.append(str(digit))
+        else:
+            folded = unicodedata.normalize("NFKC", char)
+            if "⁄" in folded:  # ½: keep it one fraction, since 2½ is not 21/2
+                top, _, bottom = folded.partition("⁄")
+                folded = f"\\frac{{{top}}}{{{bottom}}}" if bottom else folded
+            out.append(folded)
+    return "".join(out)
