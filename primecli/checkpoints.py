@@ -13,6 +13,7 @@ Batches are shuffled by (seed, step, epoch), so the step is all the state that r
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ def read_state(directory: Path, stage: str) -> TrainerState:
 def load_master_weights(model: torch.nn.Module, directory: Path) -> None:
     """Puts a checkpoint's float32 parameters into the model, where it has them."""
     path = directory / TRAINER_DIRECTORY / MASTER
-    if path.exists():
+    if (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():  # a checkpoint that has lost it is damaged
         import torch
 
         saved = _load(path)
@@ -146,6 +147,23 @@ def save(
     steps: Sequence[Mapping[str, float]],
 ) -> None:
     """Writes a checkpoint into an empty directory. The model is cast to its stored dtype on the way: done with it."""
+    from safetensors import SafetensorError
+
+    try:
+        _save_tensors(directory, model, optimizer, stored_dtype(source))
+    except SafetensorError as error:
+        code = errno.ENOSPC if "os error 28" in str(error) or "No space left" in str(error) else errno.EIO
+        raise OSError(code, str(error)) from error
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not any(fnmatch(path.name, pattern) for pattern in NOT_COPIED):
+            shutil.copyfile(path, directory / path.name)
+    trainer = directory / TRAINER_DIRECTORY
+    weights = weights_fingerprint(directory)
+    write_json_atomically(trainer / TRAINER_FILE, {**record, "weights": weights, "lineage": [*lineage, weights]})
+    (trainer / STEPS).write_text("".join(json.dumps(step) + "\n" for step in steps), encoding="utf-8")
+
+
+def _save_tensors(directory: Path, model: Any, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> None:
     from safetensors.torch import save_file
 
     trainer = directory / TRAINER_DIRECTORY
@@ -158,10 +176,4 @@ def save(
         for moment in ("exp_avg", "exp_avg_sq")
     }
     save_file(moments, trainer / OPTIMIZER)
-    model.to(stored_dtype(source)).save_pretrained(directory)
-    for path in sorted(source.iterdir()):
-        if path.is_file() and not any(fnmatch(path.name, pattern) for pattern in NOT_COPIED):
-            shutil.copyfile(path, directory / path.name)
-    weights = weights_fingerprint(directory)
-    write_json_atomically(trainer / TRAINER_FILE, {**record, "weights": weights, "lineage": [*lineage, weights]})
-    (trainer / STEPS).write_text("".join(json.dumps(step) + "\n" for step in steps), encoding="utf-8")
+    model.to(dtype).save_pretrained(directory)

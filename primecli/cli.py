@@ -77,7 +77,7 @@ def primecli(
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(f"interrupted by {signal.Signals(number).name}", "run the same command again to go on")
+    raise Interrupted(f"interrupted by {signal.Signals(number).name} (run the same command again to go on)")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -99,8 +99,8 @@ def run(arguments: list[str]) -> int:
         return _report(name, error, error.exit_code, debug)
     except typer.Exit as error:
         return error.exit_code
-    except KeyboardInterrupt as error:
-        return _report(name, error, Interrupted.exit_code, debug, "interrupted")
+    except (Interrupted, KeyboardInterrupt) as error:
+        return _report(name, error, Interrupted.exit_code, debug, str(error) or "interrupted")
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # Typer's usage errors
             return _report(name, error, 2, debug, f"{error.format_message()} (see `{name} --help`)")

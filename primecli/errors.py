@@ -55,8 +55,8 @@ class GateError(PrimecliError):
     exit_code = 5
 
 
-class Interrupted(PrimecliError):
-    """Ended by SIGINT or SIGTERM; exit code 130."""
+class Interrupted(BaseException):
+    """Ended by SIGINT or SIGTERM; exit code 130. Not an `Exception`, so that no handler on the way swallows it."""
 
     exit_code = 130
 

@@ -8,15 +8,17 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from primecli.errors import PrimecliError
 
-TEMPORARY_PREFIX = ".tmp-"
+TEMPORARY_PREFIX = ".tmp-primecli-"
 LOCK_NAME = ".primecli.lock"
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
@@ -129,13 +131,21 @@ def directory_atomically(target: Path, *, replace: bool = False) -> Iterator[Pat
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(directory: Path, of: str = "") -> None:
-    """Removes what killed processes left half-written. Call it under the directory's lock.
+def remove_leftovers(directory: Path, of: str | None = None) -> None:
+    """Removes what killed processes left half-written. Call it under the lock of what they wrote.
 
-    `of`: the name of the target whose leftovers are meant; all targets when empty.
+    of: the name of the target whose leftovers are meant; all targets when None. Where a target was killed in the
+    middle of being replaced, its old version is put back.
     """
-    for path in directory.glob(f"{TEMPORARY_PREFIX}{of}*"):
-        if path.is_dir() and not path.is_symlink():
+    name = ".+?" if of is None else re.escape(of)
+    pattern = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}({name})(\.old)?\.\d+")
+    for path in sorted(directory.iterdir()):
+        match = pattern.fullmatch(path.name)
+        if match is None:
+            continue
+        if match[2] and not (directory / match[1]).exists():
+            os.rename(path, directory / match[1])
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -156,18 +166,25 @@ def lock(path: Path, what: str) -> Iterator[None]:
     with reporting_disk_errors("write in", path.parent):
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held open while the lock is)
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _try_lock(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise PrimecliError(
-                f"{what} is being written by {holder}", "wait for it to end, or write somewhere else"
-            ) from None
+            raise PrimecliError(f"{what} is being written by {holder}", "wait for it to end, or write somewhere else")
         file.truncate(0)
         file.write(f"primecli, process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def _try_lock(file: IO[str]) -> bool:
+    """Takes the lock; tries again for a moment, since `is_locked` holds it for an instant too."""
+    for _ in range(5):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)
+    return False
 
 
 def is_locked(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 TRAINER_DIRECTORY = "trainer"
 TRAINER_FILE = "primecli.json"
+NOT_OF_THE_WEIGHTS = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache")
 HEAD_TOLERANCE = 1e-3  # nats; a head of another form is off by far more, rounding by far less
 
 
@@ -67,14 +69,36 @@ def model_fingerprint(directory: Path) -> str:
 
 
 def weights_fingerprint(directory: Path) -> str:
-    """Hash over the names and contents of a directory's safetensors files."""
-    return fingerprint({path.name: file_hash(path) for path in sorted(directory.glob("*.safetensors"))})
+    """Hash over a directory's safetensors files, and over what config.json says of how they compute."""
+    try:
+        config = read_json(directory / "config.json")
+        settings = {key: value for key, value in config.items() if key not in NOT_OF_THE_WEIGHTS}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{directory / 'config.json'}: cannot be read: {error}") from error
+    files = {path.name: file_hash(path) for path in sorted(directory.glob("*.safetensors"))}
+    return fingerprint({"config": settings, "files": files})
+
+
+def trainer_fingerprint(directory: Path) -> str | None:
+    """Identity of what a checkpoint holds besides its weights, as its record has it; None for a plain model."""
+    if not (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():
+        return None
+    record = read_trainer_record(directory)
+    return fingerprint([record.get("stage"), record["step"], record.get("fingerprint")])
+
+
+def signature(directory: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of a model's files: tells cheaply whether it is still the one that was looked at."""
+    files = sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")])
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 
 def tokenizer_fingerprint(directory: Path) -> str:
     """Hash of what decides how prompts are tokenised and where a response ends."""
     names = ("tokenizer*.json", "*.model", "vocab*", "merges.txt", "*.jinja", "generation_config.json")
     files = sorted({path for name in names for path in directory.glob(name)})
+    if not (directory / "generation_config.json").exists():
+        files.append(directory / "config.json")  # then the stop tokens come from there
     return fingerprint({path.name: file_hash(path) for path in files})
 
 
@@ -111,8 +135,23 @@ class Placement:
             yield
 
 
+def resolve_dtype(device: str, dtype: str) -> str:
+    """What `auto` comes to, without importing torch where there is no accelerator to ask about."""
+    if dtype != "auto":
+        return dtype
+    if device == "cpu" or (device == "auto" and sys.platform == "linux" and not _has_accelerator_files()):
+        return "float32"
+    import torch
+
+    return "bfloat16" if device == "cuda" or torch.cuda.is_available() else "float32"
+
+
+def _has_accelerator_files() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
+
+
 def placement(device: str, dtype: str) -> Placement:
-    """`auto` is the GPU where there is one, and bfloat16 there; float32 on the CPU."""
+    """`auto` is the GPU where there is one. dtype: as `resolve_dtype` gives it."""
     import torch
 
     if device == "auto":
@@ -122,8 +161,6 @@ def placement(device: str, dtype: str) -> Placement:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    if dtype == "auto":
-        dtype = "float32" if place.type == "cpu" else "bfloat16"
     return Placement(place, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
 
 
@@ -149,6 +186,16 @@ def load_model(directory: Path, place: Placement, *, dtype: torch.dtype | None =
     model = move(model, place).eval()
     check_head(model, directory)
     return model
+
+
+def check_length(model: Any, tokens: int, directory: Path) -> None:
+    """Raises InputError where sequences of so many tokens are longer than the model has positions for."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and tokens > limit:
+        raise InputError(
+            f"{directory}: prompt and --max-tokens come to {tokens} tokens, and the model has {limit} positions",
+            "lower --max-tokens or --max-prompt-tokens",
+        )
 
 
 def move(model: Any, place: Placement) -> Any:
@@ -183,6 +230,8 @@ def check_head(model: Any, directory: Path) -> None:
         head = model.get_output_embeddings()
         ours = token_logprobs(hidden, head.weight, ids[0], bias=head.bias).logprobs
         theirs = torch.log_softmax(logits.float(), -1).gather(-1, ids[0][:, None]).squeeze(-1)
+    if not bool(logits.isfinite().all()):
+        raise InputError(f"{directory}: the model's logits are not finite", "its weights are damaged")
     if not torch.allclose(ours, theirs.to(ours.dtype), atol=HEAD_TOLERANCE):
         raise PrimecliError(
             f"{directory}: {type(model).__name__} changes its logits after the head, which is not supported yet"
@@ -221,6 +270,14 @@ def sequence_logprobs(model: Any, place: Placement, sequences: Sequences, rows: 
     prompts = [sequences.prompt_ids[row] for row in rows]
     responses = [sequences.response_ids[row] for row in rows]
     width = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
+    words = model.get_input_embeddings().num_embeddings
+    for row, tokens in zip([*rows, *rows], [*prompts, *responses], strict=True):
+        if tokens.min() < 0 or tokens.max() >= words:
+            raise InputError(
+                f"row {row} holds the token id {tokens.max() if tokens.max() >= words else tokens.min()}, and "
+                f"{type(model).__name__} has {words} tokens",
+                "the rollouts are of a model with another tokenizer",
+            )
     ids = np.zeros((len(rows), width), dtype=np.int64)  # (B, T)
     places = []
     for place_in_batch, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import stat
@@ -62,6 +63,8 @@ def emit_all(paths: list[Path]) -> None:
     """Writes several paths with one flush. Raises ReaderClosed when nobody reads."""
     if sys.stdout is None or not paths:
         return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path is any bytes
     try:
         sys.stdout.write("".join(f"{path}\n" for path in paths))
         sys.stdout.flush()
@@ -106,10 +109,10 @@ def stdin_lines(while_idle: Callable[[], None] | None = None) -> Iterator[str]:
             continue
         chunk = os.read(descriptor, 65536)
         *lines, pending = (pending + chunk).split(b"\n")
-        yield from (line.decode() for line in lines)
+        yield from (os.fsdecode(line) for line in lines)
         if not chunk:
             if pending:
-                yield pending.decode()
+                yield os.fsdecode(pending)
             return
 
 

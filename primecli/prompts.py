@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ PROMPT_FORMS = "a prompt is a text or a list of {role, content}"
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One problem. content: text, or messages for the chat template. position: its place in the stream."""
+    """One problem. content: text, or messages for the chat template."""
 
     prompt_id: str
     content: str | list[dict[str, str]]
@@ -66,7 +67,7 @@ def read_prompts(files: Sequence[Path], columns: PromptColumns) -> list[Prompt]:
 
 def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
     if not file.is_file():
-        raise InputError(f"{file}: no such file")
+        raise InputError(f"{file}: is not a regular file" if file.exists() else f"{file}: no such file")
     if file.suffix == ".parquet":
         yield from _parquet_rows(file)
         return
@@ -83,7 +84,7 @@ def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
             raise InputError(
                 f"{file}: line {number} is not JSON: {error.msg}", "prompt files are Parquet or one JSON object a line"
             ) from error
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise InputError(f"{file}: cannot be read as text: {error}") from error
 
 
@@ -158,7 +159,7 @@ def _ground_truth(row: Mapping[str, Any], column: str | None, place: str) -> str
 def _as_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _text(row: Mapping[str, Any], column: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from primecli import schema, shards
 from primecli.errors import InputError
+from primecli.inputs import Shard
 from primecli.models import Sequences
-from primecli.stage import Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,11 +80,29 @@ def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: 
     return _gather(tables, columns, token_ids=token_ids)
 
 
+def check_untouched_distribution(values: Mapping[str, np.ndarray], option: str, *, temperature: bool = True) -> None:
+    """Raises InputError where rollouts were truncated, or tempered, in sampling.
+
+    Their `rollout_logprobs` are then of another distribution than a model's own log-probabilities.
+    temperature: whether a temperature other than 1 matters.
+    """
+    plain = {schema.TOP_P: 1.0, schema.TOP_K: 0, **({schema.TEMPERATURE: 1.0} if temperature else {})}
+    for name, expected in plain.items():
+        odd = values[name][values[name] != expected]
+        if len(odd):
+            raise InputError(
+                f"{option} needs rollouts sampled with {name} {expected:g}, and some were sampled with {odd[0]:g}",
+                "their rollout_logprobs are of another distribution than the model's",
+            )
+
+
 def check_lists(table: pa.Table, path: object) -> None:
     """Raises InputError unless every per-token list is as long as its response and finite, and no row is empty."""
     _, lengths = shards.flat_column(table, schema.RESPONSE_IDS)
     for name in (schema.RESPONSE_IDS, schema.PROMPT_IDS):
         if name in table.column_names:
+            if table[name].combine_chunks().flatten().null_count:
+                raise InputError(f"{path}: {name} holds a null token id")
             _, found = shards.flat_column(table, name)
             if (found == 0).any():
                 raise InputError(f"{path}: {name} is empty at row {int(np.argmin(found))}")
@@ -117,17 +135,21 @@ def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) 
             strings[name] = column.to_pylist()
         else:
             values[name] = column.to_numpy()
+    rewards = values.get(schema.OUTCOME_REWARD, np.zeros(0))
+    if ((rewards < 0) | (rewards > 1)).any():
+        raise InputError(f"outcome_reward is {rewards[(rewards < 0) | (rewards > 1)][0]:g}; it is within 0 and 1")
     return Rollouts(
         response_lengths=lengths.astype(np.int64),
         group_index=group_index.astype(np.int64),
         values=values,
         strings=strings,
         shard_rows=tuple(table.num_rows for table in tables),
-        prompt_ids=_rows(whole, schema.PROMPT_IDS) if token_ids else (),
-        response_ids=_rows(whole, schema.RESPONSE_IDS) if token_ids else (),
+        prompt_ids=split_rows(whole, schema.PROMPT_IDS) if token_ids else (),
+        response_ids=split_rows(whole, schema.RESPONSE_IDS) if token_ids else (),
     )
 
 
-def _rows(table: pa.Table, name: str) -> tuple[np.ndarray, ...]:
+def split_rows(table: pa.Table, name: str) -> tuple[np.ndarray, ...]:
+    """The lists of a column, one array a row."""
     values, lengths = shards.flat_column(table, name)
     return tuple(np.split(values, np.cumsum(lengths)[:-1]))

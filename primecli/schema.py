@@ -129,6 +129,9 @@ COLUMNS: tuple[Column, ...] = (
     Column(RETURNS, "list<float32>", "compute-advantages", "per response token, before whitening"),
 )
 
+SAMPLED_WITH: tuple[str, ...] = (TEMPERATURE, TOP_P, TOP_K)
+"""Columns that say which distribution `rollout_logprobs` are of."""
+
 BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
 
 PER_RESPONSE_TOKEN: tuple[str, ...] = (

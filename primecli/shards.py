@@ -64,6 +64,9 @@ def read_footer(path: Path) -> Footer:
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
     columns = tuple(metadata.schema.to_arrow_schema().names)
+    if len(set(columns)) < len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise InputError(f"{path}: the column {twice} is there twice")
     raw = (metadata.metadata or {}).get(FOOTER_KEY)
     if raw is None:
         return Footer(metadata.num_rows, columns, content=file_hash(path))
@@ -228,13 +231,14 @@ def write_shard(
 ) -> None:
     """Writes a shard whole or not at all: zstd Parquet with the `primecli` footer.
 
-    `content`, the hash by which the next stage knows this shard, is taken over the data pages as they are
-    written: the same rows give the same hash, whatever the provenance says.
+    `content`, the hash by which the next stage knows this shard, is taken over the columns' names and types and
+    the data pages as they are written: the same rows give the same hash, whatever the provenance says.
     """
     import pyarrow.parquet as pq
 
     def write(file: IO[bytes]) -> None:
         hashing = _HashingFile(file)
+        hashing.digest.update(str(table.schema.remove_metadata()).encode())
         with pq.ParquetWriter(hashing, table.schema, compression="zstd", store_schema=True) as writer:
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             footer: Json = {

@@ -12,13 +12,11 @@ with StageRun("verify", options, config={"timeout": 5.0}, finish=metrics) as run
 from __future__ import annotations
 
 import contextlib
-import glob
-import shlex
-import sys
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -26,9 +24,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from primecli import __version__, pipe, schema, shards
 from primecli.errors import InputError, PrimecliError, ReaderClosed, UsageError
-from primecli.files import LOCK_NAME, Json, fingerprint, lock, make_directory, remove_leftovers
+from primecli.files import LOCK_NAME, Json, lock, make_directory, remove_leftovers
+from primecli.inputs import Inputs, Shard
 from primecli.progress import Progress, duration, say
-from primecli.summary import Status, Summary, check_producer, read_summary
+from primecli.recipe import Recipe, differences, provenance_record
+from primecli.summary import Status, Summary, read_summary
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,168 +43,6 @@ class StageOptions:
     force: bool = False
     partial: bool = False
     quiet: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """An input shard: where it is and what its footer says."""
-
-    path: Path
-    footer: shards.Footer
-
-    @property
-    def name(self) -> str:
-        """The file's name, which the output keeps."""
-        return self.path.name
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """All that a result depends on. Two results of one recipe are the same result.
-
-    config: the options that change the result. models: fingerprints by role. inputs: content hashes.
-    """
-
-    stage: str
-    config: Mapping[str, Json]
-    models: Mapping[str, str] = field(default_factory=dict)
-    inputs: Sequence[str] = ()
-    seed: int | None = None
-
-    def as_json(self) -> dict[str, Json]:
-        """The recipe as it is stored and hashed."""
-        return {
-            "stage": self.stage,
-            "schema_version": schema.SCHEMA_VERSION,
-            "config": dict(self.config),
-            "models": dict(self.models),
-            "inputs": list(self.inputs),
-            "seed": self.seed,
-        }
-
-    def fingerprint(self) -> str:
-        """Hash of the recipe."""
-        return fingerprint(self.as_json())
-
-
-def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
-    """What differs between two recipes, in words."""
-    if old is None:
-        return "it was not written by primecli"
-    found = [
-        f"{part} was {old.get(part)}, is {new[part]}"
-        for part in ("stage", "schema_version", "seed")
-        if old.get(part) != new[part]
-    ]
-    for part in ("config", "models"):
-        before, now = old.get(part) or {}, new[part]
-        for key in sorted({*before, *now}):
-            if before.get(key) != now.get(key):
-                label = f"model {key}" if part == "models" else key
-                found.append(f"{label} was {before.get(key)}, is {now.get(key)}")
-    if list(old.get("inputs") or []) != list(new["inputs"]):
-        found.append("its input has changed")
-    return "; ".join(found) or "its recipe"
-
-
-def provenance_record(
-    recipe: Recipe, execution: Mapping[str, Json], started: float, inputs: Sequence[Shard]
-) -> dict[str, Json]:
-    """One link of the provenance chain: which command made this, from what, when and in how many seconds."""
-    return {
-        "stage": recipe.stage,
-        "version": __version__,
-        "command": shlex.join(["primecli", *sys.argv[1:]]),
-        "config": {**recipe.config, **execution},
-        "inputs": [{"path": str(shard.path), "content": shard.footer.content} for shard in inputs],
-        "models": dict(recipe.models),
-        "seed": recipe.seed,
-        "fingerprint": recipe.fingerprint(),
-        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.time() - started, 3),
-    }
-
-
-class Inputs:
-    """Shards as they arrive, from arguments or stdin, with the producers checked at the end of input."""
-
-    def __init__(self, arguments: Sequence[str], *, partial: bool = False) -> None:
-        self.from_stdin = list(arguments) == ["-"] or (not arguments and not pipe.stdin_is_terminal())
-        if not arguments and not self.from_stdin:
-            raise UsageError(
-                "no shards given",
-                "name shards or a directory of them, or pipe the output of another stage in",
-            )
-        self.arguments = arguments
-        self.partial = partial
-        self.while_idle: Callable[[], None] | None = None
-        self.waited = 0.0  # seconds spent waiting for the stage before
-        self._seen: dict[str, Path] = {}
-        self._directories: dict[Path, set[str]] = {}
-
-    def __iter__(self) -> Iterator[Shard]:
-        for path in self._paths():
-            shard = Shard(path, shards.read_footer(path))
-            if shard.name in self._seen:
-                raise InputError(f"two input shards are named {shard.name}: {self._seen[shard.name]} and {path}")
-            self._seen[shard.name] = path
-            self._directories.setdefault(path.parent, set()).add(shard.name)
-            yield shard
-        self._check_end()
-
-    def _paths(self) -> Iterator[Path]:
-        if self.from_stdin:
-            yield from self._piped_paths()
-            return
-        for argument in self.arguments:
-            path = Path(argument)
-            if path.is_dir():
-                yield from directory_shards(path)
-            elif path.exists():
-                yield path
-            elif any(mark in argument for mark in "*?["):
-                matches = sorted(glob.glob(argument))
-                if not matches:
-                    raise InputError(f"{argument}: no file matches")
-                yield from map(Path, matches)
-            else:
-                raise InputError(f"{argument}: no such file or directory")
-
-    def _piped_paths(self) -> Iterator[Path]:
-        lines = pipe.stdin_lines(self.while_idle)
-        while True:
-            asked = time.time()
-            line = next(lines, None)
-            self.waited += time.time() - asked
-            if line is None:
-                return
-            if line.strip():
-                yield Path(line.strip())
-
-    def _check_end(self) -> None:
-        if not self.partial:
-            for directory, names in self._directories.items():
-                check_producer(directory, names if self.from_stdin else None)
-        if not self._seen:
-            where = "came through the pipe" if self.from_stdin else "found"
-            raise InputError(f"no shards {where}", "see what the stage before says" if self.from_stdin else None)
-
-    def close(self) -> None:
-        """Reads no further: the stage before sees the closed pipe."""
-        if self.from_stdin:
-            pipe.close_stdin()
-
-
-def directory_shards(directory: Path) -> list[Path]:
-    """The shards of a directory: those of its summary, or all Parquet files where another tool made it."""
-    summary = read_summary(directory)
-    if summary is None:
-        found = sorted(directory.glob("*.parquet"))
-    else:
-        found = [directory / name for name in sorted(summary.shards)]
-    if not found:
-        raise InputError(f"{directory}: holds no shards")
-    return found
 
 
 class StageRun:
@@ -223,8 +61,8 @@ class StageRun:
     ) -> None:
         self.stage = stage
         self.options = options
-        self.config = dict(config)
-        self.execution = dict(execution or {})
+        self.config: dict[str, Any] = dict(config)
+        self.execution: dict[str, Any] = dict(execution or {})
         self.seed = seed
         self.models: dict[str, str] = {}
         self.directory: Path | None = None
@@ -241,6 +79,8 @@ class StageRun:
             started=datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds"),
         )
         self._inputs: Inputs | None = None
+        self._before: Summary | None = None
+        self._wrote = False
         self._pending: tuple[str, Recipe, tuple[Shard, ...], tuple[Mapping[str, Any], ...]] | None = None
 
     def __enter__(self) -> Self:
@@ -263,10 +103,10 @@ class StageRun:
             self._inputs.close()
 
     def _open_for(self, shard: Shard) -> None:
-        wanted = self.options.out or shard.path.parent.parent / self.stage
+        wanted = self.options.out or Path(os.path.normpath(shard.path.parent / ".." / self.stage))
+        if wanted.resolve() == shard.path.parent.resolve():
+            raise UsageError(f"{wanted} holds the input and would be the output too", "give another --out")
         if self.directory is None:
-            if wanted.resolve() == shard.path.parent.resolve():
-                raise UsageError(f"{wanted} holds the input and would be the output too", "give --out")
             self.open(wanted)
         elif wanted != self.directory:
             raise UsageError(f"input comes from several directories, {shard.path.parent} among them", "give --out")
@@ -276,6 +116,8 @@ class StageRun:
         make_directory(directory)
         self._stack.enter_context(lock(directory / LOCK_NAME, str(directory)))
         remove_leftovers(directory)
+        with contextlib.suppress(InputError):  # a damaged one is replaced
+            self._before = read_summary(directory)
         self.directory = directory
         self._summary.write(directory)
 
@@ -314,7 +156,11 @@ class StageRun:
         target = self.directory / name
         if self.options.force or not target.exists():
             return False
-        footer = shards.read_footer(target)
+        try:
+            footer = shards.read_footer(target)
+        except InputError as error:
+            say(self.stage, f"{error.message}: making it again")
+            return False
         if footer.fingerprint != recipe.fingerprint():
             raise PrimecliError(
                 f"{target} exists and is of another run: {differences(footer.recipe, recipe.as_json())}",
@@ -357,6 +203,7 @@ class StageRun:
             counts=all_counts,
             provenance=[*chain, record],
         )
+        self._wrote = True
         self._record(name, table.num_rows, all_counts)
         pipe.emit(self.directory / name)
 
@@ -396,10 +243,18 @@ class StageRun:
         self._summary.status = status
         self._summary.seconds = self._seconds()
         self._summary.metrics = self._finish(self.counts)
-        self._summary.write(self.directory)
+        if status == "complete" or not self._restore_summary(self.directory):
+            self._summary.write(self.directory)
         if not self.options.quiet:
             self._stack.pop_all().close()
             say(self.stage, self._closing_line(status))
+
+    def _restore_summary(self, directory: Path) -> bool:
+        """Puts the summary of an earlier, complete run back where this one has added nothing to it."""
+        if self._wrote or self._before is None or self._before.status != "complete":
+            return False
+        self._before.write(directory)
+        return True
 
     def _seconds(self) -> float:
         """Seconds at work: wall time without that spent waiting for the stage before."""
@@ -415,14 +270,16 @@ class StageRun:
         )
 
     def _clear_leftover_shards(self, directory: Path) -> None:
-        left = sorted({path.name for path in directory.glob("*.parquet")} - set(self._summary.shards))
+        there = {path.name for path in directory.iterdir() if shards.NAME_PATTERN.fullmatch(path.name)}
+        left = sorted(there - set(self._summary.shards))
         if left and not self.options.force:
             raise PrimecliError(
                 f"{directory} holds {len(left)} shards of another run too, {left[0]} among them",
                 "choose another --out, or remove them with --force",
             )
         for name in left:
-            (directory / name).unlink()
+            if shards.read_footer(directory / name).fingerprint is not None:  # never another tool's file
+                (directory / name).unlink()
 
     def _fail(self, error: BaseException) -> None:
         if self.directory is None:
@@ -431,4 +288,5 @@ class StageRun:
         self._summary.error = str(error) or type(error).__name__
         self._summary.seconds = self._seconds()
         with contextlib.suppress(PrimecliError):  # on a full disk it goes on saying running, which reads as killed
-            self._summary.write(self.directory)
+            if not self._restore_summary(self.directory):
+                self._summary.write(self.directory)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from primecli.errors import InputError
 from primecli.files import LOCK_NAME, is_locked, read_json, write_json_atomically
+from primecli.shards import NAME_PATTERN
 
 SUMMARY_NAME = "_summary.json"
 
@@ -48,11 +49,21 @@ def read_summary(directory: Path) -> Summary | None:
     try:
         fields = read_json(path)
         known = {key: fields[key] for key in Summary.__dataclass_fields__ if key in fields}
-        return Summary(**known)
+        summary = Summary(**known)
+        if not isinstance(summary.shards, list) or not all(isinstance(name, str) for name in summary.shards):
+            raise TypeError("shards is not a list of names")
+        return summary
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read: {error}", "run the stage that made the directory again") from error
+
+
+def committed(directory: Path, summary: Summary) -> list[str]:
+    """Names of the shards that a run has committed: of one that was killed or still runs, those that are there."""
+    if summary.status in ("complete", "stopped-by-reader"):
+        return sorted(summary.shards)
+    return sorted(path.name for path in directory.iterdir() if NAME_PATTERN.fullmatch(path.name))
 
 
 def check_producer(directory: Path, received: set[str] | None) -> None:
@@ -64,7 +75,8 @@ def check_producer(directory: Path, received: set[str] | None) -> None:
     summary = read_summary(directory)
     if summary is None:
         return
-    after = f"after {len(summary.shards)} shard{'' if len(summary.shards) == 1 else 's'}"
+    count = len(committed(directory, summary))
+    after = f"after {count} shard{'' if count == 1 else 's'}"
     rerun = "run it again, or pass --partial to use what is there"
     if summary.status == "failed":
         reason = f": {summary.error}" if summary.error else ""

@@ -11,16 +11,17 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from primecli import __version__, checkpoints, models, pipe
 from primecli.errors import PrimecliError, ReaderClosed, UsageError
 from primecli.files import Json, directory_atomically, lock, make_directory, remove_leftovers
+from primecli.inputs import Inputs, Shard
 from primecli.progress import Progress, duration, say
+from primecli.recipe import Recipe, differences, provenance_record
 from primecli.shards import require_columns
-from primecli.stage import Inputs, Recipe, Shard, differences, provenance_record
 from primecli.summary import Summary
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ class Trainer:
                 part.loss.backward()  # type: ignore[no-untyped-call]
                 for name, value in {**part.sums, "loss": float(part.loss.detach())}.items():
                     sums[name] = sums.get(name, 0.0) + value
-            norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.grad_clip))
+            limit = self.options.grad_clip or math.inf
+            norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
             if not math.isfinite(norm):
                 raise PrimecliError(
                     f"the gradient is not finite ({norm}) at step {self.step + 1}",
@@ -182,11 +184,12 @@ class UpdateRun:
     ) -> None:
         self.stage = stage
         self.options = options
-        self.config = dict(config)
-        self.execution = dict(execution)
+        self.config: dict[str, Any] = dict(config)
+        self.execution: dict[str, Any] = dict(execution)
         self.seed = seed
-        self.models: dict[str, str] = {}
+        self.models: dict[str, str | None] = {}
         self.shards: list[Shard] = []
+        self._signatures: dict[Path, tuple[tuple[str, int, int], ...]] = {}
         self.progress = Progress(stage, "rollouts", quiet=options.quiet)
         self._stack = ExitStack()
         self._started = time.time()
@@ -196,7 +199,7 @@ class UpdateRun:
         target = self.options.checkpoint
         make_directory(target.parent)
         self._stack.enter_context(lock(target.parent / f".{target.name}.lock", str(target)))
-        remove_leftovers(target.parent, of=f"{target.name}.")
+        remove_leftovers(target.parent, of=target.name)
         return self
 
     def __exit__(
@@ -207,6 +210,11 @@ class UpdateRun:
             say(self.stage, "the reader has closed the pipe")
         return isinstance(error, ReaderClosed)
 
+    def use_model(self, role: str, directory: Path) -> None:
+        """Takes a model's identity into the recipe; `read` checks that it is still the same after the wait."""
+        self.models[role] = models.model_fingerprint(directory)
+        self._signatures[directory] = models.signature(directory)
+
     def read(self, needs: Sequence[str]) -> list[Shard]:
         """All input shards, to the end of the input, each checked for its columns."""
         inputs = Inputs(self.options.shards, partial=self.options.partial)
@@ -215,6 +223,9 @@ class UpdateRun:
             require_columns(shard.path, shard.footer.columns, needs)
             self.shards.append(shard)
         self._waited = inputs.waited
+        for directory, before in self._signatures.items():
+            if models.signature(directory) != before:
+                raise PrimecliError(f"{directory} has changed while this stage waited for its input")
         return self.shards
 
     def recipe(self) -> Recipe:

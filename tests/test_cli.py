@@ -65,7 +65,7 @@ def test_a_defect_is_one_line_and_debug_shows_the_traceback(primecli: Any, monke
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr("primecli.stage.Inputs.__init__", broken)
+    monkeypatch.setattr("primecli.inputs.Inputs.__init__", broken)
     result = primecli("verify", "x", check=False)
     assert (result.code, "unexpected ZeroDivisionError: two lines" in result.line()) == (1, True)
     assert "Traceback" in primecli("verify", "x", "--debug", check=False).err
@@ -76,8 +76,22 @@ def test_exit_codes_are_those_documented() -> None:
 
     kinds: list[type[PrimecliError]] = [PrimecliError, *PrimecliError.__subclasses__()]
     codes = {kind.exit_code for kind in kinds}
+    codes.add(errors.Interrupted.exit_code)
     documented = {int(code) for code in re.findall(r"^\| (\d+)", errors.__doc__ or "", flags=re.MULTILINE)}
     assert codes == documented - {0}
+
+
+def test_an_interrupt_is_no_exception_that_a_library_could_swallow() -> None:
+    from primecli.errors import Interrupted
+
+    assert not issubclass(Interrupted, Exception)
+
+
+def test_metrics_of_nothing_are_none_and_no_defect() -> None:
+    from primecli.commands import compute_advantages, filter, generate, score_prm, verify
+
+    for module in (compute_advantages, filter, generate, score_prm, verify):
+        assert not any(module._metrics({}).values())
 
 
 def test_version(primecli: Any, capfd: Any) -> None:

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from primecli.errors import PrimecliError
-from primecli.files import Json, directory_atomically, fingerprint, is_locked, lock, write_atomically
+from primecli.files import (
+    TEMPORARY_PREFIX,
+    Json,
+    directory_atomically,
+    fingerprint,
+    is_locked,
+    lock,
+    remove_leftovers,
+    write_atomically,
+)
 
 
 def test_fingerprint_sees_every_value_and_no_key_order() -> None:
@@ -59,6 +68,14 @@ def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
     with directory_atomically(target, replace=True) as directory:
         (directory / "new").touch()
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["ckpt", "ckpt/new"]
+
+
+def test_leftovers_of_another_target_stay(tmp_path: Path) -> None:
+    for name in ("v1.77", "v1.1.77", "v1.old.77"):
+        (tmp_path / f"{TEMPORARY_PREFIX}{name}").mkdir()
+    remove_leftovers(tmp_path, of="v1")
+    # the old v1 is put back: its replacement was killed between the two renames
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{TEMPORARY_PREFIX}v1.1.77", "v1"]
 
 
 def test_the_second_writer_is_told_of_the_first(tmp_path: Path) -> None:

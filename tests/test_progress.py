@@ -11,7 +11,7 @@ from primecli.progress import Progress, duration
 
 def test_plain_lines_come_now_and_then(capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     with Progress("verify", "rollouts") as shown:
         now += 1000  # waiting for input counts neither as work nor towards a line
         shown.advance(0, total=400)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +72,64 @@ def test_shards_of_another_run_are_not_left_among_the_new(generated: Path, prime
     shutil.copy(generated.parent / "verify" / "rollouts-00000-of-00004.parquet", stray)
     refused = primecli("verify", generated, check=False)
     assert (refused.code, stray.name in refused.line()) == (1, True)
-    assert summary(generated.parent / "verify")["status"] == "failed"
     primecli("verify", generated, "--force")
     assert not stray.exists()
+
+
+def test_files_of_other_tools_are_never_removed(generated: Path, tmp_path: Path, primecli: Any) -> None:
+    for name in ("train.parquet", "rollouts-00009-of-00010.parquet"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        pq.write_table(pa.table({"mine": [1]}), tmp_path / "out" / name)
+        primecli("verify", generated, "--out", tmp_path / "out", "--force")
+        assert pq.read_table(tmp_path / "out" / name).column_names == ["mine"]
+
+
+def test_a_refused_rerun_leaves_the_summary_of_the_complete_run(generated: Path, primecli: Any) -> None:
+    primecli("verify", generated)
+    before = summary(generated.parent / "verify")
+    assert primecli("verify", generated, "--timeout", 9, check=False).code == 1
+    assert summary(generated.parent / "verify") == before
+    assert len(primecli("filter", generated.parent / "verify", "--accuracy", 0, 1).paths) == 4
+
+
+def test_a_part_of_a_killed_run_may_be_taken_and_is_counted(generated: Path, primecli: Any) -> None:
+    Summary("generate", "running").write(generated)
+    result = primecli("verify", generated, check=False)
+    assert (result.code, "generate was killed after 4 shards" in result.line()) == (3, True)
+    assert len(primecli("verify", generated, "--partial").paths) == 4
+
+
+def test_every_shard_must_stand_elsewhere_than_the_output(generated: Path, tmp_path: Path, primecli: Any) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    first, *rest = sorted(generated.glob("*.parquet"))
+    shutil.move(first, other / first.name)
+    result = primecli("verify", other / first.name, *rest, "--out", generated, "--force", check=False)
+    assert (result.code, "holds the input" in result.err) == (2, True)
+    assert schema.VERDICT not in read_rows(rest[0])[0]
+
+
+def test_the_sibling_of_a_relative_path(generated: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(generated)
+    assert primecli("verify", *sorted(path.name for path in generated.glob("*.parquet"))).paths[0].parent == Path(
+        "../verify"
+    )
+
+
+def test_a_damaged_output_is_made_again(generated: Path, primecli: Any) -> None:
+    first = primecli("verify", generated)
+    first.paths[1].write_bytes(first.paths[1].read_bytes()[:-9])
+    again = primecli("verify", generated)
+    assert "making it again" in again.err
+    assert len(read_rows(generated.parent / "verify")) == 8
+
+
+def test_a_column_that_is_there_twice(generated: Path, primecli: Any) -> None:
+    first = sorted(generated.glob("*.parquet"))[0]
+    table = pq.read_table(first)
+    pq.write_table(table.append_column(schema.RESPONSE, table[schema.RESPONSE]), first)
+    result = primecli("verify", generated, check=False)
+    assert (result.code, "the column response is there twice" in result.line()) == (3, True)
 
 
 def test_a_producer_that_failed_stops_the_stage(generated: Path, primecli: Any) -> None:
@@ -84,7 +138,7 @@ def test_a_producer_that_failed_stops_the_stage(generated: Path, primecli: Any) 
     result = primecli("verify", generated, check=False)
     assert result.code == 3
     assert "generate failed after 4 shards: out of memory" in result.line()
-    assert summary(generated.parent / "verify")["status"] == "failed"
+    assert not list(generated.parent.glob("verify/*.parquet"))
     assert len(primecli("verify", generated, "--partial").paths) == 4
 
 
@@ -174,25 +228,6 @@ def test_an_output_directory_that_cannot_be_made(generated: Path, tmp_path: Path
     (tmp_path / "file").touch()
     result = primecli("verify", generated, "--out", tmp_path / "file" / "out", check=False)
     assert (result.code, "cannot make the directory" in result.line()) == (1, True)
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Any]:
-    """Mounts a small tmpfs; needs root."""
-    places: list[Path] = []
-
-    def mount(options: str) -> Path:
-        place = tmp_path / f"tmpfs{len(places)}"
-        place.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("a tmpfs cannot be mounted here (needs root)")
-        places.append(place)
-        return place
-
-    yield mount
-    for place in places:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_an_output_directory_that_is_read_only(generated: Path, mounted: Any, primecli: Any) -> None:

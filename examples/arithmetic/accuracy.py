@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,23 +22,31 @@ COLUMNS = ("iteration", "rollouts", "heldout_accuracy", "training_accuracy", "pr
 
 def metric(directory: Path, name: str) -> float | None:
     """A metric of a stage's summary; None where the stage has not run."""
-    path = directory / "_summary.json"
-    if not path.exists():
+    summary = read_summary(directory)
+    if summary is None:
         return None
-    summary = json.loads(path.read_text(encoding="utf-8"))
     value = summary["metrics"].get(name) if name != "seconds" else summary["seconds"]
     return None if value is None else float(value)
+
+
+def read_summary(directory: Path) -> dict[str, Any] | None:
+    """A directory's summary; None where there is none that is complete."""
+    try:
+        summary: dict[str, Any] = json.loads((directory / "_summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if summary.get("status") == "complete" else None
 
 
 def rows_of(run: Path) -> list[dict[str, float | None]]:
     """One row an iteration that was evaluated."""
     rows: list[dict[str, float | None]] = []
     rollouts = 0
-    evaluated = {int(path.name) for path in (run / "eval").iterdir()}
-    for iteration in range(max(evaluated) + 1):
-        summary = run / str(iteration) / "verify" / "_summary.json"
-        if summary.exists():
-            rollouts += json.loads(summary.read_text(encoding="utf-8"))["rows"]
+    evaluated = {int(path.name) for path in run.glob("eval/*") if path.name.isdigit()}
+    for iteration in range(max(evaluated, default=-1) + 1):
+        summary = read_summary(run / str(iteration) / "verify")
+        if summary is not None:
+            rollouts += summary["rows"]
         if iteration not in evaluated:
             continue
         stages = [*(run / str(iteration)).glob("*"), run / "policy" / str(iteration), run / "prm" / str(iteration)]

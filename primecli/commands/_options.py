@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -23,6 +24,13 @@ class Dtype(StrEnum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+def finite(value: float | None) -> float | None:
+    """Refuses nan and inf, which pass every bound."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
 
 
 Shards = Annotated[
@@ -73,15 +81,19 @@ Ref = Annotated[
         help="The reference model, usually the SFT model; rollout takes the sampling policy's own log-probabilities.",
     ),
 ]
-Beta = Annotated[float, typer.Option("--beta", min=0.0, help="Scale of the log-ratio that is the reward.")]
+Beta = Annotated[
+    float, typer.Option("--beta", min=0.0, help="Scale of the log-ratio that is the reward.", callback=finite)
+]
 Checkpoint = Annotated[
     Path,
     typer.Option("--checkpoint", metavar="DIR", help="Where the new checkpoint goes; whole or not at all."),
 ]
 MiniBatch = Annotated[int, typer.Option("--mini-batch", min=1, help="Responses an optimizer step.")]
 Epochs = Annotated[int, typer.Option("--epochs", min=1, help="Passes over the batch.")]
-GradClip = Annotated[float, typer.Option("--grad-clip", min=0.0, help="Largest norm of the gradient.")]
-WeightDecay = Annotated[float, typer.Option("--weight-decay", min=0.0, help="Weight decay of AdamW.")]
+GradClip = Annotated[
+    float, typer.Option("--grad-clip", min=0.0, help="Largest norm of the gradient; 0 is no limit.", callback=finite)
+]
+WeightDecay = Annotated[float, typer.Option("--weight-decay", min=0.0, help="Weight decay of AdamW.", callback=finite)]
 WarmupSteps = Annotated[
     int,
     typer.Option("--warmup-steps", min=0, help="Optimizer steps, of all processes, until the full rate."),

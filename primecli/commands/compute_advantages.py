@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from primecli.files import Json
+    from primecli.inputs import Shard
     from primecli.rollouts import Rollouts
+    from primecli.stage import StageRun
 
 
 class EstimatorName(StrEnum):
@@ -42,12 +44,18 @@ def compute_advantages(
         EstimatorName, typer.Option("--estimator", help="rloo: a leave-one-out baseline.")
     ] = EstimatorName.rloo,
     outcome_coef: Annotated[
-        float, typer.Option("--outcome-coef", help="Weight of the outcome reward; 0 leaves it out.")
+        float,
+        typer.Option("--outcome-coef", help="Weight of the outcome reward; 0 leaves it out.", callback=options.finite),
     ] = 1.0,
     process_coef: Annotated[
-        float, typer.Option("--process-coef", help="Weight of the process rewards; 0 leaves them out.")
+        float,
+        typer.Option(
+            "--process-coef", help="Weight of the process rewards; 0 leaves them out.", callback=options.finite
+        ),
     ] = 1.0,
-    gamma: Annotated[float, typer.Option("--gamma", min=0.0, max=1.0, help="Discount of process rewards.")] = 1.0,
+    gamma: Annotated[
+        float, typer.Option("--gamma", min=0.0, max=1.0, help="Discount of process rewards.", callback=options.finite)
+    ] = 1.0,
     process_norm: Annotated[
         ProcessNorm,
         typer.Option("--process-norm", help="batch: divide process rewards by the batch's largest |reward-to-go|."),
@@ -156,7 +164,7 @@ def advantages_of(rollouts: Rollouts, config: dict[str, Any]) -> tuple[np.ndarra
 
 
 def _commit_shard(
-    run: Any, shard: Any, rollouts: Rollouts, values: tuple[np.ndarray, np.ndarray], first: int, last: int
+    run: StageRun, shard: Shard, rollouts: Rollouts, values: tuple[np.ndarray, np.ndarray], first: int, last: int
 ) -> None:
     import numpy as np
 
@@ -183,7 +191,9 @@ def _commit_shard(
 
 
 def _metrics(counts: dict[str, float]) -> dict[str, float]:
-    tokens = counts["tokens"]
+    tokens = counts.get("tokens")
+    if not tokens:
+        return {}
     mean = counts["return_sum"] / tokens
     return {
         "return_mean": mean,

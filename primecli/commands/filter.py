@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -10,6 +10,9 @@ from primecli.commands import _options as options
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from primecli.inputs import Shard
+    from primecli.stage import StageRun
 
 ACCURACY_ROUNDING = 1e-6  # rewards are float32: a mean of 0.2 may stand as 0.20000000298
 REASONS = ("ungraded", "truncated", "too_hard", "too_easy")
@@ -84,7 +87,7 @@ def filter_(
             say("filter", f"the input has ended with {passed} of {groups} groups")
 
 
-def _filter_shard(run: Any, shard: Any, low: float, high: float, allow_truncated: bool, room: int | None) -> int:
+def _filter_shard(run: StageRun, shard: Shard, low: float, high: float, allow_truncated: bool, room: int | None) -> int:
     import pyarrow as pa
 
     from primecli import schema

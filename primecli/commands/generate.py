@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
     from primecli.engines import Sample, SamplingParams
     from primecli.files import Json
-    from primecli.prompts import Prompt
+    from primecli.prompts import Prompt, PromptColumns
+    from primecli.stage import StageRun
 
 
 class EngineName(StrEnum):
@@ -43,8 +45,12 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")] = 1.0,
-    top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus truncation; 1 is none.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0 is greedy.", callback=options.finite)
+    ] = 1.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus truncation; 1 is none.", callback=options.finite)
+    ] = 1.0,
     top_k: Annotated[int, typer.Option("--top-k", min=0, help="Top-k truncation; 0 is none.")] = 0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest response, in tokens.")] = 3072,
     max_prompt_tokens: Annotated[
@@ -96,9 +102,15 @@ def generate(
         --step 1 --batch-prompts 256 --out runs/1/generate
     """
     from primecli.engines import SamplingParams
+    from primecli.errors import UsageError
+    from primecli.models import resolve_dtype
     from primecli.prompts import PromptColumns
     from primecli.stage import StageOptions, StageRun
 
+    if 0 < temperature < 1e-3:
+        raise UsageError(f"--temperature {temperature:g}: it is 0 (greedy) or at least 0.001")
+    if top_p == 0:
+        raise UsageError("--top-p 0 keeps no token", "use --temperature 0 for greedy sampling")
     columns = PromptColumns(prompt_column, answer_column, answer_regex, suffix)
     params = SamplingParams(n, temperature, top_p, top_k, max_tokens, seed)
     config: dict[str, Json] = {
@@ -116,7 +128,7 @@ def generate(
         "answer_regex": answer_regex,
         "suffix": suffix,
         "engine": engine.value,
-        "dtype": dtype.value,
+        "dtype": resolve_dtype(device.value, dtype.value),
     }
     execution = {
         "model": model,
@@ -134,16 +146,18 @@ def generate(
         finish=_metrics,
     )
     with run:
-        _sample_all(run, params, columns, prompts, model)
+        _sample_all(run, out, params, columns, prompts, model)
 
 
-def _sample_all(run: Any, params: SamplingParams, columns: Any, files: list[Path], model_name: str) -> None:
+def _sample_all(
+    run: StageRun, out: Path, params: SamplingParams, columns: PromptColumns, files: list[Path], model_name: str
+) -> None:
     from primecli.errors import InputError
     from primecli.files import file_hash, fingerprint
     from primecli.models import model_fingerprint, resolve_model, tokenizer_fingerprint
     from primecli.prompts import read_prompts, stream_positions
+    from primecli.recipe import Recipe
     from primecli.shards import shard_name
-    from primecli.stage import Recipe
 
     config = run.config
     prompts = read_prompts(files, columns)
@@ -154,7 +168,7 @@ def _sample_all(run: Any, params: SamplingParams, columns: Any, files: list[Path
     directory = resolve_model(model_name)
     run.models = {"policy": model_fingerprint(directory), "tokenizer": tokenizer_fingerprint(directory)}
     content = fingerprint([file_hash(file) for file in files])
-    run.open(run.options.out)
+    run.open(out)
     encoder = _Encoder(directory)
     groups = []
     for position, index in taken:
@@ -171,7 +185,7 @@ def _sample_all(run: Any, params: SamplingParams, columns: Any, files: list[Path
     parts = [groups[start : start + per_shard] for start in range(0, len(groups), per_shard)]
     run.progress.advance(0, total=len(groups) * params.n)
     recipe = Recipe("generate", config, run.models, [content], params.seed)
-    sampler = _Sampler(directory, run, params, encoder)
+    sampler = _Sampler(directory, run, params, encoder, longest=max(len(ids) for *_, ids in groups))
     for number, part in enumerate(parts):
         if run.skip_name(shard_name(number, len(parts)), recipe):
             run.progress.advance(len(part) * params.n)
@@ -199,6 +213,10 @@ class _Encoder:
         """The prompt's text, after the chat template where it is a list of messages, and its token ids."""
         from primecli.errors import InputError
 
+        try:
+            json.dumps(prompt.content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"prompt {prompt.prompt_id} is no valid Unicode text: {error.reason}") from error
         if isinstance(prompt.content, str):
             text, ids = prompt.content, self.tokenizer(prompt.content)["input_ids"]
         else:
@@ -207,11 +225,23 @@ class _Encoder:
                     f"{self.directory}: the prompts are messages, and its tokenizer has no chat template",
                     "use a model with a chat template, or prompts of plain text",
                 )
-            text = str(self.tokenizer.apply_chat_template(prompt.content, tokenize=False, add_generation_prompt=True))
+            text = self._template(prompt.prompt_id, prompt.content)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise InputError(f"prompt {prompt.prompt_id} has no tokens")
         return text, ids
+
+    def _template(self, prompt_id: str, messages: list[dict[str, str]]) -> str:
+        from jinja2 import TemplateError
+
+        from primecli.errors import InputError
+
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise InputError(
+                f"prompt {prompt_id}: the chat template of {self.directory} refuses it: {error}"
+            ) from error
 
     def decode(self, ids: Any) -> str:
         """A response's text, without special tokens."""
@@ -221,7 +251,10 @@ class _Encoder:
 class _Sampler:
     """Loads the policy when the first shard is to be sampled, and makes shards of groups."""
 
-    def __init__(self, directory: Path, run: Any, params: SamplingParams, encoder: _Encoder) -> None:
+    def __init__(
+        self, directory: Path, run: StageRun, params: SamplingParams, encoder: _Encoder, *, longest: int
+    ) -> None:
+        self.longest = longest
         self.directory = directory
         self.run = run
         self.params = params
@@ -232,11 +265,12 @@ class _Sampler:
         """The engine, loaded once."""
         if self._engine is None:
             from primecli.engines.hf import HfEngine, stop_ids
-            from primecli.models import load_model, placement, set_threads
+            from primecli.models import check_length, load_model, placement, set_threads
 
             set_threads(self.run.execution["threads"])
             place = placement(self.run.execution["device"], self.run.config["dtype"])
             model = load_model(self.directory, place)
+            check_length(model, self.longest + self.params.max_tokens, self.directory)
             self._engine = HfEngine(
                 model,
                 place,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from primecli.models import Sequences
+    from primecli.stage import StageRun
 
 
 def score_prm(
@@ -37,13 +38,17 @@ def score_prm(
       primecli score-prm --prm ckpt/prm/1 --ref ckpt/sft runs/1/filter
     """
     from primecli import schema
-    from primecli.models import model_fingerprint, resolve_model, warm_imports
+    from primecli.models import model_fingerprint, resolve_dtype, resolve_model, warm_imports
     from primecli.stage import StageOptions, StageRun
 
     run = StageRun(
         "score-prm",
         StageOptions(shards or (), out, force, partial, quiet),
-        config={"beta": beta, "ref": "rollout" if ref == "rollout" else "model", "dtype": dtype.value},
+        config={
+            "beta": beta,
+            "ref": "rollout" if ref == "rollout" else "model",
+            "dtype": resolve_dtype(device.value, dtype.value),
+        },
         execution={
             "prm": prm,
             "ref_model": ref,
@@ -56,7 +61,7 @@ def score_prm(
     with run:
         needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
         if ref == "rollout":
-            needs.append(schema.ROLLOUT_LOGPROBS)
+            needs += [schema.ROLLOUT_LOGPROBS, *schema.SAMPLED_WITH]
         scorer: _Scorer | None = None
         for shard in run.shards(needs, while_idle=warm_imports):
             if scorer is None:
@@ -77,7 +82,7 @@ def score_prm(
 class _Scorer:
     """The two models, loaded when the first shard is to be scored."""
 
-    def __init__(self, run: Any, directories: dict[str, Any]) -> None:
+    def __init__(self, run: StageRun, directories: dict[str, Any]) -> None:
         self.run = run
         self.directories = directories
         self._models: dict[str, Any] | None = None
@@ -100,17 +105,17 @@ class _Scorer:
         from primecli import schema
         from primecli.core.rewards import implicit_process_rewards
         from primecli.models import Sequences
-        from primecli.rollouts import check_lists
+        from primecli.rollouts import check_lists, check_untouched_distribution, split_rows
         from primecli.shards import flat_column, list_column, with_columns
 
         check_lists(table, path)
-        prompt_values, prompt_lengths = flat_column(table, schema.PROMPT_IDS)
-        response_values, lengths = flat_column(table, schema.RESPONSE_IDS)
-        sequences = Sequences(
-            np.split(prompt_values, np.cumsum(prompt_lengths)[:-1]), np.split(response_values, np.cumsum(lengths)[:-1])
-        )
+        _, lengths = flat_column(table, schema.RESPONSE_IDS)
+        sequences = Sequences(split_rows(table, schema.PROMPT_IDS), split_rows(table, schema.RESPONSE_IDS))
         logprobs = self._logprobs(sequences)
         if "ref" not in logprobs:
+            check_untouched_distribution(
+                {name: table[name].to_numpy() for name in schema.SAMPLED_WITH}, "--ref rollout"
+            )
             logprobs["ref"], _ = flat_column(table, schema.ROLLOUT_LOGPROBS)
         rewards = implicit_process_rewards(
             torch.from_numpy(logprobs["prm"]), torch.from_numpy(logprobs["ref"].copy()), self.run.config["beta"]

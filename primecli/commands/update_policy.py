@@ -10,6 +10,8 @@ import typer
 from primecli.commands import _options as options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from primecli.rollouts import Rollouts
@@ -27,15 +29,23 @@ def update_policy(
     policy: Annotated[str, typer.Option("--policy", metavar="DIR|HUB_ID", help="The policy to train.")],
     checkpoint: options.Checkpoint,
     shards: options.Shards = None,
-    lr: Annotated[float, typer.Option("--lr", min=0.0, help="Learning rate of AdamW.")] = 5e-7,
+    lr: Annotated[float, typer.Option("--lr", min=0.0, help="Learning rate of AdamW.", callback=options.finite)] = 5e-7,
     mini_batch: options.MiniBatch = 256,
     epochs: options.Epochs = 1,
-    clip_low: Annotated[float, typer.Option("--clip-low", min=0.0, max=1.0, help="PPO clip below 1.")] = 0.2,
-    clip_high: Annotated[float, typer.Option("--clip-high", min=0.0, help="PPO clip above 1.")] = 0.2,
+    clip_low: Annotated[
+        float, typer.Option("--clip-low", min=0.0, max=1.0, help="PPO clip below 1.", callback=options.finite)
+    ] = 0.2,
+    clip_high: Annotated[
+        float, typer.Option("--clip-high", min=0.0, help="PPO clip above 1.", callback=options.finite)
+    ] = 0.2,
     dual_clip: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            "--dual-clip", min=1.0, help="Bound the loss of negative advantages by this multiple.", show_default=False
+            "--dual-clip",
+            min=1.0,
+            help="Bound the loss of negative advantages by this multiple.",
+            show_default=False,
+            callback=options.finite,
         ),
     ] = None,
     old_logprobs: Annotated[
@@ -85,11 +95,11 @@ def update_policy(
             "clip_high": clip_high,
             "dual_clip": dual_clip,
             "old_logprobs": old_logprobs.value,
-            "max_staleness": max_staleness,
-            "dtype": dtype.value,
+            "dtype": models.resolve_dtype(device.value, dtype.value),
         },
         execution={
             "policy": policy,
+            "max_staleness": max_staleness,
             "device": device.value,
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
@@ -98,7 +108,8 @@ def update_policy(
     )
     with run:
         source = models.resolve_model(policy)
-        run.models = {"policy": models.model_fingerprint(source)}
+        run.use_model("policy", source)
+        run.models["trainer"] = models.trainer_fingerprint(source)
         run.read([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, *_columns()])
         if not run.skip():
             _train(run, source, training, max_staleness)
@@ -111,23 +122,25 @@ def _columns() -> list[str]:
         schema.RESPONSE_IDS,
         schema.ROLLOUT_LOGPROBS,
         schema.ADVANTAGES,
-        schema.TEMPERATURE,
+        *schema.SAMPLED_WITH,
         schema.POLICY_FINGERPRINT,
     ]
 
 
-def _train(run: UpdateRun, source: Any, training: TrainingOptions, max_staleness: int) -> None:
+def _train(run: UpdateRun, source: Path, training: TrainingOptions, max_staleness: int) -> None:
     import numpy as np
 
     from primecli import models, schema
     from primecli.errors import InputError
-    from primecli.rollouts import load_rollouts
+    from primecli.rollouts import check_untouched_distribution, load_rollouts
     from primecli.training import Trainer
 
     rollouts = load_rollouts(run.shards, [name for name in _columns() if name != schema.RESPONSE_IDS], token_ids=True)
     if (rollouts.values[schema.TEMPERATURE] <= 0).any():
         raise InputError("some rollouts were sampled greedily (temperature 0)", "train on samples")
-    models.set_threads(run.execution["threads"])  # type: ignore[arg-type]
+    if run.config["old_logprobs"] == OldLogprobs.rollout.value:
+        check_untouched_distribution(rollouts.values, "--old-logprobs rollout", temperature=False)
+    models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
     trainer = Trainer(source, place, training, run.stage)
     staleness = check_staleness(rollouts, trainer.state.lineage, max_staleness)

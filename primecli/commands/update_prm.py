@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from primecli.commands import _options as options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from primecli.rollouts import Rollouts
     from primecli.training import Trainer, TrainingOptions, UpdateRun
 
@@ -19,7 +21,7 @@ def update_prm(
     checkpoint: options.Checkpoint,
     shards: options.Shards = None,
     beta: options.Beta = 0.05,
-    lr: Annotated[float, typer.Option("--lr", min=0.0, help="Learning rate of AdamW.")] = 1e-6,
+    lr: Annotated[float, typer.Option("--lr", min=0.0, help="Learning rate of AdamW.", callback=options.finite)] = 1e-6,
     mini_batch: options.MiniBatch = 256,
     epochs: options.Epochs = 1,
     grad_clip: options.GradClip = 10.0,
@@ -58,7 +60,7 @@ def update_prm(
             **options_json(training),
             "beta": beta,
             "ref": "rollout" if ref == "rollout" else "model",
-            "dtype": dtype.value,
+            "dtype": models.resolve_dtype(device.value, dtype.value),
         },
         execution={
             "prm": prm,
@@ -71,9 +73,10 @@ def update_prm(
     )
     with run:
         source = models.resolve_model(prm)
-        run.models = {"prm": models.model_fingerprint(source)}
+        run.use_model("prm", source)
+        run.models["trainer"] = models.trainer_fingerprint(source)
         if ref != "rollout":
-            run.models["ref"] = models.model_fingerprint(models.resolve_model(ref))
+            run.use_model("ref", models.resolve_model(ref))
         run.read(_needs(ref))
         if not run.skip():
             _train(run, source, None if ref == "rollout" else models.resolve_model(ref), training, beta)
@@ -83,27 +86,31 @@ def _needs(ref: str) -> list[str]:
     from primecli import schema
 
     needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS, schema.OUTCOME_REWARD]
-    return [*needs, schema.ROLLOUT_LOGPROBS] if ref == "rollout" else needs
+    return [*needs, *schema.SAMPLED_WITH, schema.ROLLOUT_LOGPROBS] if ref == "rollout" else needs
 
 
-def _train(run: UpdateRun, source: Any, ref: Any, training: TrainingOptions, beta: float) -> None:
+def _train(run: UpdateRun, source: Path, ref: Path | None, training: TrainingOptions, beta: float) -> None:
     import numpy as np
 
     from primecli import models, schema
     from primecli.errors import InputError
-    from primecli.rollouts import load_rollouts
+    from primecli.rollouts import check_untouched_distribution, load_rollouts
     from primecli.training import Trainer
 
     rollouts = load_rollouts(
-        run.shards, [schema.OUTCOME_REWARD, *([schema.ROLLOUT_LOGPROBS] if ref is None else [])], token_ids=True
+        run.shards,
+        [schema.OUTCOME_REWARD, *([*schema.SAMPLED_WITH, schema.ROLLOUT_LOGPROBS] if ref is None else [])],
+        token_ids=True,
     )
+    if ref is None:
+        check_untouched_distribution(rollouts.values, "--ref rollout")
     ungraded = int(np.isnan(rollouts.values[schema.OUTCOME_REWARD]).sum())
     if ungraded:
         raise InputError(
             f"outcome_reward is null in {ungraded} rows",
             "the verifier could not grade them; `primecli filter` drops their groups",
         )
-    models.set_threads(run.execution["threads"])  # type: ignore[arg-type]
+    models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
     trainer = Trainer(source, place, training, run.stage)
     steps = trainer.steps_for(len(rollouts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -11,12 +11,15 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from primecli.stage import StageRun
     from primecli.verifiers.pool import GradingPool
 
 
 def verify(
     shards: options.Shards = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that one answer may take.")] = 5.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds that one answer may take.", callback=options.finite)
+    ] = 5.0,
     last_number: Annotated[
         bool,
         typer.Option(
@@ -77,7 +80,7 @@ def verify(
         )
 
 
-def _grade(run: Any, table: pa.Table, pool: GradingPool) -> tuple[pa.Table, dict[str, float]]:
+def _grade(run: StageRun, table: pa.Table, pool: GradingPool) -> tuple[pa.Table, dict[str, float]]:
     from primecli import pipe, schema
     from primecli.shards import with_columns
     from primecli.verifiers import VERDICTS, Grade, Task

@@ -137,7 +137,9 @@ class _Parser:
             self.at += 4
         else:
             return None
-        if fraction[0] == "div" and fraction[1][0] == fraction[2][0] == "num" and fraction[1][1] < fraction[2][1]:
+        if fraction[0] == "div" and fraction[1][0] == fraction[2][0] == "num":
+            if fraction[1][1] >= fraction[2][1]:
+                raise Unreadable("a whole number before an improper fraction: a sum or a product?")
             return ("add", number(whole), fraction)
         self.at = start
         return None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,32 @@ def test_damaged_weights_are_named(tiny: Path, prompts: Path, tmp_path: Path, pr
     weights.write_bytes(weights.read_bytes()[:500])
     result = primecli("generate", "--model", model, "--prompts", prompts, "--out", tmp_path / "g", check=False)
     assert (result.code, str(model) in result.line()) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--top-p", 0], 2, "--top-p 0 keeps no token"),
+        (["--temperature", 1e-9], 2, "--temperature 1e-09"),
+        (["--temperature", "nan"], 2, "nan is not a finite number"),
+        (["--max-tokens", 5000], 3, "the model has 4096 positions"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    options: list[Any], code: int, message: str, tiny: Path, prompts: Path, tmp_path: Path, primecli: Any
+) -> None:
+    common = ["generate", "--model", tiny, "--prompts", prompts, "--out", tmp_path / "g"]
+    result = primecli(*common, *options, check=False)
+    assert (result.code, message in result.line()) == (code, True), result.err
+
+
+def test_a_template_that_refuses_a_prompt_is_named(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    model = shutil.copytree(tiny, tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{{ raise_exception('no system role') }}")
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": [{"role": "system", "content": "Hi"}]}))
+    result = primecli("generate", "--model", model, "--prompts", path, "--out", tmp_path / "g", check=False)
+    assert (result.code, "refuses it: no system role" in result.line()) == (3, True)
 
 
 def test_a_null_prompt_is_named(tiny: Path, tmp_path: Path, primecli: Any) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,31 @@ def test_the_reference_may_be_the_sampler(tiny: Path, tmp_path: Path, primecli: 
     primecli("score-prm", directory, "--prm", tiny, "--ref", "rollout")
     for row in read_rows(tmp_path / "score-prm"):
         assert row[schema.REF_LOGPROBS] == row[schema.ROLLOUT_LOGPROBS]
+
+
+def test_the_sampler_is_no_reference_where_it_was_tempered(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = write_shards(tmp_path / "filter", rollouts(2, 2, temperature=0.5))
+    result = primecli("score-prm", directory, "--prm", tiny, "--ref", "rollout", check=False)
+    assert (result.code, "--ref rollout needs rollouts sampled with temperature 1" in result.line()) == (3, True)
+
+
+def test_token_ids_of_another_tokenizer_are_named(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    rows = rollouts(1, 2)
+    rows[1][schema.RESPONSE_IDS][0] = 258
+    result = primecli("score-prm", write_shards(tmp_path / "f", rows), "--prm", tiny, "--ref", tiny, check=False)
+    assert (result.code, "holds the token id 258" in result.line()) == (3, True)
+
+
+def test_another_configuration_of_the_same_weights_is_another_model(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = write_shards(tmp_path / "filter", rollouts(2, 2))
+    model = shutil.copytree(tiny, tmp_path / "model")
+    primecli("score-prm", directory, "--prm", model, "--ref", tiny)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "transformers_version": "0"}))
+    primecli("score-prm", directory, "--prm", model, "--ref", tiny)
+    (model / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    result = primecli("score-prm", directory, "--prm", model, "--ref", tiny, check=False)
+    assert (result.code, "model prm was" in result.line()) == (1, True)
 
 
 def test_earlier_columns_stay_as_they_are(tiny: Path, tmp_path: Path, primecli: Any) -> None:

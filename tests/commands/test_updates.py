@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,61 @@ def test_greedy_rollouts_are_not_trained_on(tiny: Path, tmp_path: Path, primecli
     directory = write_shards(tmp_path / "greedy", rows)
     result = primecli("update-policy", "--policy", tiny, "--checkpoint", tmp_path / "x", directory, check=False)
     assert (result.code, "sampled greedily" in result.line()) == (3, True)
+
+
+def test_a_limit_of_zero_is_no_limit(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    found = []
+    for name, limit in [("none", 0), ("huge", 1e9)]:
+        primecli(*command("update-prm", tiny, tiny, tmp_path / name), directory, "--grad-clip", limit)
+        found.append(weights(tmp_path / name)["model.safetensors"])
+    assert found[0] == found[1] != (tiny / "model.safetensors").read_bytes()
+
+
+def test_a_checkpoint_without_its_master_weights_is_damaged(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    primecli(*command("update-prm", tiny, tiny, tmp_path / "1"), directory)
+    (tmp_path / "1/trainer/master.safetensors").unlink()
+    result = primecli(*command("update-prm", tmp_path / "1", tiny, tmp_path / "2"), directory, check=False)
+    assert (result.code, "master.safetensors: cannot be read" in result.line()) == (3, True)
+
+
+def test_checkpoints_of_equal_weights_and_other_moments_are_not_the_same(
+    tiny: Path, tmp_path: Path, primecli: Any
+) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    still = ["--lr", "0", "--mini-batch", 1000]
+    for name, epochs in [("1", 1), ("2", 2)]:
+        start = ["update-prm", "--prm", tiny, "--ref", tiny, "--checkpoint", tmp_path / name, directory, *still]
+        primecli(*start, "--epochs", epochs)
+    onward = ["update-prm", "--ref", tiny, "--checkpoint", tmp_path / "next", directory, *still]
+    primecli(*onward, "--prm", tmp_path / "1")
+    result = primecli(*onward, "--prm", tmp_path / "2", check=False)
+    assert (result.code, "model trainer was" in result.line()) == (1, True)
+
+
+def test_outcomes_outside_their_range_are_refused(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = write_shards(tmp_path / "in", rollouts(2, 2, outcome_reward=7.0))
+    result = primecli(*command("update-prm", tiny, tiny, tmp_path / "1"), directory, check=False)
+    assert (result.code, "outcome_reward is 7; it is within 0 and 1" in result.line()) == (3, True)
+
+
+def test_truncated_rollouts_have_no_old_logprobs(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    rows = [{**row, schema.TOP_P: 0.9} for row in read_rows(batch(tmp_path / "in", tiny))]
+    directory = write_shards(tmp_path / "cut", rows)
+    result = primecli(*command("update-policy", tiny, tiny, tmp_path / "1"), directory, check=False)
+    assert (result.code, "--old-logprobs rollout needs rollouts sampled with top_p 1" in result.line()) == (3, True)
+
+
+@pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
+def test_a_full_disk_leaves_no_checkpoint(stage: str, tiny: Path, tmp_path: Path, mounted: Any, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    place = mounted("size=200k")
+    result = primecli(*command(stage, tiny, tiny, place / "ckpt"), directory, check=False)
+    assert (result.code, "No space left on device" in result.line()) == (1, True)
+    assert [path.name for path in place.iterdir() if path.name != ".ckpt.lock"] == []
+    subprocess.run(["mount", "-o", "remount,size=9m", str(place)], check=True)
+    primecli(*command(stage, tiny, tiny, place / "ckpt"), directory)
 
 
 def test_a_gradient_that_is_not_finite_leaves_no_checkpoint(tiny: Path, tmp_path: Path, primecli: Any) -> None:
