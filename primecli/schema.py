@@ -36,6 +36,9 @@ OUTCOME_REWARD = "outcome_reward"
 VERDICT = "verdict"
 EXTRACTED_ANSWER = "extracted_answer"
 VERIFIER_DETAIL = "verifier_detail"
+TESTS_PASSED = "tests_passed"
+TESTS_TOTAL = "tests_total"
+FIRST_FAILURE = "first_failure"
 PRM_LOGPROBS = "prm_logprobs"
 REF_LOGPROBS = "ref_logprobs"
 PROCESS_REWARDS = "process_rewards"
@@ -112,6 +115,9 @@ COLUMNS: tuple[Column, ...] = (
     Column(VERDICT, "string", "verify", "correct, wrong, unparseable, timeout or error"),
     Column(EXTRACTED_ANSWER, "string", "verify", "what was graded; null where nothing was found", nullable=True),
     Column(VERIFIER_DETAIL, "string", "verify", "why a verdict is error; null elsewhere", nullable=True),
+    Column(TESTS_PASSED, "int32", "verify", "of a program: tests passed, up to the first failure", nullable=True),
+    Column(TESTS_TOTAL, "int32", "verify", "of a program: tests there are", nullable=True),
+    Column(FIRST_FAILURE, "string", "verify", "of a program: its first failure, shortened", nullable=True),
     Column(PRM_LOGPROBS, "list<float32>", "score-prm", "nats, of each response token, under the PRM"),
     Column(REF_LOGPROBS, "list<float32>", "score-prm", "nats, of each response token, under the reference"),
     Column(

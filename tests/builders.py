@@ -37,6 +37,9 @@ def rollout(group: int, index: int, size: int, **columns: Any) -> dict[str, Any]
         schema.VERDICT: "correct" if (group + index) % 2 else "wrong",
         schema.EXTRACTED_ANSWER: "7",
         schema.VERIFIER_DETAIL: None,
+        schema.TESTS_PASSED: None,
+        schema.TESTS_TOTAL: None,
+        schema.FIRST_FAILURE: None,
     }
     row.update(columns)
     return row

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Optional
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -11,22 +16,66 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from primecli.inputs import Shard
     from primecli.stage import StageRun
+    from primecli.verifiers import Grade
     from primecli.verifiers.pool import GradingPool
+
+
+class Sandbox(StrEnum):
+    """What programs run in."""
+
+    auto = "auto"
+    bwrap = "bwrap"
+    limits = "limits"
+    none = "none"
+
+
+class CodeReward(StrEnum):
+    """What a program is rewarded for."""
+
+    all = "all"
+    fraction = "fraction"
 
 
 def verify(
     shards: options.Shards = None,
+    verifier: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--verifier",
+            metavar="[KEY=]NAME",
+            help="NAME grades the rows whose ability or data source is KEY, or all rows: math, code, an installed "
+            "one or module:function; may be repeated.  [default: by ability, then data source, else math]",
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds that one answer may take.", callback=options.finite)
+        float, typer.Option("--timeout", min=0.1, help="Seconds for one answer.", callback=options.finite)
     ] = 5.0,
     last_number: Annotated[
         bool,
         typer.Option(
             "--last-number/--no-last-number",
-            help="Where there is neither a box nor a final-answer phrase, grade the last number.",
+            help="math: where there is neither a box nor a final-answer phrase, grade the last number.",
         ),
     ] = True,
+    sandbox: Annotated[
+        Sandbox,
+        typer.Option("--sandbox", help="code: auto is bwrap (bubblewrap), or refuses; limits and none give up safety."),
+    ] = Sandbox.auto,
+    code_reward: Annotated[
+        CodeReward, typer.Option("--code-reward", help="code: 1 when all tests pass, or the fraction that passes.")
+    ] = CodeReward.all,
+    test_timeout: Annotated[
+        float, typer.Option("--test-timeout", min=0.1, help="code: CPU seconds of one test.", callback=options.finite)
+    ] = 6.0,
+    program_timeout: Annotated[
+        float,
+        typer.Option(
+            "--program-timeout", min=0.1, help="code: seconds for all tests of a program.", callback=options.finite
+        ),
+    ] = 60.0,
     workers: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option("--workers", min=1, help="Grading processes.  [default: all cores]", show_default=False),
@@ -42,8 +91,10 @@ def verify(
 ) -> None:
     """Grade responses: outcome rewards.
 
-    The answer is taken from the last \\boxed{}, else from a final-answer phrase, else it is the last number. What
-    the model caused is reward 0, with the verdict wrong, unparseable or timeout. Where the verifier itself or the
+    math takes the answer from the last \\boxed{}, else from a final-answer phrase, else it is the last number.
+    code runs the program of a response against its tests in a sandbox.
+
+    What the model caused is reward 0, with the verdict wrong, unparseable or timeout. Where the verifier itself or the
     data failed (no ground truth, for one), the reward is null and the verdict error: such rows are counted,
     filter drops their groups, and with more of them than --max-errors the stage ends with exit code 4.
 
@@ -51,27 +102,34 @@ def verify(
 
       primecli verify --timeout 5 runs/1/generate
     """
-    import os
-
     from primecli import schema
     from primecli.errors import QuarantineError
     from primecli.stage import StageOptions, StageRun
-    from primecli.verifiers.pool import GradingPool
 
     run = StageRun(
         "verify",
         StageOptions(shards or (), out, force, partial, quiet),
-        config={"timeout": timeout, "last_number": last_number},
-        execution={"workers": workers, "max_errors": max_errors},
+        config={},
+        execution={"workers": workers, "max_errors": max_errors, "sandbox": sandbox.value},
         finish=_metrics,
     )
-    with run, GradingPool("math", workers or os.cpu_count() or 1, timeout, {"last_number": last_number}) as pool:
+    settings: dict[str, dict[str, Any]] = {
+        "math": {"last_number": last_number},
+        "code": {
+            "sandbox": "bwrap" if sandbox is Sandbox.auto else sandbox.value,
+            "code_reward": code_reward.value,
+            "test_timeout": test_timeout,
+            "program_timeout": program_timeout,
+        },
+    }
+    with run, _Graders(run, _chosen(verifier or []), settings, timeout) as graders:
         for shard in run.shards([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE, schema.GROUND_TRUTH]):
             run.expect(shard)
-            if run.skip(shard):
+            names = graders.names(shard)
+            if run.skip(shard, extra={"verifiers": graders.recipe(names)}):
                 run.progress.advance(shard.footer.rows)
                 continue
-            run.commit(*_grade(run, run.read(shard), pool))
+            run.commit(*graders.grade(run.read(shard), names))
     errors = int(run.counts.get("error", 0))
     if errors > max_errors:
         raise QuarantineError(
@@ -80,35 +138,122 @@ def verify(
         )
 
 
-def _grade(run: StageRun, table: pa.Table, pool: GradingPool) -> tuple[pa.Table, dict[str, float]]:
-    from primecli import pipe, schema
-    from primecli.shards import with_columns
-    from primecli.verifiers import VERDICTS, Grade, Task
+def _chosen(arguments: Sequence[str]) -> dict[str, str]:
+    """--verifier arguments as names by key, "" for all other rows; each checked to be known."""
+    from primecli.errors import UsageError
+    from primecli.verifiers import verifier_identity
 
-    tasks = [
-        Task(response, truth)
-        for response, truth in zip(
-            table[schema.RESPONSE].to_pylist(), table[schema.GROUND_TRUTH].to_pylist(), strict=True
+    chosen: dict[str, str] = {}
+    for argument in arguments:
+        key, _, name = argument.rpartition("=")
+        if chosen.setdefault(key, name) != name:
+            raise UsageError(f"--verifier {argument}: {key or 'all rows'} would have two verifiers")
+        if ":" in name and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # a module beside the prompts is found, also by the workers
+        verifier_identity(name)
+    return chosen
+
+
+class _Graders:
+    """The pools of the verifiers that the rows need, each started when the first row needs it."""
+
+    def __init__(
+        self, run: StageRun, chosen: Mapping[str, str], settings: Mapping[str, Mapping[str, Any]], timeout: float
+    ) -> None:
+        self.run = run
+        self.chosen = chosen
+        self.settings = settings
+        self.timeout = timeout
+        self._pools: dict[str, GradingPool] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Graders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def names(self, shard: Shard) -> list[str]:
+        """The verifier of each row of a shard."""
+        from primecli import schema
+        from primecli.shards import read_table
+        from primecli.verifiers import choose_verifier
+
+        columns = [name for name in (schema.ABILITY, schema.DATA_SOURCE) if name in shard.footer.columns]
+        table = read_table(shard.path, [*columns, schema.GROUP_ID])
+        nothing = [None] * table.num_rows
+        abilities, sources = (
+            table[name].to_pylist() if name in columns else nothing for name in (schema.ABILITY, schema.DATA_SOURCE)
         )
-    ]
-    grades: list[Grade | None] = [None] * len(tasks)
-    for index, grade in pool.grade_all(tasks, cancelled=pipe.reader_gone):
-        grades[index] = grade
-        run.progress.advance(1)
-    pipe.check_reader()
-    graded = [grade for grade in grades if grade is not None]
-    assert len(graded) == len(tasks), "the pool grades every task unless it is cancelled"
+        return [choose_verifier(*keys, self.chosen) for keys in zip(abilities, sources, strict=True)]
+
+    def recipe(self, names: Sequence[str]) -> dict[str, Any]:
+        """What the grades of these rows depend on."""
+        from primecli.verifiers import verifier_identity
+
+        return {
+            name: {"version": verifier_identity(name), "timeout": self.timeout, **self.settings.get(name, {})}
+            for name in sorted(set(names))
+        }
+
+    def pool(self, name: str) -> GradingPool:
+        """The workers of a verifier."""
+        from primecli.progress import say
+        from primecli.verifiers.pool import GradingPool
+
+        if name not in self._pools:
+            options = self.settings.get(name, {})
+            # a verifier with deadlines of its own is stopped from outside only when they have failed
+            timeout = 2 * options["program_timeout"] + 90 if "program_timeout" in options else self.timeout
+            workers = self.run.execution["workers"] or os.cpu_count() or 1
+            pool = self._stack.enter_context(GradingPool(name, workers, timeout, options))
+            notice = getattr(pool.verifier, "notice", None)
+            if notice:
+                say("verify", notice)
+            self._pools[name] = pool
+        return self._pools[name]
+
+    def grade(self, table: pa.Table, names: Sequence[str]) -> tuple[pa.Table, dict[str, float]]:
+        """The table with the columns of this stage, and its counts."""
+        from primecli import pipe, schema
+        from primecli.verifiers import Task
+
+        tasks = [
+            Task(response, truth)
+            for response, truth in zip(
+                table[schema.RESPONSE].to_pylist(), table[schema.GROUND_TRUTH].to_pylist(), strict=True
+            )
+        ]
+        found: dict[int, Grade] = {}
+        for name in sorted(set(names)):
+            rows = [row for row, chosen in enumerate(names) if chosen == name]
+            for place, grade in self.pool(name).grade_all([tasks[row] for row in rows], cancelled=pipe.reader_gone):
+                found[rows[place]] = grade
+                self.run.progress.advance(1)
+        pipe.check_reader()
+        assert len(found) == len(tasks), "a pool grades every task unless it is cancelled"
+        return _with_grades(table, [found[row] for row in range(len(tasks))])
+
+
+def _with_grades(table: pa.Table, grades: Sequence[Grade]) -> tuple[pa.Table, dict[str, float]]:
+    from primecli import schema
+    from primecli.shards import with_columns
+    from primecli.verifiers import VERDICTS
+
+    fields = {
+        schema.OUTCOME_REWARD: "reward",
+        schema.VERDICT: "verdict",
+        schema.EXTRACTED_ANSWER: "extracted_answer",
+        schema.VERIFIER_DETAIL: "detail",
+        schema.TESTS_PASSED: "tests_passed",
+        schema.TESTS_TOTAL: "tests_total",
+        schema.FIRST_FAILURE: "first_failure",
+    }
     table = with_columns(
-        table,
-        {
-            schema.OUTCOME_REWARD: [grade.reward for grade in graded],
-            schema.VERDICT: [grade.verdict for grade in graded],
-            schema.EXTRACTED_ANSWER: [grade.extracted_answer for grade in graded],
-            schema.VERIFIER_DETAIL: [grade.detail for grade in graded],
-        },
+        table, {name: [getattr(grade, attribute) for grade in grades] for name, attribute in fields.items()}
     )
-    counts: dict[str, float] = {verdict: sum(grade.verdict == verdict for grade in graded) for verdict in VERDICTS}
-    return table, {**counts, "reward": sum(grade.reward or 0.0 for grade in graded)}
+    counts: dict[str, float] = {verdict: sum(grade.verdict == verdict for grade in grades) for verdict in VERDICTS}
+    return table, {**counts, "reward": sum(grade.reward or 0.0 for grade in grades)}
 
 
 def _metrics(counts: dict[str, float]) -> dict[str, float]:

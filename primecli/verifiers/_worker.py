@@ -6,7 +6,6 @@ stdin closes, and is killed with its parent.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -28,8 +27,9 @@ def main() -> None:
     _die_with_parent(config["parent"])
     try:
         _limit_memory(config["memory_bytes"])
-        module, _, attribute = config["spec"].partition(":")
-        verifier = getattr(importlib.import_module(module), attribute)(**config["options"])
+        from primecli.verifiers import build_verifier
+
+        verifier = build_verifier(config["spec"], config["options"])
         if hasattr(verifier, "warm_up"):
             verifier.warm_up()
     except Exception as error:

@@ -32,7 +32,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from primecli.errors import PrimecliError
-from primecli.verifiers import VERIFIERS, Grade, Pending, Task, load_verifier
+from primecli.verifiers import Grade, Pending, Task, load_verifier, verifier_spec
 
 START_SECONDS = 120.0
 """A worker that is not ready by then never will be: the slowest disks import sympy in a third of it."""
@@ -65,7 +65,7 @@ class _Worker:
 class GradingPool:
     """Worker processes for one verifier, used as a context manager; they end with the block.
 
-    verifier_name: a name in `VERIFIERS`. options: its keyword arguments, JSON values.
+    verifier_name: as `load_verifier` takes it. options: its keyword arguments, JSON values.
     workers: processes at most; default the number of CPUs. They start when first needed.
     timeout: seconds for one task. memory_bytes: address space of one worker.
 
@@ -90,7 +90,7 @@ class GradingPool:
         self.timeout = timeout
         self.max_workers = workers or os.cpu_count() or 1
         self.memory_bytes = memory_bytes
-        self._spec = VERIFIERS[verifier_name]
+        self._spec = verifier_spec(verifier_name)
         self._options = dict(options or {})
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
