@@ -26,7 +26,7 @@ def test_python_examples_run(
         {**row, schema.PROCESS_REWARDS: [0.25] * length} for row, length in zip(rollouts(4, 2), lengths, strict=True)
     ]
     monkeypatch.chdir(tmp_path)
-    write_shards(Path(RUN) / "score-prm", rows)
+    write_shards(Path(RUN) / "score-prm", rows, per_shard=4)
     primecli("compute-advantages", f"{RUN}/score-prm")
     exec(block, {})
     out = capfd.readouterr().out
