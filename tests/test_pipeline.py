@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from primecli import schema
+from primecli.models import model_fingerprint
 from tests.builders import rollouts, write_shards
 from tests.conftest import DATA, make_model, read_rows, shell, summary
 
@@ -241,3 +242,27 @@ def test_real_problems_pass_through_the_whole_pipeline(file: str, options: str, 
     assert done.returncode == 0, done.stderr
     assert summary(tmp_path / "policy/1")["rows"] == 24
     assert summary(tmp_path / "runs/1/verify")["metrics"]["error"] == 0
+
+
+@pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
+def test_processes_of_a_step_each_are_one_process_of_all_steps(stage: str, tmp_path: Path) -> None:
+    """The same as in tests/commands/test_updates.py, with a real process a step."""
+    make_model(tmp_path / "model", dtype="bfloat16")
+    rows = rollouts(3, 4, policy_fingerprint=model_fingerprint(tmp_path / "model"))
+    for row in rows:
+        row[schema.ADVANTAGES] = [0.5 - (index % 3) / 2 for index in range(len(row[schema.RESPONSE_IDS]))]
+    write_shards(tmp_path / "in", rows, per_shard=4)
+    own = "--ref model --prm" if stage == "update-prm" else "--old-logprobs rollout --max-staleness 3 --policy"
+    update = f"primecli {stage} --mini-batch 4 --no-shuffle --lr 1e-6 --quiet"
+    done = shell(
+        f"""
+        {update} {own} model --checkpoint whole in
+        {update} {own} model --checkpoint 1 in/rollouts-00000-of-00003.parquet
+        {update} {own} 1 --checkpoint 2 in/rollouts-00001-of-00003.parquet
+        {update} {own} 2 --checkpoint 3 in/rollouts-00002-of-00003.parquet
+        """,
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("model.safetensors", "trainer/master.safetensors", "trainer/optimizer.safetensors"):
+        assert (tmp_path / "3" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
