@@ -63,7 +63,8 @@ def primecli(
     words go to stderr. One online iteration:
 
     \b
-      primecli generate --model ckpt/policy/0 --prompts train.jsonl --n 4 --out runs/1/generate \\
+      primecli generate --model ckpt/policy/0 --prompts train.jsonl --step 1 --batch-prompts 256 \\
+          --out runs/1/generate \\
         | primecli verify \\
         | primecli filter --accuracy 0.2 0.8 --groups 64 \\
         | primecli update-prm --prm ckpt/prm/0 --ref ckpt/sft --checkpoint ckpt/prm/1 \\

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from primecli import pipe, shards
 from primecli.errors import InputError, UsageError
-from primecli.progress import say
 from primecli.summary import check_producer, committed, read_summary
 
 
@@ -30,7 +29,10 @@ class Shard:
 class Inputs:
     """Shards as they arrive, from arguments or stdin, with the producers checked at the end of input."""
 
-    def __init__(self, arguments: Sequence[str], *, partial: bool = False) -> None:
+    def __init__(
+        self, arguments: Sequence[str], *, partial: bool = False, warn: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self.warn = warn
         self.from_stdin = list(arguments) == ["-"] or (not arguments and not pipe.stdin_is_terminal())
         if not arguments and not self.from_stdin:
             raise UsageError(
@@ -63,7 +65,7 @@ class Inputs:
             if path.is_dir():
                 if not self.partial:
                     check_producer(path, None)
-                yield from directory_shards(path)
+                yield from directory_shards(path, self.warn)
             elif path.exists():
                 yield path
             elif any(mark in argument for mark in "*?["):
@@ -99,7 +101,7 @@ class Inputs:
             pipe.close_stdin()
 
 
-def directory_shards(directory: Path) -> list[Path]:
+def directory_shards(directory: Path, warn: Callable[[str], None]) -> list[Path]:
     """The shards of a directory: those of its summary, or all Parquet files where another tool made it."""
     summary = read_summary(directory)
     if summary is None:
@@ -107,8 +109,8 @@ def directory_shards(directory: Path) -> list[Path]:
     else:
         found = [directory / name for name in committed(directory, summary)]
         if summary.status == "stopped-by-reader":
-            say(
-                summary.stage, f"{directory}: stopped early when its reader closed the pipe; taking {len(found)} shards"
+            warn(
+                f"{directory}: {summary.stage} stopped early there, after {len(found)} shards: its reader closed the pipe"
             )
     if not found:
         raise InputError(f"{directory}: holds no shards")

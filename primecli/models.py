@@ -87,6 +87,13 @@ def trainer_fingerprint(directory: Path) -> str | None:
     return fingerprint([record.get("stage"), record["step"], record.get("fingerprint")])
 
 
+def trained_with(directory: Path) -> dict[str, Any]:
+    """The options of the update that made a checkpoint; none for a plain model."""
+    if not (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():
+        return {}
+    return dict(read_trainer_record(directory).get("recipe", {}).get("config", {}))
+
+
 def signature(directory: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, size and time of a model's files: tells cheaply whether it is still the one that was looked at."""
     files = sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")])

@@ -50,8 +50,6 @@ class Progress:
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        if not self.quiet and sys.stderr.isatty() and not in_pipeline():
-            self._start_bar()
         return self
 
     def __exit__(
@@ -100,6 +98,8 @@ class Progress:
         """Counts `units` more; `total` sets how many there will be, once that is known."""
         if self._started is None:
             self._started = self._last_line = time.monotonic()
+            if not self.quiet and sys.stderr.isatty() and not in_pipeline():
+                self._start_bar()
         self.done += units
         if total is not None:
             self.total = total

@@ -74,13 +74,13 @@ class StageRun:
         self._summary = Summary(
             stage,
             "running",
-            config={**self.config, **self.execution},
+            config={**self.config, **self.execution, **({} if seed is None else {"seed": seed})},
             version=__version__,
             started=datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds"),
         )
         self._inputs: Inputs | None = None
         self._before: Summary | None = None
-        self._wrote = False
+        self._written = 0
         self._pending: tuple[str, Recipe, tuple[Shard, ...], tuple[Mapping[str, Any], ...]] | None = None
 
     def __enter__(self) -> Self:
@@ -89,13 +89,17 @@ class StageRun:
 
     def shards(self, needs: Sequence[str] = (), *, while_idle: Callable[[], None] | None = None) -> Iterator[Shard]:
         """Input shards as they arrive, each checked for the columns that the stage needs."""
-        self._inputs = Inputs(self.options.shards, partial=self.options.partial)
+        self._inputs = Inputs(self.options.shards, partial=self.options.partial, warn=self.warn)
         self._inputs.while_idle = while_idle
         for shard in self._inputs:
             self._open_for(shard)
             shards.require_columns(shard.path, shard.footer.columns, needs)
             pipe.check_reader()
             yield shard
+
+    def warn(self, text: str) -> None:
+        """A line on stderr, also where --quiet was asked for: it is about the input, not about progress."""
+        say(self.stage, text)
 
     def close_input(self) -> None:
         """Takes no further shards, in the manner of `head`; the stage before sees the closed pipe."""
@@ -203,7 +207,7 @@ class StageRun:
             counts=all_counts,
             provenance=[*chain, record],
         )
-        self._wrote = True
+        self._written += 1
         self._record(name, table.num_rows, all_counts)
         pipe.emit(self.directory / name)
 
@@ -243,7 +247,8 @@ class StageRun:
         self._summary.status = status
         self._summary.seconds = self._seconds()
         self._summary.metrics = self._finish(self.counts)
-        if status == "complete" or not self._restore_summary(self.directory):
+        again = self._before is not None and self._before.shards == self._summary.shards
+        if (status == "complete" and not again) or not self._restore_summary(self.directory):
             self._summary.write(self.directory)
         if not self.options.quiet:
             self._stack.pop_all().close()
@@ -251,7 +256,7 @@ class StageRun:
 
     def _restore_summary(self, directory: Path) -> bool:
         """Puts the summary of an earlier, complete run back where this one has added nothing to it."""
-        if self._wrote or self._before is None or self._before.status != "complete":
+        if self._written or self._before is None or self._before.status != "complete":
             return False
         self._before.write(directory)
         return True
@@ -263,9 +268,11 @@ class StageRun:
     def _closing_line(self, status: Status) -> str:
         summary = self._summary
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in summary.metrics.items())
+        skipped = len(summary.shards) - self._written
+        there = f" ({skipped} of {len(summary.shards)} shards were there already)" if skipped else ""
         stopped = "stopped early, the reader has closed the pipe; " if status == "stopped-by-reader" else ""
         return (
-            f"{stopped}{summary.rows} rollouts in {summary.groups} groups, {duration(summary.seconds)}"
+            f"{stopped}{summary.rows} rollouts in {summary.groups} groups, {duration(summary.seconds)}{there}"
             f"{': ' + metrics if metrics else ''} -> {self.directory}"
         )
 

@@ -217,7 +217,7 @@ class UpdateRun:
 
     def read(self, needs: Sequence[str]) -> list[Shard]:
         """All input shards, to the end of the input, each checked for its columns."""
-        inputs = Inputs(self.options.shards, partial=self.options.partial)
+        inputs = Inputs(self.options.shards, partial=self.options.partial, warn=lambda text: say(self.stage, text))
         inputs.while_idle = models.warm_imports
         for shard in inputs:
             require_columns(shard.path, shard.footer.columns, needs)
@@ -265,7 +265,7 @@ class UpdateRun:
             rows=rows,
             groups=groups,
             seconds=round(time.time() - self._started - self._waited, 3),
-            config={**self.config, **self.execution},
+            config={**self.config, **self.execution, "seed": self.seed},
             metrics={**trainer.metrics(), **metrics},
             version=__version__,
             started=datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds"),

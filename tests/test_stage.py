@@ -66,6 +66,13 @@ def test_metrics_are_of_the_whole_directory_also_after_a_rerun(generated: Path, 
     assert summary(generated.parent / "verify")["metrics"] == whole
 
 
+def test_a_rerun_says_what_was_there_and_keeps_the_timings(generated: Path, primecli: Any) -> None:
+    primecli("verify", generated)
+    before = summary(generated.parent / "verify")
+    assert "(4 of 4 shards were there already)" in primecli("verify", generated).err
+    assert summary(generated.parent / "verify") == before
+
+
 def test_shards_of_another_run_are_not_left_among_the_new(generated: Path, primecli: Any) -> None:
     primecli("verify", generated)
     stray = generated.parent / "verify" / "rollouts-00009-of-00010.parquet"

@@ -62,10 +62,12 @@ def compute_advantages(
     ] = ProcessNorm.batch,
     process_baseline: Annotated[
         ProcessBaseline,
-        typer.Option("--process-baseline", help="As in the paper, or as in its first code and the verl port."),
+        typer.Option(
+            "--process-baseline", help="paper: the mean of the others; recipe: as in the first code and verl."
+        ),
     ] = ProcessBaseline.paper,
     drop_last_token_reward: Annotated[
-        bool, typer.Option("--drop-last-token-reward", help="Leave the last token's process reward out.")
+        bool, typer.Option("--drop-last-token-reward", help="Leave the last token's process reward out, as verl does.")
     ] = False,
     whiten: Annotated[
         bool, typer.Option("--whiten/--no-whiten", help="Mean 0 and variance 1 over all response tokens of the batch.")

@@ -72,7 +72,7 @@ def filter_(
         passed = 0
         for shard in run.shards(needs):
             run.expect(shard)
-            extra = {"groups_before": passed if groups else None}
+            extra = {"groups_wanted_still": None if groups is None else groups - passed}
             if run.skip(shard, extra=extra):
                 passed = int(run.counts["kept"])
             else:
@@ -83,7 +83,9 @@ def filter_(
             if passed == groups:
                 run.close_input()
                 break
-        if groups is not None and passed < groups and not quiet:
+        if not run.counts.get("kept"):
+            run.warn("no group has passed: widen --accuracy, or sample more prompts or more responses of each")
+        elif groups is not None and passed < groups and not quiet:
             say("filter", f"the input has ended with {passed} of {groups} groups")
 
 

@@ -107,6 +107,8 @@ def generate(
     from primecli.prompts import PromptColumns
     from primecli.stage import StageOptions, StageRun
 
+    if step > 1 and batch_prompts is None:
+        raise UsageError(f"--step {step} without --batch-prompts: every step would take all prompts")
     if 0 < temperature < 1e-3:
         raise UsageError(f"--temperature {temperature:g}: it is 0 (greedy) or at least 0.001")
     if top_p == 0:

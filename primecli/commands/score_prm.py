@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from primecli.commands import _options as options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import pyarrow as pa
 
@@ -71,12 +73,21 @@ def score_prm(
                     directories["ref"] = resolve_model(ref)
                 run.models = {role: model_fingerprint(directory) for role, directory in directories.items()}
                 scorer = _Scorer(run, directories)
+                _compare_beta(run, directories["prm"], beta)
             run.expect(shard)
             if run.skip(shard):
                 run.progress.advance(shard.footer.rows)
                 continue
             table, counts = scorer.score(run.read(shard), shard.path)
             run.commit(table, counts)
+
+
+def _compare_beta(run: StageRun, prm: Path, beta: float) -> None:
+    from primecli.models import trained_with
+
+    trained = trained_with(prm).get("beta")
+    if trained is not None and trained != beta:
+        run.warn(f"{prm} was trained with --beta {trained:g}, and scores with --beta {beta:g}")
 
 
 class _Scorer:

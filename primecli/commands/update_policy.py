@@ -50,10 +50,13 @@ def update_policy(
     ] = None,
     old_logprobs: Annotated[
         OldLogprobs,
-        typer.Option("--old-logprobs", help="recompute: by the trainer before its first step; rollout: the sampler's."),
+        typer.Option(
+            "--old-logprobs",
+            help="recompute: by the trainer before its first step; rollout: the sampler's, which saves a pass.",
+        ),
     ] = OldLogprobs.recompute,
     max_staleness: Annotated[
-        int, typer.Option("--max-staleness", min=0, help="Updates that the rollouts' policy may be behind.")
+        int, typer.Option("--max-staleness", min=0, help="Updates since the weights that sampled the rollouts.")
     ] = 0,
     grad_clip: options.GradClip = 1.0,
     weight_decay: options.WeightDecay = 0.01,
@@ -78,7 +81,9 @@ def update_policy(
 
     Example:
 
-      primecli update-policy --policy ckpt/policy/0 --checkpoint ckpt/policy/1 runs/1/compute-advantages
+      \b
+      primecli update-policy --policy ckpt/policy/0 \\
+        --checkpoint ckpt/policy/1 runs/1/compute-advantages
     """
     from primecli import models, schema
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json

@@ -45,7 +45,9 @@ def update_prm(
 
     Example:
 
-      primecli update-prm --prm ckpt/prm/0 --ref ckpt/sft --checkpoint ckpt/prm/1 runs/1/filter
+      \b
+      primecli update-prm --prm ckpt/prm/0 --ref ckpt/sft \\
+        --checkpoint ckpt/prm/1 runs/1/filter
     """
     from primecli import models
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json

@@ -46,7 +46,8 @@ def verify(
             "--verifier",
             metavar="[KEY=]NAME",
             help="NAME grades the rows whose ability or data source is KEY, or all rows: math, code, an installed "
-            "one or module:function; may be repeated.  [default: by ability, then data source, else math]",
+            "one or module:function (also of the current directory); may be repeated.  [default: by ability, then "
+            "data source, else math]",
             show_default=False,
         ),
     ] = None,
@@ -130,11 +131,13 @@ def verify(
                 run.progress.advance(shard.footer.rows)
                 continue
             run.commit(*graders.grade(run.read(shard), names))
+    for key in sorted(set(graders.chosen) - graders.keys - {""}):
+        run.warn(f"--verifier {key}={graders.chosen[key]}: no row has the ability or data source {key}")
     errors = int(run.counts.get("error", 0))
     if errors > max_errors:
         raise QuarantineError(
             f"{errors} rows could not be graded, and --max-errors allows {max_errors}",
-            f"column verifier_detail says why; the shards in {run.directory} are complete",
+            f"{graders.first_error or 'see column verifier_detail'}; the shards in {run.directory} are complete",
         )
 
 
@@ -164,6 +167,8 @@ class _Graders:
         self.chosen = chosen
         self.settings = settings
         self.timeout = timeout
+        self.keys: set[str | None] = set()  # abilities and data sources that there were
+        self.first_error: str | None = None
         self._pools: dict[str, GradingPool] = {}
         self._stack = ExitStack()
 
@@ -185,6 +190,7 @@ class _Graders:
         abilities, sources = (
             table[name].to_pylist() if name in columns else nothing for name in (schema.ABILITY, schema.DATA_SOURCE)
         )
+        self.keys |= {*abilities, *sources}
         return [choose_verifier(*keys, self.chosen) for keys in zip(abilities, sources, strict=True)]
 
     def recipe(self, names: Sequence[str]) -> dict[str, Any]:
@@ -232,7 +238,10 @@ class _Graders:
                 self.run.progress.advance(1)
         pipe.check_reader()
         assert len(found) == len(tasks), "a pool grades every task unless it is cancelled"
-        return _with_grades(table, [found[row] for row in range(len(tasks))])
+        grades = [found[row] for row in range(len(tasks))]
+        failures = (f"the first: {grade.detail}" for grade in grades if grade.verdict == "error")
+        self.first_error = self.first_error or next(failures, None)
+        return _with_grades(table, grades)
 
 
 def _with_grades(table: pa.Table, grades: Sequence[Grade]) -> tuple[pa.Table, dict[str, float]]:

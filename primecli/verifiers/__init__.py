@@ -203,9 +203,13 @@ def verifier_identity(name: str) -> str:
         return str(VERSIONS[name])
     module = verifier_spec(name).partition(":")[0]
     try:
-        found = importlib.util.find_spec(module)
+        found = None if module.endswith(".py") else importlib.util.find_spec(module)
     except (ImportError, ValueError) as error:
         raise UsageError(f"verifier {name}: {error}", "a verifier is named module:attribute") from error
+    if module.endswith(".py"):
+        raise UsageError(
+            f"verifier {name}: a module is meant, not a file", f"leave out .py: {name.replace('.py:', ':')}"
+        )
     if found is None:
         raise UsageError(f"verifier {name}: there is no module {module}", "is its directory on PYTHONPATH?")
     return file_hash(Path(found.origin)) if found.origin and Path(found.origin).is_file() else module

@@ -68,6 +68,11 @@ def test_a_shard_without_a_kept_group_is_not_written(tmp_path: Path, primecli: A
     assert summary(tmp_path / "filter")["metrics"]["too_easy"] == 1
 
 
+def test_nothing_kept_is_said(tmp_path: Path, primecli: Any) -> None:
+    directory = graded(tmp_path / "verify", [[1, 1], [1, 1]])
+    assert "no group has passed: widen --accuracy" in primecli("filter", directory).err
+
+
 def test_too_few_groups_are_said(tmp_path: Path, primecli: Any) -> None:
     directory = graded(tmp_path / "verify", [[1, 1], [1, 0]])
     assert "the input has ended with 1 of 4 groups" in primecli("filter", directory, "--groups", 4).err

@@ -137,6 +137,7 @@ def test_damaged_weights_are_named(tiny: Path, prompts: Path, tmp_path: Path, pr
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
+        (["--step", 2], 2, "--step 2 without --batch-prompts"),
         (["--top-p", 0], 2, "--top-p 0 keeps no token"),
         (["--temperature", 1e-9], 2, "--temperature 1e-09"),
         (["--temperature", "nan"], 2, "nan is not a finite number"),

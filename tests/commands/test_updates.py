@@ -189,6 +189,8 @@ def test_recomputed_logprobs_make_the_first_ratio_one(tiny: Path, tmp_path: Path
     primecli(*common, "--checkpoint", tmp_path / "one", "--mini-batch", 1000)
     one = summary(tmp_path / "one")["metrics"]
     assert (one["kl"], one["clip_fraction"], one["steps"]) == (0, 0, 1)
+    advantages = [value for row in read_rows(directory) for value in row[schema.ADVANTAGES]]
+    assert one["loss"] == pytest.approx(-np.mean(advantages), rel=1e-4)  # at ratio 1: the mean over all tokens
     assert one["logprob_gap_max"] > 0.01  # the made-up rollout_logprobs are not the model's
     primecli(*common, "--checkpoint", tmp_path / "two", "--mini-batch", STEPS * GROUP // 2)
     steps = [json.loads(line) for line in (tmp_path / "two/trainer/steps.jsonl").read_text().splitlines()]

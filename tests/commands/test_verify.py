@@ -71,6 +71,10 @@ def test_a_verifier_of_ones_own(tmp_path: Path, primecli: Any, monkeypatch: pyte
     found = read_rows(tmp_path / "verify")
     assert [row[schema.VERDICT] for row in found] == ["correct", "wrong", "error", "correct"]
     assert "RuntimeError: no idea" in found[2][schema.VERIFIER_DETAIL]
+    again = primecli("verify", directory, "--verifier", "mine=my_verifier:grade", "--out", tmp_path / "b", check=False)
+    assert (again.code, "the first: RuntimeError: no idea" in again.err) == (4, True)
+    typo = primecli("verify", directory, "--verifier", "mime=my_verifier:grade", "--out", tmp_path / "c")
+    assert "no row has the ability or data source mime" in typo.err
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,7 @@ def test_a_verifier_of_ones_own(tmp_path: Path, primecli: Any, monkeypatch: pyte
     [
         (["--verifier", "nonsense"], "there is no verifier 'nonsense'"),
         (["--verifier", "x=no_such_module:f"], "there is no module no_such_module"),
+        (["--verifier", "x=mine.py:f"], "leave out .py: mine:f"),
         (["--verifier", "x=math", "--verifier", "x=code"], "x would have two verifiers"),
     ],
 )
