@@ -109,9 +109,8 @@ def directory_shards(directory: Path, warn: Callable[[str], None]) -> list[Path]
     else:
         found = [directory / name for name in committed(directory, summary)]
         if summary.status == "stopped-by-reader":
-            warn(
-                f"{directory}: {summary.stage} stopped early there, after {len(found)} shards: its reader closed the pipe"
-            )
+            count = len(found)
+            warn(f"{directory}: {summary.stage} stopped early there, after {count} shards: its reader closed the pipe")
     if not found:
         raise InputError(f"{directory}: holds no shards")
     return found
