@@ -176,6 +176,7 @@ def load_model(directory: Path, place: Placement, *, dtype: torch.dtype | None =
 
     dtype: of its parameters; that of `place` when None. Raises InputError where it cannot be loaded.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -186,9 +187,7 @@ def load_model(directory: Path, place: Placement, *, dtype: torch.dtype | None =
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"{directory}: cannot be loaded as a causal language model: {_first_line(error)}") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         raise InputError(f"{directory}: damaged weights: {_first_line(error)}") from error
     model = move(model, place).eval()
     check_head(model, directory)
