@@ -191,3 +191,14 @@ def test_unknown_names_and_options_are_usage_errors() -> None:
         load_verifier("maths")
     with pytest.raises(UsageError, match="does not take"):
         load_verifier("math", {"strictness": 3})
+
+
+def test_a_comparison_that_sympy_cannot_make_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(*_: object) -> None:
+        raise NotImplementedError("cannot decide")
+
+    task = Task(r"\boxed{\sum_{k=1}^{3} k}", "6")
+    assert MathVerifier().grade(task).verdict == "correct"
+    monkeypatch.setattr("sympy.simplify", cannot)
+    with pytest.raises(NotImplementedError):  # which the pool makes an error without a reward
+        MathVerifier().grade(task)
