@@ -15,6 +15,8 @@ from primecli.commands.compute_advantages import compute_advantages
 from primecli.commands.filter import filter_
 from primecli.commands.generate import generate
 from primecli.commands.score_prm import score_prm
+from primecli.commands.score_values import score_values
+from primecli.commands.update_critic import update_critic
 from primecli.commands.update_policy import update_policy
 from primecli.commands.update_prm import update_prm
 from primecli.commands.verify import verify
@@ -34,7 +36,9 @@ COMMANDS: dict[str, Any] = {
     "filter": filter_,
     "score-prm": score_prm,
     "update-prm": update_prm,
+    "score-values": score_values,
     "compute-advantages": compute_advantages,
+    "update-critic": update_critic,
     "update-policy": update_policy,
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 from primecli import schema, shards
 from primecli.errors import InputError
 from primecli.inputs import Shard
-from primecli.models import Sequences
+from primecli.scoring import Sequences
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -130,11 +130,11 @@ def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) 
     for name in columns:
         column = whole[name]
         if pa.types.is_list(column.type):
-            values[name], _ = shards.flat_column(whole, name)
+            values[name] = np.array(shards.flat_column(whole, name)[0])  # Arrow's own memory cannot be written to
         elif pa.types.is_string(column.type):
             strings[name] = column.to_pylist()
         else:
-            values[name] = column.to_numpy()
+            values[name] = np.array(column.to_numpy())
     rewards = values.get(schema.OUTCOME_REWARD, np.zeros(0))
     if ((rewards < 0) | (rewards > 1)).any():
         raise InputError(f"outcome_reward is {rewards[(rewards < 0) | (rewards > 1)][0]:g}; it is within 0 and 1")

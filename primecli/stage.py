@@ -68,6 +68,7 @@ class StageRun:
         self.directory: Path | None = None
         self.progress = Progress(stage, unit, quiet=options.quiet)
         self.counts: dict[str, float] = {}
+        self.gauges: dict[str, float] = {}  # metrics of this run rather than of its rows
         self._finish = finish or (lambda counts: {})
         self._stack = ExitStack()
         self._started = self._shard_started = time.time()
@@ -246,7 +247,7 @@ class StageRun:
             self._clear_leftover_shards(self.directory)
         self._summary.status = status
         self._summary.seconds = self._seconds()
-        self._summary.metrics = self._finish(self.counts)
+        self._summary.metrics = {**self._finish(self.counts), **self.gauges}
         again = self._before is not None and self._before.shards == self._summary.shards
         if (status == "complete" and not again) or not self._restore_summary(self.directory):
             self._summary.write(self.directory)

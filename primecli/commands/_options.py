@@ -26,6 +26,14 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class LossAggregation(StrEnum):
+    """How tokens' losses become one."""
+
+    token_mean = "token-mean"
+    seq_mean_token_sum = "seq-mean-token-sum"
+    seq_mean_token_mean = "seq-mean-token-mean"
+
+
 def finite(value: float | None) -> float | None:
     """Refuses nan and inf, which pass every bound."""
     if value is not None and not math.isfinite(value):
@@ -79,6 +87,16 @@ Ref = Annotated[
         "--ref",
         metavar="DIR|HUB_ID|rollout",
         help="The reference model, usually the SFT model; rollout takes the sampling policy's own log-probabilities.",
+    ),
+]
+Critic = Annotated[
+    str, typer.Option("--critic", metavar="DIR|HUB_ID", help="The critic, or any causal LM to start one from.")
+]
+Aggregation = Annotated[
+    LossAggregation,
+    typer.Option(
+        "--loss-aggregation",
+        help="Mean over all tokens of a mini-batch; or mean over responses of their tokens' sum, or mean.",
     ),
 ]
 Beta = Annotated[

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from primecli.models import Sequences
+    from primecli.scoring import Sequences
     from primecli.stage import StageRun
 
 
@@ -115,8 +115,8 @@ class _Scorer:
 
         from primecli import schema
         from primecli.core.rewards import implicit_process_rewards
-        from primecli.models import Sequences
         from primecli.rollouts import check_lists, check_untouched_distribution, split_rows
+        from primecli.scoring import Sequences
         from primecli.shards import flat_column, list_column, with_columns
 
         check_lists(table, path)
@@ -146,7 +146,7 @@ class _Scorer:
 
     def _logprobs(self, sequences: Sequences) -> dict[str, np.ndarray]:
         from primecli import pipe
-        from primecli.models import score
+        from primecli.scoring import peak_memory_gib, score
 
         def done(rows: int) -> None:
             pipe.check_reader()
@@ -156,6 +156,7 @@ class _Scorer:
         for role, model in self.models().items():
             budget = self.run.execution["micro_batch_tokens"]
             found[role] = score(model, self.place, sequences, token_budget=budget, done=done)
+        self.run.gauges["peak_memory_gib"] = peak_memory_gib(self.place)
         return found
 
 
