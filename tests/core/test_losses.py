@@ -319,3 +319,34 @@ def test_importance_weights_correct_the_mean_and_are_capped() -> None:
     torch.testing.assert_close((sampler.exp() * ratio * advantages).sum(), (trainer.exp() * advantages).sum())
     assert importance_weights(float64([0.0, -3.0]), float64([-3.0, 0.0]), cap=2.0).tolist() == [2.0, math.exp(-3)]
     assert not importance_weights(trainer.requires_grad_(), sampler, cap=2.0).requires_grad
+
+
+@settings(deadline=None, max_examples=50)
+@for_all(st.integers(0, 7), st.integers(0, 3), st.randoms(use_true_random=False), st.sampled_from(AGGREGATIONS))
+def test_padding_and_row_order_change_no_loss(number: int, extra: int, random: Any, aggregation: str) -> None:
+    """Rows in another order, filled with garbage, and the same tokens one after another have the same losses."""
+    case = CASES[number]
+    order = list(range(len(case["lengths"])))
+    random.shuffle(order)
+    inside = mask(case)
+    lengths = torch.tensor(case["lengths"])
+    flat = token_weights(lengths, aggregation, tokens=int(lengths.sum()), responses=len(lengths))
+    names = ("logprobs", "old_logprobs", "advantages", "values", "prm_minus_ref_logprobs", "ref_logprobs")
+    plain = {name: given(case, name)[inside] for name in names}
+
+    def filled(values: Tensor, garbage: float) -> Tensor:
+        padded = torch.full((len(order), inside.shape[1] + extra), garbage, dtype=torch.float64)
+        padded[:, : inside.shape[1]][inside] = values
+        return padded[order]
+
+    wide = {name: filled(values, -3.0) for name, values in plain.items()}
+
+    def losses(given_to: dict[str, Tensor], weights_of: Tensor) -> list[float]:
+        new, old, advantages, values, returns, ref = given_to.values()
+        policy = ppo_clip(new, old, advantages, weights_of, dual_clip=3.0)
+        critic = value_loss(values + 0.1, values, returns, weights_of, clip=0.05)
+        kl = (kl_estimate(new, ref, "k3") * weights_of).sum()
+        taken = (policy.clipped_low, policy.clipped_high, policy.dual_clipped, critic.clipped)
+        return [float(policy.loss), float(critic.loss), float(kl), *(float(which.sum()) for which in taken)]
+
+    assert losses(wide, filled(flat, 0.0)) == pytest.approx(losses(plain, flat), abs=1e-9)
