@@ -65,13 +65,13 @@ def test_measuring_changes_no_weight(tiny: Path, other: Path, tmp_path: Path, pr
 
 def test_dpo_learns_and_takes_whole_groups(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "in", rollouts(GROUPS, SIZE))
-    options = ["--loss", "dpo", "--lr", "3e-3", "--epochs", 10, "--mini-batch", 2 * SIZE + 1, "--beta", 0.5]
+    options = ["--loss", "dpo", "--lr", "3e-3", "--epochs", 10, "--mini-batch", SIZE + 1, "--beta", 0.5]
     found = train(primecli, tiny, tiny, directory, tmp_path / "1", *options)
     assert found["loss_before"] == pytest.approx(np.log(2), abs=1e-6)
     assert found["loss_after"] < 0.3
     assert found["pair_accuracy_after"] > 0.95
     steps = steps_of(tmp_path / "1")
-    assert len(steps) == 10 * GROUPS / 2  # two groups fit, a third does not
+    assert len(steps) == 10 * GROUPS  # one group fits, a second does not
     assert steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
 
 
