@@ -123,7 +123,9 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLog
     def micro_batch(chosen: list[int]) -> MicroBatch:
         import torch
 
-        logprobs, entropy = scoring.sequence_logprobs(trainer.model, trainer.place, sequences, chosen)  # (N,)
+        logprobs, entropy = scoring.sequence_logprobs(
+            trainer.model, trainer.place, sequences, chosen, with_entropy=True
+        )  # (N,)
         places = token_places(rollouts, chosen)
         if old.from_first_forward:
             old.values[places] = logprobs.detach().float().cpu().numpy()

@@ -110,7 +110,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
         opponents[rows] = opponent_scores(before, torch.from_numpy(outcomes[rows]).double(), groups).numpy()
 
     def micro_batch(chosen: list[int]) -> MicroBatch:
-        logprobs, _ = scoring.sequence_logprobs(trainer.model, trainer.place, sequences, chosen)  # (N,)
+        logprobs = scoring.sequence_logprobs(trainer.model, trainer.place, sequences, chosen).logprobs  # (N,)
         ref_logprobs = tensor(rollouts.token_rows(chosen, schema.REF_LOGPROBS), trainer.place)
         rewards = implicit_process_rewards(logprobs, ref_logprobs, beta)
         tokens = rollouts.response_lengths[chosen]
