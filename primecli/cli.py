@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from primecli import __version__
+from primecli.commands.audit import audit
 from primecli.commands.compute_advantages import compute_advantages
 from primecli.commands.filter import filter_
 from primecli.commands.generate import generate
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Any] = {
     "compute-advantages": compute_advantages,
     "update-critic": update_critic,
     "update-policy": update_policy,
+    "audit": audit,
 }
 
 for _name, _command in COMMANDS.items():
