@@ -80,6 +80,17 @@ def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: 
     return _gather(tables, columns, token_ids=token_ids)
 
 
+STORED_REFERENCES = {"rollout": schema.ROLLOUT_LOGPROBS, "shards": schema.REF_LOGPROBS}
+"""What --ref takes a reference's log-probabilities from, where it names no model: a column of the shards."""
+
+
+def reference_columns(ref: str) -> list[str]:
+    """The columns that --ref needs; none where it names a model."""
+    if ref not in STORED_REFERENCES:
+        return []
+    return [STORED_REFERENCES[ref], *(schema.SAMPLED_WITH if ref == "rollout" else ())]
+
+
 def check_untouched_distribution(values: Mapping[str, np.ndarray], option: str, *, temperature: bool = True) -> None:
     """Raises InputError where rollouts were truncated, or tempered, in sampling.
 
