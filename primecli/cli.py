@@ -15,8 +15,10 @@ from primecli.commands.audit import audit
 from primecli.commands.compute_advantages import compute_advantages
 from primecli.commands.filter import filter_
 from primecli.commands.generate import generate
+from primecli.commands.query import query
 from primecli.commands.score_prm import score_prm
 from primecli.commands.score_values import score_values
+from primecli.commands.stats import stats
 from primecli.commands.update_critic import update_critic
 from primecli.commands.update_policy import update_policy
 from primecli.commands.update_prm import update_prm
@@ -41,6 +43,8 @@ COMMANDS: dict[str, Any] = {
     "compute-advantages": compute_advantages,
     "update-critic": update_critic,
     "update-policy": update_policy,
+    "stats": stats,
+    "query": query,
     "audit": audit,
 }
 
