@@ -37,7 +37,7 @@ def query(
     DuckDB runs it; the shards are the table `rollouts`, with the columns `filename` and `file_row_number` beside
     their own. Needs the package duckdb. Lists are 1-based, list_sum and list_min work on token columns.
 
-    Examples:
+    Example:
 
       \b
       primecli query runs/1/score-prm \\

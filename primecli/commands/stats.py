@@ -62,9 +62,8 @@ def _show(described: Mapping[str, Mapping[str, Any]]) -> None:
     for source, numbers in described.items():
         for name, value in numbers.items():
             if isinstance(value, dict) and name != "verdicts":
-                label = name.replace("process_reward", "reward").replace("_", " ") + (
-                    f" ({source})" if len(described) > 1 else ""
-                )
+                label = name.replace("process_reward", "reward").replace("_", " ")
+                label = f"{label} ({source})" if len(described) > 1 else label
                 quantiles.add_row(escape(label), *(_number(value[head]) for head in heads))
     console.print(quantiles)
 
@@ -81,10 +80,6 @@ def _flatten(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _number(value: float) -> str:
-    return (
-        f"{value:.0f}"
-        if value == int(value) and abs(value) >= 1
-        else f"{value:.2e}"
-        if 0 < abs(value) < 1e-3
-        else f"{value:.3f}"
-    )
+    if value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.2e}" if abs(value) < 1e-3 else f"{value:.3f}"

@@ -19,12 +19,13 @@ def ask(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str
 
 def test_formats(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     directory = write_shards(tmp_path / "verify", rollouts(2, 2), per_shard=2)
-    sql = "SELECT verdict, count(*) AS n, max(tests_passed) AS none, list(sample_index) AS l FROM rollouts GROUP BY 1 ORDER BY 1"
+    columns = "verdict, count(*) AS n, max(tests_passed) AS none, list(sample_index ORDER BY sample_index) AS l"
+    sql = f"SELECT {columns} FROM rollouts GROUP BY 1 ORDER BY 1"
     code, out, err = ask(capfd, directory, sql)
     assert (code, err) == (0, "2 rows\n")
     assert "NULL" in out
     code, out, _ = ask(capfd, directory, sql, "--format", "csv")
-    assert out.splitlines()[:2] == ["verdict,n,none,l", 'correct,2,,"[1, 0]"']
+    assert out.splitlines()[:2] == ["verdict,n,none,l", 'correct,2,,"[0, 1]"']
     code, out, _ = ask(capfd, directory, sql, "--format", "json")
     assert json.loads(out.splitlines()[1]) == {"verdict": "wrong", "n": 2, "none": None, "l": [0, 1]}
 
