@@ -15,6 +15,7 @@ from primecli.commands.audit import audit
 from primecli.commands.compute_advantages import compute_advantages
 from primecli.commands.filter import filter_
 from primecli.commands.generate import generate
+from primecli.commands.inspect import inspect
 from primecli.commands.query import query
 from primecli.commands.score_prm import score_prm
 from primecli.commands.score_values import score_values
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Any] = {
     "compute-advantages": compute_advantages,
     "update-critic": update_critic,
     "update-policy": update_policy,
+    "inspect": inspect,
     "stats": stats,
     "query": query,
     "audit": audit,
@@ -105,7 +107,15 @@ def run(arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, _interrupt)
         signal.signal(signal.SIGINT, _interrupt)
         result = app(args=arguments, prog_name="primecli", standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
+    except BrokenPipeError:  # whoever read the report has seen enough; what is still buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich's way of saying the same
+            return 0
+        raise
     except PrimecliError as error:
         return _report(name, error, error.exit_code, debug)
     except typer.Exit as error:

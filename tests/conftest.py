@@ -155,6 +155,14 @@ def shell(script: str, cwd: Path, *, timeout: float = 300) -> subprocess.Complet
     )
 
 
+def check_golden(path: Path, text: str) -> None:
+    """Compares a text with a golden file; PRIMECLI_UPDATE_GOLDEN=1 writes the file instead."""
+    if os.environ.get("PRIMECLI_UPDATE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), f"{path} differs: PRIMECLI_UPDATE_GOLDEN=1 writes it"
+
+
 def read_rows(paths: Path | Sequence[Path]) -> list[dict[str, Any]]:
     """The rows of a shard, of several, or of a directory of them."""
     import pyarrow.parquet as pq
