@@ -23,6 +23,7 @@ from primecli.commands.stats import stats
 from primecli.commands.update_critic import update_critic
 from primecli.commands.update_policy import update_policy
 from primecli.commands.update_prm import update_prm
+from primecli.commands.validate import validate
 from primecli.commands.verify import verify
 from primecli.errors import Interrupted, PrimecliError
 
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Any] = {
     "inspect": inspect,
     "stats": stats,
     "query": query,
+    "validate": validate,
     "audit": audit,
 }
 
