@@ -16,6 +16,7 @@ from primecli.commands.compute_advantages import compute_advantages
 from primecli.commands.filter import filter_
 from primecli.commands.generate import generate
 from primecli.commands.inspect import inspect
+from primecli.commands.lineage import lineage
 from primecli.commands.query import query
 from primecli.commands.score_prm import score_prm
 from primecli.commands.score_values import score_values
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Any] = {
     "inspect": inspect,
     "stats": stats,
     "query": query,
+    "lineage": lineage,
     "validate": validate,
     "audit": audit,
 }
