@@ -14,7 +14,8 @@ from tests.builders import rollouts, write_shards
 from tests.conftest import shell
 
 PIPELINE = """
-primecli generate --model {tiny} --prompts prompts.jsonl --n 2 --max-tokens 4 --prompts-per-shard 6 --out runs/1/generate \
+primecli generate --model {tiny} --prompts prompts.jsonl --n 2 --max-tokens 4 --prompts-per-shard 6 \
+    --out runs/1/generate \
   | primecli verify --max-errors 100 \
   | primecli filter --accuracy 0 1 --allow-truncated > /dev/null
 primecli update-prm --prm {tiny} --ref {tiny} --checkpoint ckpt/prm/1 runs/1/filter \
@@ -73,7 +74,7 @@ def test_the_tree_of_a_checkpoint(look: Any, made: Path) -> None:
 
 def test_what_differs(look: Any, made: Path, tiny: Path) -> None:
     result = shell(
-        f"primecli score-prm --prm ckpt/prm/1 --ref {tiny} --beta 0.1 runs/1/filter --out runs/2/score-prm 2> /dev/null "
+        f"primecli score-prm --prm ckpt/prm/1 --ref {tiny} --beta 0.1 runs/1/filter --out runs/2/score-prm "
         "| primecli compute-advantages --estimator grpo > /dev/null",
         made,
     )
