@@ -43,7 +43,7 @@ def test_the_share_that_is_found(tmp_path: Path) -> None:
     shards(tmp_path / "2" / "score-prm", [2, 0, 1])  # both
     result = run(tmp_path)
     assert result.returncode == 0, result.stderr
-    rows = list(csv.DictReader((tmp_path / "wrong_step.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "wrong_step.csv").read_text().splitlines()))
     assert [(row["iteration"], row["wrong_responses"], row["found"]) for row in rows] == [
         ("1", "2", "1"),
         ("2", "2", "2"),
