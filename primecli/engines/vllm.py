@@ -7,6 +7,7 @@ time, and ends with us. Every group has its own seed, so its samples do not depe
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from primecli.engines import EngineOptions, Groups, Policy, Request, Sample, Sam
 from primecli.errors import PrimecliError, UsageError
 
 IN_FLIGHT = 4096  # samples in the engine at a time: more than it runs at once, and few enough to hand over quickly
+BATCHED_TOKENS_ON_CPU = 4096
 LOWEST_TEMPERATURE = 0.01  # vLLM raises lower ones to this
 
 
@@ -33,9 +35,10 @@ def open_engine(policy: Policy, options: EngineOptions) -> VllmEngine:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if options.debug else "ERROR")
     if options.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    with _quiet(options.debug), _one_line(policy):
+    with _quiet(options.debug), _one_line(f"{policy.directory}: vLLM cannot start"):
         try:
             from vllm import EngineArgs
+            from vllm.platforms import current_platform
             from vllm.v1.engine.llm_engine import LLMEngine
         except ModuleNotFoundError as error:
             if error.name != "vllm":
@@ -55,12 +58,18 @@ def open_engine(policy: Policy, options: EngineOptions) -> VllmEngine:
             "use_tqdm_on_load": False,
             "seed": 0,
             **({} if options.gpu_memory is None else {"gpu_memory_utilization": options.gpu_memory}),
+            **(_on_cpu(policy) if current_platform.is_cpu() else {}),
             **options.engine_args,
         }
         unknown = sorted(set(arguments) - set(EngineArgs.__dataclass_fields__))
         if unknown:
             raise UsageError(f"--engine-arg {unknown[0]}: vLLM has no such argument")
         return VllmEngine(LLMEngine.from_engine_args(EngineArgs(**arguments)), policy.stop_ids)
+
+
+def _on_cpu(policy: Policy) -> dict[str, Any]:
+    """vLLM 0.31 fails on a CPU where a seeded request's prompt is computed in pieces: so it is not."""
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(policy.longest, BATCHED_TOKENS_ON_CPU)}
 
 
 class VllmEngine:
@@ -89,13 +98,17 @@ class VllmEngine:
                     prompt = {"prompt_token_ids": [int(token) for token in request.prompt_ids]}
                     self.engine.add_request(name, prompt, self._params(request, params))
                     numbers[name] = number
-                for output in self.engine.step():
+                for output in self._step():
                     if output.finished:
                         yield numbers.pop(output.request_id), _samples(output, params)
                 tick()
         finally:
             if numbers:
                 self.engine.abort_request(list(numbers))
+
+    def _step(self) -> list[Any]:
+        with _one_line("vLLM failed while it sampled"):
+            return list(self.engine.step())
 
     def _params(self, request: Request, params: SamplingParams) -> Any:
         from vllm import SamplingParams as VllmParams
@@ -145,16 +158,20 @@ def _samples(output: Any, params: SamplingParams) -> list[Sample]:
 
 @contextmanager
 def _quiet(debug: bool) -> Iterator[None]:
-    """Leaves out Python warnings of libraries that are not ours, unless they were asked for."""
+    """Leaves out warnings of libraries that are not ours, unless they were asked for."""
     with warnings.catch_warnings():
         if not debug:
             warnings.simplefilter("ignore")
-        yield
+            logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 @contextmanager
-def _one_line(policy: Policy) -> Iterator[None]:
-    """Turns what vLLM raises while it starts into one line."""
+def _one_line(what: str) -> Iterator[None]:
+    """Turns what vLLM raises into one line."""
     try:
         yield
     except PrimecliError:
@@ -163,6 +180,6 @@ def _one_line(policy: Policy) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
         raise PrimecliError(
-            f"{policy.directory}: vLLM cannot start: {reason or type(error).__name__}",
+            f"{what}: {reason or type(error).__name__}",
             "run it with --debug to see vLLM's log",
         ) from error
