@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from primecli import __version__
+from primecli.commands.check_logprobs import check_logprobs
 from primecli.commands.compute_advantages import compute_advantages
 from primecli.commands.filter import filter_
 from primecli.commands.generate import generate
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Any] = {
     "update-prm": update_prm,
     "compute-advantages": compute_advantages,
     "update-policy": update_policy,
+    "check-logprobs": check_logprobs,
 }
 
 for _name, _command in COMMANDS.items():

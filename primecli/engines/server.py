@@ -38,12 +38,17 @@ def open_engine(policy: Policy, options: EngineOptions) -> ServerEngine:
     if not options.urls:
         raise UsageError("--engine vllm-server needs --url, once for each server")
     probe, tied = make_probe(policy, options)
-    servers = [Server(url, policy, probe) for url in options.urls]
-    for server in servers:
-        server.look()
-        if options.reload:
-            server.reload(tied)
-        server.prove()
+    with contextlib.ExitStack() as connections:
+        servers = []
+        for url in options.urls:
+            servers.append(Server(url, policy, probe))
+            connections.callback(servers[-1].close)
+        for server in servers:
+            server.look()
+            if options.reload:
+                server.reload(tied)
+            server.prove()
+        connections.pop_all()
     return ServerEngine(servers, policy, options)
 
 

@@ -1,4 +1,4 @@
-"""Real vLLM: tiny models, and servers on the loopback. Collected where vLLM is installed (`make vllm-cpu test-vllm`)."""
+"""Real vLLM: tiny models, and servers on the loopback. Run by `make vllm-cpu test-vllm`."""
 
 from __future__ import annotations
 

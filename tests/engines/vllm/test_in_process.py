@@ -127,7 +127,7 @@ def test_what_tick_raises_aborts_what_is_in_flight(engine: VllmEngine) -> None:
 
 
 def test_what_vllm_would_change_in_silence_is_refused(engine: VllmEngine) -> None:
-    with pytest.raises(PrimecliError, match="temperature 0.005"):
+    with pytest.raises(PrimecliError, match=r"temperature 0\.005"):
         sample(engine, make_requests(1), temperature=0.005)
 
 
