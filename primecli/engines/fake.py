@@ -27,14 +27,17 @@ class FakeEngine:
     def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> Groups:
         """Yields each request's number and samples."""
         numbers = list(range(len(requests)))
-        self.aborted = True
-        for number in reversed(numbers) if self.backwards else numbers:
-            tick()
-            rng = np.random.default_rng(group_seed(params.seed, requests[number].group_id))
-            lengths = rng.integers(1, params.max_tokens + 1, size=params.n)
-            yield number, [self._one(rng, int(length), params) for length in lengths]
-            self.finished += 1
-        self.aborted = False
+        left = len(numbers)
+        try:
+            for number in reversed(numbers) if self.backwards else numbers:
+                tick()
+                rng = np.random.default_rng(group_seed(params.seed, requests[number].group_id))
+                lengths = rng.integers(1, params.max_tokens + 1, size=params.n)
+                left -= 1
+                self.finished += 1
+                yield number, [self._one(rng, int(length), params) for length in lengths]
+        finally:
+            self.aborted = left > 0
 
     def _one(self, rng: np.random.Generator, length: int, params: SamplingParams) -> Sample:
         tokens = rng.integers(0, self.words, size=length).astype(np.int32)
