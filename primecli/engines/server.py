@@ -174,13 +174,19 @@ class ServerEngine:
                 server.check_processed()
         todo = iter(enumerate(requests))
         done: asyncio.Queue[tuple[int, list[Sample]]] = asyncio.Queue()
-        with asyncio.Runner() as runner:  # it cancels what is left when it is closed
+        with asyncio.Runner() as runner:
             crew = runner.get_loop().create_task(self._work(todo, done, params))
-            for _ in range(len(requests)):
-                while (found := runner.run(_next(done, crew))) is None:
+            try:
+                for _ in range(len(requests)):
+                    while (found := runner.run(_next(done, crew))) is None:
+                        tick()
                     tick()
-                tick()
-                yield found
+                    yield found
+            except BaseException:
+                crew.cancel()
+                raise
+            finally:
+                runner.run(_end(crew))
 
     async def _work(
         self, todo: Iterator[tuple[int, Request]], done: asyncio.Queue[tuple[int, list[Sample]]], params: SamplingParams
@@ -296,6 +302,11 @@ async def _next(
             raise error
         return None
     return done.get_nowait()
+
+
+async def _end(crew: asyncio.Task[None]) -> None:
+    """Waits until the connections are closed; what the crew has failed with was raised before."""
+    await asyncio.wait([crew])
 
 
 def _headers() -> dict[str, str]:
