@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 PROBE_TOKENS = 64
-PROBE_GAP = {"float32": 1e-3, "bfloat16": 0.1}  # mean gap, nats; what rounding makes of it is a tenth of that
+# mean gap, nats. Between vLLM and transformers on a CPU it is 3e-6 and 0.03; between random models it is above 2
+PROBE_GAP = {"float32": 1e-3, "bfloat16": 0.1}
 
 
 @dataclass(frozen=True, slots=True)
