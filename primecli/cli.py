@@ -12,6 +12,7 @@ import typer
 
 from primecli import __version__
 from primecli.commands.audit import audit
+from primecli.commands.check_logprobs import check_logprobs
 from primecli.commands.compute_advantages import compute_advantages
 from primecli.commands.filter import filter_
 from primecli.commands.generate import generate
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Any] = {
     "lineage": lineage,
     "validate": validate,
     "audit": audit,
+    "check-logprobs": check_logprobs,
 }
 
 for _name, _command in COMMANDS.items():
@@ -107,7 +109,9 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments or os.environ.get("PRIMECLI_DEBUG", "") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     name = " ".join(["primecli", *arguments[:1]]) if arguments and arguments[0] in COMMANDS else "primecli"
+    before = os.environ.get("PRIMECLI_DEBUG")
     try:
+        os.environ["PRIMECLI_DEBUG"] = "1" if debug else ""  # for what starts processes of its own
         signal.signal(signal.SIGTERM, _interrupt)
         signal.signal(signal.SIGINT, _interrupt)
         result = app(args=arguments, prog_name="primecli", standalone_mode=False)
@@ -131,6 +135,11 @@ def run(arguments: list[str]) -> int:
             return _report(name, error, 2, debug, f"{error.format_message()} (see `{name} --help`)")
         text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return _report(name, error, 1, debug, f"{text} (a defect of primecli: please report it, with --debug)")
+    finally:
+        if before is None:
+            os.environ.pop("PRIMECLI_DEBUG", None)
+        else:
+            os.environ["PRIMECLI_DEBUG"] = before
 
 
 def _report(name: str, error: BaseException, code: int, debug: bool, text: str | None = None) -> int:
