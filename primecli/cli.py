@@ -14,6 +14,7 @@ from primecli import __version__
 from primecli.commands.compute_advantages import compute_advantages
 from primecli.commands.filter import filter_
 from primecli.commands.generate import generate
+from primecli.commands.report import report
 from primecli.commands.score_prm import score_prm
 from primecli.commands.score_values import score_values
 from primecli.commands.update_critic import update_critic
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Any] = {
     "compute-advantages": compute_advantages,
     "update-critic": update_critic,
     "update-policy": update_policy,
+    "report": report,
 }
 
 for _name, _command in COMMANDS.items():
