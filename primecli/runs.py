@@ -4,12 +4,13 @@ A run is any directory with `_summary.json` files somewhere below. Nothing is kn
 
 - The iteration is the first part of the path that is a number (`3/verify`, `policy/3`), else the first that ends in
   one (`step-3/verify`). A run without either is one iteration: the run's own number (`runs/3`), else 0.
-- What stands below a part called eval, heldout, test, val… is an evaluation. So is what `verify` graded in a place where
-  no later stage has a directory beside it, when there is another place where one has. All else is training.
+- What stands below a part called eval, heldout, test, val… is an evaluation. So is what `verify` graded where no later
+  stage has a directory beside it, when there is another place where one has. All else is training.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -102,7 +103,7 @@ class Run:
                 yield entry
 
     def series(self, stage: str, metric: str, purpose: str = TRAINING) -> dict[int, float]:
-        """A metric by iteration, the mean over rows where a stage ran several times in one. `seconds` and `rows` add up."""
+        """A metric by iteration; over several directories of one iteration the mean by rows, `seconds` and `rows` their sum."""
         values: dict[int, list[tuple[float, float]]] = {}
         for entry in self.select(stage, purpose):
             value = number(
@@ -226,7 +227,7 @@ def _entries(root: Path, found: list[tuple[Path, tuple[str, ...], Summary]]) -> 
 
 
 def _evaluation(place: str) -> str | None:
-    """The name of the evaluation that a place is of: its path without the iteration and the stage; None for training."""
+    """What evaluation a place is of: its path without the iteration and the stage; None for training."""
     parts = place.split("/")
     if not any(EVALUATION_NAME.fullmatch(part) for part in parts):
         return None
@@ -257,7 +258,7 @@ def wall_seconds(run: Run) -> list[float]:
         if began is not None and entry.purpose == TRAINING:
             starts[entry.iteration] = min(began, starts.get(entry.iteration, began))
     ordered = sorted(starts)
-    return [starts[after] - starts[before] for before, after in zip(ordered, ordered[1:], strict=False)]
+    return [starts[after] - starts[before] for before, after in itertools.pairwise(ordered)]
 
 
 def typical_seconds(run: Run) -> float | None:

@@ -112,7 +112,7 @@ def _headline(values: Mapping[int, float], change: bool) -> dict[str, Any] | Non
         return None
     found = points(values)
     first = found[0][1] if change and len(found) > 1 else None
-    return {"last": found[-1][1], "first": first, "from": found[0][0], "points": found}
+    return {"last": found[-1][1], "first": first, "points": found}
 
 
 def _seconds_chart(runs: Sequence[Run]) -> list[dict[str, Any]]:

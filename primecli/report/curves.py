@@ -267,7 +267,7 @@ PATHS = frozenset({"policy", "prm", "critic", "model", "step", "groups_wanted_st
 def configuration_differences(runs: Sequence[Run]) -> list[tuple[str, str, list[Any]]]:
     """Where the runs differ in configuration: stage, key, and each run's value at its last iteration.
 
-    A stage that a run does not have gives `…` for each key. Names of files below the run are left out.
+    A stage that only some of them have is one line, under the key `ran`.
     """
     configs: list[dict[str, dict[str, Any]]] = []
     for run in runs:
@@ -276,7 +276,7 @@ def configuration_differences(runs: Sequence[Run]) -> list[tuple[str, str, list[
     found: list[tuple[str, str, list[Any]]] = []
     for stage in sorted({stage for config in configs for stage in config}, key=_stage_order):
         if not all(stage in config for config in configs):
-            found.append((stage, "", ["yes" if stage in config else "no" for config in configs]))
+            found.append((stage, "ran", ["yes" if stage in config else "no" for config in configs]))
             continue
         keys = dict.fromkeys(key for config in configs for key in config[stage])
         for key in keys:

@@ -6,17 +6,28 @@ import json
 from collections.abc import Mapping, Sequence
 
 from primecli.progress import duration
-from primecli.report.curves import CHARTS, chart_series, configuration_differences
+from primecli.report.curves import configuration_differences
 from primecli.report.numbers import Headline, headlines, notes
-from primecli.runs import Run
+from primecli.runs import TRAINING, Run
 
 MARK = "<!-- primecli report -->"
 """By this a file is known as a report, which the next one may replace."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 24
+LEAST_SPAN = 0.005  # of the largest value: less is drawn flat, so that noise does not look like a trend
 MOST_ROWS = 25  # of the table by iteration; longer runs are thinned evenly, first and last kept
-BY_ITERATION = ("accuracy", "pair-accuracy", "entropy", "kl", "length", "truncation")
+COLUMNS = (
+    ("accuracy, training", "verify", "accuracy"),
+    ("PRM pair accuracy", "update-prm", "pair_accuracy_before"),
+    ("PRM reward, right", "update-prm", "reward_right_before"),
+    ("PRM reward, wrong", "update-prm", "reward_wrong_before"),
+    ("entropy", "update-policy", "entropy"),
+    ("KL of the update", "update-policy", "kl_update"),
+    ("response length", "generate", "response_tokens"),
+    ("truncated", "generate", "truncated"),
+)
+"""The table by iteration: heading, stage, metric."""
 
 
 def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
@@ -27,7 +38,7 @@ def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
     """
     shown = [values[index] for index in thinned(len(values), width)]
     low, high = min(shown, default=0.0), max(shown, default=0.0)
-    if high == low:
+    if high - low < LEAST_SPAN * max(abs(low), abs(high)) or high == low:
         return BLOCKS[3] * len(shown)
     return "".join(BLOCKS[round((value - low) / (high - low) * (len(BLOCKS) - 1))] for value in shown)
 
@@ -47,7 +58,7 @@ def show(value: float | None, *, signed: bool = False) -> str:
     """A number to four significant digits; empty for None."""
     if value is None:
         return ""
-    return f"{value:+.4g}" if signed else f"{value:.4g}" if abs(value) < 10000 else f"{value:,.0f}"
+    return f"{value:+.4g}" if signed else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def escape(text: str) -> str:
@@ -119,12 +130,10 @@ def _differences(runs: Sequence[Run]) -> str:
 
 
 def _by_iteration(run: Run, *, several: bool) -> str:
-    columns: list[tuple[str, dict[int, float]]] = []
-    for chart in CHARTS:
-        if chart.name in BY_ITERATION:
-            found = chart_series(chart, [run])
-            alone = len(found) == 1
-            columns += [(chart.title if alone else f"{chart.title}, {series.label}", series.values) for series in found]
+    evaluations = [purpose for purpose in run.purposes() if purpose != TRAINING]
+    columns = [(f"accuracy, {name}", run.series("verify", "accuracy", name)) for name in evaluations]
+    columns += [(label, run.series(stage, metric)) for label, stage, metric in COLUMNS]
+    columns = [(label, values) for label, values in columns if values]
     rollouts = run.rollouts()
     iterations = [iteration for iteration in run.iterations() if any(iteration in values for _, values in columns)]
     if not iterations:

@@ -43,7 +43,7 @@ def _floats(values: dict[int, int]) -> dict[int, float]:
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """What a reader should know before the numbers: stages that failed, were killed or run, summaries that are broken."""
+    """What a reader should know first: stages that failed, were killed or still run, summaries that cannot be read."""
     found = []
     for run in runs:
         name = f"{run.name}: " if len(runs) > 1 else ""

@@ -91,7 +91,8 @@ def spread(count: int) -> list[int]:
 def _groups(place: int, run: Run) -> Iterator[list[Group]]:
     """The groups of each purpose and iteration of a run, each from the directory that knows most of it."""
     keys = dict.fromkeys((entry.purpose, entry.iteration) for entry in run.entries)
-    for purpose, iteration in keys:
+    ordered = sorted(keys, key=lambda key: (key[0] != TRAINING, key))
+    for purpose, iteration in ordered:
         entries = [entry for entry in run.entries if (entry.purpose, entry.iteration) == (purpose, iteration)]
         ranked = [entry for entry in entries if entry.stage in SHARD_STAGES and entry.summary.status in FINISHED]
         ranked.sort(key=lambda entry: -SHARD_STAGES.index(entry.stage))
@@ -251,7 +252,8 @@ def _read_rows(path: Path, rows: Sequence[int]) -> pa.Table:
     present = file.schema_arrow.names
     shards.require_columns(path, present, NEEDED)
     columns = [name for name in WANTED if name in present]
-    parts, places, first, kept = [], {}, 0, 0
+    parts, first, kept = [], 0, 0
+    places: dict[int, int] = {}
     for number in range(file.num_row_groups):
         count = file.metadata.row_group(number).num_rows
         inside = [row - first for row in rows if first <= row < first + count]

@@ -25,15 +25,15 @@ function fill(node, attributes, children) {
   return node;
 }
 
-/** A number to four significant digits. */
-function show(value, signed = false) {
+/** A number to so many significant digits. */
+function show(value, signed = false, digits = 4) {
   if (value === null || value === undefined || Number.isNaN(value)) return "";
   const size = Math.abs(value);
   let text;
   if (size === 0) text = "0";
-  else if (size >= 10000) text = Math.round(size).toLocaleString("en");
-  else if (size < 0.0001) text = size.toExponential(2).replace("e-", "e−");
-  else text = String(Number(size.toPrecision(4)));
+  else if (size >= 1000) text = Math.round(size).toLocaleString("en");
+  else if (size < 0.0001) text = size.toExponential(digits - 2).replace("e-", "e−");
+  else text = String(Number(size.toPrecision(digits)));
   return (value < 0 ? "−" : signed && value > 0 ? "+" : "") + text;
 }
 
@@ -148,7 +148,7 @@ function overview() {
   if (several) {
     const rows = [["run", ...data.headlines.map((line) => line.label)]];
     data.runs.forEach((run, place) => rows.push([
-      el("span", { class: "key" }, swatch(lineSign(place, 0)), run.name),
+      el("span", { class: "name" }, swatch(lineSign(place, 0)), run.name),
       ...data.headlines.map((line) => headline(line, place)),
     ]));
     byId("summary").append(el("div", { class: "scroll" }, table(rows)));
@@ -157,7 +157,7 @@ function overview() {
   }
   if (data.differences.length) {
     const rows = [["stage", "option", ...data.runs.map((run) => run.name)], ...data.differences];
-    byId("summary").append(el("div", { class: "scroll" }, table(rows, "What differs in configuration", 2)));
+    byId("summary").append(el("div", { class: "scroll narrow" }, table(rows, "What differs in configuration", 2)));
   }
   byId("notes").append(...data.notes.map((note) => el("p", { class: "note" }, note)));
   byId("foot").textContent = `primecli ${data.version}, ${data.made}`;
@@ -166,16 +166,16 @@ function overview() {
 function headline(line, run) {
   const found = line.runs[run];
   if (!found) return "";
-  const value = line.unit === "s" ? duration(found.last) : show(found.last);
-  return found.first === null ? value : `${value} (${show(found.last - found.first, true)})`;
+  const value = line.unit === "s" ? duration(found.last) : show(found.last, false, 3);
+  return found.first === null ? value : `${value} (${show(found.last - found.first, true, 2)})`;
 }
 
 function tile(line) {
   const found = line.runs[0];
-  const more = found.first === null ? "" : `${show(found.last - found.first, true)} since iteration ${found.from}`;
+  const more = found.first === null ? "" : `${show(found.last - found.first, true, 2)} from ${show(found.first, false, 3)}`;
   return el("div", { class: "tile" },
     el("div", { class: "label" }, line.label),
-    el("div", { class: "value" }, line.unit === "s" ? duration(found.last) : show(found.last)),
+    el("div", { class: "value" }, line.unit === "s" ? duration(found.last) : show(found.last, false, 3)),
     el("div", { class: "more" }, more), spark(found.points));
 }
 
@@ -184,8 +184,9 @@ function spark(points) {
   if (points.length < 2) return drawing;
   const values = points.map((point) => point[1]);
   const [low, high] = [Math.min(...values), Math.max(...values)];
+  const flat = high - low < 0.005 * Math.max(Math.abs(low), Math.abs(high)); // noise is no trend
   const places = values.map((value, place) =>
-    `${(160 * place) / (values.length - 1)},${24 - (22 * (value - low)) / (high - low || 1)}`);
+    `${(160 * place) / (values.length - 1)},${flat ? 13 : 24 - (22 * (value - low)) / (high - low)}`);
   const line = svg("polyline", { points: places.join(" "), fill: "none", "stroke-width": 1.6, "vector-effect": "non-scaling-stroke" });
   line.style.stroke = "var(--accent)";
   drawing.append(line);

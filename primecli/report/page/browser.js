@@ -75,7 +75,7 @@ class Browser {
     } });
     const fields = [
       this.select("run", "Run", data.runs.map((run, place) => [String(place), this.counts("run").get(place) || 0, run.name])),
-      this.select("purpose", "Of", named("purpose", store.index.purposes)),
+      this.select("purpose", "Set", named("purpose", store.index.purposes)),
       this.select("iteration", "Iteration", iterations),
       this.select("verdict", "Verdict", named("verdict", store.index.verdicts)),
       this.select("source", "Data source", named("source", store.index.sources)),
@@ -168,8 +168,8 @@ class Browser {
   /** The rewards of a response as a strip of colours, the strongest of neighbouring tokens where they do not fit. */
   strip(row) {
     const values = this.store.values("process_rewards", row);
+    if (!values) return null;
     const canvas = el("canvas", { width: 180, height: 1, "aria-hidden": "true" });
-    if (!values) return canvas;
     const scale = this.store.scale("process_rewards", this.store.members.get(this.store.get("group", row))) || 1;
     const pen = canvas.getContext("2d");
     const cells = Math.min(180, values.length);

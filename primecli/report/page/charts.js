@@ -1,14 +1,17 @@
 // Curves over iterations as SVG: axes, a cursor by pointer or arrow keys, a legend that toggles, a table of the same numbers.
 
-const AXES = { iteration: "iteration", rollouts: "rollouts", seconds: "hours at work" };
+const AXES = { iteration: "iteration", rollouts: "rollouts", seconds: "time at work" };
+const LONGEST = Math.max(0, ...data.runs.flatMap((run) => Object.values(run.seconds)));
+const [TIME_UNIT, TIME_NAME] = LONGEST > 7200 ? [3600, "hours"] : LONGEST > 120 ? [60, "minutes"] : [1, "seconds"];
 let axis = "iteration";
 const charts = [];
+const LEAST_SPAN = 0.02; // of the largest value: what the vertical axis spans at least
 
 /** Where an iteration of a run stands on the axis that is chosen. */
 function place(run, iteration) {
   if (axis === "iteration") return iteration;
   const found = data.runs[run][axis][iteration];
-  return axis === "seconds" ? found / 3600 : found;
+  return axis === "seconds" ? found / TIME_UNIT : found;
 }
 
 /** Round numbers from low to high. */
@@ -23,7 +26,7 @@ function ticks(low, high, count) {
 
 function tickText(value, step) {
   if (value === 0) return "0";
-  if (Math.abs(value) >= 1e6 || step < 1e-5) return value.toExponential(1).replace("e-", "e−").replace("-", "−");
+  if (Math.abs(value) >= 1e6 || step < 1e-5) return String(Number(value.toPrecision(2)).toExponential()).replaceAll("-", "−");
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace("-", "−");
 }
@@ -124,9 +127,9 @@ class Chart {
     const horizontal = ticks(first, last, Math.min(8, Math.max(2, Math.floor(width / 64))));
     for (const tick of first === last ? [first] : horizontal.found) {
       if (whole && !Number.isInteger(Number(tick.toPrecision(12)))) continue;
-      drawing.append(svg("text", { x: x(tick), y: box.bottom + 15, "text-anchor": "middle" }, tickText(tick, first === last ? 1 : horizontal.step)));
+      drawing.append(svg("text", { x: x(tick), y: box.bottom + 15, "text-anchor": "middle" }, tickText(tick, first === last || whole ? 1 : horizontal.step)));
     }
-    const label = this.spec.bars ? AXES.iteration : AXES[axis];
+    const label = this.spec.bars ? AXES.iteration : axis === "seconds" ? `${TIME_NAME} at work` : AXES[axis];
     drawing.append(svg("text", { x: (box.left + box.right) / 2, y: height - 4, "text-anchor": "middle" }, label));
     return { drawing, x, y, box };
   }
@@ -144,11 +147,15 @@ class Chart {
     const values = series.flatMap((line) => line.points.map((point) => point[1]));
     let low = values.length ? Math.min(...values) : 0;
     let high = values.length ? Math.max(...values) : 1;
-    if (low === high) [low, high] = low === 0 ? [0, 1] : [Math.min(0, low), Math.max(0, high)];
+    const least = LEAST_SPAN * Math.max(Math.abs(low), Math.abs(high)); // so that noise does not look like a trend
+    if (low === 0 && high === 0) high = 1;
+    else if (high - low < least) [low, high] = [(low + high - least) / 2, (low + high + least) / 2];
     else if (low > 0 && low < 0.35 * high) low = 0;
-    const { step } = ticks(low, high, 4);
-    low = Math.floor(low / step + 1e-9) * step;
-    high = Math.ceil(high / step - 1e-9) * step;
+    for (let round = 0; round < 2; round++) { // wider extents may have wider steps
+      const { step } = ticks(low, high, 4);
+      low = Math.floor(low / step + 1e-9) * step;
+      high = Math.ceil(high / step - 1e-9) * step;
+    }
     const xs = series.flatMap((line) => line.points.map((point) => place(line.run, point[0])));
     const frame = this.frame(xs.length ? xs : [0, 1], low, high, false);
     const { drawing, x, y } = frame;
@@ -260,6 +267,12 @@ class Chart {
   }
 }
 
+/** Whether no line of a chart ever changes: then its values are told, not drawn. */
+function still(spec) {
+  return !spec.bars && spec.series.some((series) => series.points.length > 1) && spec.series.every((series) =>
+    series.points.every((point) => Math.abs(point[1] - series.points[0][1]) <= 1e-6 * Math.abs(series.points[0][1])));
+}
+
 function curves() {
   const redraw = () => charts.forEach((chart) => chart.draw());
   for (const [name, label] of Object.entries(AXES)) {
@@ -276,7 +289,11 @@ function curves() {
   for (const section of [...new Set(data.charts.map((chart) => chart.section))]) {
     const cards = el("div", { class: "cards" });
     root.append(el("div", { class: "chips" }, el("h3", {}, section)), cards);
-    for (const spec of data.charts) if (spec.section === section) new Chart(spec, cards);
+    const specs = data.charts.filter((chart) => chart.section === section);
+    for (const spec of specs) if (!still(spec)) new Chart(spec, cards);
+    const unchanged = specs.filter(still).map((spec) =>
+      `${spec.title}: ${spec.series.map((series) => `${several ? `${data.runs[series.run].name} ` : ""}${series.label} ${show(series.points[0][1])}`).join(", ")}`);
+    if (unchanged.length) root.append(el("p", { class: "still" }, el("b", {}, "Unchanged throughout. "), `${unchanged.join(" · ")}.`));
   }
   const names = Object.keys(data.metrics);
   if (names.length) {
@@ -294,6 +311,7 @@ function curves() {
       },
     }, names.map((name) => el("option", { value: name }, name)));
     chart.head.querySelector("h3").replaceWith(select);
+    select.value = names.find((name) => data.metrics[name].some((points) => !still({ series: [{ points }] }))) ?? names[0];
     select.dispatchEvent(new Event("change"));
   }
   changed.addEventListener("runs", redraw);

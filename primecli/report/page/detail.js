@@ -9,7 +9,7 @@ class Detail {
     this.actions = actions; // open(row), close()
     this.rows = [];
     this.beside = false;
-    this.quantity = store.index.values[0] || null;
+    this.preferred = store.index.values[0] || null;
     this.relative = "group";
     this.root.replaceChildren(el("p", { class: "empty" }, "Choose a rollout from the list."));
   }
@@ -31,6 +31,8 @@ class Detail {
 
   draw() {
     const { store, row } = this;
+    const there = this.there(row);
+    this.quantity = there.includes(this.preferred) ? this.preferred : there[0] || null;
     const members = store.members.get(store.get("group", row));
     const rows = this.drawn();
     const among = { rollout: null, group: members, all: null }[this.relative];
@@ -43,6 +45,11 @@ class Detail {
       el("details", { class: "prompt", open: store.prompt(row).length < 600 }, el("summary", {}, "Prompt"), el("pre", {}, visible(store.prompt(row)))),
       el("div", { class: "sides" }, rows.map((one) => this.side(one))),
     );
+  }
+
+  /** The quantities that a rollout has: one that was not trained on has no process rewards. */
+  there(row) {
+    return this.store.index.values.filter((name) => !Number.isNaN(this.store.get(`${name}.scale`, row)));
   }
 
   where(row) {
@@ -63,7 +70,7 @@ class Detail {
     const scale = this.relative === "rollout" ? this.scaleOf(this.row) : this.quantity && this.scaleOf(this.row);
     return el("div", { class: "controls" },
       el("button", { type: "button", class: "back", onclick: () => this.actions.close() }, "← List"),
-      this.quantity && chosen("colour", store.index.values.map((name) => [name, QUANTITIES[name].label]), this.quantity, (value) => this.set({ quantity: value })),
+      this.quantity && chosen("colour", this.there(this.row).map((name) => [name, QUANTITIES[name].label]), this.quantity, (value) => this.set({ preferred: value })),
       this.quantity && chosen("scale of", [["rollout", "this rollout"], ["group", "its group"], ["all", "all rollouts"]], this.relative, (value) => this.set({ relative: value })),
       size > 1 ? el("button", { type: "button", id: "beside", "aria-pressed": String(this.beside), onclick: () => this.set({ beside: !this.beside }) }, "side by side") : null,
       this.quantity && this.legend(scale));
@@ -72,7 +79,7 @@ class Detail {
   legend(scale) {
     const sequential = QUANTITIES[this.quantity].sequential;
     return el("span", { class: "scale", role: "img", "aria-label": `Colours from ${show(-scale)} to ${sequential ? 0 : show(scale)} ${QUANTITIES[this.quantity].unit}` },
-      show(-scale), el("i", { class: sequential ? "sequential" : "diverging" }), sequential ? "0" : show(scale, true), QUANTITIES[this.quantity].unit);
+      show(-scale), el("i", { class: sequential ? "sequential" : "diverging" }), sequential ? `0 ${QUANTITIES[this.quantity].unit}` : `${show(scale, true)} ${QUANTITIES[this.quantity].unit}`);
   }
 
   set(change) {
@@ -81,8 +88,8 @@ class Detail {
   }
 
   nextQuantity() {
-    const names = this.store.index.values;
-    if (names.length) this.set({ quantity: names[(names.indexOf(this.quantity) + 1) % names.length] });
+    const names = this.row === undefined ? [] : this.there(this.row);
+    if (names.length) this.set({ preferred: names[(names.indexOf(this.quantity) + 1) % names.length] });
   }
 
   samples(members) {
@@ -136,7 +143,10 @@ class Detail {
       box.children[here].classList.add("here");
       this.read(readout, row, here, pieces[here]);
     };
-    const over = (event) => event.target.dataset.token !== undefined && go(Number(event.target.dataset.token));
+    const over = (event) => {
+      const span = event.target.closest("[data-token]");
+      if (span) go(Number(span.dataset.token));
+    };
     box.addEventListener("pointerover", over);
     box.addEventListener("click", over);
     box.addEventListener("keydown", (event) => {
@@ -153,8 +163,8 @@ class Detail {
 
   token(place, piece, values, scale) {
     const ghost = piece === "";
-    const text = ghost ? "◦" : visible(piece).replaceAll("\n", "↵\n").replaceAll("\t", "⇥\t");
-    const span = el("span", { "data-token": place, class: ghost ? "ghost" : null }, text);
+    const parts = ghost ? ["◦"] : visible(piece).split(/(\n|\t)/).flatMap((part) => (part === "\n" ? [el("i", {}, "↵"), part] : part === "\t" ? [el("i", {}, "⇥"), part] : [part]));
+    const span = el("span", { "data-token": place, class: ghost ? "ghost" : null }, parts);
     if (values && scale > 0) {
       const part = Math.max(-1, Math.min(1, values[place] / scale));
       const percent = Math.round(Math.abs(part) * 100);
