@@ -21,6 +21,7 @@ from primecli.commands.update_critic import update_critic
 from primecli.commands.update_policy import update_policy
 from primecli.commands.update_prm import update_prm
 from primecli.commands.verify import verify
+from primecli.commands.watch import watch
 from primecli.errors import Interrupted, PrimecliError
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Any] = {
     "update-critic": update_critic,
     "update-policy": update_policy,
     "report": report,
+    "watch": watch,
 }
 
 for _name, _command in COMMANDS.items():

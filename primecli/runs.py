@@ -32,7 +32,8 @@ STAGES = (*SHARD_STAGES[:3], "update-prm", *SHARD_STAGES[3:], "update-critic", "
 """All stages, in the order of an iteration."""
 
 TRAINING = "training"
-LEARNING_FROM = frozenset(SHARD_STAGES[2:])  # a verify beside one of these is no evaluation
+SAMPLING = frozenset(SHARD_STAGES[:2])
+LEARNING_FROM = frozenset(SHARD_STAGES[2:])  # what was sampled beside one of these is no evaluation
 EVALUATION_NAME = re.compile(
     r"(.*[-_.])?(eval|evaluations?|held[-_]?out|test|val|valid|validation|dev)([-_.*\d].*)?", re.IGNORECASE
 )
@@ -103,7 +104,7 @@ class Run:
                 yield entry
 
     def series(self, stage: str, metric: str, purpose: str = TRAINING) -> dict[int, float]:
-        """A metric by iteration; over several directories of one iteration the mean by rows, `seconds` and `rows` their sum."""
+        """A metric by iteration; over several directories of one, the mean by rows, of `seconds` and `rows` the sum."""
         values: dict[int, list[tuple[float, float]]] = {}
         for entry in self.select(stage, purpose):
             value = number(
@@ -153,8 +154,11 @@ def metric_of(entry: Entry, name: str) -> float | None:
     return number(metrics.get(name)) if isinstance(metrics, dict) else None
 
 
-def find_run(path: Path, name: str | None = None) -> Run:
-    """The run in this directory. Raises InputError where there is none, or where several stand in it."""
+def find_run(path: Path, name: str | None = None, *, may_be_empty: bool = False) -> Run:
+    """The run in this directory. Raises InputError where there is none, or where several stand in it.
+
+    may_be_empty: for a loop that has only begun, and of which no stage has written yet.
+    """
     if not path.is_dir():
         raise InputError(
             f"{path}: {'is a file' if path.exists() else 'no such directory'}", "a run's directory is meant"
@@ -172,7 +176,7 @@ def find_run(path: Path, name: str | None = None) -> Run:
             continue
         if summary is not None:  # None: removed since it was listed
             found.append((directory, directory.relative_to(path).parts, summary))
-    if not found and not run.problems:
+    if not found and not run.problems and not may_be_empty:
         raise InputError(f"{path}: no _summary.json below it", "a run is a directory that stages have written into")
     run.entries = sorted(_entries(path, found), key=lambda entry: (entry.iteration, _order(entry), entry.place))
     _check_one_run(run)
@@ -214,16 +218,21 @@ def _entries(root: Path, found: list[tuple[Path, tuple[str, ...], Summary]]) -> 
     own = ENDS_IN_NUMBER.fullmatch(root.resolve().name)
     alone = int(own[1]) if own else 0
     places = {path: split_path(parts) for path, parts, _ in found}
-    learned_from = {path.parent for path, _, summary in found if summary.stage in LEARNING_FROM}
-    beside = {path for path, _, _ in found if path.parent in learned_from}
+    # by place, since in the iteration that has only begun the later stages are still to come
+    sampled = {_above(places[path][1]) for path, _, summary in found if summary.stage in SAMPLING}
+    learned_from = sampled & {_above(places[path][1]) for path, _, summary in found if summary.stage in LEARNING_FROM}
     entries = []
     for path, _, summary in found:
         iteration, place = places[path]
         purpose = _evaluation(place)
-        if purpose is None and beside and path not in beside and summary.stage in ("generate", "verify"):
+        if purpose is None and summary.stage in SAMPLING and learned_from and _above(place) not in learned_from:
             purpose = "/".join(part for part in place.split("/")[:-1] if "*" not in part) or "evaluation"
         entries.append(Entry(path, place, alone if iteration is None else iteration, purpose or TRAINING, summary))
     return entries
+
+
+def _above(place: str) -> str:
+    return place.rpartition("/")[0]
 
 
 def _evaluation(place: str) -> str | None:

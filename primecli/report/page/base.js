@@ -65,6 +65,9 @@ function colour(name) {
   return found;
 }
 
+/** How much colour a value has, 0 … 1: more than its share, so that small values are seen beside a large one. */
+const strength = (part) => Math.min(1, Math.abs(part)) ** 0.6;
+
 const changed = new EventTarget(); // "theme", "runs"
 const announce = (what) => changed.dispatchEvent(new Event(what));
 

@@ -178,7 +178,7 @@ class Browser {
       for (let place = Math.floor((cell * values.length) / cells); place < Math.floor(((cell + 1) * values.length) / cells); place++) {
         if (Math.abs(values[place]) > Math.abs(strongest)) strongest = values[place];
       }
-      pen.globalAlpha = Math.min(1, Math.abs(strongest) / scale);
+      pen.globalAlpha = strength(strongest / scale);
       pen.fillStyle = strongest < 0 ? this.palette.minus : this.palette.plus;
       pen.fillRect((cell * 180) / cells, 0, 180 / cells, 1);
     }

@@ -78,8 +78,12 @@ class Detail {
 
   legend(scale) {
     const sequential = QUANTITIES[this.quantity].sequential;
+    const bar = el("i");
+    const stops = sequential ? [-1, -0.75, -0.5, -0.25, -0.1, 0] : [-1, -0.6, -0.3, -0.1, 0, 0.1, 0.3, 0.6, 1];
+    bar.style.background = `linear-gradient(90deg, ${stops.map((stop) =>
+      `${this.tint(stop)} ${(100 * (stop + 1)) / (sequential ? 1 : 2)}%`).join(", ")})`;
     return el("span", { class: "scale", role: "img", "aria-label": `Colours from ${show(-scale)} to ${sequential ? 0 : show(scale)} ${QUANTITIES[this.quantity].unit}` },
-      show(-scale), el("i", { class: sequential ? "sequential" : "diverging" }), sequential ? `0 ${QUANTITIES[this.quantity].unit}` : `${show(scale, true)} ${QUANTITIES[this.quantity].unit}`);
+      show(-scale), bar, sequential ? `0 ${QUANTITIES[this.quantity].unit}` : `${show(scale, true)} ${QUANTITIES[this.quantity].unit}`);
   }
 
   set(change) {
@@ -166,13 +170,17 @@ class Detail {
     const parts = ghost ? ["◦"] : visible(piece).split(/(\n|\t)/).flatMap((part) => (part === "\n" ? [el("i", {}, "↵"), part] : part === "\t" ? [el("i", {}, "⇥"), part] : [part]));
     const span = el("span", { "data-token": place, class: ghost ? "ghost" : null }, parts);
     if (values && scale > 0) {
-      const part = Math.max(-1, Math.min(1, values[place] / scale));
-      const percent = Math.round(Math.abs(part) * 100);
-      const name = QUANTITIES[this.quantity].sequential ? "rare" : part < 0 ? "minus" : "plus";
-      if (percent > 0) span.style.backgroundColor = `color-mix(in srgb, var(--${name}) ${percent}%, transparent)`;
-      if (percent >= 50 && name !== "rare") span.classList.add(`strong-${name}`);
+      const part = values[place] / scale;
+      if (strength(part) >= 0.01) span.style.backgroundColor = this.tint(part);
+      if (Math.abs(part) >= 0.5 && !QUANTITIES[this.quantity].sequential) span.classList.add(part < 0 ? "strong-minus" : "strong-plus");
     }
     return span;
+  }
+
+  /** The colour of a part of the scale, -1 … 1. */
+  tint(part) {
+    const name = QUANTITIES[this.quantity].sequential ? "rare" : part < 0 ? "minus" : "plus";
+    return `color-mix(in srgb, var(--${name}) ${Math.round(100 * strength(part))}%, transparent)`;
   }
 
   read(readout, row, place, piece) {
