@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from primecli.summary import committed
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Item = TypeVar("Item")
 
 VALUES = (schema.PROCESS_REWARDS, schema.ADVANTAGES, schema.ROLLOUT_LOGPROBS, schema.VALUES)
 """Columns of one number a token that a page can colour by."""
@@ -60,22 +63,16 @@ class Choice:
 
 def choose(runs: Sequence[Run], limit: int) -> Choice:
     """At most `limit` rollouts in whole groups, evenly over runs, purposes and iterations, and within them."""
-    sets = [groups for place, run in enumerate(runs) for groups in _groups(place, run)]
-    there = sum(len(group.rows) for groups in sets for group in groups)
-    waiting = [[groups[index] for index in spread(len(groups))] for groups in sets]
+    by_run = [list(_groups(place, run)) for place, run in enumerate(runs)]
+    ordered = [group for sets in by_run for groups in sets for group in groups]
     taken: list[Group] = []
     room = limit
-    while any(waiting):
-        for index in spread(len(waiting)):
-            if waiting[index]:
-                group = waiting[index].pop(0)
-                if len(group.rows) <= room:
-                    taken.append(group)
-                    room -= len(group.rows)
-                else:
-                    waiting[index].clear()
-    order = {id(group): place for place, group in enumerate(group for groups in sets for group in groups)}
-    return Choice(sorted(taken, key=lambda group: order[id(group)]), there)
+    for group in _in_turn([_in_turn([_spread(groups) for groups in _spread(sets)]) for sets in by_run]):
+        if len(group.rows) <= room:
+            taken.append(group)
+            room -= len(group.rows)
+    order = {id(group): place for place, group in enumerate(ordered)}
+    return Choice(sorted(taken, key=lambda group: order[id(group)]), sum(len(group.rows) for group in ordered))
 
 
 def spread(count: int) -> list[int]:
@@ -86,6 +83,15 @@ def spread(count: int) -> list[int]:
     """
     digits = max(count - 1, 0).bit_length()
     return sorted(range(count), key=lambda place: int(format(place, f"0{max(digits, 1)}b")[::-1], 2))
+
+
+def _spread(items: list[Item]) -> list[Item]:
+    return [items[place] for place in spread(len(items))]
+
+
+def _in_turn(lists: list[list[Item]]) -> list[Item]:
+    """The first of each list, then the second of each, and so on."""
+    return [item for row in itertools.zip_longest(*lists) for item in row if item is not None]
 
 
 def _groups(place: int, run: Run) -> Iterator[list[Group]]:

@@ -95,10 +95,9 @@ class Browser {
     this.apply();
   }
 
-  /** Filters and sorts anew, and keeps the rollout that was active where it is still there. */
+  /** Filters and sorts anew, and goes to the first rollout of what is found. */
   apply() {
     const { store } = this;
-    const before = this.found[this.active];
     const wanted = Object.entries(this.filters).filter(([, select]) => select.value !== "").map(([name, select]) => [store.columns[name], Number(select.value)]);
     const words = this.search.value.toLowerCase().trim();
     this.found = [];
@@ -116,11 +115,11 @@ class Browser {
     });
     this.direction.textContent = this.descending ? "↓ high first" : "↑ low first";
     byId("count").textContent = `${this.found.length.toLocaleString("en")} of ${store.rows.toLocaleString("en")} rollouts`;
-    this.active = Math.max(0, this.found.indexOf(before));
+    this.active = 0;
     this.runway.style.height = `${this.found.length * ROW_HEIGHT}px`;
-    this.list.scrollTop = this.active ? this.list.scrollTop : 0;
+    this.list.scrollTop = 0;
     this.drawRows(true);
-    if (this.active) this.reveal();
+    if (this.found.length && !this.narrow()) this.detail.show(this.found[0]);
   }
 
   /** Draws the rows in view and a few around; those out of view leave the document. */
@@ -223,13 +222,13 @@ class Browser {
     this.list.focus();
   }
 
-  /** Opens the rollout that the address names; else shows the first one where there is room beside the list. */
+  /** Opens the rollout that the address names. */
   fromAddress() {
     const match = /^#rollout-(\d+)$/.exec(location.hash);
     if (match && Number(match[1]) < this.store.rows) {
       this.openRow(Number(match[1]));
       byId("rollouts").scrollIntoView();
-    } else if (!this.narrow() && this.found.length) this.detail.show(this.found[0]);
+    }
   }
 
   key(event) {
@@ -287,15 +286,16 @@ async function start() {
   byId("help-open").addEventListener("click", () => byId("help").showModal());
   const note = byId("rollouts-note");
   note.textContent = data.rollouts.note;
-  if (!data.rollouts.shown) return;
   try {
+    if (!data.rollouts.shown) return;
     const store = await unpack(byId("payload").textContent, data.rollouts.encoding);
     byId("browser").hidden = false;
     new Browser(store);
   } catch (error) {
     note.textContent = `The rollouts cannot be shown: ${error.message}`;
+  } finally {
+    document.documentElement.dataset.ready = "true";
   }
-  document.documentElement.dataset.ready = "true";
 }
 
 start();
