@@ -149,7 +149,7 @@ def render(run: Run, total: int | None, now: float, *, height: int, width: int) 
     left += [f"about {duration(whole)} left of {total} iterations"] if whole is not None else []
     if left:
         lines.append(Text("; ".join(left)))
-    title = Text(f"{run.name}  ", style="bold") + Text(str(run.path), style="dim")
+    title = Text.assemble((f"{run.name}  ", "bold"), (str(run.path), "dim"), no_wrap=True, overflow="ellipsis")
     room = max(3, height - len(lines) - 8)
     return Group(title, *lines, Text(""), _table(run, room, width))
 

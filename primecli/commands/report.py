@@ -151,10 +151,10 @@ def _page(runs: Sequence[Run], limit: int, tokenizer: Path | None, compress: boo
 
 
 def _note(shown: int, there: int, limit: int) -> str:
+    if not limit:
+        return "Left out: the page was made with --max-rollouts 0."
     if not there:
         return "There are no shards left to show rollouts from."
-    if not shown:
-        return f"Left out: there are {there:,}, and the page was made with --max-rollouts {limit}."
     if shown == there:
         return f"All {there:,} rollouts of the shards that are there."
     return f"{shown:,} of {there:,} rollouts: whole groups, taken evenly from all iterations (--max-rollouts {limit})."

@@ -53,7 +53,7 @@ CHARTS: tuple[Chart, ...] = (
     ),
     Chart(
         "reward",
-        "PRM reward of right and wrong",
+        "PRM reward, right and wrong",
         "Learning",
         "nats a response",
         "Mean summed process reward before the update. The two should part; both rising together is reward hacking.",

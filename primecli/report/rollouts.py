@@ -63,6 +63,8 @@ class Choice:
 
 def choose(runs: Sequence[Run], limit: int) -> Choice:
     """At most `limit` rollouts in whole groups, evenly over runs, purposes and iterations, and within them."""
+    if not limit:
+        return Choice([], 0)  # no shard is read
     by_run = [list(_groups(place, run)) for place, run in enumerate(runs)]
     ordered = [group for sets in by_run for groups in sets for group in groups]
     taken: list[Group] = []

@@ -30,7 +30,7 @@ def test_all_are_taken_where_there_is_room_each_where_most_is_known_of_it(tmp_pa
 
 def test_a_limit_is_kept_with_whole_groups_evenly_over_iterations(tmp_path: Path) -> None:
     run = find_run(make_run(tmp_path, iterations=5, groups=6))
-    for limit in (0, 3, 41, 60):
+    for limit in (3, 41, 60):
         choice = choose([run], limit)
         assert choice.rollouts <= limit < choice.rollouts + 4
         assert all(len(group.rows) == (2 if group.purpose == "eval" else 4) for group in choice.groups)
