@@ -19,6 +19,7 @@ from primecli.commands.generate import generate
 from primecli.commands.inspect import inspect
 from primecli.commands.lineage import lineage
 from primecli.commands.query import query
+from primecli.commands.report import report
 from primecli.commands.score_prm import score_prm
 from primecli.commands.score_values import score_values
 from primecli.commands.stats import stats
@@ -27,6 +28,7 @@ from primecli.commands.update_policy import update_policy
 from primecli.commands.update_prm import update_prm
 from primecli.commands.validate import validate
 from primecli.commands.verify import verify
+from primecli.commands.watch import watch
 from primecli.errors import Interrupted, PrimecliError
 
 app = typer.Typer(
@@ -54,6 +56,8 @@ COMMANDS: dict[str, Any] = {
     "validate": validate,
     "audit": audit,
     "check-logprobs": check_logprobs,
+    "report": report,
+    "watch": watch,
 }
 
 for _name, _command in COMMANDS.items():
