@@ -13,6 +13,7 @@ import typer
 from primecli import __version__, config
 from primecli.commands.audit import audit
 from primecli.commands.compute_advantages import compute_advantages
+from primecli.commands.doctor import doctor
 from primecli.commands.filter import filter_
 from primecli.commands.generate import generate
 from primecli.commands.query import query
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Any] = {
     "stats": stats,
     "query": query,
     "audit": audit,
+    "doctor": doctor,
 }
 
 for _name, _command in COMMANDS.items():
