@@ -128,6 +128,26 @@ def test_the_axis_can_be_rollouts_or_time(report: Path, browse: Any) -> None:
     assert "minutes at work" in page.text_content('[data-chart="entropy"] svg.plot')
 
 
+def test_long_lines_are_smoothed_and_can_be_seen_as_they_are(tmp_path: Path, report: Path, browse: Any) -> None:
+    for iteration in range(120):
+        metrics = {"accuracy": 0.5 + 0.1 * (-1) ** iteration}
+        write_summary(tmp_path / "run" / str(iteration) / "verify", "verify", metrics=metrics)
+    page = browse(write_report(tmp_path / "report.html", tmp_path / "run"))
+
+    def spans() -> list[float]:
+        lines = page.locator('[data-chart="accuracy"] polyline').evaluate_all(
+            "all => all.map((one) => one.getAttribute('points'))"
+        )
+        heights = [[float(point.split(",")[1]) for point in line.split()] for line in lines]
+        return [max(line) - min(line) for line in heights]
+
+    raw, smoothed = spans()
+    assert smoothed < raw / 3
+    page.click("#smooth")
+    assert spans() == [raw]
+    assert browse(report).locator("#smooth").count() == 0
+
+
 def test_rollouts_sort_by_reward(run: Path, report: Path, browse: Any) -> None:
     page = browse(report)
     sums = sorted(sum(row[schema.PROCESS_REWARDS]) for row in trained_rows(run))
@@ -169,6 +189,7 @@ def test_a_rollout_opens_with_its_tokens_coloured(spelled: Path, browse: Any) ->
     rewards = original[schema.PROCESS_REWARDS]
     tokens = page.locator(".tokens [data-token]")
     assert "".join(tokens.all_text_contents()).replace("↵", "") == original[schema.RESPONSE] + "<eos>"
+    assert [tokens.first.text_content(), tokens.last.text_content()] == [original[schema.RESPONSE][0], "<eos>"]
     page.select_option(".controls select >> nth=1", "rollout")
     lowest, highest = rewards.index(min(rewards)), rewards.index(max(rewards))
     sign = "strong-minus" if -rewards[lowest] > rewards[highest] else "strong-plus"
