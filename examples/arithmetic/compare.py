@@ -35,17 +35,6 @@ def kinds_of(runs: Sequence[Run], estimator: str) -> list[str]:
     ]
 
 
-def mean_over_run(run: Run) -> float:
-    """Held-out accuracy as a mean over the run's evaluations after the SFT model: how high and how early in one."""
-    return statistics.fmean(value for rollouts, value in curves.values_of(run, QUANTITY).items() if rollouts)
-
-
-def final(run: Run) -> float:
-    """Held-out accuracy of the last evaluation."""
-    found = curves.values_of(run, QUANTITY)
-    return found[max(found)]
-
-
 def rollouts_to(points: Sequence[Point], accuracy: float) -> float | None:
     """Rollouts after which a curve first reaches an accuracy, interpolated; None where it never does.
 
@@ -59,22 +48,31 @@ def rollouts_to(points: Sequence[Point], accuracy: float) -> float | None:
     return None
 
 
+def gains(outcome: Sequence[Run], process: Sequence[Run], places: Sequence[float]) -> Point | None:
+    """Held-out accuracy with process rewards less that without, of the same seed, as a mean over these places."""
+    values = {run.seed: curves.values_of(run, QUANTITY) for run in outcome}
+    differences = [
+        statistics.fmean(found[place] - values[run.seed][place] for place in places)
+        for run in process
+        if run.seed in values
+        for found in [curves.values_of(run, QUANTITY)]
+    ]
+    return curves.mean_and_error(places[-1], differences) if differences else None
+
+
 def gain_rows(runs: Sequence[Run]) -> Iterator[list[str]]:
-    """What process rewards change, by estimator."""
+    """What process rewards change, by estimator: at the end; as a mean over the run, how high and how early in one."""
     for estimator in estimators_of(runs):
         if kinds_of(runs, estimator) != ["outcome", "process"]:
             continue
         outcome, process = curves.of(runs, estimator, "outcome"), curves.of(runs, estimator, "process")
-        pairs = [(one, other) for one in outcome for other in process if one.seed == other.seed]
-        differences = [
-            curves.mean_and_error(0, [measure(other) - measure(one) for one, other in pairs]) if pairs else None
-            for measure in (final, mean_over_run)
-        ]
-        target = curves.curve(outcome, QUANTITY)[-1]
-        reached = rollouts_to(curves.curve(process, QUANTITY), target.mean)
+        places = curves.shared([*outcome, *process], QUANTITY)
+        points = [gains(outcome, process, chosen) for chosen in (places[-1:], places[1:])]
+        target = curves.at(outcome, QUANTITY, places)[-1]
+        reached = rollouts_to(curves.at(process, QUANTITY, places), target.mean)
         yield [
             curves.NAMES[estimator],
-            *(f"{'+' if point.mean >= 0 else ''}{point}" if point else "" for point in differences),
+            *(f"{'+' if point.mean >= 0 else ''}{point}" if point else "" for point in points),
             f"{reached / target.x:.0%}" if reached else "not reached",
         ]
 
@@ -83,12 +81,14 @@ def accuracy_rows(runs: Sequence[Run]) -> Iterator[list[str]]:
     """Mean and standard error of every curve."""
     for estimator in estimators_of(runs):
         for kind in kinds_of(runs, estimator):
-            points = curves.curve(curves.of(runs, estimator, kind), QUANTITY)
+            points = curves.at(curves.of(runs, estimator, kind), QUANTITY, curves.shared(runs, QUANTITY))
             yield [f"{curves.NAMES[estimator]}, {kind}", *(str(point) for point in points)]
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
     """A panel an estimator, all on the same axes."""
+    from matplotlib.ticker import MaxNLocator
+
     names = estimators_of(runs)
     columns = 2 if len(names) > 1 else 1
     lines = -(-len(names) // columns)
@@ -100,8 +100,9 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         for kind in kinds_of(runs, names[place]):
             points = curves.curve(curves.of(runs, names[place], kind), QUANTITY)
             curves.draw(panel, points, kind, LABELS[kind])
+        panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.xaxis.set_major_formatter("{x:,.0f}")
-        panel.set_title(curves.NAMES[names[place]], loc="left", fontweight="bold")
+        panel.set_title(curves.NAMES[names[place]])
         panel.set_ylim(curves.limits(runs, QUANTITY))
         panel.set_xlim(left=0)
         if place % columns == 0:
@@ -109,7 +110,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         if place + columns >= len(names):
             panel.set_xlabel("rollouts used")
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
     curves.save(figure, path)
 
 
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     runs = curves.read_runs(options.runs)
     curves.write_csv(options.csv, runs)
-    rollouts = [f"{point.x:.0f}" for point in curves.curve(runs, QUANTITY)]
+    rollouts = [f"{place:.0f}" for place in curves.shared(runs, QUANTITY)]
     curves.print_table(
         f"held-out accuracy by rollouts used, {curves.over(runs)}",
         ["estimator, rewards", *rollouts],
@@ -134,7 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(f"all runs: {options.csv}")
     if options.plot:
-        draw(runs, options.plot)
+        with curves.style():
+            draw(runs, options.plot)
         print(f"picture: {options.plot}")
 
 

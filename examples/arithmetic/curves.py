@@ -11,6 +11,7 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -104,11 +105,20 @@ def values_of(run: Run, quantity: str, x: str = "rollouts") -> dict[float, float
     return {place: value for place, value in found.items() if place is not None and value is not None}
 
 
+def shared(runs: Sequence[Run], quantity: str, x: str = "rollouts") -> list[float]:
+    """Every x that all the runs have been measured at."""
+    return sorted(set.intersection(*(set(values_of(run, quantity, x)) for run in runs)))
+
+
+def at(runs: Sequence[Run], quantity: str, places: Sequence[float], x: str = "rollouts") -> list[Point]:
+    """Mean and standard error over seeds at these x."""
+    measured = [values_of(run, quantity, x) for run in runs]
+    return [mean_and_error(place, [values[place] for values in measured]) for place in places]
+
+
 def curve(runs: Sequence[Run], quantity: str, x: str = "rollouts") -> list[Point]:
     """Mean and standard error over seeds, at every x that all the runs have been measured at."""
-    measured = [values_of(run, quantity, x) for run in runs]
-    shared = sorted(set.intersection(*(set(values) for values in measured)))
-    return [mean_and_error(place, [values[place] for values in measured]) for place in shared]
+    return at(runs, quantity, shared(runs, quantity, x), x)
 
 
 def over(runs: Sequence[Run]) -> str:
@@ -146,21 +156,39 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
         print(f"| {' | '.join(line)} |")
 
 
-def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A figure of panels in the style of all pictures here; it is drawn without a display."""
+def style() -> AbstractContextManager[None]:
+    """In it, pictures are made alike; they are drawn without a display, and the same data gives the same file."""
     from matplotlib import rc_context
+
+    return rc_context(
+        {
+            "font.size": 9,
+            "axes.titlesize": 10,
+            "axes.titlelocation": "left",
+            "axes.titleweight": "bold",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.grid.axis": "y",
+            "axes.axisbelow": True,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "text.color": INK,
+            "grid.color": GRID,
+            "legend.frameon": False,
+            "svg.hashsalt": "primecli",
+        }
+    )
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, size in inches."""
     from matplotlib.figure import Figure
 
-    style = {"font.size": 9, "axes.titlesize": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
-    with rc_context(style):
-        figure = Figure(figsize=size, layout="constrained", facecolor="white")
-        panels = [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(axis="y", color=GRID, linewidth=0.7)
-        panel.set_axisbelow(True)
-        panel.tick_params(color=INK, labelcolor=INK)
-    return figure, panels
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
 
 
 STYLES = {
@@ -188,9 +216,6 @@ def draw(panel: Axes, points: Sequence[Point], kind: str, label: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes the picture in the format that its name ends with; the same data gives the same file."""
-    from matplotlib import rc_context
-
+    """Writes the picture in the format that its name ends with."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.hashsalt": "primecli"}):
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+    figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -39,24 +39,26 @@ def table_rows(runs: Sequence[Run]) -> Iterator[list[str]]:
 
 def draw(runs: Sequence[Run], path: Path) -> None:
     """Pair accuracy at the left, what the policy makes of it at the right."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, panels = curves.new_figure(1, 2, (7.2, 3.1))
     for panel, quantity in zip(panels, (PAIRS, ACCURACY), strict=True):
         for kind, points in by_iteration(runs, quantity).items():
             curves.draw(panel, points, kind, LABELS[kind])
         panel.set_xlabel("iteration")
         panel.set_xlim(left=0)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     pairs, accuracy = panels
     pairs.axhline(CHANCE, color=curves.INK, linewidth=0.8, linestyle=":")
     pairs.annotate(
         "chance", (1, CHANCE), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right"
     )
     pairs.set_ylim(min(0.45, curves.limits(runs, PAIRS)[0]), 1.02)
-    pairs.set_title("pair accuracy on fresh rollouts", loc="left", fontweight="bold")
+    pairs.set_title("pair accuracy on fresh rollouts")
     accuracy.set_ylim(curves.limits(runs, ACCURACY))
-    accuracy.set_title("held-out accuracy of the policy", loc="left", fontweight="bold")
+    accuracy.set_title("held-out accuracy of the policy")
     handles, labels = pairs.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
     curves.save(figure, path)
 
 
@@ -77,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(f"all runs: {options.csv}")
     if options.plot:
-        draw(runs, options.plot)
+        with curves.style():
+            draw(runs, options.plot)
         print(f"picture: {options.plot}")
 
 
