@@ -3,7 +3,7 @@
 Reads nothing but the `_summary.json` files of the stages. Writes RUN/accuracy.csv.
 
 Example:
-    python examples/arithmetic/accuracy.py work/prime-seed0
+    python examples/arithmetic/accuracy.py work/rloo-process-seed0
 """
 
 from __future__ import annotations
