@@ -10,7 +10,7 @@ import numpy as np
 
 from primecli import models, schema, scoring
 from primecli.errors import InputError
-from primecli.rollouts import Rollouts
+from primecli.rollouts import STORED_REFERENCES, Rollouts
 from primecli.scoring import Sequences
 from primecli.training import MicroBatch, Trainer, tensor
 
@@ -110,7 +110,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
         opponents[rows] = opponent_scores(before, torch.from_numpy(outcomes[rows]).double(), groups).numpy()
 
     def micro_batch(chosen: list[int]) -> MicroBatch:
-        logprobs, _ = scoring.sequence_logprobs(trainer.model, trainer.place, sequences, chosen)  # (N,)
+        logprobs = scoring.sequence_logprobs(trainer.model, trainer.place, sequences, chosen).logprobs  # (N,)
         ref_logprobs = tensor(rollouts.token_rows(chosen, schema.REF_LOGPROBS), trainer.place)
         rewards = implicit_process_rewards(logprobs, ref_logprobs, beta)
         tokens = rollouts.response_lengths[chosen]
@@ -147,10 +147,8 @@ def _current_scores(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta:
     return np.add.reduceat(rewards, starts)
 
 
-def reference_logprobs(
-    rollouts: Rollouts, directory: Path | None, place: models.Placement, token_budget: int
-) -> np.ndarray:
-    """(N,) log-probabilities of the reference: a model's, or, for None, the ones that the policy sampled with."""
-    if directory is None:
-        return rollouts.values[schema.ROLLOUT_LOGPROBS]
-    return scoring.score(models.load_model(directory, place), place, rollouts.sequences(), token_budget=token_budget)
+def reference_logprobs(rollouts: Rollouts, ref: Path | str, place: models.Placement, token_budget: int) -> np.ndarray:
+    """(N,) log-probabilities of the reference: of the model in a directory, or stored ones (`STORED_REFERENCES`)."""
+    if isinstance(ref, str):
+        return rollouts.values[STORED_REFERENCES[ref]]
+    return scoring.score(models.load_model(ref, place), place, rollouts.sequences(), token_budget=token_budget)

@@ -80,6 +80,17 @@ def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: 
     return _gather(tables, columns, token_ids=token_ids)
 
 
+STORED_REFERENCES = {"rollout": schema.ROLLOUT_LOGPROBS, "shards": schema.REF_LOGPROBS}
+"""What --ref takes a reference's log-probabilities from, where it names no model: a column of the shards."""
+
+
+def reference_columns(ref: str) -> list[str]:
+    """The columns that --ref needs; none where it names a model."""
+    if ref not in STORED_REFERENCES:
+        return []
+    return [STORED_REFERENCES[ref], *(schema.SAMPLED_WITH if ref == "rollout" else ())]
+
+
 def check_untouched_distribution(values: Mapping[str, np.ndarray], option: str, *, temperature: bool = True) -> None:
     """Raises InputError where rollouts were truncated, or tempered, in sampling.
 
@@ -94,6 +105,22 @@ def check_untouched_distribution(values: Mapping[str, np.ndarray], option: str, 
                 f"{option} needs rollouts sampled with {name} {expected:g}, and some were sampled with {odd[0]:g}",
                 "their rollout_logprobs are of another distribution than the model's",
             )
+
+
+def truncated_sampling(values: Mapping[str, np.ndarray]) -> str | None:
+    """What is wrong with probability ratios to rollouts that were sampled with top-p or top-k; None where none were.
+
+    values: the columns `top_p` and `top_k`, (B,) each. A trainer's log-probabilities are of the whole vocabulary;
+    truncation left tokens out, whose probability went to the others. So every ratio is too small, and which tokens
+    could be sampled at all depends on the weights of then.
+    """
+    truncated = (values[schema.TOP_P] < 1) | (values[schema.TOP_K] > 0)
+    if not truncated.any():
+        return None
+    return (
+        f"{int(truncated.sum())} of {len(truncated)} rollouts were sampled with top-p or top-k: ratios between the "
+        "trainer's and the sampler's probabilities are biased"
+    )
 
 
 def check_lists(table: pa.Table, path: object) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from primecli.core.logprobs import TokenLogprobs
+
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
@@ -87,11 +89,12 @@ def _states(model: Any, batch: _Batch) -> Tensor:
     return states
 
 
-def sequence_logprobs(model: Any, place: Placement, sequences: Sequences, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy of every response token of some rows, in one forward pass.
+def sequence_logprobs(
+    model: Any, place: Placement, sequences: Sequences, rows: Sequence[int], *, with_entropy: bool = False
+) -> TokenLogprobs:
+    """Log-probability (and entropy) of every response token of some rows, in one forward pass.
 
-    Logits are made for response tokens only, and a chunk at a time. Returns two (N,) tensors, nats, rows one after
-    another.
+    Logits are made for response tokens only, and a chunk at a time. Each is (N,), nats, the rows one after another.
     """
     from primecli.core.logprobs import token_logprobs
 
@@ -99,8 +102,9 @@ def sequence_logprobs(model: Any, place: Placement, sequences: Sequences, rows: 
     with place.autocast():
         states = _states(model, batch)
         head = model.get_output_embeddings()
-    result = token_logprobs(states, head.weight, batch.targets, bias=head.bias, temperature=batch.heat)
-    return result.logprobs, result.entropy
+    return token_logprobs(
+        states, head.weight, batch.targets, bias=head.bias, temperature=batch.heat, with_entropy=with_entropy
+    )
 
 
 def sequence_values(model: Any, place: Placement, sequences: Sequences, rows: Sequence[int]) -> Tensor:
@@ -113,7 +117,7 @@ def sequence_values(model: Any, place: Placement, sequences: Sequences, rows: Se
 
 
 def _logprobs_only(model: Any, place: Placement, sequences: Sequences, rows: Sequence[int]) -> Tensor:
-    return sequence_logprobs(model, place, sequences, rows)[0]
+    return sequence_logprobs(model, place, sequences, rows).logprobs
 
 
 def score(

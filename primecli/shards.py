@@ -220,6 +220,16 @@ class _HashingFile:
         self.closed = True
 
 
+def _schema_text(schema_of: pa.Schema) -> str:
+    """Names, types and nullability, a line each. Parquet renames what is inside a list; that is not part of it."""
+    import pyarrow as pa
+
+    def name(kind: pa.DataType) -> str:
+        return f"list<{name(kind.value_type)}>" if pa.types.is_list(kind) else str(kind)
+
+    return "".join(f"{field.name}: {name(field.type)}{'' if field.nullable else ' not null'}\n" for field in schema_of)
+
+
 def write_shard(
     path: Path,
     table: pa.Table,
@@ -238,7 +248,7 @@ def write_shard(
 
     def write(file: IO[bytes]) -> None:
         hashing = _HashingFile(file)
-        hashing.digest.update(str(table.schema.remove_metadata()).encode())
+        hashing.digest.update(_schema_text(table.schema).encode())
         with pq.ParquetWriter(hashing, table.schema, compression="zstd", store_schema=True) as writer:
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             footer: Json = {
@@ -253,6 +263,27 @@ def write_shard(
             writer.add_key_value_metadata({FOOTER_KEY.decode(): text})
 
     write_atomically(path, write)
+
+
+def content_of(path: Path) -> str:
+    """The hash that `write_shard` took of a shard, taken again of the file's own bytes: schema and data pages."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    chunks = [
+        metadata.row_group(group).column(column)
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+    ]
+    starts = [
+        chunk.data_page_offset if chunk.dictionary_page_offset is None else chunk.dictionary_page_offset
+        for chunk in chunks
+    ]
+    end = max(start + chunk.total_compressed_size for start, chunk in zip(starts, chunks, strict=True))
+    digest = hashlib.sha256(_schema_text(metadata.schema.to_arrow_schema()).encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(end))
+    return digest.hexdigest()[:32]
 
 
 def check_groups(table: pa.Table, path: Path) -> int:

@@ -85,8 +85,9 @@ Ref = Annotated[
     str,
     typer.Option(
         "--ref",
-        metavar="DIR|HUB_ID|rollout",
-        help="The reference model, usually the SFT model; rollout takes the sampling policy's own log-probabilities.",
+        metavar="DIR|HUB_ID|rollout|shards",
+        help="The reference, usually the SFT model; rollout: the sampling policy's own log-probabilities; shards: the "
+        "ref_logprobs that are there already.",
     ),
 ]
 Critic = Annotated[

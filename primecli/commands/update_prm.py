@@ -73,7 +73,8 @@ def update_prm(
       primecli update-prm --prm ckpt/prm/0 --ref ckpt/sft \\
         --checkpoint ckpt/prm/1 runs/1/filter
     """
-    from primecli import models
+    from primecli import models, schema
+    from primecli.rollouts import STORED_REFERENCES, reference_columns
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
     training = TrainingOptions(
@@ -86,7 +87,7 @@ def update_prm(
             **options_json(training),
             "beta": beta,
             "loss": loss.value,
-            "ref": "rollout" if ref == "rollout" else "model",
+            "ref": ref if ref in STORED_REFERENCES else "model",
             "dtype": models.resolve_dtype(device.value, dtype.value),
         },
         execution={
@@ -103,28 +104,22 @@ def update_prm(
         source = models.resolve_model(prm)
         run.use_model("prm", source)
         run.models["trainer"] = models.trainer_fingerprint(source)
-        if ref != "rollout":
-            run.use_model("ref", models.resolve_model(ref))
-        run.read(_needs(ref))
+        reference = None if ref in STORED_REFERENCES else models.resolve_model(ref)
+        if reference is not None:
+            run.use_model("ref", reference)
+        needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS, schema.OUTCOME_REWARD]
+        run.read([*needs, *reference_columns(ref)])
         if not run.skip():
-            _train(run, source, None if ref == "rollout" else models.resolve_model(ref), training)
+            _train(run, source, reference or ref, training)
 
 
-def _needs(ref: str) -> list[str]:
-    from primecli import schema
-
-    needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS, schema.OUTCOME_REWARD]
-    return [*needs, *schema.SAMPLED_WITH, schema.ROLLOUT_LOGPROBS] if ref == "rollout" else needs
-
-
-def _train(run: UpdateRun, source: Path, ref: Path | None, training: TrainingOptions) -> None:
+def _train(run: UpdateRun, source: Path, ref: Path | str, training: TrainingOptions) -> None:
     from primecli import models, prm, schema
-    from primecli.rollouts import check_untouched_distribution, load_rollouts
+    from primecli.rollouts import check_untouched_distribution, load_rollouts, reference_columns
     from primecli.training import Trainer
 
-    sampled = [*schema.SAMPLED_WITH, schema.ROLLOUT_LOGPROBS] if ref is None else []
-    rollouts = load_rollouts(run.shards, [schema.OUTCOME_REWARD, *sampled], token_ids=True)
-    if ref is None:
+    rollouts = load_rollouts(run.shards, [schema.OUTCOME_REWARD, *reference_columns(str(ref))], token_ids=True)
+    if ref == "rollout":
         check_untouched_distribution(rollouts.values, "--ref rollout")
     prm.check_graded(rollouts)
     models.set_threads(run.execution["threads"])

@@ -16,7 +16,7 @@ from tests.conftest import read_rows, summary
 GROUPS, SIZE = 6, 4
 
 
-def train(primecli: Any, prm: Path, ref: Path, directory: Path, target: Path, *options: Any) -> dict[str, float]:
+def train(primecli: Any, prm: Path, ref: Path | str, directory: Path, target: Path, *options: Any) -> dict[str, float]:
     primecli("update-prm", "--prm", prm, "--ref", ref, "--checkpoint", target, directory, *options)
     return dict(summary(target)["metrics"])
 
@@ -96,3 +96,23 @@ def test_dpo_of_steps_in_processes_is_dpo_of_one(tiny: Path, other: Path, tmp_pa
         train(primecli, prm, tiny, shard, tmp_path / f"step{number}", *options)
         prm = tmp_path / f"step{number}"
     assert (prm / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+def test_a_stored_reference_is_the_models_own(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = write_shards(tmp_path / "in", rollouts(GROUPS, SIZE), per_shard=SIZE)
+    primecli("score-prm", "--prm", other, "--ref", tiny, directory)
+    scored = tmp_path / "score-prm"
+    train(primecli, other, tiny, directory, tmp_path / "model", "--lr", "1e-3")
+    train(primecli, other, "shards", scored, tmp_path / "stored", "--lr", "1e-3")
+    names = ("model.safetensors", "trainer/optimizer.safetensors")
+    assert all((tmp_path / "model" / name).read_bytes() == (tmp_path / "stored" / name).read_bytes() for name in names)
+    for name, source, ref in [("a", directory, tiny), ("b", scored, "shards")]:
+        primecli("score-prm", "--prm", tmp_path / "model", "--ref", ref, source, "--out", tmp_path / name)
+    first, second = ([row[schema.PROCESS_REWARDS] for row in read_rows(tmp_path / name)] for name in ("a", "b"))
+    assert first == second
+    for stage in (["update-prm", "--checkpoint", tmp_path / "x"], ["score-prm", "--out", tmp_path / "x"]):
+        result = primecli(*stage, "--prm", other, "--ref", "shards", directory, check=False)
+        assert (result.code, "lacks the column ref_logprobs (made by `primecli score-prm`)" in result.line()) == (
+            3,
+            True,
+        )
