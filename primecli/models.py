@@ -229,16 +229,6 @@ def load_critic(directory: Path, place: Placement, *, dtype: torch.dtype | None 
     return move(model, place).eval()
 
 
-def check_length(model: Any, tokens: int, directory: Path) -> None:
-    """Raises InputError where sequences of so many tokens are longer than the model has positions for."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and tokens > limit:
-        raise InputError(
-            f"{directory}: prompt and --max-tokens come to {tokens} tokens, and the model has {limit} positions",
-            "lower --max-tokens or --max-prompt-tokens",
-        )
-
-
 def move(model: Any, place: Placement) -> Any:
     """The model on its device; running out of memory is one line."""
     import torch

@@ -12,12 +12,13 @@ import numpy as np
 
 from primecli import models, schema, scoring
 from primecli.errors import GateError, InputError, UsageError
-from primecli.rollouts import Rollouts, check_untouched_distribution
+from primecli.rollouts import Rollouts, check_untouched_distribution, truncated_sampling
 from primecli.training import MicroBatch, Trainer, tensor, token_places
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+NOT_OF_THE_RESULT = ("max_logprob_gap", "strict")  # gates: what passes them is the same without
 FROM_SHARDS = "shards"  # --ref: the ref_logprobs that score-prm stored
 
 
@@ -37,6 +38,7 @@ class PolicyOptions:
     tis_cap: float | None = None
     ref: str | None = None
     max_logprob_gap: float | None = None
+    strict: bool = False
 
     def check(self) -> None:
         """Raises UsageError for options that do not fit together."""
@@ -52,7 +54,7 @@ class PolicyOptions:
 
     def as_json(self) -> dict[str, Any]:
         """What of it changes the result, as a recipe stores it."""
-        found = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "max_logprob_gap"}
+        found = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in NOT_OF_THE_RESULT}
         return {**found, "ref": self.ref if self.ref in (None, FROM_SHARDS) else "model"}
 
     def columns(self) -> list[str]:
@@ -62,8 +64,11 @@ class PolicyOptions:
         return [*found, schema.REF_LOGPROBS] if self.ref == FROM_SHARDS else found
 
 
-def check_sampling(rollouts: Rollouts, options: PolicyOptions) -> None:
-    """Raises InputError for rollouts whose log-probabilities cannot be used as the options ask."""
+def check_sampling(rollouts: Rollouts, options: PolicyOptions) -> str | None:
+    """Raises InputError for rollouts whose log-probabilities cannot be used as the options ask.
+
+    Returns what the user is to be warned of, None where there is nothing.
+    """
     if (rollouts.values[schema.TEMPERATURE] <= 0).any():
         raise InputError("some rollouts were sampled greedily (temperature 0)", "train on samples")
     if options.old_logprobs == "rollout":
@@ -72,6 +77,10 @@ def check_sampling(rollouts: Rollouts, options: PolicyOptions) -> None:
         check_untouched_distribution(rollouts.values, "--tis-cap", temperature=False)
     if options.ref == FROM_SHARDS:
         check_untouched_distribution(rollouts.values, "--ref shards")
+    biased = truncated_sampling(rollouts.values)
+    if biased is not None and options.strict:
+        raise InputError(biased, "sample with --top-p 1 --top-k 0, or leave --strict out")
+    return biased
 
 
 def check_staleness(rollouts: Rollouts, lineage: tuple[str, ...], allowed: int) -> int:

@@ -107,6 +107,22 @@ def check_untouched_distribution(values: Mapping[str, np.ndarray], option: str, 
             )
 
 
+def truncated_sampling(values: Mapping[str, np.ndarray]) -> str | None:
+    """What is wrong with probability ratios to rollouts that were sampled with top-p or top-k; None where none were.
+
+    values: the columns `top_p` and `top_k`, (B,) each. A trainer's log-probabilities are of the whole vocabulary;
+    truncation left tokens out, whose probability went to the others. So every ratio is too small, and which tokens
+    could be sampled at all depends on the weights of then.
+    """
+    truncated = (values[schema.TOP_P] < 1) | (values[schema.TOP_K] > 0)
+    if not truncated.any():
+        return None
+    return (
+        f"{int(truncated.sum())} of {len(truncated)} rollouts were sampled with top-p or top-k: ratios between the "
+        "trainer's and the sampler's probabilities are biased"
+    )
+
+
 def check_lists(table: pa.Table, path: object, *, first_row: int = 0) -> None:
     """Raises InputError unless every per-token list is as long as its response and finite, and no row is empty.
 

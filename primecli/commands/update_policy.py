@@ -109,6 +109,9 @@ def update_policy(
             callback=options.finite,
         ),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse rollouts sampled with top-p or top-k, rather than warn.")
+    ] = False,
     max_staleness: Annotated[
         int, typer.Option("--max-staleness", min=0, help="Updates since the weights that sampled the rollouts.")
     ] = 0,
@@ -163,6 +166,7 @@ def update_policy(
         tis_cap,
         ref,
         max_logprob_gap,
+        strict,
     )
     loss.check()
     run = UpdateRun(
@@ -203,13 +207,16 @@ def _train(
     import numpy as np
 
     from primecli import models, policy, schema, scoring
+    from primecli.progress import say
     from primecli.rollouts import load_rollouts
     from primecli.training import Trainer
 
     there = set.intersection(*(set(shard.footer.columns) for shard in run.shards))
     parts = [name for name in (schema.OUTCOME_ADVANTAGES, schema.PROCESS_ADVANTAGES) if name in there]
     rollouts = load_rollouts(run.shards, [*loss.columns(), *parts], token_ids=True)
-    policy.check_sampling(rollouts, loss)
+    biased = policy.check_sampling(rollouts, loss)
+    if biased is not None:
+        say(run.stage, biased)
     models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
     budget = training.token_budget

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from primecli.core.losses import MAX_LOG_RATIO, group_rows
+from primecli.core.losses import group_rows
 
 CALIBRATION_BINS = 10
 
@@ -79,17 +80,19 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
 
 
 def effective_sample_size(log_weights: Tensor) -> float:
-    """Share of (N,) samples that importance weights leave: (sum w)^2 / (N * sum w^2), in (0, 1] (Kish, 1965).
+    """Kish's effective sample size of importance weights, as a share of their number, between 0 and 1.
 
-    log_weights: nats.
+    log_weights: (N,), nats; a common shift changes nothing. (sum w)^2 / (N * sum w^2): 1 where all weights are
+    equal, 1/N where one outweighs all others. Kish, Survey Sampling (1965), section 11.7.
 
-    >>> effective_sample_size(torch.tensor([0.0, 0.0]))
+    >>> effective_sample_size(torch.tensor([0.0, 0.0, 0.0, 0.0]))
     1.0
-    >>> round(effective_sample_size(torch.tensor([0.0, -20.0])), 6)
+    >>> round(effective_sample_size(torch.tensor([0.0, 100.0])), 6)
     0.5
     """
-    weights = log_weights.double().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    return float(weights.sum().square() / (len(weights) * weights.square().sum()))
+    exact = log_weights.double()
+    log_share = 2 * torch.logsumexp(exact, 0) - torch.logsumexp(2 * exact, 0) - math.log(len(exact))
+    return min(1.0, float(log_share.exp()))
 
 
 def variance_share(part: Tensor, total: Tensor) -> float:

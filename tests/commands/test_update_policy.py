@@ -197,3 +197,15 @@ def test_without_a_clip_no_token_is_clipped(tiny: Path, tmp_path: Path, primecli
     clipped, plain = (summary(tmp_path / name)["metrics"]["clip_fraction"] for name in ("clip", "plain"))
     assert clipped > 0.1
     assert plain == 0
+
+
+def test_truncated_sampling_is_warned_of_or_refused(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", tiny, top_p=0.9)
+    common = ["update-policy", "--policy", tiny, "--checkpoint", tmp_path / "1", directory]
+    refused = primecli(*common, "--strict", check=False)
+    assert (refused.code, (tmp_path / "1").exists()) == (3, False)
+    assert "16 of 16 rollouts were sampled with top-p or top-k" in refused.line()
+    assert "16 of 16 rollouts were sampled with top-p or top-k" in primecli(*common, "--quiet").err
+    whole = batch(tmp_path / "whole", tiny)
+    common = ["update-policy", "--policy", tiny, "--checkpoint", tmp_path / "2", whole, "--strict", "--quiet"]
+    assert primecli(*common).err == ""
