@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,8 +98,8 @@ def sort_keys(table: Any, sort: str | None) -> np.ndarray:
     return np.where(np.isnan(outcome), -np.inf, against)
 
 
-def read_row(shard: Shard, row: int) -> dict[str, Any]:
-    """All columns of one row, by way of its row group alone."""
+def read_row(shard: Shard, row: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
+    """The named columns of one row, all when None, by way of its row group alone."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -109,7 +109,7 @@ def read_row(shard: Shard, row: int) -> dict[str, Any]:
         for number in range(file.metadata.num_row_groups):
             rows = file.metadata.row_group(number).num_rows
             if row < first + rows:
-                found: dict[str, Any] = file.read_row_group(number).slice(row - first, 1).to_pylist()[0]
+                found: dict[str, Any] = file.read_row_group(number, columns).slice(row - first, 1).to_pylist()[0]
                 return found
             first += rows
     except (pa.ArrowException, OSError) as error:
