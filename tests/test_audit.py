@@ -20,6 +20,7 @@ def made(scores: object, outcomes: object, group: object, **columns: object) -> 
         "tokens": np.arange(rows, dtype=np.uint64),
         **columns,
     }
+    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in given.items()}
     return Responses(
         scores=np.asarray(scores, dtype=float),
         outcomes=np.asarray(outcomes, dtype=float),
@@ -28,7 +29,7 @@ def made(scores: object, outcomes: object, group: object, **columns: object) -> 
         row=np.arange(rows),
         group_ids=[f"g{number}" for number in range(int(groups.max()) + 1)],
         parts=[],
-        **{name: np.asarray(values) for name, values in given.items()},
+        **arrays,
     )
 
 
