@@ -62,7 +62,7 @@ def read_footer(path: Path) -> Footer:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     columns = tuple(metadata.schema.to_arrow_schema().names)
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
@@ -92,7 +92,8 @@ def read_footer(path: Path) -> Footer:
     return footer
 
 
-def _unreadable(path: Path, error: BaseException) -> InputError:
+def unreadable(path: Path, error: BaseException) -> InputError:
+    """What is wrong with a file that Arrow cannot read, as an error to raise."""
     if path.is_dir():
         return InputError(f"{path}: is a directory, not a shard")
     try:
@@ -136,12 +137,15 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         table = pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return conform(table.select(columns) if columns is not None else table, path)
 
 
-def conform(table: pa.Table, path: Path) -> pa.Table:
-    """Casts the columns that the schema knows to their types, and checks nulls; raises InputError."""
+def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:
+    """Casts the columns that the schema knows to their types, and checks nulls; raises InputError.
+
+    first_row: the number in the shard of the table's first row, where it is a part of one.
+    """
     import pyarrow as pa
 
     fields = []
@@ -151,7 +155,7 @@ def conform(table: pa.Table, path: Path) -> pa.Table:
             fields.append(field)
             continue
         if not column.nullable and table[name].null_count:
-            row = table[name].is_null().to_pylist().index(True)
+            row = first_row + table[name].is_null().to_pylist().index(True)
             raise InputError(f"{path}: column {name} is null at row {row}", "the schema allows no null there")
         fields.append(column.field())
     try:
