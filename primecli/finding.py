@@ -147,7 +147,7 @@ def sort_keys(table: Any, sort: str | None, outcomes: np.ndarray) -> np.ndarray:
     if sort == "outcome":
         return outcomes
     if sort == "length":
-        return shards.flat_column(table, schema.RESPONSE_IDS)[1].astype(np.float64)
+        return np.asarray(shards.flat_column(table, schema.RESPONSE_IDS)[1], dtype=np.float64)
     if sort == "lowest-token":
         values, lengths = shards.flat_column(table, schema.PROCESS_REWARDS)
         lowest = np.full(len(lengths), np.nan)

@@ -117,8 +117,10 @@ def letters(texts: Sequence[str], shares: Iterable[float]) -> list[Letter]:
 
 
 def wrap(found: Sequence[Letter], width: int) -> list[list[Letter]]:
-    """Lines of at most `width` cells, of which a space may take the last; broken at newlines but those at the end, behind
-    a space where one is near, else anywhere."""
+    """Lines of at most `width` cells, of which a space may take the last.
+
+    Broken at newlines but those at the end, behind a space where one is near, else anywhere.
+    """
     from rich.cells import cell_len
 
     lines: list[list[Letter]] = [[]]

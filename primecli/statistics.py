@@ -62,7 +62,8 @@ class _Names:
         encoded = column.combine_chunks().dictionary_encode()
         places = [self.places.setdefault(text, len(self.places)) for text in encoded.dictionary.to_pylist()]
         codes = encoded.indices.fill_null(NONE).to_numpy(zero_copy_only=False)
-        return np.append(np.array(places, dtype=np.int64), NONE)[codes]
+        numbers: np.ndarray = np.append(np.array(places, dtype=np.int64), NONE)[codes]
+        return numbers
 
 
 def gather(parts: Iterable[Shard]) -> Gathered:

@@ -127,7 +127,7 @@ def printable(text: str) -> str:
 
 
 def _visible(letter: str) -> str:
-    if letter in "\t\u00a0" or letter.isspace() and letter > "\u1000":
+    if letter in "\t\u00a0" or (letter.isspace() and letter > "\u1000"):
         return " "
     if letter < " ":
         return chr(0x2400 + ord(letter))

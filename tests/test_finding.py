@@ -43,9 +43,9 @@ def test_what_is_meant(tmp_path: Path) -> None:
 def test_sorting(sort: str, ascending: bool, tmp_path: Path) -> None:
     def key(row: dict[str, Any]) -> float | None:
         rewards, outcome = row[schema.PROCESS_REWARDS], row[schema.OUTCOME_REWARD]
-        values = {"reward": sum(rewards), "lowest-token": -min(rewards), "length": len(rewards), "outcome": outcome}
+        values: dict[str, float | None] = {"reward": sum(rewards), "lowest-token": -min(rewards), "outcome": outcome}
         against = None if outcome is None else -sum(rewards) if outcome else sum(rewards)
-        return {**values, "disagreement": against}[sort]
+        return {**values, "length": len(rewards), "disagreement": against}[sort]
 
     keys = [key(row) for row in rows()]
     known = [number for number, value in enumerate(keys) if value is not None]

@@ -15,8 +15,9 @@ import pytest
 
 from primecli import schema
 from primecli.models import model_fingerprint
+from primecli.tiny import make_model
 from tests.builders import rollouts, write_shards
-from tests.conftest import DATA, make_model, read_rows, shell, summary
+from tests.conftest import DATA, read_rows, shell, summary
 
 ITERATION = """
 primecli generate --model model --prompts prompts.jsonl --out runs/1/generate --n 4 --batch-prompts 6 \

@@ -37,7 +37,8 @@ def test_quantiles_are_numpys_of_the_values_there_are() -> None:
     values = np.random.default_rng(0).normal(size=101)
     found = quantiles(np.append(values, np.nan))
     assert found["p25"] == np.quantile(values, 0.25)
-    assert (found["min"], found["max"], found["mean"]) == (values.min(), values.max(), pytest.approx(values.mean()))
+    assert (found["min"], found["max"]) == (values.min(), values.max())
+    assert found["mean"] == pytest.approx(values.mean())
 
 
 def made(directory: Path, **columns: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Runs the command on the shards of an iteration, as a terminal of true colour would, and writes what it prints as SVG.
 
 Example:
-    python examples/arithmetic/inspect_svg.py work/prime-seed0/1/score-prm --out docs/inspect.svg
+    python examples/arithmetic/inspect_svg.py work/rloo-process-seed0/1/score-prm ../../docs/inspect.svg
 """
 
 from __future__ import annotations
@@ -24,15 +24,23 @@ from rich.text import Text
 DARK = TerminalTheme(
     (22, 24, 29),
     (214, 217, 224),
-    [(22, 24, 29), (229, 83, 75), (87, 171, 90), (198, 144, 38), (83, 155, 245), (176, 131, 240), (57, 197, 207)]
-    + [(144, 157, 171)],
+    [
+        (22, 24, 29),
+        (229, 83, 75),
+        (87, 171, 90),
+        (198, 144, 38),
+        (83, 155, 245),
+        (176, 131, 240),
+        (57, 197, 207),
+        (144, 157, 171),
+    ],
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", metavar="SHARDS")
-    parser.add_argument("--out", type=Path, default=Path("docs/inspect.svg"))
+    parser.add_argument("out", type=Path, metavar="SVG")
     parser.add_argument("--width", type=int, default=100)
     parser.add_argument("--options", default="--side-by-side", help="of inspect  [default: --side-by-side]")
     arguments = parser.parse_args()

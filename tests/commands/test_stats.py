@@ -54,7 +54,7 @@ def test_the_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["stats", str(directory)]) == 0
     out = capfd.readouterr().out
     lines = [line.split() for line in out.splitlines()]
-    assert lines[0] == "24 rollouts in 6 groups, 94 tokens".split()
+    assert out.startswith("24 rollouts in 6 groups, 94 tokens\n")
     assert "1 without an outcome reward" in out
     assert ["hard", "0.286", "±", "0.041", "0.292", "0.583", "1.000", "0.0%", "100.0%", "0.0%"] in lines
     assert ["", "wrong", "correct", "error", "truncated"][1:] in lines

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from primecli import schema
 from primecli.models import model_fingerprint
+from primecli.tiny import make_model
 from tests.builders import rollouts, write_shards
-from tests.conftest import make_model, read_rows, summary
+from tests.conftest import read_rows, summary
 
 STEPS, GROUP = 10, 4
 LR = "1e-6"

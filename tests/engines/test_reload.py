@@ -14,7 +14,7 @@ from primecli.engines.reload import TiedHead, make_probe, reloadable
 from primecli.errors import PrimecliError
 from primecli.models import load_model, placement
 from primecli.scoring import Sequences, score
-from tests.conftest import make_model
+from primecli.tiny import make_model
 
 
 def policy(directory: Path) -> Policy:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import make_model
+from primecli.tiny import make_model
 
 SMALL_ENGINE = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 28}
 START_SECONDS = 180
