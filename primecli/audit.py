@@ -13,8 +13,8 @@ import numpy as np
 
 from primecli import schema
 from primecli.estimates import Estimate, Groups, Statistic, calibration, estimate, ranks
-from primecli.inspecting import read_row
 from primecli.responses import LONG_RUN, LOOPED, MUCH_REPEATED, NGRAM, Responses
+from primecli.streaming import read_row
 
 PROMPT_CHARACTERS = 60
 

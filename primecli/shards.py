@@ -62,7 +62,7 @@ def read_footer(path: Path) -> Footer:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     columns = tuple(metadata.schema.to_arrow_schema().names)
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
@@ -92,7 +92,8 @@ def read_footer(path: Path) -> Footer:
     return footer
 
 
-def _unreadable(path: Path, error: BaseException) -> InputError:
+def unreadable(path: Path, error: BaseException) -> InputError:
+    """What is wrong with a file that Arrow cannot read, as an error to raise."""
     if path.is_dir():
         return InputError(f"{path}: is a directory, not a shard")
     try:
@@ -136,7 +137,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         table = pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return conform(table.select(columns) if columns is not None else table, path)
 
 
@@ -153,7 +154,7 @@ def read_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.T
                 yield conform(pa.Table.from_batches([batch]).select(columns), path, first_row=row)
                 row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from primecli.tokens import Piece, load_tokenizer, pieces, printable
+from primecli.tokens import Piece, load_tokenizer, pieces, printable, safe_json
 
 
 @pytest.fixture(scope="module")
@@ -44,4 +45,20 @@ def test_spaces_that_a_decoder_drops_at_the_start_are_kept(tmp_path: Path) -> No
 
 
 def test_a_terminal_is_not_steered() -> None:
-    assert printable("a\x1b]0;title\x07b\r\n\tc") == "a\ufffd]0;title\ufffdb\ufffd\n\tc"
+    assert printable("a\x1b]0;title\x07b\r\n\tc\x7f\x9b\u202e\u00a0d") == "a␛]0;title␇b␍\n c␡\ufffd\ufffd d"
+    assert printable("naïve 数学 🎉") == "naïve 数学 🎉"
+
+
+def test_json_stays_what_it_is() -> None:
+    text = "a\x9b\u202e\U000e0041 数🎉\x1b"
+    written = safe_json(json.dumps({"a": text}, ensure_ascii=False))
+    assert json.loads(written) == {"a": text}
+    assert "数🎉" in written
+    assert written.isprintable()
+
+
+def test_an_id_that_the_tokenizer_does_not_have_is_a_number(byte_level: Tokenizer) -> None:
+    ids = byte_level.encode("ab").ids
+    assert [piece.text for piece in pieces(byte_level, [ids[0], 999, ids[1]])] == ["a", "<999>", "b"]
+    half = byte_level.encode("数").ids[:2]
+    assert pieces(byte_level, [*half, 999]) == [Piece("\ufffd", 0, 2), Piece("<999>", 2, 3)]

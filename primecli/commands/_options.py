@@ -34,6 +34,13 @@ class LossAggregation(StrEnum):
     seq_mean_token_mean = "seq-mean-token-mean"
 
 
+def separator(text: str) -> str:
+    """The text that --step-separator means. Refuses an empty one."""
+    if not text:
+        raise typer.BadParameter("give the text that stands between two steps", param_hint="--step-separator")
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
 def finite(value: float | None) -> float | None:
     """Refuses nan and inf, which pass every bound."""
     if value is not None and not math.isfinite(value):
@@ -119,4 +126,8 @@ WarmupSteps = Annotated[
 ]
 Shuffle = Annotated[
     bool, typer.Option("--shuffle/--no-shuffle", help="Shuffle rows into mini-batches, or take them in order.")
+]
+StepSeparator = Annotated[
+    str,
+    typer.Option("--step-separator", help="Text between two steps; \\n and \\t are read as such.", show_default="\\n"),
 ]

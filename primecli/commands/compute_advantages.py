@@ -104,12 +104,7 @@ def compute_advantages(
             help="Process rewards a token, or their sum a step on its last token, or a response on its last.",
         ),
     ] = Granularity.token,
-    step_separator: Annotated[
-        str,
-        typer.Option(
-            "--step-separator", help="Text between two steps; \\n and \\t are read as such.", show_default="\\n"
-        ),
-    ] = "\\n",
+    step_separator: options.StepSeparator = "\\n",
     tokenizer: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -164,7 +159,7 @@ def compute_advantages(
         process_gamma,
         lam if estimator is EstimatorName.gae else None,
         granularity.value,
-        step_separator.replace("\\n", "\n").replace("\\t", "\t") if granularity is Granularity.step else None,
+        options.separator(step_separator) if granularity is Granularity.step else None,
         process_norm.value,
         process_baseline.value,
         drop_last_token_reward,

@@ -32,7 +32,7 @@ def test_by_data_source(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     found = read(capfd, two_sources(tmp_path / "a"))
     assert list(found) == ["all", "easy", "hard"]
     easy, hard, whole = found["easy"], found["hard"], found["all"]
-    assert (easy["responses"], easy["groups"], easy["accuracy"]) == (16, 4, 0.5)
+    assert (easy["rollouts"], easy["groups"], easy["accuracy"]) == (16, 4, 0.5)
     assert (easy["pass@1"], easy["pass@2"], easy["pass@4"]) == (0.5, pytest.approx(5 / 6), 1)
     assert (hard["ungraded"], hard["accuracy"]) == (1, pytest.approx(2 / 7))
     assert whole["verdicts"] == {"wrong": 13, "correct": 10, "error": 1}
@@ -53,12 +53,36 @@ def test_the_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     assert cli.run(["stats", str(directory)]) == 0
     out = capfd.readouterr().out
-    for words in ("pass@2", "verdict error", "1 (4.2%)", "hard", "p95"):
-        assert words in out
+    lines = [line.split() for line in out.splitlines()]
+    assert out.startswith("24 rollouts in 6 groups, 94 tokens\n")
+    assert "1 without an outcome reward" in out
+    assert ["hard", "0.286", "±", "0.041", "0.292", "0.583", "1.000", "0.0%", "100.0%", "0.0%"] in lines
+    assert ["", "wrong", "correct", "error", "truncated"][1:] in lines
+    assert ["tokens", "3.917", "2", "2", "3", "4", "5", "6", "6"] in lines
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_several_directories(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Shards of two iterations have the same names."""
+    for number in (1, 2):
+        two_sources(tmp_path / str(number) / "verify")
+    found = read(capfd, tmp_path / "*" / "verify")
+    assert (found["all"]["rollouts"], found["all"]["groups"]) == (48, 12)
+
+
+def test_what_a_model_or_a_file_says_does_not_reach_the_terminal_raw(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path / "a", [*rollouts(1, 2, data_source="\x1b[31m[bold]"), *rollouts(2, 2)[2:]])
+    capfd.readouterr()
+    assert cli.run(["stats", str(tmp_path / "a")]) == 0
+    out = capfd.readouterr().out
+    assert "\x1b" not in out
+    assert "␛[31m[bold]" in out
 
 
 def test_only_rollouts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     names = (schema.GROUP_ID, schema.RESPONSE_IDS)
     rows = [{name: row[name] for name in names} for row in rollouts(2, 2)]
-    assert read(capfd, write_shards(tmp_path / "a", rows))["all"]["responses"] == 4
+    assert read(capfd, write_shards(tmp_path / "a", rows))["all"]["rollouts"] == 4
     assert cli.run(["stats", str(tmp_path / "nowhere")]) == 3
