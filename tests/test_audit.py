@@ -22,13 +22,14 @@ def made(scores: object, outcomes: object, group: object, **columns: object) -> 
     }
     return Responses(
         scores=np.asarray(scores, dtype=float),
+        ungraded=0,
         outcomes=np.asarray(outcomes, dtype=float),
         group=groups,
         shard=np.zeros(rows, dtype=int),
         row=np.arange(rows),
         group_ids=[f"g{number}" for number in range(int(groups.max()) + 1)],
         parts=[],
-        **{name: np.asarray(values) for name, values in given.items()},
+        **{name: np.asarray(column) for name, column in given.items()},
     )
 
 
