@@ -15,9 +15,10 @@ import math
 import os
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -77,15 +78,27 @@ class Entry:
             return None
 
 
-@dataclass(slots=True)
+@dataclass
 class Run:
-    """The summaries of a run, oldest iteration first. problems: a line for each that cannot be read."""
+    """The summaries of a run, oldest iteration first.
+
+    problems: a line for each that cannot be read; locks: the lock files of updates, held or not.
+    """
 
     name: str
     path: Path
-    entries: list[Entry]
+    entries: Sequence[Entry] = ()
     problems: list[str] = field(default_factory=list)
     locks: list[Path] = field(default_factory=list)
+
+    @cached_property
+    def _ended_well(self) -> dict[tuple[str, str], list[Entry]]:
+        """By stage and purpose."""
+        found: dict[tuple[str, str], list[Entry]] = {}
+        for entry in self.entries:
+            if entry.summary.status in FINISHED:
+                found.setdefault((entry.stage, entry.purpose), []).append(entry)
+        return found
 
     def iterations(self) -> list[int]:
         """The iterations that have a summary, in order."""
@@ -98,10 +111,12 @@ class Run:
 
     def select(self, stage: str | None = None, purpose: str = TRAINING) -> Iterator[Entry]:
         """The entries of a purpose that have ended well, of one stage or of all."""
-        for entry in self.entries:
-            ended = entry.summary.status in FINISHED
-            if ended and entry.purpose == purpose and stage in (None, entry.stage):
-                yield entry
+        if stage is not None:
+            yield from self._ended_well.get((stage, purpose), [])
+        else:
+            yield from (
+                entry for entry in self.entries if entry.purpose == purpose and entry.summary.status in FINISHED
+            )
 
     def series(self, stage: str, metric: str, purpose: str = TRAINING) -> dict[int, float]:
         """A metric by iteration; over several directories of one, the mean by rows, of `seconds` and `rows` the sum."""
@@ -132,11 +147,12 @@ class Run:
 
     def seconds(self) -> dict[int, float]:
         """Seconds at work, of all stages of training together, up to the end of each iteration."""
+        spent: dict[int, float] = {}
+        for entry in self.select():
+            spent[entry.iteration] = spent.get(entry.iteration, 0.0) + (number(entry.summary.seconds) or 0.0)
         total, found = 0.0, {}
         for iteration in self.iterations():
-            total += sum(
-                number(entry.summary.seconds) or 0.0 for entry in self.select() if entry.iteration == iteration
-            )
+            total += spent.get(iteration, 0.0)
             found[iteration] = round(total, 3)
         return found
 
@@ -163,7 +179,7 @@ def find_run(path: Path, name: str | None = None, *, may_be_empty: bool = False)
         raise InputError(
             f"{path}: {'is a file' if path.exists() else 'no such directory'}", "a run's directory is meant"
         )
-    run = Run(name or path.resolve().name, path, [])
+    run = Run(name or path.resolve().name, path)
     found: list[tuple[Path, tuple[str, ...], Summary]] = []
     for directory, files in _directories(path):
         run.locks += [directory / file for file in files if file != LOCK_NAME and UPDATE_LOCK.fullmatch(file)]
@@ -178,7 +194,7 @@ def find_run(path: Path, name: str | None = None, *, may_be_empty: bool = False)
             found.append((directory, directory.relative_to(path).parts, summary))
     if not found and not run.problems and not may_be_empty:
         raise InputError(f"{path}: no _summary.json below it", "a run is a directory that stages have written into")
-    run.entries = sorted(_entries(path, found), key=lambda entry: (entry.iteration, _order(entry), entry.place))
+    run.entries = tuple(sorted(_entries(path, found), key=lambda entry: (entry.iteration, _order(entry), entry.place)))
     _check_one_run(run)
     return run
 

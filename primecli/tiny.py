@@ -25,8 +25,8 @@ def make_model(
 ) -> Path:
     """A random Qwen2 and its tokenizer, written to a directory, which is returned.
 
-    dtype: of the weights on disk, a name of torch's. scale: standard deviation of the weights. tied: whether the head is
-    the embedding. heads: of attention; vLLM takes no heads of fewer than 32 numbers, which 2 heads have.
+    dtype: of the weights on disk, a name of torch's. scale: standard deviation of the weights. tied: whether the
+    head is the embedding. heads: of attention; vLLM takes no heads of fewer than 32 numbers, which 2 heads have.
     """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM

@@ -20,16 +20,16 @@ def made(scores: object, outcomes: object, group: object, **columns: object) -> 
         "tokens": np.arange(rows, dtype=np.uint64),
         **columns,
     }
+    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in given.items()}
     return Responses(
         scores=np.asarray(scores, dtype=float),
-        ungraded=0,
         outcomes=np.asarray(outcomes, dtype=float),
         group=groups,
         shard=np.zeros(rows, dtype=int),
         row=np.arange(rows),
         group_ids=[f"g{number}" for number in range(int(groups.max()) + 1)],
         parts=[],
-        **{name: np.asarray(column) for name, column in given.items()},
+        **arrays,
     )
 
 

@@ -3,7 +3,7 @@
 Needs a run of the demo, Debian's chromium (apt-get install chromium) and playwright (in the extra `dev`).
 
 Example:
-    python examples/arithmetic/screenshots.py work/prime-seed0 work/outcome-seed0 --out docs
+    python examples/arithmetic/screenshots.py work/rloo-process-seed0 work/rloo-outcome-seed0 --out docs
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ the lowest summed reward is held against the first wrong line. Chance is one ove
 RUN/ITERATION/STAGE/*.parquet and writes RUN/wrong_step.csv.
 
 Example:
-    python examples/arithmetic/wrong_step.py work/prime-seed0
+    python examples/arithmetic/wrong_step.py work/rloo-process-seed0
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def doctor(
 
     Example:
 
-      primecli doctor
+      primecli doctor --json
     """
     import json
     from dataclasses import asdict

@@ -177,7 +177,7 @@ class Embedding:
         pieces = speller.pieces(row[schema.RESPONSE_IDS], row[schema.RESPONSE]) if speller else None
         if pieces is not None:
             self.spelled += 1
-            self._pieces.append(np.array([_units(piece) for piece in pieces], dtype=np.uint16))
+            self._pieces.append(np.array(_units(pieces), dtype=np.uint16))
         for name, (parts, scales) in self._values.items():
             found = values.get(name)
             part, scale = (np.zeros(0, dtype=np.int8), np.float32(np.nan)) if found is None else quantise(found)
@@ -281,9 +281,9 @@ def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     return values, np.cumsum(lengths)[:-1]
 
 
-def _units(text: str) -> int:
-    """Length in the UTF-16 units that a page counts in."""
-    return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
+def _units(pieces: Sequence[str]) -> list[int]:
+    """Lengths in the UTF-16 units that a page counts in."""
+    return [len(piece) if piece.isascii() else len(piece.encode("utf-16-le")) // 2 for piece in pieces]
 
 
 def _detail(row: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ class Speller:
         if "".join(texts) != self.tokenizer.decode(list(ids), skip_special_tokens=False):
             texts = self._stream(ids)
         plain = "".join(text for token, text in zip(ids, texts, strict=True) if token not in self._special)
-        return texts if _letters(plain) == _letters(response) else None
+        return texts if plain == response or _letters(plain) == _letters(response) else None
 
     def _stream(self, ids: Sequence[int]) -> list[str]:
         """Pieces by decoding on: for tokens whose text hangs on those before them, or that are parts of characters."""

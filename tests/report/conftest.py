@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from primecli import cli, schema
+from tests.made_runs import make_byte_tokenizer, make_run
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
     "--disable-gpu",
@@ -83,3 +86,42 @@ def browse(chromium: Any) -> Iterator[Callable[..., Any]]:
         context.close()
         assert seen.complaints == []
         assert [url for url in seen.requests if not url.startswith(("file:", "data:"))] == []
+
+
+def write_report(target: Path, *arguments: object) -> Path:
+    code = cli.run(["report", *map(str, arguments), "--out", str(target), "--quiet"])
+    assert code == 0
+    return target
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose responses its tokenizer spells: the group's name and `, step` are the response of each rollout."""
+    root = tmp_path_factory.mktemp("page")
+    make_run(root / "one")
+    return root / "one"
+
+
+@pytest.fixture(scope="session")
+def spelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of rollouts whose tokens are spelled."""
+    from tokenizers import Tokenizer
+
+    from tests.builders import rollouts
+    from tests.made_runs import scored, write_stage
+
+    root = tmp_path_factory.mktemp("spelled")
+    tokenizer = make_byte_tokenizer(root / "tokenizer")
+    encode = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode
+    rows = []
+    for row in rollouts(6, 4):
+        text = f"step {row[schema.GROUP_ID]}\n{row[schema.SAMPLE_INDEX]}"
+        ids = [*encode(text).ids, 256]
+        rows.append({**row, "response": text, "response_ids": ids, "rollout_logprobs": [-0.5] * len(ids)})
+    write_stage(root / "run" / "1" / "compute-advantages", scored(rows))
+    return write_report(root / "report.html", root / "run", "--tokenizer", tokenizer)
+
+
+@pytest.fixture(scope="session")
+def report(run: Path) -> Path:
+    return write_report(run.parent / "report.html", run)

@@ -9,52 +9,14 @@ from typing import Any
 
 import pytest
 
-from primecli import cli, schema
-from tests.made_runs import make_byte_tokenizer, make_run, trained_rows, write_summary
+from primecli import schema
+from tests.made_runs import make_run, trained_rows, write_summary
+from tests.report.conftest import write_report
 from tests.report.reading import page_json
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><b>&amp;'
 NAME = "<i>one<!--"
 COUNT = re.compile(r"^([\d,]+) of")
-
-
-def write_report(target: Path, *arguments: object) -> Path:
-    code = cli.run(["report", *map(str, arguments), "--out", str(target), "--quiet"])
-    assert code == 0
-    return target
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose responses its tokenizer spells: the group's name and `, step` are the response of each rollout."""
-    root = tmp_path_factory.mktemp("page")
-    make_run(root / "one")
-    return root / "one"
-
-
-@pytest.fixture(scope="module")
-def spelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of rollouts whose tokens are spelled."""
-    from tokenizers import Tokenizer
-
-    from tests.builders import rollouts
-    from tests.made_runs import scored, write_stage
-
-    root = tmp_path_factory.mktemp("spelled")
-    tokenizer = make_byte_tokenizer(root / "tokenizer")
-    encode = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode
-    rows = []
-    for row in rollouts(6, 4):
-        text = f"step {row[schema.GROUP_ID]}\n{row[schema.SAMPLE_INDEX]}"
-        ids = [*encode(text).ids, 256]
-        rows.append({**row, "response": text, "response_ids": ids, "rollout_logprobs": [-0.5] * len(ids)})
-    write_stage(root / "run" / "1" / "compute-advantages", scored(rows))
-    return write_report(root / "report.html", root / "run", "--tokenizer", tokenizer)
-
-
-@pytest.fixture(scope="module")
-def report(run: Path) -> Path:
-    return write_report(run.parent / "report.html", run)
 
 
 def count(page: Any) -> int:
@@ -128,6 +90,26 @@ def test_the_axis_can_be_rollouts_or_time(report: Path, browse: Any) -> None:
     assert "minutes at work" in page.text_content('[data-chart="entropy"] svg.plot')
 
 
+def test_long_lines_are_smoothed_and_can_be_seen_as_they_are(tmp_path: Path, report: Path, browse: Any) -> None:
+    for iteration in range(120):
+        metrics = {"accuracy": 0.5 + 0.1 * (-1) ** iteration}
+        write_summary(tmp_path / "run" / str(iteration) / "verify", "verify", metrics=metrics)
+    page = browse(write_report(tmp_path / "report.html", tmp_path / "run"))
+
+    def spans() -> list[float]:
+        lines = page.locator('[data-chart="accuracy"] polyline').evaluate_all(
+            "all => all.map((one) => one.getAttribute('points'))"
+        )
+        heights = [[float(point.split(",")[1]) for point in line.split()] for line in lines]
+        return [max(line) - min(line) for line in heights]
+
+    raw, smoothed = spans()
+    assert smoothed < raw / 3
+    page.click("#smooth")
+    assert spans() == [raw]
+    assert browse(report).locator("#smooth").count() == 0
+
+
 def test_rollouts_sort_by_reward(run: Path, report: Path, browse: Any) -> None:
     page = browse(report)
     sums = sorted(sum(row[schema.PROCESS_REWARDS]) for row in trained_rows(run))
@@ -169,6 +151,7 @@ def test_a_rollout_opens_with_its_tokens_coloured(spelled: Path, browse: Any) ->
     rewards = original[schema.PROCESS_REWARDS]
     tokens = page.locator(".tokens [data-token]")
     assert "".join(tokens.all_text_contents()).replace("↵", "") == original[schema.RESPONSE] + "<eos>"
+    assert [tokens.first.text_content(), tokens.last.text_content()] == [original[schema.RESPONSE][0], "<eos>"]
     page.select_option(".controls select >> nth=1", "rollout")
     lowest, highest = rewards.index(min(rewards)), rewards.index(max(rewards))
     sign = "strong-minus" if -rewards[lowest] > rewards[highest] else "strong-plus"
@@ -222,14 +205,6 @@ def test_everything_goes_by_keyboard(spelled: Path, browse: Any) -> None:
     assert not page.locator("dialog#help").is_visible()
 
 
-def test_focus_can_be_seen(report: Path, browse: Any) -> None:
-    page = browse(report)
-    for _ in range(3):
-        page.keyboard.press("Tab")
-    style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-    assert style == "solid"
-
-
 def test_an_address_names_a_rollout(spelled: Path, browse: Any) -> None:
     page = browse(spelled, fragment="#rollout-7")
     assert page.get_attribute('.row[aria-selected="true"]', "id") == "row-7"
@@ -267,67 +242,6 @@ def test_text_of_a_model_is_never_markup(tmp_path: Path, browse: Any, compress: 
     assert "\\u{202e}" in facts
     assert HOSTILE in page.inner_text("#notes")
     assert NAME in page.title()
-
-
-def test_dark_and_light_follow_the_system_and_the_button(report: Path, browse: Any) -> None:
-    def brightness(page: Any, what: str) -> float:
-        colour = page.evaluate(f"getComputedStyle(document.body).{what}")
-        return sum(float(part) for part in re.findall(r"[\d.]+", colour)[:3]) / 3
-
-    for scheme in ("light", "dark"):
-        page = browse(report, color_scheme=scheme)
-        bright = brightness(page, "backgroundColor") > brightness(page, "color")
-        assert bright == (scheme == "light")
-        page.click("#theme")
-        assert (brightness(page, "backgroundColor") > brightness(page, "color")) != bright
-        page.click("#theme")
-        assert (brightness(page, "backgroundColor") > brightness(page, "color")) == bright
-
-
-def test_coloured_tokens_can_be_read(spelled: Path, browse: Any) -> None:
-    """The contrast of the text with the strongest colours, by WCAG's formula: 4.5 is asked for."""
-    script = """(name) => {
-      const box = document.createElement('div');
-      document.body.append(box);
-      const resolve = (text) => {
-        box.style.color = `var(--${text})`;
-        return getComputedStyle(box).color.match(/[\\d.]+/g).slice(0, 3).map(Number);
-      };
-      const linear = (part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
-      const luminance = (rgb) => rgb.map((part) => linear(part / 255))
-        .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
-      const [a, b] = [luminance(resolve('ink')), luminance(resolve(name))];
-      return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    }"""
-    for scheme in ("light", "dark"):
-        page = browse(spelled, color_scheme=scheme)
-        for name in ("plus", "minus", "rare"):
-            assert page.evaluate(script, name) >= 4.5, (scheme, name)
-
-
-def test_on_a_phone_nothing_is_wider_and_a_rollout_has_the_screen(spelled: Path, report: Path, browse: Any) -> None:
-    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-    for path in (report, spelled):
-        page = browse(path, **phone)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert not page.locator("#detail").is_visible()
-    page.locator(".row").nth(1).tap()
-    box = page.locator("#detail").bounding_box()
-    assert (box["x"], box["y"], box["width"], box["height"]) == (0, 0, 390, 844)
-    page.locator(".tokens [data-token]").nth(3).tap()
-    assert "token 4 of" in page.inner_text(".readout")
-    page.get_by_role("button", name="List").tap()
-    assert not page.locator("#detail").is_visible()
-
-
-def test_on_paper_charts_are_left_and_light(report: Path, browse: Any) -> None:
-    page = browse(report, color_scheme="dark")
-    page.emulate_media(media="print", color_scheme="dark")
-    assert not page.locator("header.top").is_visible()
-    assert not page.locator("#list").is_visible()
-    assert page.locator('[data-chart="accuracy"] svg.plot').is_visible()
-    ink = page.evaluate("getComputedStyle(document.querySelector('h1')).color")
-    assert max(int(part) for part in re.findall(r"\d+", ink)[:3]) < 90
 
 
 def test_runs_are_compared_and_can_be_hidden(tmp_path: Path, browse: Any) -> None:

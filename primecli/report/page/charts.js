@@ -5,6 +5,8 @@ const LONGEST = Math.max(0, ...data.runs.flatMap((run) => Object.values(run.seco
 const [TIME_UNIT, TIME_NAME] = LONGEST > 7200 ? [3600, "hours"] : LONGEST > 120 ? [60, "minutes"] : [1, "seconds"];
 let axis = "iteration";
 const charts = [];
+const MANY = 100; // points of a line from which on it can be smoothed
+let smooth = data.charts.some((chart) => chart.series.some((series) => series.points.length >= MANY));
 const LEAST_SPAN = 0.02; // of the largest value: what the vertical axis spans at least
 
 /** Where an iteration of a run stands on the axis that is chosen. */
@@ -31,6 +33,14 @@ function tickText(value, step) {
   return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace("-", "−");
 }
 
+/** The mean of each value and of so many on either side. */
+function runningMean(values, reach) {
+  return values.map((_, index) => {
+    const near = values.slice(Math.max(0, index - reach), index + reach + 1);
+    return near.reduce((sum, value) => sum + value, 0) / near.length;
+  });
+}
+
 /** A card with one drawing. spec: title, unit, caption, series; `bars` stacks them by iteration instead of drawing lines. */
 class Chart {
   constructor(spec, parent) {
@@ -51,9 +61,12 @@ class Chart {
   }
 
   keys() {
-    this.legend.replaceChildren(...(this.spec.bars ? this.spec.series.map((series) => this.key(series.label, this.barSign(series.style)))
-      : [...new Map(this.spec.series.map((series) => [series.label, series])).values()].map((series) =>
-        this.key(series.label, several ? { ...lineSign(series.run, series.style), colour: "var(--dim)" } : lineSign(series.run, series.style)))));
+    const sign = ({ run, style }) => {
+      if (this.spec.bars) return this.barSign(style);
+      return several ? { ...lineSign(run, style), colour: "var(--dim)" } : lineSign(run, style);
+    };
+    const labels = new Map(this.spec.series.map((series) => [series.label, series]));
+    this.legend.replaceChildren(...[...labels.values()].map((series) => this.key(series.label, sign(series))));
     if (this.legend.childElementCount < 2 && this.spec.series.length < 2) this.legend.replaceChildren();
   }
 
@@ -162,9 +175,15 @@ class Chart {
     for (const line of series) {
       const sign = lineSign(line.run, line.style);
       const points = line.points.map(([iteration, value]) => [x(place(line.run, iteration)), y(value)]);
-      const path = svg("polyline", { points: points.map((point) => point.map((part) => part.toFixed(1)).join(",")).join(" "), fill: "none", "stroke-width": 2, "stroke-linejoin": "round", "stroke-dasharray": sign.dash, "data-line": line.label });
-      path.style.stroke = sign.colour;
-      drawing.append(path);
+      const smoothed = smooth && points.length >= MANY;
+      const draw = (heights, look) => {
+        const path = svg("polyline", { points: points.map((point, index) => `${point[0].toFixed(1)},${heights[index].toFixed(1)}`).join(" "), fill: "none", "stroke-linejoin": "round", "stroke-dasharray": sign.dash, ...look });
+        path.style.stroke = sign.colour;
+        drawing.append(path);
+      };
+      const heights = points.map((point) => point[1]);
+      draw(heights, smoothed ? { "stroke-width": 1, opacity: 0.28, "stroke-dasharray": "" } : { "stroke-width": points.length >= MANY ? 1.4 : 2 });
+      if (smoothed) draw(runningMean(heights, Math.ceil(points.length / 40)), { "stroke-width": 2 });
       if (points.length > 40) continue;
       for (const [cx, cy] of points) {
         const dot = svg("circle", { cx: cx.toFixed(1), cy: cy.toFixed(1), r: 2.8 });
@@ -284,6 +303,16 @@ function curves() {
         redraw();
       },
     }, label));
+  }
+  if (smooth) {
+    byId("x-axis").after(el("button", {
+      type: "button", id: "smooth", "aria-pressed": "true", title: "Running means over a twentieth of the iterations; the values themselves stand behind them",
+      onclick: (event) => {
+        smooth = !smooth;
+        event.currentTarget.setAttribute("aria-pressed", String(smooth));
+        redraw();
+      },
+    }, "smoothed"));
   }
   const root = byId("charts");
   for (const section of [...new Set(data.charts.map((chart) => chart.section))]) {

@@ -99,7 +99,10 @@ class Store {
     const scale = this.columns[`${name}.scale`][row];
     if (Number.isNaN(scale)) return null;
     const starts = this.starts[name];
-    return Float32Array.from(this.columns[name].subarray(starts[row], starts[row + 1]), (part) => (part * scale) / 127);
+    const parts = this.columns[name].subarray(starts[row], starts[row + 1]);
+    const found = new Float32Array(parts.length);
+    for (let place = 0; place < parts.length; place++) found[place] = (parts[place] * scale) / 127;
+    return found;
   }
 
   /** The value that has the full colour. among: the rows it is of; null is all rows, by the 99th percentile of their largest. */
@@ -123,8 +126,12 @@ class Store {
 
   /** Mean outcome reward of the row's group. */
   groupAccuracy(row) {
-    const graded = this.members.get(this.get("group", row)).map((member) => this.get("outcome", member)).filter((reward) => !Number.isNaN(reward));
-    return graded.length ? graded.reduce((sum, reward) => sum + reward, 0) / graded.length : NaN;
+    let [sum, count] = [0, 0];
+    for (const member of this.members.get(this.get("group", row))) {
+      const reward = this.get("outcome", member);
+      if (!Number.isNaN(reward)) [sum, count] = [sum + reward, count + 1];
+    }
+    return count ? sum / count : NaN;
   }
 
   /** The PRM's probability of being right, sigmoid(sum of rewards), against the outcome reward. */
@@ -132,9 +139,13 @@ class Store {
     return Math.abs(1 / (1 + Math.exp(-this.get("sum", row))) - this.get("outcome", row));
   }
 
+  /** The lowest process reward of a token. */
   lowest(row) {
-    const values = this.values("process_rewards", row);
-    return values ? values.reduce((low, value) => Math.min(low, value), Infinity) : NaN;
+    const scale = this.columns["process_rewards.scale"][row];
+    const [parts, starts] = [this.columns.process_rewards, this.starts.process_rewards];
+    let low = 127;
+    for (let place = starts[row]; place < starts[row + 1]; place++) if (parts[place] < low) low = parts[place];
+    return (low * scale) / 127;
   }
 }
 

@@ -3,7 +3,7 @@
 Takes the group of the wrong response with the lowest score, so that there is something to see.
 
 Example:
-    python examples/arithmetic/screenshot.py work/prime-seed0/1/score-prm ../../docs/inspect.svg
+    python examples/arithmetic/inspect_svg.py work/rloo-process-seed0/1/score-prm ../../docs/inspect.svg
 """
 
 from __future__ import annotations
