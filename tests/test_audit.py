@@ -79,6 +79,12 @@ def test_every_metric_by_hand() -> None:
     assert found == pytest.approx(expected)
 
 
+def test_a_group_of_one_outcome_has_no_say_in_the_correlation_within_groups() -> None:
+    two = metrics(made([1, 0, 2, 3], [1, 0, 1, 0], [0, 0, 1, 1]))["group-correlation"]
+    three = metrics(made([1, 0, 2, 3, 50, 90], [1, 0, 1, 0, 1, 1], [0, 0, 1, 1, 2, 2]))["group-correlation"]
+    assert (three.value, three.groups, three.items) == (two.value, 2, 4)
+
+
 def test_what_cannot_be_computed_has_no_value() -> None:
     found = values(made([1, 2], [1, 1], [0, 0]))
     for name in ("pair-accuracy", "group-auc", "group-correlation", "correlation", "auc", "reward-wrong"):

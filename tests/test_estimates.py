@@ -83,6 +83,8 @@ def test_what_does_not_vary_correlates_with_nothing(constant: float) -> None:
     groups, scores, _ = batch(3, groups=20)
     assert one(groups.correlation(np.full(80, constant), scores)).value is None
     assert one(groups.correlation(groups.centre(np.repeat(scores[:20] + constant, 4)), scores)).value is None
+    rounded = np.where(scores > 0, constant, np.nextafter(constant, 1e9)) if constant else np.zeros(80)
+    assert one(groups.correlation(rounded, scores)).value is None
 
 
 def test_a_contrast_is_within_groups_that_hold_both() -> None:

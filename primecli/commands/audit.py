@@ -151,7 +151,9 @@ def _check(gates: Sequence[tuple[str, str, float]], reports: Mapping[str, Mappin
                 failures.append(
                     InputError(
                         f"{where}{name} cannot be computed, and --fail-on asks for {name}{sign}{bound:g}",
-                        "it needs groups with right and wrong responses, or scores that vary",
+                        "it needs a group that holds both such a response and another"
+                        if name.endswith("-preferred")
+                        else "it needs right and wrong responses in one group, and scores that vary",
                     )
                 )
             elif (value < bound) if sign == "<" else (value > bound):

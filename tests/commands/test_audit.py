@@ -103,7 +103,9 @@ def test_a_gate_that_cannot_be_told_does_not_pass(tmp_path: Path, capfd: pytest.
     directory = write_shards(tmp_path / "a", rows)
     assert run("audit", directory, "--fail-on", "pair-accuracy<0.6") == 3
     assert "pair-accuracy cannot be computed, and --fail-on asks for pair-accuracy<0.6" in capfd.readouterr().err
-    assert run("audit", directory, "--fail-on", "pair-accuracy<0.6", "--fail-on", "reward-right<1") == 5
+    assert run("audit", directory, "--fail-on", "repeats-preferred>0") == 3
+    assert "it needs a group that holds both such a response and another" in capfd.readouterr().err
+    assert run("audit", directory, "--fail-on", "reward-right<1", "--fail-on", "pair-accuracy<0.6") == 5
     assert [line.split(" ")[2] for line in capfd.readouterr().err.splitlines()] == ["pair-accuracy", "reward-right"]
 
 
