@@ -257,7 +257,7 @@ def _described(responses: Responses, found: Disagreement) -> dict[str, Any]:
         }
 
     part = responses.parts[responses.shard[found.wrong]]
-    prompt = " ".join(str(read_row(part, int(responses.row[found.wrong]), [schema.PROMPT])[schema.PROMPT]).split())
+    prompt = " ".join(str(read_row(part.path, int(responses.row[found.wrong]), [schema.PROMPT])[schema.PROMPT]).split())
     return {
         "group_id": responses.group_ids[found.group],
         "prompt": prompt if len(prompt) <= PROMPT_CHARACTERS else f"…{prompt[-PROMPT_CHARACTERS:]}",
