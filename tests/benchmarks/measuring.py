@@ -116,6 +116,19 @@ def ratio(side: Sequence[float], baseline: Sequence[float]) -> Ratio:
     return Ratio(statistics.median(each), min(each), max(each))
 
 
+def check_close(what: str, found: Any, expected: Any, *, atol: float, rtol: float = 0.0) -> None:
+    """SystemExit where the two sides did not compute the same numbers: then neither is a baseline of the other."""
+    import numpy as np
+
+    ours, theirs = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+    if ours.shape != theirs.shape:
+        raise SystemExit(f"{what}: {ours.shape} numbers, the baseline has {theirs.shape}")
+    off = np.abs(ours - theirs)
+    if not (off <= atol + rtol * np.abs(theirs)).all():
+        place = int(np.nanargmax(np.where(np.isnan(off), np.inf, off)))
+        raise SystemExit(f"{what}: {ours.flat[place]:.7g}, the baseline has {theirs.flat[place]:.7g} (number {place})")
+
+
 @dataclass(frozen=True)
 class Figure:
     """One line of the result. goal: `<= 1.00` or `>= 0.85`, against which `value` is held; None where none is set."""
