@@ -126,26 +126,24 @@ class Trainer:
 
     def take_step(
         self,
+        sequences: scoring.Sequences,
         rows: Sequence[int],
-        lengths: Sequence[int],
-        micro_batch: Callable[[list[int]], MicroBatch],
+        micro_batch: Callable[[scoring.Batch], MicroBatch],
         finish: Callable[[dict[str, float]], dict[str, float]],
     ) -> None:
         """One optimizer step over a mini-batch, its gradient gathered micro-batch by micro-batch.
 
-        lengths: tokens of each of `rows`. `micro_batch` divides its loss by the mini-batch's denominator;
+        rows: of `sequences`, the mini-batch. `micro_batch` divides its loss by the mini-batch's denominator;
         `finish` makes the step's metrics from the sums and extremes. Raises PrimecliError for a gradient that is not
         finite.
         """
         import torch
 
-        from primecli.core.ragged import micro_batches
-
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         with models.reporting_memory():
-            for chosen in micro_batches(lengths, self.options.token_budget):
-                part = micro_batch([rows[place] for place in chosen])
+            for batch in scoring.plan(self.model, self.place, sequences, rows, self.options.token_budget):
+                part = micro_batch(batch)
                 part.loss.backward()  # type: ignore[no-untyped-call]
                 for name, value in {**part.sums, "loss": float(part.loss.detach())}.items():
                     sums[name] = sums.get(name, 0.0) + value

@@ -26,6 +26,14 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Packing(StrEnum):
+    """Whether sequences share a row of a batch, and their prompt."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class LossAggregation(StrEnum):
     """How tokens' losses become one."""
 
@@ -85,6 +93,14 @@ MicroBatchTokens = Annotated[
         "--micro-batch-tokens",
         min=1,
         help="Tokens computed at a time, padding included: bounds memory, changes no result beyond rounding.",
+    ),
+]
+PackingOption = Annotated[
+    Packing,
+    typer.Option(
+        "--packing",
+        help="Sequences end to end in one row, a prompt that several share computed once, instead of padding; equal to "
+        "rounding. auto: on the CPU, where it saves enough and the model allows it.",
     ),
 ]
 Prm = Annotated[str, typer.Option("--prm", metavar="DIR|HUB_ID", help="The process reward model, a causal LM.")]

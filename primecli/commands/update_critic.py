@@ -46,6 +46,7 @@ def update_critic(
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
+    packing: options.PackingOption = options.Packing.auto,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -87,6 +88,7 @@ def update_critic(
             "device": device.value,
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
+            "packing": packing.value,
         },
         seed=seed,
     )
@@ -108,7 +110,7 @@ def _train(run: UpdateRun, source: Path, training: TrainingOptions) -> None:
 
     rollouts = load_rollouts(run.shards, [schema.VALUES, schema.RETURNS], token_ids=True)
     models.set_threads(run.execution["threads"])
-    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
+    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
     trainer = Trainer(source, place, training, run.stage, load=models.load_critic)
     clip = float(run.config["value_clip"]) or None
     with run.progress:

@@ -128,6 +128,7 @@ def update_policy(
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
+    packing: options.PackingOption = options.Packing.auto,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -186,6 +187,7 @@ def update_policy(
             "device": device.value,
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
+            "packing": packing.value,
         },
         seed=seed,
     )
@@ -218,7 +220,7 @@ def _train(
     if biased is not None:
         say(run.stage, biased)
     models.set_threads(run.execution["threads"])
-    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
+    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
     budget = training.token_budget
     if reference is not None:
         rollouts.values[schema.REF_LOGPROBS] = policy.score_reference(rollouts, reference, place, budget)

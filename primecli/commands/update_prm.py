@@ -53,6 +53,7 @@ def update_prm(
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
+    packing: options.PackingOption = options.Packing.auto,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -97,6 +98,7 @@ def update_prm(
             "device": device.value,
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
+            "packing": packing.value,
         },
         seed=seed,
     )
@@ -123,7 +125,7 @@ def _train(run: UpdateRun, source: Path, ref: Path | str, training: TrainingOpti
         check_untouched_distribution(rollouts.values, "--ref rollout")
     prm.check_graded(rollouts)
     models.set_threads(run.execution["threads"])
-    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
+    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
     beta, loss, evaluate = float(run.config["beta"]), str(run.config["loss"]), bool(run.execution["evaluate"])
     with run.progress:
         run.progress.advance(0, total=len(rollouts) * training.epochs)
