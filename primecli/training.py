@@ -19,6 +19,7 @@ from primecli import __version__, checkpoints, models, pipe, scoring
 from primecli.errors import PrimecliError, ReaderClosed, UsageError
 from primecli.files import Json, directory_atomically, lock, make_directory, remove_leftovers
 from primecli.inputs import Inputs, Shard
+from primecli.optimizer import AdamW
 from primecli.progress import Progress, duration, say
 from primecli.recipe import Recipe, differences, provenance_record
 from primecli.rollouts import Rollouts
@@ -28,8 +29,6 @@ from primecli.summary import Summary
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-BETAS = (0.9, 0.999)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +79,9 @@ class Trainer:
         self.step = self.state.step
         self.model = load(directory, place, dtype=torch.float32)
         checkpoints.load_master_weights(self.model, directory, of_another_kind=not self.state.has_moments)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=options.lr, betas=BETAS, weight_decay=options.weight_decay
-        )
+        self.optimizer = AdamW(dict(self.model.named_parameters()), weight_decay=options.weight_decay, steps=self.step)
         if self.state.has_moments:
-            checkpoints.load_moments(self.optimizer, self.model, directory, self.step)
+            self.optimizer.load(directory / models.TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
         self.history: list[dict[str, float]] = []
 
     def mini_batches(self, rows: int) -> Iterator[list[int]]:
@@ -141,7 +138,7 @@ class Trainer:
 
         from primecli.core.ragged import micro_batches
 
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         sums: dict[str, float] = {}
         with models.reporting_memory():
             for chosen in micro_batches(lengths, self.options.token_budget):
@@ -159,9 +156,7 @@ class Trainer:
                     "look at the rewards and advantages of the input; no checkpoint was written",
                 )
             lr = self.learning_rate()
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            self.optimizer.step()
+            self.optimizer.step(lr)
         self.step += 1
         self.history.append({"step": self.step, **finish(sums), "grad_norm": norm, "lr": lr})
 
@@ -187,7 +182,7 @@ class Trainer:
         checkpoints.save(
             directory,
             self.model,
-            self.optimizer,
+            self.optimizer.tensors(),
             source=self.directory,
             record=record,
             lineage=self.state.lineage,
