@@ -19,6 +19,7 @@ from primecli import __version__, checkpoints, models, pipe, scoring
 from primecli.errors import PrimecliError, ReaderClosed, UsageError
 from primecli.files import Json, directory_atomically, lock, make_directory, remove_leftovers
 from primecli.inputs import Inputs, Shard
+from primecli.memory import MemoryOptions, recompute_activations
 from primecli.optimizer import AdamW
 from primecli.progress import Progress, duration, say
 from primecli.recipe import Recipe, differences, provenance_record
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """How an update trains. mini_batch: responses an optimizer step; token_budget: tokens of a micro-batch."""
+    """How an update trains. mini_batch: responses an optimizer step; token_budget: tokens of a micro-batch.
+
+    memory: what is done to need less of it.
+    """
 
     lr: float
     mini_batch: int
@@ -44,6 +48,7 @@ class TrainingOptions:
     shuffle: bool
     seed: int
     token_budget: int
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,8 @@ class Trainer:
         self.step = self.state.step
         self.model = load(directory, place, dtype=torch.float32)
         checkpoints.load_master_weights(self.model, directory, of_another_kind=not self.state.has_moments)
+        if options.memory.gradient_checkpointing:
+            recompute_activations(self.model)
         self.optimizer = AdamW(dict(self.model.named_parameters()), weight_decay=options.weight_decay, steps=self.step)
         if self.state.has_moments:
             self.optimizer.load(directory / models.TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
@@ -335,7 +342,7 @@ def show_metrics(summary: Summary, history: Sequence[Mapping[str, float]]) -> No
 def options_json(options: TrainingOptions) -> dict[str, Json]:
     """The options that change the result, for a recipe."""
     fields = asdict(options)
-    del fields["token_budget"], fields["seed"]
+    del fields["token_budget"], fields["seed"], fields["memory"]
     return fields
 
 

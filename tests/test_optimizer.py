@@ -117,5 +117,5 @@ def test_moments_of_the_plain_one_are_taken_up(tmp_path: Path) -> None:
 def test_moments_of_another_model_are_refused(tmp_path: Path) -> None:
     moments = AdamW(parameters(), weight_decay=DECAY).tensors()
     save_file({**moments, "vector.exp_avg": torch.zeros(5)}, tmp_path / "moments")
-    with pytest.raises(InputError, match="does not fit the model at vector.exp_avg"):
+    with pytest.raises(InputError, match="does not fit the model at vector"):
         AdamW(parameters(), weight_decay=DECAY).load(tmp_path / "moments")

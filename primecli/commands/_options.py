@@ -87,6 +87,14 @@ MicroBatchTokens = Annotated[
         help="Tokens computed at a time, padding included: bounds memory, changes no result beyond rounding.",
     ),
 ]
+GradientCheckpointing = Annotated[
+    bool,
+    typer.Option(
+        "--gradient-checkpointing",
+        help="Keep each layer's input alone and compute the rest again in the backward pass: less memory, a third "
+        "more time, the same result.",
+    ),
+]
 Prm = Annotated[str, typer.Option("--prm", metavar="DIR|HUB_ID", help="The process reward model, a causal LM.")]
 Ref = Annotated[
     str,

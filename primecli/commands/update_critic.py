@@ -46,6 +46,7 @@ def update_critic(
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
+    gradient_checkpointing: options.GradientCheckpointing = False,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -67,10 +68,12 @@ def update_critic(
     """
     from primecli import models, schema
     from primecli.critic import check_origin
+    from primecli.memory import MemoryOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
+    memory = MemoryOptions(gradient_checkpointing)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
     )
     run = UpdateRun(
         "update-critic",
@@ -87,6 +90,7 @@ def update_critic(
             "device": device.value,
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
+            **memory.as_json(),
         },
         seed=seed,
     )
