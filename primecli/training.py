@@ -19,6 +19,8 @@ from primecli import __version__, checkpoints, models, pipe, scoring
 from primecli.errors import PrimecliError, ReaderClosed, UsageError
 from primecli.files import Json, directory_atomically, lock, make_directory, remove_leftovers
 from primecli.inputs import Inputs, Shard
+from primecli.memory import MemoryOptions, recompute_activations
+from primecli.optimizer import AdamW
 from primecli.progress import Progress, duration, say
 from primecli.recipe import Recipe, differences, provenance_record
 from primecli.rollouts import Rollouts
@@ -29,12 +31,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-BETAS = (0.9, 0.999)
-
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """How an update trains. mini_batch: responses an optimizer step; token_budget: tokens of a micro-batch."""
+    """How an update trains. mini_batch: responses an optimizer step; token_budget: tokens of a micro-batch.
+
+    memory: what is done to need less of it.
+    """
 
     lr: float
     mini_batch: int
@@ -45,6 +48,7 @@ class TrainingOptions:
     shuffle: bool
     seed: int
     token_budget: int
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +84,11 @@ class Trainer:
         self.step = self.state.step
         self.model = load(directory, place, dtype=torch.float32)
         checkpoints.load_master_weights(self.model, directory, of_another_kind=not self.state.has_moments)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=options.lr, betas=BETAS, weight_decay=options.weight_decay
-        )
+        if options.memory.gradient_checkpointing:
+            recompute_activations(self.model)
+        self.optimizer = AdamW(dict(self.model.named_parameters()), weight_decay=options.weight_decay, steps=self.step)
         if self.state.has_moments:
-            checkpoints.load_moments(self.optimizer, self.model, directory, self.step)
+            self.optimizer.load(directory / models.TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
         self.history: list[dict[str, float]] = []
 
     def mini_batches(self, rows: int) -> Iterator[list[int]]:
@@ -139,7 +143,7 @@ class Trainer:
         """
         import torch
 
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         sums: dict[str, float] = {}
         with models.reporting_memory():
             for batch in scoring.plan(self.model, self.place, sequences, rows, self.options.token_budget):
@@ -157,9 +161,7 @@ class Trainer:
                     "look at the rewards and advantages of the input; no checkpoint was written",
                 )
             lr = self.learning_rate()
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            self.optimizer.step()
+            self.optimizer.step(lr)
         self.step += 1
         self.history.append({"step": self.step, **finish(sums), "grad_norm": norm, "lr": lr})
 
@@ -185,7 +187,7 @@ class Trainer:
         checkpoints.save(
             directory,
             self.model,
-            self.optimizer,
+            self.optimizer.tensors(),
             source=self.directory,
             record=record,
             lineage=self.state.lineage,
@@ -338,7 +340,7 @@ def show_metrics(summary: Summary, history: Sequence[Mapping[str, float]]) -> No
 def options_json(options: TrainingOptions) -> dict[str, Json]:
     """The options that change the result, for a recipe."""
     fields = asdict(options)
-    del fields["token_budget"], fields["seed"]
+    del fields["token_budget"], fields["seed"], fields["memory"]
     return fields
 
 

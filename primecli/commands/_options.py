@@ -103,6 +103,14 @@ PackingOption = Annotated[
         "rounding. auto: on the CPU, where it saves enough and the model allows it.",
     ),
 ]
+GradientCheckpointing = Annotated[
+    bool,
+    typer.Option(
+        "--gradient-checkpointing",
+        help="Keep each layer's input alone and compute the rest again in the backward pass: less memory, a third "
+        "more time, the same result.",
+    ),
+]
 Prm = Annotated[str, typer.Option("--prm", metavar="DIR|HUB_ID", help="The process reward model, a causal LM.")]
 Ref = Annotated[
     str,

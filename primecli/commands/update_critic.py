@@ -47,6 +47,7 @@ def update_critic(
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     packing: options.PackingOption = options.Packing.auto,
+    gradient_checkpointing: options.GradientCheckpointing = False,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -68,10 +69,12 @@ def update_critic(
     """
     from primecli import models, schema
     from primecli.critic import check_origin
+    from primecli.memory import MemoryOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
+    memory = MemoryOptions(gradient_checkpointing)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
     )
     run = UpdateRun(
         "update-critic",
@@ -89,6 +92,7 @@ def update_critic(
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
             "packing": packing.value,
+            **memory.as_json(),
         },
         seed=seed,
     )

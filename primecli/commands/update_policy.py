@@ -129,6 +129,7 @@ def update_policy(
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     packing: options.PackingOption = options.Packing.auto,
+    gradient_checkpointing: options.GradientCheckpointing = False,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -148,11 +149,13 @@ def update_policy(
         --checkpoint ckpt/policy/1 runs/1/compute-advantages
     """
     from primecli import models, schema
+    from primecli.memory import MemoryOptions
     from primecli.policy import FROM_SHARDS, PolicyOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
+    memory = MemoryOptions(gradient_checkpointing)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
     )
     loss = PolicyOptions(
         old_logprobs.value,
@@ -188,6 +191,7 @@ def update_policy(
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
             "packing": packing.value,
+            **memory.as_json(),
         },
         seed=seed,
     )

@@ -54,6 +54,7 @@ def update_prm(
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     packing: options.PackingOption = options.Packing.auto,
+    gradient_checkpointing: options.GradientCheckpointing = False,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -75,11 +76,13 @@ def update_prm(
         --checkpoint ckpt/prm/1 runs/1/filter
     """
     from primecli import models, schema
+    from primecli.memory import MemoryOptions
     from primecli.rollouts import STORED_REFERENCES, reference_columns
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
+    memory = MemoryOptions(gradient_checkpointing)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
     )
     run = UpdateRun(
         "update-prm",
@@ -99,6 +102,7 @@ def update_prm(
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
             "packing": packing.value,
+            **memory.as_json(),
         },
         seed=seed,
     )

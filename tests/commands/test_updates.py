@@ -292,3 +292,15 @@ def test_a_gradient_that_is_not_finite_leaves_no_checkpoint(tiny: Path, tmp_path
     assert (result.code, "the gradient is not finite" in result.line()) == (1, True)
     assert not (tmp_path / "x").exists()
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
+def test_what_saves_memory_changes_no_bit(stage: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    found = []
+    for name, options in [("plain", []), ("saving", ["--gradient-checkpointing"])]:
+        primecli(*command(stage, tiny, tiny, tmp_path / name), directory, "--lr", "1e-3", *options)
+        found.append(weights(tmp_path / name))
+    assert found[0] == found[1]
+    rerun = primecli(*command(stage, tiny, tiny, tmp_path / "plain"), directory, "--lr", "1e-3", *options)
+    assert "is there already" in rerun.err
