@@ -34,6 +34,13 @@ class LossAggregation(StrEnum):
     seq_mean_token_mean = "seq-mean-token-mean"
 
 
+class Logger(StrEnum):
+    """Where numbers go besides files."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
 def separator(text: str) -> str:
     """The text that --step-separator means. Refuses an empty one."""
     if not text:
@@ -85,6 +92,22 @@ MicroBatchTokens = Annotated[
         "--micro-batch-tokens",
         min=1,
         help="Tokens computed at a time, padding included: bounds memory, changes no result beyond rounding.",
+    ),
+]
+Log = Annotated[
+    Optional[list[Logger]],  # noqa: UP045
+    typer.Option(
+        "--log", help="Log every optimizer step there too, as it is taken; may be given twice.", show_default=False
+    ),
+]
+LogDir = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--log-dir",
+        metavar="DIR",
+        help="What --log writes, for all stages of a run.  [default: log, beside the directory of the checkpoints: "
+        "ckpt/log for ckpt/policy/1]",
+        show_default=False,
     ),
 ]
 Prm = Annotated[str, typer.Option("--prm", metavar="DIR|HUB_ID", help="The process reward model, a causal LM.")]

@@ -46,6 +46,8 @@ def update_critic(
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
+    log: options.Log = None,
+    log_dir: options.LogDir = None,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -74,7 +76,7 @@ def update_critic(
     )
     run = UpdateRun(
         "update-critic",
-        UpdateOptions(shards or (), checkpoint, force, partial, quiet),
+        UpdateOptions(shards or (), checkpoint, force, partial, quiet, log or (), log_dir),
         config={
             **options_json(training),
             "value_clip": value_clip,
@@ -109,7 +111,7 @@ def _train(run: UpdateRun, source: Path, training: TrainingOptions) -> None:
     rollouts = load_rollouts(run.shards, [schema.VALUES, schema.RETURNS], token_ids=True)
     models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
-    trainer = Trainer(source, place, training, run.stage, load=models.load_critic)
+    trainer = Trainer(source, place, training, run.stage, load=models.load_critic, on_step=run.log_step)
     clip = float(run.config["value_clip"]) or None
     with run.progress:
         run.progress.advance(0, total=len(rollouts) * training.epochs)
