@@ -67,8 +67,8 @@ def _check_account() -> None:
     """Asked here, since wandb asks a terminal for the key in the middle of training, and fails where there is none."""
     import wandb
 
-    if wandb.setup().settings.mode not in ("online", "shared"):
-        return
+    if wandb.setup().settings.mode not in ("online", "shared") or os.environ.get("WANDB_API_KEY"):
+        return  # a key that is there is looked at when the run is opened: here it would take a network
     try:
         known, problem = wandb.login(prompt=False, verify=False), "no API key"
     except wandb.Error as error:
