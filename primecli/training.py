@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from primecli import __version__, checkpoints, models, pipe, scoring
+from primecli import __version__, checkpoints, loggers, models, pipe, scoring
 from primecli.errors import PrimecliError, ReaderClosed, UsageError
 from primecli.files import Json, directory_atomically, lock, make_directory, remove_leftovers
 from primecli.inputs import Inputs, Shard
@@ -64,7 +64,8 @@ class MicroBatch:
 class Trainer:
     """A model in float32 with AdamW, at the step where its checkpoint stopped.
 
-    load: makes the model of a directory, its parameters in the dtype that is asked for.
+    load: makes the model of a directory, its parameters in the dtype that is asked for. on_step: told each optimizer
+    step's metrics, as it is taken.
     """
 
     def __init__(
@@ -74,12 +75,14 @@ class Trainer:
         options: TrainingOptions,
         stage: str,
         load: Callable[..., Any] = models.load_model,
+        on_step: Callable[[Mapping[str, float]], None] | None = None,
     ) -> None:
         import torch
 
         self.directory = directory
         self.place = place
         self.options = options
+        self.on_step = on_step
         self.state = checkpoints.read_state(directory, stage)
         self.step = self.state.step
         self.model = load(directory, place, dtype=torch.float32)
@@ -164,6 +167,8 @@ class Trainer:
             self.optimizer.step(lr)
         self.step += 1
         self.history.append({"step": self.step, **finish(sums), "grad_norm": norm, "lr": lr})
+        if self.on_step is not None:
+            self.on_step(self.history[-1])
 
     def metrics(self) -> dict[str, float]:
         """Each metric over the steps of this process that have it: its mean, or its extreme where it is one.
@@ -211,6 +216,8 @@ class UpdateOptions:
     force: bool = False
     partial: bool = False
     quiet: bool = False
+    log: Sequence[str] = ()
+    log_dir: Path | None = None
 
 
 class UpdateRun:
@@ -234,6 +241,14 @@ class UpdateRun:
         self.shards: list[Shard] = []
         self._signatures: dict[Path, tuple[tuple[str, int, int], ...]] = {}
         self.progress = Progress(stage, "rollouts", quiet=options.quiet)
+        self._log = loggers.step_log(
+            stage,
+            options.log,
+            options.log_dir or loggers.default_directory(options.checkpoint),
+            {**config, **execution, "seed": seed},
+            warn=lambda text: say(stage, text),
+            note=lambda text: None if options.quiet else say(stage, text),
+        )
         self._stack = ExitStack()
         self._started = time.time()
         self._waited = 0.0
@@ -248,10 +263,15 @@ class UpdateRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        self._log.close(ok=kind is None)
         self._stack.close()
         if isinstance(error, ReaderClosed) and not self.options.quiet:
             say(self.stage, "the reader has closed the pipe")
         return isinstance(error, ReaderClosed)
+
+    def log_step(self, step: Mapping[str, float]) -> None:
+        """Gives an optimizer step's metrics to the loggers that the user named."""
+        self._log.write(int(step["step"]), loggers.named(self.stage, step))
 
     def use_model(self, role: str, directory: Path) -> None:
         """Takes a model's identity into the recipe; `read` checks that it is still the same after the wait."""
@@ -316,6 +336,7 @@ class UpdateRun:
         with directory_atomically(target, replace=self.options.force) as directory:
             trainer.save(directory, recipe, provenance)
             summary.write(directory)
+        self._log.close(ok=True)  # before the next stage starts, which may go on with the same run of wandb
         if not self.options.quiet:
             show_metrics(summary, trainer.history)
             say(self.stage, f"{rows} rollouts in {groups} groups, {duration(summary.seconds)} -> {target}")

@@ -42,6 +42,13 @@ class LossAggregation(StrEnum):
     seq_mean_token_mean = "seq-mean-token-mean"
 
 
+class Logger(StrEnum):
+    """Where numbers go besides files."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
 def separator(text: str) -> str:
     """The text that --step-separator means. Refuses an empty one."""
     if not text:
@@ -109,6 +116,22 @@ GradientCheckpointing = Annotated[
         "--gradient-checkpointing",
         help="Keep each layer's input alone and compute the rest again in the backward pass: less memory, a third "
         "more time, the same result.",
+    ),
+]
+Log = Annotated[
+    Optional[list[Logger]],  # noqa: UP045
+    typer.Option(
+        "--log", help="Log every optimizer step there too, as it is taken; may be given twice.", show_default=False
+    ),
+]
+LogDir = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--log-dir",
+        metavar="DIR",
+        help="What --log writes, for all stages of a run.  [default: log, beside the directory of the checkpoints: "
+        "ckpt/log for ckpt/policy/1]",
+        show_default=False,
     ),
 ]
 Prm = Annotated[str, typer.Option("--prm", metavar="DIR|HUB_ID", help="The process reward model, a causal LM.")]

@@ -48,6 +48,8 @@ def update_critic(
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     packing: options.PackingOption = options.Packing.auto,
     gradient_checkpointing: options.GradientCheckpointing = False,
+    log: options.Log = None,
+    log_dir: options.LogDir = None,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -78,7 +80,7 @@ def update_critic(
     )
     run = UpdateRun(
         "update-critic",
-        UpdateOptions(shards or (), checkpoint, force, partial, quiet),
+        UpdateOptions(shards or (), checkpoint, force, partial, quiet, log or (), log_dir),
         config={
             **options_json(training),
             "value_clip": value_clip,
@@ -116,6 +118,8 @@ def _train(run: UpdateRun, source: Path, training: TrainingOptions) -> None:
     models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
     trainer = Trainer(source, place, training, run.stage, load=models.load_critic)
+    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
+    trainer = Trainer(source, place, training, run.stage, load=models.load_critic, on_step=run.log_step)
     clip = float(run.config["value_clip"]) or None
     with run.progress:
         run.progress.advance(0, total=len(rollouts) * training.epochs)

@@ -130,6 +130,8 @@ def update_policy(
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     packing: options.PackingOption = options.Packing.auto,
     gradient_checkpointing: options.GradientCheckpointing = False,
+    log: options.Log = None,
+    log_dir: options.LogDir = None,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -175,7 +177,7 @@ def update_policy(
     loss.check()
     run = UpdateRun(
         "update-policy",
-        UpdateOptions(shards or (), checkpoint, force, partial, quiet),
+        UpdateOptions(shards or (), checkpoint, force, partial, quiet, log or (), log_dir),
         config={
             **options_json(training),
             **loss.as_json(),
@@ -228,7 +230,7 @@ def _train(
     budget = training.token_budget
     if reference is not None:
         rollouts.values[schema.REF_LOGPROBS] = policy.score_reference(rollouts, reference, place, budget)
-    trainer = Trainer(source, place, training, run.stage)
+    trainer = Trainer(source, place, training, run.stage, on_step=run.log_step)
     staleness = policy.check_staleness(rollouts, trainer.state.lineage, run.execution["max_staleness"])
     recompute = loss.old_logprobs == OldLogprobs.recompute
     ahead = recompute and trainer.steps_for(len(rollouts)) > 1

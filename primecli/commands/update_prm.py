@@ -55,6 +55,8 @@ def update_prm(
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     packing: options.PackingOption = options.Packing.auto,
     gradient_checkpointing: options.GradientCheckpointing = False,
+    log: options.Log = None,
+    log_dir: options.LogDir = None,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -86,7 +88,7 @@ def update_prm(
     )
     run = UpdateRun(
         "update-prm",
-        UpdateOptions(shards or (), checkpoint, force, partial, quiet),
+        UpdateOptions(shards or (), checkpoint, force, partial, quiet, log or (), log_dir),
         config={
             **options_json(training),
             "beta": beta,
@@ -134,7 +136,7 @@ def _train(run: UpdateRun, source: Path, ref: Path | str, training: TrainingOpti
     with run.progress:
         run.progress.advance(0, total=len(rollouts) * training.epochs)
         rollouts.values[schema.REF_LOGPROBS] = prm.reference_logprobs(rollouts, ref, place, training.token_budget)
-        trainer = Trainer(source, place, training, run.stage)
+        trainer = Trainer(source, place, training, run.stage, on_step=run.log_step)
         before = prm.evaluate(trainer, rollouts, beta, loss) if evaluate else {}
         batches = (
             trainer.group_mini_batches(rollouts.group_index) if loss == "dpo" else trainer.mini_batches(len(rollouts))
