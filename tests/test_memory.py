@@ -55,7 +55,7 @@ def test_recomputed_activations_are_not_kept_and_change_no_gradient(tiny: Path) 
     assert float(expected.abs().max()) > 0
     assert still_kept < 0.5 * kept
     calls.clear()
-    scoring.score(model, models.placement("cpu", "float32"), SEQUENCES, token_budget=10**6)
+    scoring.score(model, models.placement("cpu", "float32", "off"), SEQUENCES, token_budget=10**6)
     assert len(calls) == 1
 
 
