@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from primecli import __version__, checkpoints, models, pipe, scoring
+from primecli import __version__, adapters, checkpoints, models, pipe, scoring
+from primecli.adapters import LoraOptions
 from primecli.errors import PrimecliError, ReaderClosed, UsageError
 from primecli.files import Json, directory_atomically, lock, make_directory, remove_leftovers
 from primecli.inputs import Inputs, Shard
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 class TrainingOptions:
     """How an update trains. mini_batch: responses an optimizer step; token_budget: tokens of a micro-batch.
 
-    memory: what is done to need less of it.
+    memory: what is done to need less of it. lora: the adapters that are trained, all parameters when None.
     """
 
     lr: float
@@ -49,6 +50,7 @@ class TrainingOptions:
     seed: int
     token_budget: int
     memory: MemoryOptions = field(default_factory=MemoryOptions)
+    lora: LoraOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class MicroBatch:
 class Trainer:
     """A model in float32 with AdamW, at the step where its checkpoint stopped.
 
+    With LoRA only the adapters are trained, see `adapters`; `checkpoints.check_adapters` comes before.
     load: makes the model of a directory, its parameters in the dtype that is asked for.
     """
 
@@ -83,13 +86,29 @@ class Trainer:
         self.state = checkpoints.read_state(directory, stage)
         self.step = self.state.step
         self.model = load(directory, place, dtype=torch.float32)
-        checkpoints.load_master_weights(self.model, directory, of_another_kind=not self.state.has_moments)
+        self._load_parameters(directory)
         if options.memory.gradient_checkpointing:
             recompute_activations(self.model)
-        self.optimizer = AdamW(dict(self.model.named_parameters()), weight_decay=options.weight_decay, steps=self.step)
+        self.optimizer = AdamW(adapters.trained(self.model), weight_decay=options.weight_decay, steps=self.step)
         if self.state.has_moments:
             self.optimizer.load(directory / models.TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
         self.history: list[dict[str, float]] = []
+
+    def _load_parameters(self, directory: Path) -> None:
+        """The float32 numbers of a checkpoint in place of those loaded, and adapters where they are asked for."""
+        import torch
+
+        lora = self.options.lora
+        assert not self.state.has_moments or self.state.lora == lora, "check_adapters() comes first"
+        if self.state.lora is None:
+            checkpoints.load_master_weights(self.model, directory, of_another_kind=not self.state.has_moments)
+        if lora is None:
+            return
+        adapters.attach(self.model, lora, self.options.seed)
+        if self.state.lora is not None:
+            checkpoints.load_adapted(self.model, directory)
+        if self.place.dtype == torch.bfloat16:
+            adapters.hold_compactly(self.model)
 
     def mini_batches(self, rows: int) -> Iterator[list[int]]:
         """Row numbers of each mini-batch, epoch by epoch; the last of an epoch may be smaller."""
@@ -170,11 +189,13 @@ class Trainer:
     def metrics(self) -> dict[str, float]:
         """Each metric over the steps of this process that have it: its mean, or its extreme where it is one.
 
-        `steps` is their number, `step` the last one's.
+        `steps` is their number, `step` the last one's; with LoRA, `trained_parameters` the numbers that are trained.
         """
         names = list(dict.fromkeys(name for step in self.history for name in step if name != "step"))
         over_steps = {name: pick_extreme(name, [step[name] for step in self.history if name in step]) for name in names}
-        return {**over_steps, "steps": len(self.history), "step": self.step}
+        trained = sum(parameter.numel() for parameter in self.optimizer.parameters.values())
+        lora = {"trained_parameters": trained} if self.options.lora else {}
+        return {**over_steps, **lora, "steps": len(self.history), "step": self.step}
 
     def save(self, directory: Path, recipe: Recipe, provenance: Mapping[str, Json]) -> None:
         """Writes the checkpoint; the trainer is done with after that."""
@@ -186,11 +207,14 @@ class Trainer:
             "recipe": recipe.as_json(),
             "provenance": [*self.state.provenance, provenance],
         }
+        if self.options.lora is not None:
+            record["lora"] = {**self.options.lora.as_json(), "base": self.state.base or self.state.lineage[-1]}
         checkpoints.save(
             directory,
             self.model,
             self.optimizer.tensors(),
             source=self.directory,
+            same_base=self.state.lora is not None,
             record=record,
             lineage=self.state.lineage,
             steps=self.history,
@@ -342,8 +366,8 @@ def show_metrics(summary: Summary, history: Sequence[Mapping[str, float]]) -> No
 def options_json(options: TrainingOptions) -> dict[str, Json]:
     """The options that change the result, for a recipe."""
     fields = asdict(options)
-    del fields["token_budget"], fields["seed"], fields["memory"]
-    return fields
+    del fields["token_budget"], fields["seed"], fields["memory"], fields["lora"]
+    return {**fields, **(options.lora.as_json() if options.lora else {})}
 
 
 def token_places(rollouts: Rollouts, rows: Sequence[int]) -> np.ndarray:

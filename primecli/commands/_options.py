@@ -48,6 +48,13 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def positive(value: float) -> float:
+    """Refuses 0, numbers below it, nan and inf."""
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is not a positive number")
+    return value
+
+
 Shards = Annotated[
     Optional[list[str]],  # noqa: UP045 (typer reads the annotation)
     typer.Argument(
@@ -85,6 +92,29 @@ MicroBatchTokens = Annotated[
         "--micro-batch-tokens",
         min=1,
         help="Tokens computed at a time, padding included: bounds memory, changes no result beyond rounding.",
+    ),
+]
+LoraRank = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--lora-rank",
+        min=1,
+        help="Train matrices of this rank beside the linear layers and nothing else; the checkpoint is the merged "
+        "model. Wants about ten times the --lr.  [default: train all weights]",
+        show_default=False,
+    ),
+]
+LoraAlpha = Annotated[
+    float,
+    typer.Option("--lora-alpha", help="With --lora-rank: their product counts alpha / rank times.", callback=positive),
+]
+LoraTargets = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--lora-targets",
+        metavar="NAMES",
+        help="With --lora-rank: the layers, by name, as in q_proj,v_proj.  [default: all linear layers but the head]",
+        show_default=False,
     ),
 ]
 GradientCheckpointing = Annotated[

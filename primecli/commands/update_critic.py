@@ -47,6 +47,9 @@ def update_critic(
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     gradient_checkpointing: options.GradientCheckpointing = False,
+    lora_rank: options.LoraRank = None,
+    lora_alpha: options.LoraAlpha = 32.0,
+    lora_targets: options.LoraTargets = None,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -67,13 +70,16 @@ def update_critic(
         | primecli update-policy --policy ckpt/policy/0 --checkpoint ckpt/policy/1
     """
     from primecli import models, schema
+    from primecli.adapters import lora_options
+    from primecli.checkpoints import check_adapters
     from primecli.critic import check_origin
     from primecli.memory import MemoryOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
     memory = MemoryOptions(gradient_checkpointing)
+    lora = lora_options(lora_rank, lora_alpha, lora_targets)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory, lora
     )
     run = UpdateRun(
         "update-critic",
@@ -98,6 +104,7 @@ def update_critic(
         source = models.resolve_model(critic)
         run.use_model("critic", source)
         run.models["trainer"] = models.trainer_fingerprint(source)
+        check_adapters(source, run.stage, lora)
         ids = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
         run.read([*ids, schema.VALUES, schema.RETURNS])
         if not run.skip():

@@ -129,6 +129,9 @@ def update_policy(
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     gradient_checkpointing: options.GradientCheckpointing = False,
+    lora_rank: options.LoraRank = None,
+    lora_alpha: options.LoraAlpha = 32.0,
+    lora_targets: options.LoraTargets = None,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -148,13 +151,16 @@ def update_policy(
         --checkpoint ckpt/policy/1 runs/1/compute-advantages
     """
     from primecli import models, schema
+    from primecli.adapters import lora_options
+    from primecli.checkpoints import check_adapters
     from primecli.memory import MemoryOptions
     from primecli.policy import FROM_SHARDS, PolicyOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
     memory = MemoryOptions(gradient_checkpointing)
+    lora = lora_options(lora_rank, lora_alpha, lora_targets)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory, lora
     )
     loss = PolicyOptions(
         old_logprobs.value,
@@ -197,6 +203,7 @@ def update_policy(
         source = models.resolve_model(policy)
         run.use_model("policy", source)
         run.models["trainer"] = models.trainer_fingerprint(source)
+        check_adapters(source, run.stage, lora)
         reference = None if ref in (None, FROM_SHARDS) else models.resolve_model(str(ref))
         if reference is not None:
             run.use_model("ref", reference)

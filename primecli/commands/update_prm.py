@@ -54,6 +54,9 @@ def update_prm(
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     gradient_checkpointing: options.GradientCheckpointing = False,
+    lora_rank: options.LoraRank = None,
+    lora_alpha: options.LoraAlpha = 32.0,
+    lora_targets: options.LoraTargets = None,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -75,13 +78,16 @@ def update_prm(
         --checkpoint ckpt/prm/1 runs/1/filter
     """
     from primecli import models, schema
+    from primecli.adapters import lora_options
+    from primecli.checkpoints import check_adapters
     from primecli.memory import MemoryOptions
     from primecli.rollouts import STORED_REFERENCES, reference_columns
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
     memory = MemoryOptions(gradient_checkpointing)
+    lora = lora_options(lora_rank, lora_alpha, lora_targets)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory, lora
     )
     run = UpdateRun(
         "update-prm",
@@ -108,6 +114,7 @@ def update_prm(
         source = models.resolve_model(prm)
         run.use_model("prm", source)
         run.models["trainer"] = models.trainer_fingerprint(source)
+        check_adapters(source, run.stage, lora)
         reference = None if ref in STORED_REFERENCES else models.resolve_model(ref)
         if reference is not None:
             run.use_model("ref", reference)
