@@ -12,9 +12,11 @@ from primecli.files import Json
 
 @dataclass(frozen=True, slots=True)
 class MemoryOptions:
-    """gradient_checkpointing: the backward pass computes each layer's activations again, rather than have them kept."""
+    """gradient_checkpointing: the backward pass computes each layer's activations again, rather than have them kept.
+    offload_optimizer: the optimizer's moments live in CPU memory."""
 
     gradient_checkpointing: bool = False
+    offload_optimizer: bool = False
 
     def as_json(self) -> dict[str, Json]:
         """The options, for a summary: they belong to a run, not to its result."""

@@ -89,7 +89,12 @@ class Trainer:
         self._load_parameters(directory)
         if options.memory.gradient_checkpointing:
             recompute_activations(self.model)
-        self.optimizer = AdamW(adapters.trained(self.model), weight_decay=options.weight_decay, steps=self.step)
+        self.optimizer = AdamW(
+            adapters.trained(self.model),
+            weight_decay=options.weight_decay,
+            steps=self.step,
+            offload=options.memory.offload_optimizer,
+        )
         if self.state.has_moments:
             self.optimizer.load(directory / models.TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
         self.history: list[dict[str, float]] = []
@@ -344,6 +349,8 @@ class UpdateRun:
             summary.write(directory)
         if not self.options.quiet:
             show_metrics(summary, trainer.history)
+            if trainer.optimizer.offload and trainer.place.device.type == "cpu":
+                say(self.stage, "--offload-optimizer saved nothing: on the CPU the moments are in its memory anyway")
             say(self.stage, f"{rows} rollouts in {groups} groups, {duration(summary.seconds)} -> {target}")
         pipe.emit_all([shard.path for shard in self.shards])
 

@@ -125,6 +125,14 @@ GradientCheckpointing = Annotated[
         "more time, the same result.",
     ),
 ]
+OffloadOptimizer = Annotated[
+    bool,
+    typer.Option(
+        "--offload-optimizer",
+        help="Keep the optimizer's moments in CPU memory: 8 bytes less on the GPU for each trained parameter, slower "
+        "steps, the same result.",
+    ),
+]
 Prm = Annotated[str, typer.Option("--prm", metavar="DIR|HUB_ID", help="The process reward model, a causal LM.")]
 Ref = Annotated[
     str,

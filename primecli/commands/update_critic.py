@@ -47,6 +47,7 @@ def update_critic(
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     gradient_checkpointing: options.GradientCheckpointing = False,
+    offload_optimizer: options.OffloadOptimizer = False,
     lora_rank: options.LoraRank = None,
     lora_alpha: options.LoraAlpha = 32.0,
     lora_targets: options.LoraTargets = None,
@@ -76,7 +77,7 @@ def update_critic(
     from primecli.memory import MemoryOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
-    memory = MemoryOptions(gradient_checkpointing)
+    memory = MemoryOptions(gradient_checkpointing, offload_optimizer)
     lora = lora_options(lora_rank, lora_alpha, lora_targets)
     training = TrainingOptions(
         lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory, lora

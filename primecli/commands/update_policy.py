@@ -129,6 +129,7 @@ def update_policy(
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     gradient_checkpointing: options.GradientCheckpointing = False,
+    offload_optimizer: options.OffloadOptimizer = False,
     lora_rank: options.LoraRank = None,
     lora_alpha: options.LoraAlpha = 32.0,
     lora_targets: options.LoraTargets = None,
@@ -157,7 +158,7 @@ def update_policy(
     from primecli.policy import FROM_SHARDS, PolicyOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
-    memory = MemoryOptions(gradient_checkpointing)
+    memory = MemoryOptions(gradient_checkpointing, offload_optimizer)
     lora = lora_options(lora_rank, lora_alpha, lora_targets)
     training = TrainingOptions(
         lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory, lora

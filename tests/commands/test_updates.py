@@ -286,8 +286,9 @@ def test_a_gradient_that_is_not_finite_leaves_no_checkpoint(tiny: Path, tmp_path
 def test_what_saves_memory_changes_no_bit(stage: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", tiny)
     found = []
-    for name, options in [("plain", []), ("saving", ["--gradient-checkpointing"])]:
-        primecli(*command(stage, tiny, tiny, tmp_path / name), directory, "--lr", "1e-3", *options)
+    for name, options in [("plain", []), ("saving", ["--gradient-checkpointing", "--offload-optimizer"])]:
+        result = primecli(*command(stage, tiny, tiny, tmp_path / name), directory, "--lr", "1e-3", *options)
+        assert ("--offload-optimizer saved nothing" in result.err) == bool(options)
         found.append(weights(tmp_path / name))
     assert found[0] == found[1]
     rerun = primecli(*command(stage, tiny, tiny, tmp_path / "plain"), directory, "--lr", "1e-3", *options)
