@@ -115,6 +115,20 @@ def load_master_weights(model: torch.nn.Module, directory: Path, *, of_another_k
         _fill(model, saved, path, partly=of_another_kind)
 
 
+def load_parameters(model: Any, directory: Path, state: TrainerState, lora: LoraOptions | None, seed: int) -> None:
+    """Puts a checkpoint's float32 numbers in place of those loaded, and adapters where they are asked for.
+
+    state: of that directory, `check_adapters` passed. seed: of adapters that are new.
+    """
+    assert not state.has_moments or state.lora == lora, "check_adapters() comes first"
+    if state.lora is None:
+        load_master_weights(model, directory, of_another_kind=not state.has_moments)
+    if lora is not None:
+        adapters.attach(model, lora, seed)
+    if state.lora is not None:
+        load_adapted(model, directory)
+
+
 def load_adapted(model: torch.nn.Module, directory: Path) -> None:
     """Puts a checkpoint's parameters into a model with adapters as they are, nothing merged."""
     path = directory / TRAINER_DIRECTORY / MASTER

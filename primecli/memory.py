@@ -2,25 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from primecli import models
 from primecli.errors import PrimecliError
 from primecli.files import Json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryOptions:
     """gradient_checkpointing: the backward pass computes each layer's activations again, rather than have them kept.
-    offload_optimizer: the optimizer's moments live in CPU memory."""
+    offload_optimizer: the optimizer's moments live in CPU memory. preflight: the largest micro-batch is tried first; by
+    the device when None."""
 
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False
+    preflight: bool | None = None
 
     def as_json(self) -> dict[str, Json]:
         """The options, for a summary: they belong to a run, not to its result."""
         return asdict(self)
+
+    def has_preflight(self, device: torch.device) -> bool:
+        """Whether to try first: on a GPU, unless said otherwise. On a CPU the kernel kills, and nobody can report."""
+        return device.type != "cpu" if self.preflight is None else self.preflight
+
+    def remedies(self, device: torch.device, *, lora: bool, token_budget: int, rows: int) -> str:
+        """What is left to do where a micro-batch of so many rows does not fit; of none: nothing was computed yet."""
+        options = {
+            f"lower --micro-batch-tokens (it is {token_budget})": rows > 1,
+            "pass --gradient-checkpointing": rows > 0 and not self.gradient_checkpointing,
+            "pass --offload-optimizer": device.type != "cpu" and not self.offload_optimizer,
+            "pass --lora-rank": not lora,
+        }
+        found = [text for text, helps in options.items() if helps]
+        return ", or ".join(found) or "train on shorter responses, or a smaller model"
+
+
+def largest_micro_batches(plans: Iterable[Sequence[list[int]]], lengths: Sequence[int]) -> list[list[int]]:
+    """Those that need the most memory: of most tokens and, since attention may need their square, by the longest too.
+
+    plans: the micro-batches of each mini-batch, lists of rows. lengths: tokens of each row.
+
+    >>> largest_micro_batches([[[0, 1, 2], [3]], [[4]]], lengths=[4, 4, 4, 2, 11])
+    [[0, 1, 2], [4]]
+    """
+    every = [rows for plan in plans for rows in plan]
+
+    def tokens(rows: list[int]) -> int:
+        return sum(lengths[row] for row in rows)
+
+    found = [max(every, key=tokens), max(every, key=lambda rows: tokens(rows) * max(lengths[row] for row in rows))]
+    return found[:1] if found[0] == found[1] else found
+
+
+def try_largest(
+    plans: Sequence[Sequence[list[int]]],
+    lengths: Sequence[int],
+    forward: Callable[[list[int]], Tensor],
+    parameters: Iterable[torch.nn.Parameter],
+    remedies: Callable[[int], str],
+) -> None:
+    """The forward and backward pass of the largest micro-batches, leaving nothing behind.
+
+    plans, lengths: as in `largest_micro_batches`. `forward` gives a scalar. remedies: what is left to do where so many
+    rows do not fit. Raises PrimecliError when memory runs out.
+    """
+    import torch
+
+    parameters = list(parameters)
+    accumulated = any(len(plan) > 1 for plan in plans)  # then gradients are there already when a micro-batch starts
+    for rows in largest_micro_batches(plans, lengths):
+        sizes = [lengths[row] for row in rows]
+        number = f"{len(rows)} row{'s' if len(rows) > 1 else ''}"
+        what = f"the largest micro-batch ({number}, {sum(sizes)} tokens, the longest row {max(sizes)})"
+        with models.reporting_memory(remedies(len(rows)), what):
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter) if accumulated else None
+            forward(rows).backward()  # type: ignore[no-untyped-call]
+        for parameter in parameters:
+            parameter.grad = None
 
 
 def recompute_activations(model: Any) -> None:

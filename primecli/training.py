@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from primecli import __version__, adapters, checkpoints, models, pipe, scoring
+from primecli import __version__, adapters, checkpoints, memory, models, pipe, scoring
 from primecli.adapters import LoraOptions
 from primecli.errors import PrimecliError, ReaderClosed, UsageError
 from primecli.files import Json, directory_atomically, lock, make_directory, remove_leftovers
 from primecli.inputs import Inputs, Shard
-from primecli.memory import MemoryOptions, recompute_activations
+from primecli.memory import MemoryOptions
 from primecli.optimizer import AdamW
 from primecli.progress import Progress, duration, say
 from primecli.recipe import Recipe, differences, provenance_record
@@ -86,34 +86,21 @@ class Trainer:
         self.state = checkpoints.read_state(directory, stage)
         self.step = self.state.step
         self.model = load(directory, place, dtype=torch.float32)
-        self._load_parameters(directory)
+        checkpoints.load_parameters(self.model, directory, self.state, options.lora, options.seed)
+        if options.lora is not None and place.dtype == torch.bfloat16:
+            adapters.hold_compactly(self.model)
         if options.memory.gradient_checkpointing:
-            recompute_activations(self.model)
-        self.optimizer = AdamW(
-            adapters.trained(self.model),
-            weight_decay=options.weight_decay,
-            steps=self.step,
-            offload=options.memory.offload_optimizer,
-        )
+            memory.recompute_activations(self.model)
+        with models.reporting_memory(self._remedies(0), "the optimizer's moments"):
+            self.optimizer = AdamW(
+                adapters.trained(self.model),
+                weight_decay=options.weight_decay,
+                steps=self.step,
+                offload=options.memory.offload_optimizer,
+            )
         if self.state.has_moments:
             self.optimizer.load(directory / models.TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
         self.history: list[dict[str, float]] = []
-
-    def _load_parameters(self, directory: Path) -> None:
-        """The float32 numbers of a checkpoint in place of those loaded, and adapters where they are asked for."""
-        import torch
-
-        lora = self.options.lora
-        assert not self.state.has_moments or self.state.lora == lora, "check_adapters() comes first"
-        if self.state.lora is None:
-            checkpoints.load_master_weights(self.model, directory, of_another_kind=not self.state.has_moments)
-        if lora is None:
-            return
-        adapters.attach(self.model, lora, self.options.seed)
-        if self.state.lora is not None:
-            checkpoints.load_adapted(self.model, directory)
-        if self.place.dtype == torch.bfloat16:
-            adapters.hold_compactly(self.model)
 
     def mini_batches(self, rows: int) -> Iterator[list[int]]:
         """Row numbers of each mini-batch, epoch by epoch; the last of an epoch may be smaller."""
@@ -152,6 +139,29 @@ class Trainer:
             return self.options.lr * (self.step + 1) / self.options.warmup_steps
         return self.options.lr
 
+    def preflight(
+        self, mini_batches: Iterable[list[int]], lengths: Sequence[int], forward: Callable[[list[int]], Tensor]
+    ) -> None:
+        """Tries the largest micro-batch of the whole run, where that is wanted, so that memory runs out now or never.
+
+        lengths: tokens of each row of the batch. `forward` gives some rows' result as a scalar to be differentiated.
+        Weights, moments, random numbers and metrics stay as they are. Raises PrimecliError with what to lower.
+        """
+        from primecli.core.ragged import micro_batches
+
+        if not self.options.memory.has_preflight(self.place.device):
+            return
+        budget = self.options.token_budget
+        plans = [
+            [[rows[place] for place in chosen] for chosen in micro_batches([lengths[row] for row in rows], budget)]
+            for rows in mini_batches
+        ]
+        memory.try_largest(plans, lengths, forward, self.optimizer.parameters.values(), self._remedies)
+
+    def _remedies(self, rows: int) -> str:
+        lora, budget = self.options.lora is not None, self.options.token_budget
+        return self.options.memory.remedies(self.place.device, lora=lora, token_budget=budget, rows=rows)
+
     def take_step(
         self,
         rows: Sequence[int],
@@ -171,7 +181,7 @@ class Trainer:
 
         self.optimizer.zero_grad()
         sums: dict[str, float] = {}
-        with models.reporting_memory():
+        with models.reporting_memory(self._remedies(len(rows))):
             for chosen in micro_batches(lengths, self.options.token_budget):
                 part = micro_batch([rows[place] for place in chosen])
                 part.loss.backward()  # type: ignore[no-untyped-call]

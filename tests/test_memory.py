@@ -1,4 +1,4 @@
-"""Less memory, the same numbers: recomputed activations."""
+"""Less memory, the same numbers: recomputed activations, and the largest micro-batch tried first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from primecli import models, scoring
 from primecli.errors import PrimecliError
-from primecli.memory import recompute_activations
+from primecli.memory import MemoryOptions, largest_micro_batches, recompute_activations, try_largest
 from primecli.scoring import Sequences
 
 SEQUENCES = Sequences(
@@ -79,3 +79,49 @@ def test_dropout_stays_off() -> None:
 def test_a_model_without_known_layers_is_refused() -> None:
     with pytest.raises(PrimecliError, match="Linear has no layers that transformers can checkpoint"):
         recompute_activations(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("mini_batches", [1, 2])
+def test_trying_leaves_nothing_behind(mini_batches: int, tiny: Path) -> None:
+    place = models.placement("cpu", "float32")
+    model = models.load_model(tiny, place)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    seen: list[tuple[list[int], bool]] = []
+
+    def forward(rows: list[int]) -> Tensor:
+        seen.append((rows, all(parameter.grad is not None for parameter in model.parameters())))
+        total: Tensor = scoring.sequence_logprobs(model, place, SEQUENCES, rows).logprobs.sum()
+        return total
+
+    plans = [[[0, 1], [2]]] if mini_batches == 1 else [[[0, 1]], [[2]]]
+    try_largest(plans, SEQUENCES.lengths(), forward, model.parameters(), str)
+    assert seen == [([0, 1], mini_batches == 1)]  # beside gradients where a mini-batch has more than one part
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_the_largest_is_of_most_tokens_or_longest_rows() -> None:
+    lengths = [100] * 9 + [800, 850]
+    assert largest_micro_batches([[list(range(9))], [[9]]], lengths) == [list(range(9)), [9]]
+    assert largest_micro_batches([[[9, 0]], [[10]]], lengths) == [[9, 0], [10]]
+    assert largest_micro_batches([[[0]], [[1, 9]], [[10, 2]]], lengths) == [[10, 2]]
+
+
+def test_what_is_left_to_do() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    plain, full = MemoryOptions(), MemoryOptions(gradient_checkpointing=True, offload_optimizer=True)
+    assert plain.remedies(gpu, lora=False, token_budget=99, rows=3) == (
+        "lower --micro-batch-tokens (it is 99), or pass --gradient-checkpointing, or pass --offload-optimizer, or pass "
+        "--lora-rank"
+    )
+    assert plain.remedies(gpu, lora=True, token_budget=99, rows=0) == "pass --offload-optimizer"
+    assert plain.remedies(cpu, lora=True, token_budget=99, rows=1) == "pass --gradient-checkpointing"
+    assert full.remedies(gpu, lora=True, token_budget=99, rows=1) == "train on shorter responses, or a smaller model"
+
+
+def test_a_gpu_is_tried_first() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for wanted, expected in [(None, [False, True]), (True, [True, True]), (False, [False, False])]:
+        assert [MemoryOptions(preflight=wanted).has_preflight(device) for device in (cpu, gpu)] == expected

@@ -133,6 +133,15 @@ OffloadOptimizer = Annotated[
         "steps, the same result.",
     ),
 ]
+Preflight = Annotated[
+    Optional[bool],  # noqa: UP045
+    typer.Option(
+        "--preflight/--no-preflight",
+        help="Try the largest micro-batch before anything else, so that memory runs out at once or never.  "
+        "[default: on a GPU]",
+        show_default=False,
+    ),
+]
 Prm = Annotated[str, typer.Option("--prm", metavar="DIR|HUB_ID", help="The process reward model, a causal LM.")]
 Ref = Annotated[
     str,

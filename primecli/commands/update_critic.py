@@ -48,6 +48,7 @@ def update_critic(
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     gradient_checkpointing: options.GradientCheckpointing = False,
     offload_optimizer: options.OffloadOptimizer = False,
+    preflight: options.Preflight = None,
     lora_rank: options.LoraRank = None,
     lora_alpha: options.LoraAlpha = 32.0,
     lora_targets: options.LoraTargets = None,
@@ -77,7 +78,7 @@ def update_critic(
     from primecli.memory import MemoryOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
-    memory = MemoryOptions(gradient_checkpointing, offload_optimizer)
+    memory = MemoryOptions(gradient_checkpointing, offload_optimizer, preflight)
     lora = lora_options(lora_rank, lora_alpha, lora_targets)
     training = TrainingOptions(
         lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory, lora
@@ -122,6 +123,7 @@ def _train(run: UpdateRun, source: Path, training: TrainingOptions) -> None:
     models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
     trainer = Trainer(source, place, training, run.stage, load=models.load_critic)
+    critic.preflight(trainer, rollouts)
     clip = float(run.config["value_clip"]) or None
     with run.progress:
         run.progress.advance(0, total=len(rollouts) * training.epochs)

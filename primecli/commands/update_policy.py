@@ -130,6 +130,7 @@ def update_policy(
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     gradient_checkpointing: options.GradientCheckpointing = False,
     offload_optimizer: options.OffloadOptimizer = False,
+    preflight: options.Preflight = None,
     lora_rank: options.LoraRank = None,
     lora_alpha: options.LoraAlpha = 32.0,
     lora_targets: options.LoraTargets = None,
@@ -158,7 +159,7 @@ def update_policy(
     from primecli.policy import FROM_SHARDS, PolicyOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
-    memory = MemoryOptions(gradient_checkpointing, offload_optimizer)
+    memory = MemoryOptions(gradient_checkpointing, offload_optimizer, preflight)
     lora = lora_options(lora_rank, lora_alpha, lora_targets)
     training = TrainingOptions(
         lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory, lora
@@ -232,10 +233,11 @@ def _train(
     models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
     budget = training.token_budget
-    if reference is not None:
-        rollouts.values[schema.REF_LOGPROBS] = policy.score_reference(rollouts, reference, place, budget)
     trainer = Trainer(source, place, training, run.stage)
     staleness = policy.check_staleness(rollouts, trainer.state.lineage, run.execution["max_staleness"])
+    policy.preflight(trainer, rollouts, loss)
+    if reference is not None:
+        rollouts.values[schema.REF_LOGPROBS] = policy.score_reference(rollouts, reference, place, budget)
     recompute = loss.old_logprobs == OldLogprobs.recompute
     ahead = recompute and trainer.steps_for(len(rollouts)) > 1
     old = policy.OldLogprobs(

@@ -55,6 +55,7 @@ def update_prm(
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     gradient_checkpointing: options.GradientCheckpointing = False,
     offload_optimizer: options.OffloadOptimizer = False,
+    preflight: options.Preflight = None,
     lora_rank: options.LoraRank = None,
     lora_alpha: options.LoraAlpha = 32.0,
     lora_targets: options.LoraTargets = None,
@@ -85,7 +86,7 @@ def update_prm(
     from primecli.rollouts import STORED_REFERENCES, reference_columns
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
-    memory = MemoryOptions(gradient_checkpointing, offload_optimizer)
+    memory = MemoryOptions(gradient_checkpointing, offload_optimizer, preflight)
     lora = lora_options(lora_rank, lora_alpha, lora_targets)
     training = TrainingOptions(
         lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory, lora
@@ -139,13 +140,11 @@ def _train(run: UpdateRun, source: Path, ref: Path | str, training: TrainingOpti
     beta, loss, evaluate = float(run.config["beta"]), str(run.config["loss"]), bool(run.execution["evaluate"])
     with run.progress:
         run.progress.advance(0, total=len(rollouts) * training.epochs)
-        rollouts.values[schema.REF_LOGPROBS] = prm.reference_logprobs(rollouts, ref, place, training.token_budget)
         trainer = Trainer(source, place, training, run.stage)
+        prm.preflight(trainer, rollouts, loss)
+        rollouts.values[schema.REF_LOGPROBS] = prm.reference_logprobs(rollouts, ref, place, training.token_budget)
         before = prm.evaluate(trainer, rollouts, beta, loss) if evaluate else {}
-        batches = (
-            trainer.group_mini_batches(rollouts.group_index) if loss == "dpo" else trainer.mini_batches(len(rollouts))
-        )
-        for rows in batches:
+        for rows in prm.mini_batches(trainer, rollouts, loss):
             prm.take_step(trainer, rollouts, rows, beta, loss)
             run.progress.advance(len(rows))
         after = prm.evaluate(trainer, rollouts, beta, loss) if evaluate else {}
