@@ -93,7 +93,9 @@ def plan(model: Any, place: Placement, sequences: Sequences, rows: Sequence[int]
             return padded
     from primecli.attention import packs
 
-    if not packs(model):
+    with place.autocast():
+        possible = packs(model)
+    if not possible:
         if place.packing == "on":
             raise UsageError(
                 f"{type(model).__name__} computes something else for packed sequences", "leave --packing at auto"
