@@ -31,11 +31,11 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
 ) -> None:
-    """Write what a run on your own model needs: a Makefile, options, prompts, a README.
+    """Write a Makefile and options for a run on your own model.
 
     The Makefile is the loop: an iteration is a pipeline of stages, iterations follow one another, and a make after
     a kill goes on where it stopped. primecli.toml has every option of the stages, with its meaning and its default.
-    Nothing is run or downloaded. A file that exists is not overwritten, and then none is written.
+    Example prompts and a README come with them. Nothing is run or downloaded. A file that exists is not overwritten, and then none is written.
 
     Example:
 

@@ -91,7 +91,7 @@ def options_file(commands: Mapping[str, Any]) -> str:
     """primecli.toml: every option that a stage of the loop takes from it, commented out, with its default."""
     lines = [
         "# Options of the stages, for --config or PRIMECLI_CONFIG. Each stands here with its default, as a comment:",
-        "# take the mark away to change one. The Makefile gives models, prompts, numbers and the seed; its values go first.",
+        "# take the mark away to change one. The Makefile gives models, prompts, numbers and seed; that goes first.",
         "",
         "# For all stages that have them.",
     ]
