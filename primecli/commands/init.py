@@ -35,7 +35,8 @@ def init(
 
     The Makefile is the loop: an iteration is a pipeline of stages, iterations follow one another, and a make after
     a kill goes on where it stopped. primecli.toml has every option of the stages, with its meaning and its default.
-    Example prompts and a README come with them. Nothing is run or downloaded. A file that exists is not overwritten, and then none is written.
+    Example prompts and a README come with them. Nothing is run or downloaded. A file that exists is not overwritten,
+    and then none is written.
 
     Example:
 
