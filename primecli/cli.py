@@ -17,6 +17,7 @@ from primecli.commands.compute_advantages import compute_advantages
 from primecli.commands.doctor import doctor
 from primecli.commands.filter import filter_
 from primecli.commands.generate import generate
+from primecli.commands.init import init
 from primecli.commands.inspect import inspect
 from primecli.commands.lineage import lineage
 from primecli.commands.query import query
@@ -61,6 +62,7 @@ COMMANDS: dict[str, Any] = {
     "report": report,
     "watch": watch,
     "doctor": doctor,
+    "init": init,
 }
 
 for _name, _command in COMMANDS.items():
