@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from types import FrameType
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from primecli.commands.score_prm import score_prm
 from primecli.commands.update_policy import update_policy
 from primecli.commands.update_prm import update_prm
 from primecli.commands.verify import verify
+from primecli.commands.warm import warm
 from primecli.errors import Interrupted, PrimecliError
 
 app = typer.Typer(
@@ -36,6 +38,7 @@ COMMANDS: dict[str, Any] = {
     "update-prm": update_prm,
     "compute-advantages": compute_advantages,
     "update-policy": update_policy,
+    "warm": warm,
 }
 
 for _name, _command in COMMANDS.items():
@@ -77,7 +80,14 @@ def primecli(
     """
 
 
+_interrupted: dict[int, float] = {}  # when a signal last came
+TWICE_SECONDS = 1.0
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    before, _interrupted[number] = _interrupted.get(number), time.monotonic()
+    if before is not None and time.monotonic() - before < TWICE_SECONDS:
+        return  # timeout(1) signals a process and then its group; so may a front process of `primecli warm`
     raise Interrupted(f"interrupted by {signal.Signals(number).name} (run the same command again to go on)")
 
 
@@ -91,6 +101,7 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments or os.environ.get("PRIMECLI_DEBUG", "") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     name = " ".join(["primecli", *arguments[:1]]) if arguments and arguments[0] in COMMANDS else "primecli"
+    _interrupted.clear()
     try:
         signal.signal(signal.SIGTERM, _interrupt)
         signal.signal(signal.SIGINT, _interrupt)
