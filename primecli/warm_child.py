@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import io
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from primecli.warm import FORKED, PLAIN
 
@@ -70,10 +71,25 @@ def take_descriptors(received: Sequence[int], numbers: Sequence[int]) -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if number not in numbers:
             os.close(number)
-            setattr(sys, name, None)
-    # the streams stay as they are, since libraries hold them: on the same descriptors, with nothing buffered
-    if 1 in numbers:
-        sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+        stream = _stream(number, getattr(sys, name)) if number in numbers else None
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def _stream(number: int, before: TextIO) -> TextIO:
+    """A standard stream as Python opens it: what the helper's knew of its file (a terminal? a pipe?) is of another."""
+    stream = open(  # noqa: SIM115
+        number,
+        "w" if number else "r",
+        buffering=1 if number == 2 else -1,
+        encoding=before.encoding,
+        errors=before.errors,
+        newline="\n",
+        closefd=False,
+    )
+    if number and isinstance(before, io.TextIOWrapper):
+        stream.reconfigure(write_through=before.write_through)  # with PYTHONUNBUFFERED
+    return stream
 
 
 def take_signals(ignored: Sequence[int]) -> None:

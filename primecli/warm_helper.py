@@ -236,6 +236,9 @@ class Helper:
         connection.close()
 
     def _refusal(self, request: warm_child.Request) -> str | None:
+        variable = differing_variable(self.environment, request["environment"], self.read)
+        if variable:
+            return variable
         for name, value in self.surroundings.items():
             if request["surroundings"].get(name) != value:
                 return f"{name} is not that of the helper"
@@ -244,7 +247,7 @@ class Helper:
         taken = self.of_libraries & set(request["descriptors"])
         if taken:
             return f"file descriptor {min(taken)} is in use in the helper"
-        return differing_variable(self.environment, request["environment"], self.read) or unfit()
+        return unfit()
 
     def _leave(self, kept: socket.socket) -> None:
         """Closes, in a child, all that is the helper's: it would keep connections and pipes open."""

@@ -23,9 +23,7 @@ def become_command(command: Sequence[str]) -> NoReturn:
     if shutil.which(command[0]) is None:
         raise UsageError(f"{command[0]}: no such command")
     if not can_serve():
-        print(
-            "primecli warm: stages start in the plain way: only Linux 5.3 or newer has what this needs", file=sys.stderr
-        )
+        print("primecli warm: this needs Linux 5.3 or newer: stages start in the plain way", file=sys.stderr)
     elif not _answers(os.environ.get(VARIABLE)):
         os.environ[VARIABLE] = start_helper()
     sys.stdout.flush()
