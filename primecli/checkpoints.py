@@ -78,8 +78,11 @@ def read_state(directory: Path, stage: str) -> TrainerState:
     )
 
 
-def load_master_weights(model: torch.nn.Module, directory: Path) -> None:
-    """Puts a checkpoint's float32 parameters into the model, where it has them."""
+def load_master_weights(model: torch.nn.Module, directory: Path, *, of_another_kind: bool = False) -> None:
+    """Puts a checkpoint's float32 parameters into the model, where it has them.
+
+    of_another_kind: the checkpoint need not have all of them, as a policy that starts a critic has no value head.
+    """
     path = directory / TRAINER_DIRECTORY / MASTER
     if (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():  # a checkpoint that has lost it is damaged
         import torch
@@ -87,6 +90,8 @@ def load_master_weights(model: torch.nn.Module, directory: Path) -> None:
         saved = _load(path)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
+                if of_another_kind and name not in saved:
+                    continue
                 parameter.copy_(_tensor(saved, name, parameter, path))
 
 

@@ -7,23 +7,36 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 
-from primecli import __version__
+from primecli import __version__, config
+from primecli.commands.audit import audit
+from primecli.commands.check_logprobs import check_logprobs
 from primecli.commands.compute_advantages import compute_advantages
+from primecli.commands.doctor import doctor
 from primecli.commands.filter import filter_
 from primecli.commands.generate import generate
+from primecli.commands.inspect import inspect
+from primecli.commands.lineage import lineage
+from primecli.commands.query import query
+from primecli.commands.report import report
 from primecli.commands.score_prm import score_prm
+from primecli.commands.score_values import score_values
+from primecli.commands.stats import stats
+from primecli.commands.update_critic import update_critic
 from primecli.commands.update_policy import update_policy
 from primecli.commands.update_prm import update_prm
+from primecli.commands.validate import validate
 from primecli.commands.verify import verify
 from primecli.commands.warm import warm
+from primecli.commands.watch import watch
 from primecli.errors import Interrupted, PrimecliError
 
 app = typer.Typer(
     name="primecli",
+    cls=config.Group,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -36,13 +49,25 @@ COMMANDS: dict[str, Any] = {
     "filter": filter_,
     "score-prm": score_prm,
     "update-prm": update_prm,
+    "score-values": score_values,
     "compute-advantages": compute_advantages,
+    "update-critic": update_critic,
     "update-policy": update_policy,
+    "inspect": inspect,
+    "stats": stats,
+    "query": query,
+    "lineage": lineage,
+    "validate": validate,
+    "audit": audit,
+    "check-logprobs": check_logprobs,
+    "report": report,
+    "watch": watch,
+    "doctor": doctor,
     "warm": warm,
 }
 
 for _name, _command in COMMANDS.items():
-    app.command(_name, short_help=(_command.__doc__ or "").partition("\n")[0])(_command)
+    app.command(_name, cls=config.Command, short_help=(_command.__doc__ or "").partition("\n")[0])(_command)
 
 
 def _print_version(value: bool) -> None:
@@ -59,6 +84,16 @@ def primecli(
     debug: Annotated[
         bool, typer.Option("--debug", envvar="PRIMECLI_DEBUG", help="Show the traceback of an error; works anywhere.")
     ] = False,
+    config_file: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--config",
+            metavar="FILE.toml",
+            envvar="PRIMECLI_CONFIG",
+            help="Take options from this file.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Reinforcement learning of language models with implicit process rewards (PRIME), as a shell pipeline.
 
@@ -74,6 +109,18 @@ def primecli(
         | primecli score-prm --prm ckpt/prm/1 --ref ckpt/sft \\
         | primecli compute-advantages \\
         | primecli update-policy --policy ckpt/policy/0 --checkpoint ckpt/policy/1
+
+    Options may also stand in the environment, as PRIMECLI_UPDATE_POLICY_LR for update-policy --lr, and in a TOML
+    file that --config names, here or behind the command, with a section a command:
+
+    \b
+      seed = 1                  # beta, device, dtype, quiet, seed and threads: for all commands
+      [filter]
+      accuracy = [0.2, 0.8]
+      [update-policy]
+      lr = 5e-7
+
+    The command line goes before the environment, that before the file.
 
     A stage that is run again skips what is done. Exit codes: 0 done; 1 failed; 2 usage; 3 the input is corrupt,
     incomplete or lacks columns; 4 too many rows quarantined; 5 a gate was not met; 130 interrupted.
@@ -100,13 +147,25 @@ def run(arguments: list[str]) -> int:
     """Runs one command; returns its exit code. Errors are one line on stderr."""
     debug = "--debug" in arguments or os.environ.get("PRIMECLI_DEBUG", "") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
-    name = " ".join(["primecli", *arguments[:1]]) if arguments and arguments[0] in COMMANDS else "primecli"
+    name = " ".join(["primecli", *_command_of(arguments)])
+    before = os.environ.get("PRIMECLI_DEBUG")
+    if os.environ.get("_PRIMECLI_COMPLETE"):
+        os.environ["COLUMNS"] = "1000"  # Typer folds descriptions at this width, and shells take each line for a word
     _interrupted.clear()
     try:
+        os.environ["PRIMECLI_DEBUG"] = "1" if debug else ""  # for what starts processes of its own
         signal.signal(signal.SIGTERM, _interrupt)
         signal.signal(signal.SIGINT, _interrupt)
         result = app(args=arguments, prog_name="primecli", standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
+    except BrokenPipeError:  # whoever read the report has seen enough; what is still buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich's way of saying the same
+            return 0
+        raise
     except PrimecliError as error:
         return _report(name, error, error.exit_code, debug)
     except typer.Exit as error:
@@ -115,9 +174,26 @@ def run(arguments: list[str]) -> int:
         return _report(name, error, Interrupted.exit_code, debug, str(error) or "interrupted")
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # Typer's usage errors
-            return _report(name, error, 2, debug, f"{error.format_message()} (see `{name} --help`)")
+            text = f"{config.origin(error)}{error.format_message()} (see `{name} --help`)"
+            return _report(name, error, 2, debug, text)
         text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return _report(name, error, 1, debug, f"{text} (a defect of primecli: please report it, with --debug)")
+    finally:
+        if before is None:
+            os.environ.pop("PRIMECLI_DEBUG", None)
+        else:
+            os.environ["PRIMECLI_DEBUG"] = before
+
+
+def _command_of(arguments: list[str]) -> list[str]:
+    """The command that is run, for errors to name; none where there is none."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            next(words, None)
+        elif not word.startswith("-"):
+            return [word] if word in COMMANDS else []
+    return []
 
 
 def _report(name: str, error: BaseException, code: int, debug: bool, text: str | None = None) -> int:

@@ -27,12 +27,21 @@ class Shard:
 
 
 class Inputs:
-    """Shards as they arrive, from arguments or stdin, with the producers checked at the end of input."""
+    """Shards as they arrive, from arguments or stdin, with the producers checked at the end of input.
+
+    together: shards of several directories are looked at together, so that two may have the same name.
+    """
 
     def __init__(
-        self, arguments: Sequence[str], *, partial: bool = False, warn: Callable[[str], None] = lambda text: None
+        self,
+        arguments: Sequence[str],
+        *,
+        partial: bool = False,
+        together: bool = False,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.warn = warn
+        self.together = together
         self.from_stdin = list(arguments) == ["-"] or (not arguments and not pipe.stdin_is_terminal())
         if not arguments and not self.from_stdin:
             raise UsageError(
@@ -49,9 +58,10 @@ class Inputs:
     def __iter__(self) -> Iterator[Shard]:
         for path in self._paths():
             shard = Shard(path, shards.read_footer(path))
-            if shard.name in self._seen:
-                raise InputError(f"two input shards are named {shard.name}: {self._seen[shard.name]} and {path}")
-            self._seen[shard.name] = path
+            known = str(path) if self.together else shard.name
+            if known in self._seen:
+                raise InputError(f"two input shards are named {shard.name}: {self._seen[known]} and {path}")
+            self._seen[known] = path
             self._directories.setdefault(path.parent, set()).add(shard.name)
             yield shard
         self._check_end()
@@ -63,18 +73,22 @@ class Inputs:
         for argument in self.arguments:
             path = Path(argument)
             if path.is_dir():
-                if not self.partial:
-                    check_producer(path, None)
-                yield from directory_shards(path, self.warn)
+                yield from self._directory(path)
             elif path.exists():
                 yield path
             elif any(mark in argument for mark in "*?["):
-                matches = sorted(glob.glob(argument))
+                matches = sorted(map(Path, glob.glob(argument)))
                 if not matches:
                     raise InputError(f"{argument}: no file matches")
-                yield from map(Path, matches)
+                for match in matches:
+                    yield from self._directory(match) if match.is_dir() else [match]
             else:
                 raise InputError(f"{argument}: no such file or directory")
+
+    def _directory(self, path: Path) -> list[Path]:
+        if not self.partial:
+            check_producer(path, None)
+        return directory_shards(path, self.warn)
 
     def _piped_paths(self) -> Iterator[Path]:
         lines = pipe.stdin_lines(self.while_idle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,7 @@ from primecli.errors import InputError, PrimecliError, UsageError
 from primecli.files import file_hash, fingerprint, read_json
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from torch import Tensor
 
 TRAINER_DIRECTORY = "trainer"
 TRAINER_FILE = "primecli.json"
@@ -186,22 +184,49 @@ def load_model(directory: Path, place: Placement, *, dtype: torch.dtype | None =
             directory, dtype=dtype or place.dtype, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{directory}: cannot be loaded as a causal language model: {_first_line(error)}") from error
+        raise InputError(f"{directory}: cannot be loaded as a causal language model: {first_line(error)}") from error
     except SafetensorError as error:
-        raise InputError(f"{directory}: damaged weights: {_first_line(error)}") from error
+        raise InputError(f"{directory}: damaged weights: {first_line(error)}") from error
     model = move(model, place).eval()
     check_head(model, directory)
     return model
 
 
-def check_length(model: Any, tokens: int, directory: Path) -> None:
-    """Raises InputError where sequences of so many tokens are longer than the model has positions for."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and tokens > limit:
-        raise InputError(
-            f"{directory}: prompt and --max-tokens come to {tokens} tokens, and the model has {limit} positions",
-            "lower --max-tokens or --max-prompt-tokens",
+def load_critic(directory: Path, place: Placement, *, dtype: torch.dtype | None = None) -> Any:
+    """A causal LM with a value head, in evaluation mode: transformers' token classifier of one label.
+
+    The head of a model that has none starts at 0, so that an untrained critic expects nothing. Raises InputError where
+    it cannot be loaded, or where transformers has no token classifier of its architecture.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+    from transformers import AutoModelForTokenClassification
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        names: set[str] = set()
+        for path in directory.glob("*.safetensors"):
+            with safe_open(path, framework="pt") as tensors:
+                names.update(tensors.keys())
+        model = AutoModelForTokenClassification.from_pretrained(
+            directory, num_labels=1, dtype=dtype or place.dtype, use_safetensors=True, local_files_only=True
         )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{directory}: cannot be loaded as a critic: {first_line(error)}") from error
+    except SafetensorError as error:
+        raise InputError(f"{directory}: damaged weights: {first_line(error)}") from error
+    finally:
+        logging.set_verbosity(before)
+    if not hasattr(model, "score"):
+        raise InputError(f"{directory}: {type(model).__name__} has no value head `score`", "it cannot be a critic yet")
+    if "score.weight" not in names:
+        with torch.no_grad():
+            for parameter in model.score.parameters():
+                parameter.zero_()
+    return move(model, place).eval()
 
 
 def move(model: Any, place: Placement) -> Any:
@@ -211,10 +236,11 @@ def move(model: Any, place: Placement) -> Any:
     try:
         return model.to(place.device)
     except torch.OutOfMemoryError as error:
-        raise PrimecliError(f"the model does not fit on {place.device}: {_first_line(error)}") from error
+        raise PrimecliError(f"the model does not fit on {place.device}: {first_line(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, its type's name where it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
@@ -244,95 +270,13 @@ def check_head(model: Any, directory: Path) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Sequences:
-    """Prompts with their responses, as token ids.
-
-    prompt_ids, response_ids: one int32 array a row. temperature: (B,), by which logits are divided.
-    """
-
-    prompt_ids: Sequence[np.ndarray]
-    response_ids: Sequence[np.ndarray]
-    temperature: np.ndarray | None = None
-
-    def lengths(self) -> list[int]:
-        """Tokens of each row, prompt and response."""
-        return [
-            len(prompt) + len(response) for prompt, response in zip(self.prompt_ids, self.response_ids, strict=True)
-        ]
-
-
-def sequence_logprobs(model: Any, place: Placement, sequences: Sequences, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy of every response token of some rows, in one forward pass.
-
-    Rows are filled at the right; a causal model's real tokens do not see the filling. Logits are made for
-    response tokens only, and a chunk at a time. Returns two (N,) tensors, nats, rows one after another.
-    """
-    import numpy as np
+def set_threads(threads: int | None) -> None:
+    """CPU threads of this process: `threads`, else OMP_NUM_THREADS or torch's own choice."""
     import torch
 
-    from primecli.core.logprobs import token_logprobs
-
-    prompts = [sequences.prompt_ids[row] for row in rows]
-    responses = [sequences.response_ids[row] for row in rows]
-    width = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
-    words = model.get_input_embeddings().num_embeddings
-    for row, tokens in zip([*rows, *rows], [*prompts, *responses], strict=True):
-        if tokens.min() < 0 or tokens.max() >= words:
-            raise InputError(
-                f"row {row} holds the token id {tokens.max() if tokens.max() >= words else tokens.min()}, and "
-                f"{type(model).__name__} has {words} tokens",
-                "the rollouts are of a model with another tokenizer",
-            )
-    ids = np.zeros((len(rows), width), dtype=np.int64)  # (B, T)
-    places = []
-    for place_in_batch, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        ids[place_in_batch, : len(prompt)] = prompt
-        ids[place_in_batch, len(prompt) : len(prompt) + len(response)] = response
-        # the state at place t predicts token t + 1
-        places.append(place_in_batch * width + np.arange(len(prompt) - 1, len(prompt) + len(response) - 1))
-    flat = torch.from_numpy(np.concatenate(places)).to(place.device)
-    targets = torch.from_numpy(np.concatenate(responses).astype(np.int64)).to(place.device)
-    heat = None
-    if sequences.temperature is not None:
-        per_row = np.repeat(sequences.temperature[list(rows)], [len(response) for response in responses])
-        heat = torch.from_numpy(per_row).to(place.device)
-    with place.autocast():
-        hidden = model.base_model(input_ids=torch.from_numpy(ids).to(place.device), use_cache=False).last_hidden_state
-        head = model.get_output_embeddings()
-        states = hidden.reshape(-1, hidden.shape[-1])[flat]  # (N, D)
-    result = token_logprobs(states, head.weight, targets, bias=head.bias, temperature=heat)
-    return result.logprobs, result.entropy
-
-
-def score(
-    model: Any,
-    place: Placement,
-    sequences: Sequences,
-    *,
-    token_budget: int,
-    done: Callable[[int], None] = lambda rows: None,
-) -> np.ndarray:
-    """Log-probability of every response token, without gradient: (N,) float32, rows one after another.
-
-    token_budget: tokens of a micro-batch, filling included. `done` hears how many rows were finished.
-    """
-    import numpy as np
-    import torch
-
-    from primecli.core.ragged import micro_batches
-
-    lengths = [len(response) for response in sequences.response_ids]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    values = np.empty(starts[-1], dtype=np.float32)
-    with torch.inference_mode(), reporting_memory():
-        for rows in micro_batches(sequences.lengths(), token_budget):
-            logprobs, _ = sequence_logprobs(model, place, sequences, rows)
-            pieces = torch.split(logprobs.float().cpu(), [lengths[row] for row in rows])
-            for row, piece in zip(rows, pieces, strict=True):
-                values[starts[row] : starts[row + 1]] = piece.numpy()
-            done(len(rows))
-    return values
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
@@ -343,17 +287,8 @@ def reporting_memory() -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise PrimecliError(f"out of memory: {_first_line(error)}", "lower --micro-batch-tokens") from error
+        raise PrimecliError(f"out of memory: {first_line(error)}", "lower --micro-batch-tokens") from error
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):
             raise
-        raise PrimecliError(f"out of memory: {_first_line(error)}", "lower --micro-batch-tokens") from error
-
-
-def set_threads(threads: int | None) -> None:
-    """CPU threads of this process: `threads`, else OMP_NUM_THREADS or torch's own choice."""
-    import torch
-
-    if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        torch.set_num_threads(threads)
+        raise PrimecliError(f"out of memory: {first_line(error)}", "lower --micro-batch-tokens") from error

@@ -54,6 +54,25 @@ def check_reader() -> None:
         raise ReaderClosed
 
 
+def keep_streams(*, show: bool) -> None:
+    """Gives our paths and our words descriptors of their own, which no child process has.
+
+    What libraries and their processes write to descriptors 1 and 2 goes to stderr where `show`, else nowhere: it
+    neither gets among the paths nor, in a process that lives longer, holds the pipe open.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and stream.fileno() in (1, 2):
+            stream.flush()
+            own = os.fdopen(os.dup(stream.fileno()), "w", encoding="utf-8", errors="surrogateescape")
+            own.reconfigure(line_buffering=name == "stderr")
+            setattr(sys, name, own)
+    target = os.dup(2) if show else os.open(os.devnull, os.O_WRONLY)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+
+
 def emit(path: Path) -> None:
     """Writes one path to stdout and flushes it. Raises ReaderClosed when nobody reads."""
     emit_all([path])

@@ -11,7 +11,7 @@ import numpy as np
 from primecli import schema, shards
 from primecli.errors import InputError
 from primecli.inputs import Shard
-from primecli.models import Sequences
+from primecli.scoring import Sequences
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,6 +80,17 @@ def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: 
     return _gather(tables, columns, token_ids=token_ids)
 
 
+STORED_REFERENCES = {"rollout": schema.ROLLOUT_LOGPROBS, "shards": schema.REF_LOGPROBS}
+"""What --ref takes a reference's log-probabilities from, where it names no model: a column of the shards."""
+
+
+def reference_columns(ref: str) -> list[str]:
+    """The columns that --ref needs; none where it names a model."""
+    if ref not in STORED_REFERENCES:
+        return []
+    return [STORED_REFERENCES[ref], *(schema.SAMPLED_WITH if ref == "rollout" else ())]
+
+
 def check_untouched_distribution(values: Mapping[str, np.ndarray], option: str, *, temperature: bool = True) -> None:
     """Raises InputError where rollouts were truncated, or tempered, in sampling.
 
@@ -96,8 +107,27 @@ def check_untouched_distribution(values: Mapping[str, np.ndarray], option: str, 
             )
 
 
-def check_lists(table: pa.Table, path: object) -> None:
-    """Raises InputError unless every per-token list is as long as its response and finite, and no row is empty."""
+def truncated_sampling(values: Mapping[str, np.ndarray]) -> str | None:
+    """What is wrong with probability ratios to rollouts that were sampled with top-p or top-k; None where none were.
+
+    values: the columns `top_p` and `top_k`, (B,) each. A trainer's log-probabilities are of the whole vocabulary;
+    truncation left tokens out, whose probability went to the others. So every ratio is too small, and which tokens
+    could be sampled at all depends on the weights of then.
+    """
+    truncated = (values[schema.TOP_P] < 1) | (values[schema.TOP_K] > 0)
+    if not truncated.any():
+        return None
+    return (
+        f"{int(truncated.sum())} of {len(truncated)} rollouts were sampled with top-p or top-k: ratios between the "
+        "trainer's and the sampler's probabilities are biased"
+    )
+
+
+def check_lists(table: pa.Table, path: object, *, first_row: int = 0) -> None:
+    """Raises InputError unless every per-token list is as long as its response and finite, and no row is empty.
+
+    first_row: where in the shard the table starts, for the message.
+    """
     _, lengths = shards.flat_column(table, schema.RESPONSE_IDS)
     for name in (schema.RESPONSE_IDS, schema.PROMPT_IDS):
         if name in table.column_names:
@@ -105,18 +135,20 @@ def check_lists(table: pa.Table, path: object) -> None:
                 raise InputError(f"{path}: {name} holds a null token id")
             _, found = shards.flat_column(table, name)
             if (found == 0).any():
-                raise InputError(f"{path}: {name} is empty at row {int(np.argmin(found))}")
+                raise InputError(f"{path}: {name} is empty at row {first_row + int(np.argmin(found))}")
     for name in schema.PER_RESPONSE_TOKEN:
         if name not in table.column_names:
             continue
         values, found = shards.flat_column(table, name)
         if (found != lengths).any():
             row = int(np.argmax(found != lengths))
-            raise InputError(f"{path}: {name} has {found[row]} values for {lengths[row]} response tokens at row {row}")
+            raise InputError(
+                f"{path}: {name} has {found[row]} values for {lengths[row]} response tokens at row {first_row + row}"
+            )
         if not np.isfinite(values).all():
             token = int(np.argmin(np.isfinite(values)))
             row = int(np.searchsorted(np.cumsum(found), token, side="right"))
-            raise InputError(f"{path}: {name} is {values[token]} at row {row}")
+            raise InputError(f"{path}: {name} is {values[token]} at row {first_row + row}")
 
 
 def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) -> Rollouts:
@@ -130,11 +162,11 @@ def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) 
     for name in columns:
         column = whole[name]
         if pa.types.is_list(column.type):
-            values[name], _ = shards.flat_column(whole, name)
+            values[name] = np.array(shards.flat_column(whole, name)[0])  # Arrow's own memory cannot be written to
         elif pa.types.is_string(column.type):
             strings[name] = column.to_pylist()
         else:
-            values[name] = column.to_numpy()
+            values[name] = np.array(column.to_numpy())
     rewards = values.get(schema.OUTCOME_REWARD, np.zeros(0))
     if ((rewards < 0) | (rewards > 1)).any():
         raise InputError(f"outcome_reward is {rewards[(rewards < 0) | (rewards > 1)][0]:g}; it is within 0 and 1")

@@ -42,8 +42,11 @@ FIRST_FAILURE = "first_failure"
 PRM_LOGPROBS = "prm_logprobs"
 REF_LOGPROBS = "ref_logprobs"
 PROCESS_REWARDS = "process_rewards"
+VALUES = "values"
 ADVANTAGES = "advantages"
 RETURNS = "returns"
+OUTCOME_ADVANTAGES = "outcome_advantages"
+PROCESS_ADVANTAGES = "process_advantages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +129,31 @@ COLUMNS: tuple[Column, ...] = (
         "score-prm",
         "beta * (prm_logprobs - ref_logprobs), per response token",
     ),
+    Column(VALUES, "list<float32>", "score-values", "the critic's expected return before each response token"),
     Column(
         ADVANTAGES,
         "list<float32>",
         "compute-advantages",
         "per response token, whitened over the batch unless `--no-whiten`",
     ),
-    Column(RETURNS, "list<float32>", "compute-advantages", "per response token, before whitening"),
+    Column(
+        RETURNS,
+        "list<float32>",
+        "compute-advantages",
+        "per response token, advantages before whitening; with `gae` plus the values: what a critic is trained on",
+    ),
+    Column(
+        OUTCOME_ADVANTAGES,
+        "list<float32>",
+        "compute-advantages",
+        "what of `advantages` comes from the outcome reward, on their scale, before the batch's mean is taken off",
+    ),
+    Column(
+        PROCESS_ADVANTAGES,
+        "list<float32>",
+        "compute-advantages",
+        "what of `advantages` comes from the process rewards, likewise",
+    ),
 )
 
 SAMPLED_WITH: tuple[str, ...] = (TEMPERATURE, TOP_P, TOP_K)
@@ -145,8 +166,11 @@ PER_RESPONSE_TOKEN: tuple[str, ...] = (
     PRM_LOGPROBS,
     REF_LOGPROBS,
     PROCESS_REWARDS,
+    VALUES,
     ADVANTAGES,
     RETURNS,
+    OUTCOME_ADVANTAGES,
+    PROCESS_ADVANTAGES,
 )
 """Columns whose lists are as long as `response_ids`."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ def read_footer(path: Path) -> Footer:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     columns = tuple(metadata.schema.to_arrow_schema().names)
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
@@ -92,7 +92,8 @@ def read_footer(path: Path) -> Footer:
     return footer
 
 
-def _unreadable(path: Path, error: BaseException) -> InputError:
+def unreadable(path: Path, error: BaseException) -> InputError:
+    """What is wrong with a file that Arrow cannot read, as an error to raise."""
     if path.is_dir():
         return InputError(f"{path}: is a directory, not a shard")
     try:
@@ -136,12 +137,31 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         table = pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return conform(table.select(columns) if columns is not None else table, path)
 
 
-def conform(table: pa.Table, path: Path) -> pa.Table:
-    """Casts the columns that the schema knows to their types, and checks nulls; raises InputError."""
+def read_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """As `read_table`, some rows at a time: memory does not grow with the shard. A file without rows gives none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        row = 0
+        for number in range(file.metadata.num_row_groups):  # asked for all at once, Arrow would hold them all
+            for batch in file.iter_batches(rows, row_groups=[number], columns=list(columns), use_threads=False):
+                yield conform(pa.Table.from_batches([batch]).select(columns), path, first_row=row)
+                row += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:
+    """Casts the columns that the schema knows to their types, and checks nulls; raises InputError.
+
+    first_row: where in the shard the table starts, for the message.
+    """
     import pyarrow as pa
 
     fields = []
@@ -151,7 +171,7 @@ def conform(table: pa.Table, path: Path) -> pa.Table:
             fields.append(field)
             continue
         if not column.nullable and table[name].null_count:
-            row = table[name].is_null().to_pylist().index(True)
+            row = first_row + table[name].is_null().to_pylist().index(True)
             raise InputError(f"{path}: column {name} is null at row {row}", "the schema allows no null there")
         fields.append(column.field())
     try:
@@ -220,6 +240,16 @@ class _HashingFile:
         self.closed = True
 
 
+def _schema_text(schema_of: pa.Schema) -> str:
+    """Names, types and nullability, a line each. Parquet renames what is inside a list; that is not part of it."""
+    import pyarrow as pa
+
+    def name(kind: pa.DataType) -> str:
+        return f"list<{name(kind.value_type)}>" if pa.types.is_list(kind) else str(kind)
+
+    return "".join(f"{field.name}: {name(field.type)}{'' if field.nullable else ' not null'}\n" for field in schema_of)
+
+
 def write_shard(
     path: Path,
     table: pa.Table,
@@ -238,7 +268,7 @@ def write_shard(
 
     def write(file: IO[bytes]) -> None:
         hashing = _HashingFile(file)
-        hashing.digest.update(str(table.schema.remove_metadata()).encode())
+        hashing.digest.update(_schema_text(table.schema).encode())
         with pq.ParquetWriter(hashing, table.schema, compression="zstd", store_schema=True) as writer:
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             footer: Json = {
@@ -253,6 +283,27 @@ def write_shard(
             writer.add_key_value_metadata({FOOTER_KEY.decode(): text})
 
     write_atomically(path, write)
+
+
+def content_of(path: Path) -> str:
+    """The hash that `write_shard` took of a shard, taken again of the file's own bytes: schema and data pages."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    chunks = [
+        metadata.row_group(group).column(column)
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+    ]
+    starts = [
+        chunk.data_page_offset if chunk.dictionary_page_offset is None else chunk.dictionary_page_offset
+        for chunk in chunks
+    ]
+    end = max(start + chunk.total_compressed_size for start, chunk in zip(starts, chunks, strict=True))
+    digest = hashlib.sha256(_schema_text(metadata.schema.to_arrow_schema()).encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(end))
+    return digest.hexdigest()[:32]
 
 
 def check_groups(table: pa.Table, path: Path) -> int:

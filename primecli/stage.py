@@ -28,6 +28,7 @@ from primecli.files import LOCK_NAME, Json, lock, make_directory, remove_leftove
 from primecli.inputs import Inputs, Shard
 from primecli.progress import Progress, duration, say
 from primecli.recipe import Recipe, differences, provenance_record
+from primecli.shards import Footer
 from primecli.summary import Status, Summary, read_summary
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class StageRun:
         self.directory: Path | None = None
         self.progress = Progress(stage, unit, quiet=options.quiet)
         self.counts: dict[str, float] = {}
+        self.gauges: dict[str, float] = {}  # metrics of this run rather than of its rows
         self._finish = finish or (lambda counts: {})
         self._stack = ExitStack()
         self._started = self._shard_started = time.time()
@@ -157,22 +159,34 @@ class StageRun:
         assert self.directory is not None, "the output directory is opened before shards are made"
         self._shard_started = time.time()
         self._pending = (name, recipe, inputs, chain)
+        footer = self.made(name, recipe, damaged=lambda why: say(self.stage, f"{why}: making it again"))
+        if footer is None:
+            return False
+        self._record(name, footer.rows, footer.counts or {})
+        pipe.emit(self.directory / name)
+        return True
+
+    def made(self, name: str, recipe: Recipe, *, damaged: Callable[[str], None] = lambda why: None) -> Footer | None:
+        """The footer of an output that is there already; None where it has to be made.
+
+        damaged: hears what is wrong with a file that cannot be read. Raises PrimecliError where an output of
+        another recipe is there.
+        """
+        assert self.directory is not None, "the output directory is opened before shards are made"
         target = self.directory / name
         if self.options.force or not target.exists():
-            return False
+            return None
         try:
             footer = shards.read_footer(target)
         except InputError as error:
-            say(self.stage, f"{error.message}: making it again")
-            return False
+            damaged(error.message)
+            return None
         if footer.fingerprint != recipe.fingerprint():
             raise PrimecliError(
                 f"{target} exists and is of another run: {differences(footer.recipe, recipe.as_json())}",
                 "choose another --out, or overwrite it with --force",
             )
-        self._record(name, footer.rows, footer.counts or {})
-        pipe.emit(target)
-        return True
+        return footer
 
     def read(self, shard: Shard) -> pa.Table:
         """All columns of an input shard, its types and groups checked."""
@@ -246,7 +260,7 @@ class StageRun:
             self._clear_leftover_shards(self.directory)
         self._summary.status = status
         self._summary.seconds = self._seconds()
-        self._summary.metrics = self._finish(self.counts)
+        self._summary.metrics = {**self._finish(self.counts), **self.gauges}
         again = self._before is not None and self._before.shards == self._summary.shards
         if (status == "complete" and not again) or not self._restore_summary(self.directory):
             self._summary.write(self.directory)

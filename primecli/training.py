@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from primecli import __version__, checkpoints, models, pipe
+from primecli import __version__, checkpoints, models, pipe, scoring
 from primecli.errors import PrimecliError, ReaderClosed, UsageError
 from primecli.files import Json, directory_atomically, lock, make_directory, remove_leftovers
 from primecli.inputs import Inputs, Shard
 from primecli.progress import Progress, duration, say
 from primecli.recipe import Recipe, differences, provenance_record
+from primecli.rollouts import Rollouts
 from primecli.shards import require_columns
 from primecli.summary import Summary
 
@@ -48,16 +49,28 @@ class TrainingOptions:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """What a micro-batch gives. loss: (), to be differentiated. sums: metrics, summed over the micro-batch."""
+    """What a micro-batch gives. loss: (), to be differentiated. sums: metrics, summed over the micro-batch.
+    extremes: metrics named `…_max` or `…_min`, of which a mini-batch keeps the largest or the smallest."""
 
     loss: Tensor
     sums: Mapping[str, float]
+    extremes: Mapping[str, float] = field(default_factory=dict)
 
 
 class Trainer:
-    """A model in float32 with AdamW, at the step where its checkpoint stopped."""
+    """A model in float32 with AdamW, at the step where its checkpoint stopped.
 
-    def __init__(self, directory: Path, place: models.Placement, options: TrainingOptions, stage: str) -> None:
+    load: makes the model of a directory, its parameters in the dtype that is asked for.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        place: models.Placement,
+        options: TrainingOptions,
+        stage: str,
+        load: Callable[..., Any] = models.load_model,
+    ) -> None:
         import torch
 
         self.directory = directory
@@ -65,8 +78,8 @@ class Trainer:
         self.options = options
         self.state = checkpoints.read_state(directory, stage)
         self.step = self.state.step
-        self.model = models.load_model(directory, place, dtype=torch.float32)
-        checkpoints.load_master_weights(self.model, directory)
+        self.model = load(directory, place, dtype=torch.float32)
+        checkpoints.load_master_weights(self.model, directory, of_another_kind=not self.state.has_moments)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=options.lr, betas=BETAS, weight_decay=options.weight_decay
         )
@@ -76,13 +89,30 @@ class Trainer:
 
     def mini_batches(self, rows: int) -> Iterator[list[int]]:
         """Row numbers of each mini-batch, epoch by epoch; the last of an epoch may be smaller."""
-        for epoch in range(self.options.epochs):
-            order = np.arange(rows)
-            if self.options.shuffle:
-                key = [self.options.seed, self.state.step, epoch]
-                order = np.random.Generator(np.random.PCG64(key)).permutation(rows)
+        for order in self._orders(rows):
             for start in range(0, rows, self.options.mini_batch):
                 yield order[start : start + self.options.mini_batch].tolist()
+
+    def group_mini_batches(self, group_index: np.ndarray) -> Iterator[list[int]]:
+        """As `mini_batches`, of whole groups: as many as come to no more than `mini_batch` rows, or a single one."""
+        members = [np.flatnonzero(group_index == group).tolist() for group in range(int(group_index.max()) + 1)]
+        for order in self._orders(len(members)):
+            batch: list[int] = []
+            for group in order.tolist():
+                if batch and len(batch) + len(members[group]) > self.options.mini_batch:
+                    yield batch
+                    batch = []
+                batch.extend(members[group])
+            yield batch
+
+    def _orders(self, number: int) -> Iterator[np.ndarray]:
+        """The order of this many units in each epoch."""
+        for epoch in range(self.options.epochs):
+            if self.options.shuffle:
+                key = [self.options.seed, self.state.step, epoch]
+                yield np.random.Generator(np.random.PCG64(key)).permutation(number)
+            else:
+                yield np.arange(number)
 
     def steps_for(self, rows: int) -> int:
         """Optimizer steps that this many rows come to."""
@@ -104,7 +134,8 @@ class Trainer:
         """One optimizer step over a mini-batch, its gradient gathered micro-batch by micro-batch.
 
         lengths: tokens of each of `rows`. `micro_batch` divides its loss by the mini-batch's denominator;
-        `finish` makes the step's metrics from the sums. Raises PrimecliError for a gradient that is not finite.
+        `finish` makes the step's metrics from the sums and extremes. Raises PrimecliError for a gradient that is not
+        finite.
         """
         import torch
 
@@ -118,6 +149,8 @@ class Trainer:
                 part.loss.backward()  # type: ignore[no-untyped-call]
                 for name, value in {**part.sums, "loss": float(part.loss.detach())}.items():
                     sums[name] = sums.get(name, 0.0) + value
+                for name, value in part.extremes.items():
+                    sums[name] = pick_extreme(name, [sums.get(name, value), value])
             limit = self.options.grad_clip or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
             if not math.isfinite(norm):
@@ -133,10 +166,13 @@ class Trainer:
         self.history.append({"step": self.step, **finish(sums), "grad_norm": norm, "lr": lr})
 
     def metrics(self) -> dict[str, float]:
-        """The mean of each metric over the steps of this process that have it; `step` and `steps` count them."""
+        """Each metric over the steps of this process that have it: its mean, or its extreme where it is one.
+
+        `steps` is their number, `step` the last one's.
+        """
         names = list(dict.fromkeys(name for step in self.history for name in step if name != "step"))
-        means = {name: float(np.mean([step[name] for step in self.history if name in step])) for name in names}
-        return {**means, "steps": len(self.history), "step": self.step}
+        over_steps = {name: pick_extreme(name, [step[name] for step in self.history if name in step]) for name in names}
+        return {**over_steps, "steps": len(self.history), "step": self.step}
 
     def save(self, directory: Path, recipe: Recipe, provenance: Mapping[str, Json]) -> None:
         """Writes the checkpoint; the trainer is done with after that."""
@@ -157,6 +193,13 @@ class Trainer:
             lineage=self.state.lineage,
             steps=self.history,
         )
+
+
+def pick_extreme(name: str, values: Sequence[float]) -> float:
+    """The largest of a metric named `…_max`, the smallest of one named `…_min`, the mean of any other."""
+    if name.endswith("_max"):
+        return max(values)
+    return min(values) if name.endswith("_min") else float(np.mean(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +309,7 @@ class UpdateRun:
             groups=groups,
             seconds=round(time.time() - self._started - self._waited, 3),
             config={**self.config, **self.execution, "seed": self.seed},
-            metrics={**trainer.metrics(), **metrics},
+            metrics={**trainer.metrics(), **metrics, "peak_memory_gib": scoring.peak_memory_gib(trainer.place)},
             version=__version__,
             started=datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds"),
         )
@@ -299,6 +342,12 @@ def options_json(options: TrainingOptions) -> dict[str, Json]:
     fields = asdict(options)
     del fields["token_budget"], fields["seed"]
     return fields
+
+
+def token_places(rollouts: Rollouts, rows: Sequence[int]) -> np.ndarray:
+    """Where the response tokens of some rows stand among the batch's (N,), one row after another: (n,) int64."""
+    starts = rollouts.starts()
+    return np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows])
 
 
 def tensor(values: np.ndarray, place: models.Placement) -> torch.Tensor:

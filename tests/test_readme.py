@@ -14,7 +14,7 @@ from tests.builders import rollouts, write_shards
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RUN = "examples/arithmetic/work/prime-seed0/1"
+RUN = "examples/arithmetic/work/rloo-process-seed0/1"
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))

@@ -3,7 +3,7 @@
 Reads nothing but the `_summary.json` files of the stages. Writes RUN/accuracy.csv.
 
 Example:
-    python examples/arithmetic/accuracy.py work/prime-seed0
+    python examples/arithmetic/accuracy.py work/rloo-process-seed0
 """
 
 from __future__ import annotations
@@ -39,7 +39,15 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
 
 
 def rows_of(run: Path) -> list[dict[str, float | None]]:
-    """One row an iteration that was evaluated."""
+    """One row an iteration, from 0, which is the SFT model.
+
+    rollouts: all that were sampled for the policy after this iteration, those that the filter dropped too.
+    heldout_accuracy: of that policy, None where it was not evaluated. training_accuracy: of the rollouts that it was
+    trained on, so of the policy before. groups_kept: those of them that the filter let through.
+    prm_pair_accuracy_before: of the PRM on those, before it is trained on them; prm_pair_accuracy: while it is.
+    critic_explained_variance: of their returns, before the critic is trained on them. process_variance_share: what of
+    the advantages' variance comes from process rewards.
+    """
     rows: list[dict[str, float | None]] = []
     rollouts = 0
     evaluated = {int(path.name) for path in run.glob("eval/*") if path.name.isdigit()}
@@ -47,17 +55,19 @@ def rows_of(run: Path) -> list[dict[str, float | None]]:
         summary = read_summary(run / str(iteration) / "verify")
         if summary is not None:
             rollouts += summary["rows"]
-        if iteration not in evaluated:
-            continue
-        stages = [*(run / str(iteration)).glob("*"), run / "policy" / str(iteration), run / "prm" / str(iteration)]
-        seconds = [metric(stage, "seconds") for stage in stages]
+        updates = [run / name / str(iteration) for name in ("policy", "prm", "critic")]
+        seconds = [metric(stage, "seconds") for stage in [*(run / str(iteration)).glob("*"), *updates]]
         rows.append(
             {
                 "iteration": iteration,
                 "rollouts": rollouts,
                 "heldout_accuracy": metric(run / "eval" / str(iteration) / "verify", "accuracy"),
                 "training_accuracy": metric(run / str(iteration) / "verify", "accuracy"),
+                "groups_kept": metric(run / str(iteration) / "filter", "kept"),
+                "prm_pair_accuracy_before": metric(run / "prm" / str(iteration), "pair_accuracy_before"),
                 "prm_pair_accuracy": metric(run / "prm" / str(iteration), "pair_accuracy"),
+                "critic_explained_variance": metric(run / "critic" / str(iteration), "explained_variance_before"),
+                "process_variance_share": metric(run / "policy" / str(iteration), "process_variance_share"),
                 "entropy": metric(run / "policy" / str(iteration), "entropy"),
                 "seconds": sum(value for value in seconds if value is not None) or None,
             }
@@ -73,13 +83,15 @@ def main() -> None:
         raise SystemExit(f"accuracy.py: {run}/eval: no such directory (run `make` first)")
     rows = rows_of(run)
     with open(run / "accuracy.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
     table = Table(title=f"{run}: accuracy by iteration", title_justify="left")
     for name in COLUMNS:
         table.add_column(name.replace("_", " "), justify="right")
     for row in rows:
+        if row["heldout_accuracy"] is None:
+            continue
         values = [row[name] for name in COLUMNS]
         cells = [
             "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value) for value in values

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 IGNORED = -100  # the label that cross_entropy leaves out
-HEAD_WIDTH = 24
+HEAD_WIDTH = 24  # by default; vLLM takes multiples of 32 on a CPU
 INITIALIZER_RANGE = 0.08  # near 1 / sqrt(width); the usual 0.02 suits wide models and learns far slower here
 WARMUP_SHARE = 0.05
 PROGRESS_EVERY = 100
@@ -91,7 +91,9 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup + 1) / (steps - warmup + 1)))
 
 
-def make_model(tokenizer: "PreTrainedTokenizerBase", layers: int, width: int) -> "Qwen2ForCausalLM":
+def make_model(
+    tokenizer: "PreTrainedTokenizerBase", layers: int, width: int, head_width: int = HEAD_WIDTH
+) -> "Qwen2ForCausalLM":
     """A Qwen2 with random weights and tied embeddings."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -100,8 +102,8 @@ def make_model(tokenizer: "PreTrainedTokenizerBase", layers: int, width: int) ->
         hidden_size=width,
         intermediate_size=8 * width // 3,
         num_hidden_layers=layers,
-        num_attention_heads=width // HEAD_WIDTH,
-        num_key_value_heads=width // HEAD_WIDTH,
+        num_attention_heads=width // head_width,
+        num_key_value_heads=width // head_width,
         max_position_embeddings=1024,
         initializer_range=INITIALIZER_RANGE,
         tie_word_embeddings=True,
@@ -168,14 +170,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: 0.002)")
     parser.add_argument("--batch", type=int, default=16, help="demonstrations a step (default: 16)")
     parser.add_argument("--layers", type=int, default=2, help="transformer layers (default: 2)")
-    parser.add_argument("--width", type=int, default=96, help="hidden size, a multiple of 24 (default: 96)")
+    parser.add_argument("--width", type=int, default=96, help="hidden size (default: 96)")
+    parser.add_argument("--head-width", type=int, default=HEAD_WIDTH, help="of an attention head (default: 24)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     options = parser.parse_args(arguments)
     if min(options.steps, options.batch, options.layers, options.threads) < 1:
         parser.error("--steps, --batch, --layers and --threads must be at least 1")
-    if options.width < HEAD_WIDTH or options.width % HEAD_WIDTH:
-        parser.error(f"--width must be a multiple of {HEAD_WIDTH}")
+    if options.head_width < 2 or options.head_width % 2:
+        parser.error("--head-width must be even")
+    if options.width < options.head_width or options.width % options.head_width:
+        parser.error(f"--width must be a multiple of {options.head_width}, the --head-width")
     for needed in (options.data_dir / "demonstrations.jsonl", options.data_dir / "tokenizer"):
         if not needed.exists():
             parser.error(f"{needed} does not exist; make_task.py writes it")
@@ -196,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     started = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(options.data_dir / "tokenizer")
     demonstrations = read_demonstrations(options.data_dir / "demonstrations.jsonl", tokenizer)
-    model = make_model(tokenizer, options.layers, options.width)
+    model = make_model(tokenizer, options.layers, options.width, options.head_width)
     loss = train(
         model,
         demonstrations,

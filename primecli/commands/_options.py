@@ -26,6 +26,21 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class LossAggregation(StrEnum):
+    """How tokens' losses become one."""
+
+    token_mean = "token-mean"
+    seq_mean_token_sum = "seq-mean-token-sum"
+    seq_mean_token_mean = "seq-mean-token-mean"
+
+
+def separator(text: str) -> str:
+    """The text that --step-separator means. Refuses an empty one."""
+    if not text:
+        raise typer.BadParameter("give the text that stands between two steps", param_hint="--step-separator")
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
 def finite(value: float | None) -> float | None:
     """Refuses nan and inf, which pass every bound."""
     if value is not None and not math.isfinite(value):
@@ -77,8 +92,19 @@ Ref = Annotated[
     str,
     typer.Option(
         "--ref",
-        metavar="DIR|HUB_ID|rollout",
-        help="The reference model, usually the SFT model; rollout takes the sampling policy's own log-probabilities.",
+        metavar="DIR|HUB_ID|rollout|shards",
+        help="The reference, usually the SFT model; rollout: the sampling policy's own log-probabilities; shards: the "
+        "ref_logprobs that are there already.",
+    ),
+]
+Critic = Annotated[
+    str, typer.Option("--critic", metavar="DIR|HUB_ID", help="The critic, or any causal LM to start one from.")
+]
+Aggregation = Annotated[
+    LossAggregation,
+    typer.Option(
+        "--loss-aggregation",
+        help="Mean over all tokens of a mini-batch; or mean over responses of their tokens' sum, or mean.",
     ),
 ]
 Beta = Annotated[
@@ -100,4 +126,8 @@ WarmupSteps = Annotated[
 ]
 Shuffle = Annotated[
     bool, typer.Option("--shuffle/--no-shuffle", help="Shuffle rows into mini-batches, or take them in order.")
+]
+StepSeparator = Annotated[
+    str,
+    typer.Option("--step-separator", help="Text between two steps; \\n and \\t are read as such.", show_default="\\n"),
 ]

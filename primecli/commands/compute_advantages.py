@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from primecli.commands import _options as options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
-    from primecli.files import Json
+    from primecli.advantages import Settings
     from primecli.inputs import Shard
     from primecli.rollouts import Rollouts
     from primecli.stage import StageRun
@@ -22,6 +25,18 @@ class EstimatorName(StrEnum):
     """How advantages are estimated."""
 
     rloo = "rloo"
+    reinforce = "reinforce"
+    grpo = "grpo"
+    dr_grpo = "dr-grpo"
+    gae = "gae"
+
+
+class Granularity(StrEnum):
+    """Where process rewards stand."""
+
+    token = "token"
+    step = "step"
+    whole = "whole"
 
 
 class ProcessNorm(StrEnum):
@@ -41,7 +56,12 @@ class ProcessBaseline(StrEnum):
 def compute_advantages(
     shards: options.Shards = None,
     estimator: Annotated[
-        EstimatorName, typer.Option("--estimator", help="rloo: a leave-one-out baseline.")
+        EstimatorName,
+        typer.Option(
+            "--estimator",
+            help="rloo: less the mean of the group's others; reinforce: no baseline; grpo: less the group's mean, over "
+            "its deviation; dr-grpo: grpo without the division; gae: with a critic's values.",
+        ),
     ] = EstimatorName.rloo,
     outcome_coef: Annotated[
         float,
@@ -53,9 +73,47 @@ def compute_advantages(
             "--process-coef", help="Weight of the process rewards; 0 leaves them out.", callback=options.finite
         ),
     ] = 1.0,
-    gamma: Annotated[
-        float, typer.Option("--gamma", min=0.0, max=1.0, help="Discount of process rewards.", callback=options.finite)
+    outcome_gamma: Annotated[
+        float,
+        typer.Option(
+            "--outcome-gamma",
+            min=0.0,
+            max=1.0,
+            help="Discount a token of the outcome reward, which stands on the last.",
+            callback=options.finite,
+        ),
     ] = 1.0,
+    process_gamma: Annotated[
+        float,
+        typer.Option(
+            "--process-gamma",
+            min=0.0,
+            max=1.0,
+            help="Discount a token of process rewards.",
+            callback=options.finite,
+        ),
+    ] = 1.0,
+    lam: Annotated[
+        float,
+        typer.Option("--lam", min=0.0, max=1.0, help="gae: 1 trusts rewards, 0 the critic.", callback=options.finite),
+    ] = 0.95,
+    granularity: Annotated[
+        Granularity,
+        typer.Option(
+            "--granularity",
+            help="Process rewards a token, or their sum a step on its last token, or a response on its last.",
+        ),
+    ] = Granularity.token,
+    step_separator: options.StepSeparator = "\\n",
+    tokenizer: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--tokenizer",
+            metavar="DIR|HUB_ID",
+            help="For steps, whose tokens it spells.  [default: the model that generate names in the shards]",
+            show_default=False,
+        ),
+    ] = None,
     process_norm: Annotated[
         ProcessNorm,
         typer.Option("--process-norm", help="batch: divide process rewards by the batch's largest |reward-to-go|."),
@@ -63,7 +121,7 @@ def compute_advantages(
     process_baseline: Annotated[
         ProcessBaseline,
         typer.Option(
-            "--process-baseline", help="paper: the mean of the others; recipe: as in the first code and verl."
+            "--process-baseline", help="rloo: paper, the mean of the others; recipe, as in the first code and verl."
         ),
     ] = ProcessBaseline.paper,
     drop_last_token_reward: Annotated[
@@ -80,116 +138,122 @@ def compute_advantages(
     """Turn rewards into token advantages.
 
     Combines outcome and process rewards. Reads the whole batch before it writes: scaling and whitening are
-    over all of it, never over a shard. --process-coef 0 is outcome-only RLOO and needs no score-prm.
+    over all of it, never over a shard. --process-coef 0 is outcome-only and needs no score-prm;
+    --estimator gae needs score-values.
+
+    outcome_advantages and process_advantages say how much of each token's advantage came from which source.
 
     Example:
 
       primecli compute-advantages --outcome-coef 1 --process-coef 1 runs/1/score-prm
     """
     from primecli import schema
-    from primecli.rollouts import load_rollouts
+    from primecli.advantages import Settings
     from primecli.stage import StageOptions, StageRun
 
-    config: dict[str, Json] = {
-        "estimator": estimator.value,
-        "outcome_coef": outcome_coef,
-        "process_coef": process_coef,
-        "gamma": gamma,
-        "process_norm": process_norm.value,
-        "process_baseline": process_baseline.value,
-        "drop_last_token_reward": drop_last_token_reward,
-        "whiten": whiten,
-    }
+    settings = Settings(
+        estimator.value,
+        outcome_coef,
+        process_coef,
+        outcome_gamma,
+        process_gamma,
+        lam if estimator is EstimatorName.gae else None,
+        granularity.value,
+        options.separator(step_separator) if granularity is Granularity.step else None,
+        process_norm.value,
+        process_baseline.value,
+        drop_last_token_reward,
+        whiten,
+    )
+    settings.check()
     run = StageRun(
-        "compute-advantages", StageOptions(shards or (), out, force, partial, quiet), config=config, finish=_metrics
+        "compute-advantages",
+        StageOptions(shards or (), out, force, partial, quiet),
+        config=settings.as_json(),
+        finish=_metrics,
     )
     with run:
         columns = [schema.OUTCOME_REWARD] if outcome_coef else []
         columns += [schema.PROCESS_REWARDS] if process_coef else []
+        columns += [schema.VALUES] if settings.estimator == "gae" else []
         batch = list(run.shards([*columns, schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS]))
-        todo = None
+        spelling = _tokenizer(run, batch, tokenizer) if batch and settings.step_separator is not None else None
+        todo: dict[str, np.ndarray] | None = None
         starts = [0]
         for number, shard in enumerate(batch):
             if run.skip(shard, inputs=batch):
                 continue
             if todo is None:
-                rollouts = load_rollouts(batch, columns, token_ids=False)
-                todo = advantages_of(rollouts, config)
+                rollouts, todo = _compute(batch, columns, settings, spelling)
                 for rows in rollouts.shard_rows:
                     starts.append(starts[-1] + rows)
             _commit_shard(run, shard, rollouts, todo, starts[number], starts[number + 1])
 
 
-def advantages_of(rollouts: Rollouts, config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Advantages and returns, each (N,) float32, rows one after another; computed in float64."""
-    import numpy as np
-    import torch
-
-    from primecli import schema
-    from primecli.core.advantages import ESTIMATORS, whiten
-    from primecli.core.ragged import pad, response_mask, unpad
-    from primecli.core.rewards import drop_last_token, scale_over_batch
+def _tokenizer(run: StageRun, batch: Sequence[Shard], given: str | None) -> Path:
+    """The directory of the tokenizer that spells the responses, its identity taken into the recipe."""
+    from primecli import models
     from primecli.errors import InputError
 
-    lengths = torch.from_numpy(rollouts.response_lengths)
-    mask = response_mask(lengths)  # (B, T)
-    outcome = torch.zeros(len(lengths), dtype=torch.float64)  # (B,)
-    if schema.OUTCOME_REWARD in rollouts.values:
-        outcome = torch.from_numpy(rollouts.values[schema.OUTCOME_REWARD].astype(np.float64))
-        if bool(outcome.isnan().any()):
+    name = given
+    if name is None:
+        made = [record for record in batch[0].footer.provenance if record.get("stage") == "generate"]
+        name = made[-1]["config"].get("model") if made else None
+        if name is None or not Path(name).is_dir():
             raise InputError(
-                f"outcome_reward is null in {int(outcome.isnan().sum())} rows",
-                "the verifier could not grade them; `primecli filter` drops their groups",
+                f"--granularity step needs the tokenizer that the rollouts were sampled with, and {batch[0].path} "
+                + (f"names {name}, which is not here" if name else "does not say which"),
+                "name it with --tokenizer",
             )
-    process = torch.zeros(mask.shape, dtype=torch.float64)  # (B, T)
-    if schema.PROCESS_REWARDS in rollouts.values:
-        process = pad(torch.from_numpy(rollouts.values[schema.PROCESS_REWARDS].astype(np.float64)), lengths)
-        if config["drop_last_token_reward"]:
-            process = drop_last_token(process, mask)
-        if config["process_norm"] == "batch":
-            process = scale_over_batch(process, mask, config["gamma"])
-    try:
-        returns = ESTIMATORS[config["estimator"]](
-            outcome,
-            process,
-            mask,
-            torch.from_numpy(rollouts.group_index),
-            outcome_coef=config["outcome_coef"],
-            process_coef=config["process_coef"],
-            gamma=config["gamma"],
-            process_baseline=config["process_baseline"],
-        )
-        advantages = whiten(returns, mask) if config["whiten"] else returns
-    except ValueError as error:
-        raise InputError(str(error), "sample more responses of each prompt with `generate --n`") from error
-    return unpad(advantages, mask).float().numpy(), unpad(returns, mask).float().numpy()
+    directory = models.resolve_model(name)
+    run.models["tokenizer"] = models.tokenizer_fingerprint(directory)
+    return directory
+
+
+def _compute(
+    batch: Sequence[Shard], columns: Sequence[str], settings: Settings, spelling: Path | None
+) -> tuple[Rollouts, dict[str, np.ndarray]]:
+    import numpy as np
+
+    from primecli.advantages import advantages_of
+    from primecli.rollouts import load_rollouts
+    from primecli.steps import step_ends, token_texts
+
+    rollouts = load_rollouts(batch, columns, token_ids=spelling is not None)
+    ends = None
+    if spelling is not None:
+        texts = token_texts(spelling, np.concatenate(rollouts.response_ids))
+        ends = step_ends(rollouts.response_ids, texts, settings.step_separator or "")
+    return rollouts, advantages_of(rollouts, settings, ends)
 
 
 def _commit_shard(
-    run: StageRun, shard: Shard, rollouts: Rollouts, values: tuple[np.ndarray, np.ndarray], first: int, last: int
+    run: StageRun, shard: Shard, rollouts: Rollouts, values: dict[str, np.ndarray], first: int, last: int
 ) -> None:
     import numpy as np
 
     from primecli import schema
     from primecli.shards import list_column, with_columns
 
-    tokens = rollouts.starts()
+    starts = rollouts.starts()
     lengths = rollouts.response_lengths[first:last]
-    advantages, returns = (column[tokens[first] : tokens[last]] for column in values)
-    table = with_columns(
-        run.read(shard),
-        {
-            schema.ADVANTAGES: list_column(advantages, lengths, schema.ADVANTAGES),
-            schema.RETURNS: list_column(returns, lengths, schema.RETURNS),
-        },
-    )
+    mine = {name: column[starts[first] : starts[last]] for name, column in values.items()}
+    lists = {name: list_column(column, lengths, name) for name, column in mine.items()}
+    wide = {name: column.astype(np.float64) for name, column in mine.items()}
+    advantages, returns = wide[schema.ADVANTAGES], wide[schema.RETURNS]
     counts = {
         "tokens": len(returns),
         "positive": int((advantages > 0).sum()),
-        "return_sum": float(returns.sum(dtype=np.float64)),
-        "return_squares": float(np.square(returns, dtype=np.float64).sum()),
+        "return_sum": float(returns.sum()),
+        "return_squares": float(np.square(returns).sum()),
+        "advantage_sum": float(advantages.sum()),
+        "advantage_squares": float(np.square(advantages).sum()),
     }
-    run.commit(table, counts)
+    for name in (schema.OUTCOME_ADVANTAGES, schema.PROCESS_ADVANTAGES):
+        if name in wide:
+            counts[f"{name}_sum"] = float(wide[name].sum())
+            counts[f"{name}_product"] = float((wide[name] * advantages).sum())
+    run.commit(with_columns(run.read(shard), lists), counts)
 
 
 def _metrics(counts: dict[str, float]) -> dict[str, float]:
@@ -197,8 +261,19 @@ def _metrics(counts: dict[str, float]) -> dict[str, float]:
     if not tokens:
         return {}
     mean = counts["return_sum"] / tokens
+    advantage_mean = counts["advantage_sum"] / tokens
+    variance = counts["advantage_squares"] / tokens - advantage_mean**2
+    shares = {
+        f"{name.removesuffix('_advantages')}_variance_share": (
+            counts[f"{name}_product"] / tokens - counts[f"{name}_sum"] / tokens * advantage_mean
+        )
+        / variance
+        for name in ("outcome_advantages", "process_advantages")
+        if f"{name}_sum" in counts and variance > 0
+    }
     return {
         "return_mean": mean,
         "return_std": max(counts["return_squares"] / tokens - mean**2, 0.0) ** 0.5,
         "positive_advantages": counts["positive"] / tokens,
+        **shares,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -14,16 +15,19 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from primecli.engines import Sample, SamplingParams
+    from primecli.engines import EngineOptions, SamplingParams
     from primecli.files import Json
-    from primecli.prompts import Prompt, PromptColumns
+    from primecli.prompts import PromptColumns
     from primecli.stage import StageRun
 
 
 class EngineName(StrEnum):
     """How responses are sampled."""
 
+    auto = "auto"
     hf = "hf"
+    vllm = "vllm"
+    vllm_server = "vllm-server"
 
 
 def generate(
@@ -75,14 +79,73 @@ def generate(
         ),
     ] = None,
     suffix: Annotated[str, typer.Option("--suffix", help="Text put after each prompt (after its last message).")] = "",
-    engine: Annotated[EngineName, typer.Option("--engine", help="What samples: hf is transformers.")] = EngineName.hf,
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            "--engine",
+            help="What samples: transformers (hf), vLLM here, or vLLM servers; auto is vllm where it is installed and "
+            "a GPU is there, else hf.",
+        ),
+    ] = EngineName.auto,
+    tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", min=1, help="vllm: GPUs a model spans.")] = 1,
+    gpu_memory: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--gpu-memory",
+            min=0.0,
+            max=1.0,
+            help="vllm: share of a GPU's memory that it takes.  [default: vLLM's own]",
+            show_default=False,
+            callback=options.finite,
+        ),
+    ] = None,
+    engine_arg: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--engine-arg",
+            metavar="KEY=VALUE",
+            help="vllm: any other argument of its engine, such as enforce_eager=true; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    url: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="vllm-server: where a server is, such as http://127.0.0.1:8000; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    reload: Annotated[
+        bool,
+        typer.Option("--reload", help="vllm-server: make the servers load --model first; they see the same directory."),
+    ] = False,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, help="vllm-server: groups in flight at each server.")
+    ] = 64,
+    retries: Annotated[
+        int,
+        typer.Option("--retries", min=0, help="vllm-server: further attempts where a server fails, ever later."),
+    ] = 6,
+    probe_gap: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--probe-gap",
+            min=0.0,
+            help="vllm-server: largest mean gap, in nats, between its log-probabilities of a probe and --model's.  "
+            "[default: 0.001 in float32, 0.1 in bfloat16]",
+            show_default=False,
+            callback=options.finite,
+        ),
+    ] = None,
     seed: options.Seed = 0,
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.Threads = None,
     micro_batch_tokens: Annotated[
         int,
-        typer.Option("--micro-batch-tokens", min=1, help="Tokens of key-value cache at a time: bounds memory."),
+        typer.Option("--micro-batch-tokens", min=1, help="hf: tokens of key-value cache at a time: bounds memory."),
     ] = 131072,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -95,13 +158,16 @@ def generate(
     Which prompts an iteration takes depends on --seed, --step and --batch-prompts alone, so a loop that was
     killed goes on where it stopped, and any iteration can be made again.
 
+    With vllm-server, the servers have to answer a probe as --model does, at the start and before each shard is
+    written; --reload makes them load it first (they run with VLLM_SERVER_DEV_MODE=1).
+
     Example:
 
       \b
       primecli generate --model ckpt/policy/0 --prompts train.jsonl --n 4 \\
         --step 1 --batch-prompts 256 --out runs/1/generate
     """
-    from primecli.engines import SamplingParams
+    from primecli.engines import EngineOptions, SamplingParams, resolve_engine
     from primecli.errors import UsageError
     from primecli.models import resolve_dtype
     from primecli.prompts import PromptColumns
@@ -115,6 +181,23 @@ def generate(
         raise UsageError("--top-p 0 keeps no token", "use --temperature 0 for greedy sampling")
     columns = PromptColumns(prompt_column, answer_column, answer_regex, suffix)
     params = SamplingParams(n, temperature, top_p, top_k, max_tokens, seed)
+    sampler = resolve_engine(engine.value, device.value)
+    how = EngineOptions(
+        device=device.value,
+        dtype=resolve_dtype(device.value, dtype.value),
+        threads=threads,
+        token_budget=micro_batch_tokens,
+        tensor_parallel=tensor_parallel,
+        gpu_memory=gpu_memory,
+        engine_args=_engine_args(engine_arg or []),
+        urls=tuple(url or ()),
+        reload=reload,
+        concurrency=concurrency,
+        retries=retries,
+        probe_gap=probe_gap,
+        debug=bool(os.environ.get("PRIMECLI_DEBUG")),
+    )
+    _check_options(sampler, how)
     config: dict[str, Json] = {
         "n": n,
         "step": step if batch_prompts else None,
@@ -129,8 +212,9 @@ def generate(
         "answer_column": answer_column,
         "answer_regex": answer_regex,
         "suffix": suffix,
-        "engine": engine.value,
-        "dtype": resolve_dtype(device.value, dtype.value),
+        "engine": sampler,
+        "engine_args": dict(how.engine_args),
+        "dtype": how.dtype,
     }
     execution = {
         "model": model,
@@ -138,6 +222,11 @@ def generate(
         "device": device.value,
         "threads": threads,
         "micro_batch_tokens": micro_batch_tokens,
+        "tensor_parallel": tensor_parallel,
+        "gpu_memory": gpu_memory,
+        "urls": list(how.urls),
+        "reload": reload,
+        "concurrency": concurrency,
     }
     run = StageRun(
         "generate",
@@ -148,17 +237,62 @@ def generate(
         finish=_metrics,
     )
     with run:
-        _sample_all(run, out, params, columns, prompts, model)
+        _sample_all(run, out, params, columns, prompts, model, how)
+
+
+def _engine_args(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs; a value that reads as JSON is that, else a text."""
+    from primecli.errors import UsageError
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not key or not equals:
+            raise UsageError(f"--engine-arg {pair}: KEY=VALUE is meant")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        found[key.strip("-").replace("-", "_")] = value
+    return found
+
+
+def _check_options(engine: str, how: EngineOptions) -> None:
+    """Raises UsageError for an option of another engine than the one that samples."""
+    from primecli.engines import EngineOptions
+    from primecli.errors import UsageError
+
+    given = {
+        "--url": (how.urls, "vllm-server"),
+        "--reload": (how.reload, "vllm-server"),
+        "--engine-arg": (how.engine_args, "vllm"),
+        "--gpu-memory": (how.gpu_memory is not None, "vllm"),
+        "--tensor-parallel": (how.tensor_parallel != EngineOptions().tensor_parallel, "vllm"),
+    }
+    for option, (there, of) in given.items():
+        if there and engine != of:
+            raise UsageError(f"{option} is of --engine {of}, and the engine is {engine}")
+    if engine == "vllm-server" and not how.urls:
+        raise UsageError("--engine vllm-server needs --url, once for each server")
 
 
 def _sample_all(
-    run: StageRun, out: Path, params: SamplingParams, columns: PromptColumns, files: list[Path], model_name: str
+    run: StageRun,
+    out: Path,
+    params: SamplingParams,
+    columns: PromptColumns,
+    files: list[Path],
+    model_name: str,
+    how: EngineOptions,
 ) -> None:
+    from primecli.encoder import Encoder
+    from primecli.engines.policy import read_policy
     from primecli.errors import InputError
     from primecli.files import file_hash, fingerprint
     from primecli.models import model_fingerprint, resolve_model, tokenizer_fingerprint
     from primecli.prompts import read_prompts, stream_positions
     from primecli.recipe import Recipe
+    from primecli.sampling import Group, Sampler, rollout_table
     from primecli.shards import shard_name
 
     config = run.config
@@ -171,14 +305,14 @@ def _sample_all(
     run.models = {"policy": model_fingerprint(directory), "tokenizer": tokenizer_fingerprint(directory)}
     content = fingerprint([file_hash(file) for file in files])
     run.open(out)
-    encoder = _Encoder(directory)
+    encoder = Encoder(directory)
     groups = []
     for position, index in taken:
         text, ids = encoder.encode(prompts[index])
         if len(ids) > config["max_prompt_tokens"]:
             run.count({"prompts_too_long": 1})
         else:
-            groups.append((position, prompts[index], text, ids))
+            groups.append(Group(position, prompts[index], text, ids))
     if not groups:
         raise InputError(
             f"every prompt is longer than {config['max_prompt_tokens']} tokens", "raise --max-prompt-tokens"
@@ -187,150 +321,22 @@ def _sample_all(
     parts = [groups[start : start + per_shard] for start in range(0, len(groups), per_shard)]
     run.progress.advance(0, total=len(groups) * params.n)
     recipe = Recipe("generate", config, run.models, [content], params.seed)
-    sampler = _Sampler(directory, run, params, encoder, longest=max(len(ids) for *_, ids in groups))
-    for number, part in enumerate(parts):
-        if run.skip_name(shard_name(number, len(parts)), recipe):
-            run.progress.advance(len(part) * params.n)
-            continue
-        table = sampler.table(part)
-        run.commit(table, _counts(table))
-
-
-class _Encoder:
-    """Prompts to text and token ids, responses to text."""
-
-    def __init__(self, directory: Path) -> None:
-        from transformers import AutoTokenizer
-
-        from primecli.errors import InputError
-
-        self.directory = directory
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{directory}: its tokenizer cannot be loaded: {reason}") from error
-
-    def encode(self, prompt: Prompt) -> tuple[str, list[int]]:
-        """The prompt's text, after the chat template where it is a list of messages, and its token ids."""
-        from primecli.errors import InputError
-
-        try:
-            json.dumps(prompt.content, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"prompt {prompt.prompt_id} is no valid Unicode text: {error.reason}") from error
-        if isinstance(prompt.content, str):
-            text, ids = prompt.content, self.tokenizer(prompt.content)["input_ids"]
-        else:
-            if not self.tokenizer.chat_template:
-                raise InputError(
-                    f"{self.directory}: the prompts are messages, and its tokenizer has no chat template",
-                    "use a model with a chat template, or prompts of plain text",
-                )
-            text = self._template(prompt.prompt_id, prompt.content)
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not ids:
-            raise InputError(f"prompt {prompt.prompt_id} has no tokens")
-        return text, ids
-
-    def _template(self, prompt_id: str, messages: list[dict[str, str]]) -> str:
-        from jinja2 import TemplateError
-
-        from primecli.errors import InputError
-
-        try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        except TemplateError as error:
-            raise InputError(
-                f"prompt {prompt_id}: the chat template of {self.directory} refuses it: {error}"
-            ) from error
-
-    def decode(self, ids: Any) -> str:
-        """A response's text, without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
-
-
-class _Sampler:
-    """Loads the policy when the first shard is to be sampled, and makes shards of groups."""
-
-    def __init__(
-        self, directory: Path, run: StageRun, params: SamplingParams, encoder: _Encoder, *, longest: int
-    ) -> None:
-        self.longest = longest
-        self.directory = directory
-        self.run = run
-        self.params = params
-        self.encoder = encoder
-        self._engine: Any = None
-
-    def engine(self) -> Any:
-        """The engine, loaded once."""
-        if self._engine is None:
-            from primecli.engines.hf import HfEngine, stop_ids
-            from primecli.models import check_length, load_model, placement, set_threads
-
-            set_threads(self.run.execution["threads"])
-            place = placement(self.run.execution["device"], self.run.config["dtype"])
-            model = load_model(self.directory, place)
-            check_length(model, self.longest + self.params.max_tokens, self.directory)
-            self._engine = HfEngine(
-                model,
-                place,
-                stop_ids=stop_ids(model, self.encoder.tokenizer),
-                token_budget=self.run.execution["micro_batch_tokens"],
-            )
-        return self._engine
-
-    def table(self, groups: list[tuple[int, Prompt, str, list[int]]]) -> pa.Table:
-        """Samples these groups: (position, prompt, text, token ids) each."""
-        from primecli import pipe
-        from primecli.engines import Request
-
-        requests = [Request(f"{prompt.prompt_id}@{position}", ids) for position, prompt, _, ids in groups]
-        samples: list[list[Sample]] = [[] for _ in groups]
-        for number, found in self.engine().sample(requests, self.params, tick=pipe.check_reader):
-            samples[number] = found
-            self.run.progress.advance(len(found))
-        return _table(groups, requests, samples, self.params, self.encoder, self.run.models["policy"])
-
-
-def _table(
-    groups: list[tuple[int, Prompt, str, list[int]]],
-    requests: list[Any],
-    samples: list[list[Sample]],
-    params: SamplingParams,
-    encoder: _Encoder,
-    policy: str,
-) -> pa.Table:
-    import pyarrow as pa
-
-    from primecli import schema
-
-    rows = []
-    for (_, prompt, text, ids), request, group in zip(groups, requests, samples, strict=True):
-        for index, sample in enumerate(group):
-            rows.append(
-                {
-                    schema.PROMPT_ID: prompt.prompt_id,
-                    schema.GROUP_ID: request.group_id,
-                    schema.GROUP_SIZE: params.n,
-                    schema.SAMPLE_INDEX: index,
-                    schema.DATA_SOURCE: prompt.data_source,
-                    schema.ABILITY: prompt.ability,
-                    schema.GROUND_TRUTH: prompt.ground_truth,
-                    schema.PROMPT: text,
-                    schema.RESPONSE: encoder.decode(sample.token_ids),
-                    schema.PROMPT_IDS: ids,
-                    schema.RESPONSE_IDS: sample.token_ids,
-                    schema.ROLLOUT_LOGPROBS: sample.logprobs,
-                    schema.TEMPERATURE: params.temperature,
-                    schema.TOP_P: params.top_p,
-                    schema.TOP_K: params.top_k,
-                    schema.FINISH_REASON: sample.finish_reason,
-                    schema.POLICY_FINGERPRINT: policy,
-                }
-            )
-    return pa.Table.from_pylist(rows, schema=schema.arrow_schema(schema.made_by("generate")))
+    names = [shard_name(number, len(parts)) for number in range(len(parts))]
+    missing = [number for number, name in enumerate(names) if run.made(name, recipe) is None]
+    policy = read_policy(
+        directory,
+        encoder.tokenizer,
+        fingerprint=run.models["policy"],
+        longest=max(len(group.prompt_ids) for group in groups) + params.max_tokens,
+    )
+    wanted = {number: parts[number] for number in missing}
+    with Sampler(str(config["engine"]), policy, how, params, wanted, done=run.progress.advance) as sampler:
+        for number, part in enumerate(parts):
+            if run.skip_name(names[number], recipe):
+                run.progress.advance(len(part) * params.n)
+                continue
+            table = rollout_table(parts[number], sampler.samples(number), params, encoder, policy.fingerprint)
+            run.commit(table, _counts(table))
 
 
 def _counts(table: pa.Table) -> dict[str, float]:

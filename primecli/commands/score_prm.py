@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from primecli.models import Sequences
+    from primecli.scoring import Sequences
     from primecli.stage import StageRun
 
 
@@ -41,6 +41,7 @@ def score_prm(
     """
     from primecli import schema
     from primecli.models import model_fingerprint, resolve_dtype, resolve_model, warm_imports
+    from primecli.rollouts import STORED_REFERENCES, reference_columns
     from primecli.stage import StageOptions, StageRun
 
     run = StageRun(
@@ -48,7 +49,7 @@ def score_prm(
         StageOptions(shards or (), out, force, partial, quiet),
         config={
             "beta": beta,
-            "ref": "rollout" if ref == "rollout" else "model",
+            "ref": ref if ref in STORED_REFERENCES else "model",
             "dtype": resolve_dtype(device.value, dtype.value),
         },
         execution={
@@ -62,14 +63,13 @@ def score_prm(
     )
     with run:
         needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
-        if ref == "rollout":
-            needs += [schema.ROLLOUT_LOGPROBS, *schema.SAMPLED_WITH]
+        needs += reference_columns(ref)
         scorer: _Scorer | None = None
         for shard in run.shards(needs, while_idle=warm_imports):
             if scorer is None:
                 # only now: a PRM that an update before this stage is to write is there from the first shard on
                 directories = {"prm": resolve_model(prm)}
-                if ref != "rollout":
+                if ref not in STORED_REFERENCES:
                     directories["ref"] = resolve_model(ref)
                 run.models = {role: model_fingerprint(directory) for role, directory in directories.items()}
                 scorer = _Scorer(run, directories)
@@ -115,19 +115,21 @@ class _Scorer:
 
         from primecli import schema
         from primecli.core.rewards import implicit_process_rewards
-        from primecli.models import Sequences
-        from primecli.rollouts import check_lists, check_untouched_distribution, split_rows
+        from primecli.rollouts import STORED_REFERENCES, check_lists, check_untouched_distribution, split_rows
+        from primecli.scoring import Sequences
         from primecli.shards import flat_column, list_column, with_columns
 
         check_lists(table, path)
         _, lengths = flat_column(table, schema.RESPONSE_IDS)
         sequences = Sequences(split_rows(table, schema.PROMPT_IDS), split_rows(table, schema.RESPONSE_IDS))
         logprobs = self._logprobs(sequences)
-        if "ref" not in logprobs:
+        stored = str(self.run.config["ref"])
+        if stored == "rollout":
             check_untouched_distribution(
                 {name: table[name].to_numpy() for name in schema.SAMPLED_WITH}, "--ref rollout"
             )
-            logprobs["ref"], _ = flat_column(table, schema.ROLLOUT_LOGPROBS)
+        if stored in STORED_REFERENCES:
+            logprobs["ref"], _ = flat_column(table, STORED_REFERENCES[stored])
         rewards = implicit_process_rewards(
             torch.from_numpy(logprobs["prm"]), torch.from_numpy(logprobs["ref"].copy()), self.run.config["beta"]
         ).numpy()
@@ -146,7 +148,7 @@ class _Scorer:
 
     def _logprobs(self, sequences: Sequences) -> dict[str, np.ndarray]:
         from primecli import pipe
-        from primecli.models import score
+        from primecli.scoring import peak_memory_gib, score
 
         def done(rows: int) -> None:
             pipe.check_reader()
@@ -156,6 +158,7 @@ class _Scorer:
         for role, model in self.models().items():
             budget = self.run.execution["micro_batch_tokens"]
             found[role] = score(model, self.place, sequences, token_budget=budget, done=done)
+        self.run.gauges["peak_memory_gib"] = peak_memory_gib(self.place)
         return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -12,10 +12,8 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
-
-    from primecli.rollouts import Rollouts
-    from primecli.training import MicroBatch, Trainer, TrainingOptions, UpdateRun
+    from primecli.policy import PolicyOptions
+    from primecli.training import TrainingOptions, UpdateRun
 
 
 class OldLogprobs(StrEnum):
@@ -25,6 +23,14 @@ class OldLogprobs(StrEnum):
     rollout = "rollout"
 
 
+class Kl(StrEnum):
+    """How the KL to the reference is estimated."""
+
+    k1 = "k1"
+    k2 = "k2"
+    k3 = "k3"
+
+
 def update_policy(
     policy: Annotated[str, typer.Option("--policy", metavar="DIR|HUB_ID", help="The policy to train.")],
     checkpoint: options.Checkpoint,
@@ -32,11 +38,19 @@ def update_policy(
     lr: Annotated[float, typer.Option("--lr", min=0.0, help="Learning rate of AdamW.", callback=options.finite)] = 5e-7,
     mini_batch: options.MiniBatch = 256,
     epochs: options.Epochs = 1,
+    loss_aggregation: options.Aggregation = options.LossAggregation.token_mean,
+    clip: Annotated[bool, typer.Option("--clip/--no-clip", help="PPO's clip, or the plain surrogate.")] = True,
     clip_low: Annotated[
         float, typer.Option("--clip-low", min=0.0, max=1.0, help="PPO clip below 1.", callback=options.finite)
     ] = 0.2,
     clip_high: Annotated[
-        float, typer.Option("--clip-high", min=0.0, help="PPO clip above 1.", callback=options.finite)
+        float,
+        typer.Option(
+            "--clip-high",
+            min=0.0,
+            help="PPO clip above 1; more than --clip-low is clip-higher.",
+            callback=options.finite,
+        ),
     ] = 0.2,
     dual_clip: Annotated[
         Optional[float],  # noqa: UP045
@@ -48,6 +62,25 @@ def update_policy(
             callback=options.finite,
         ),
     ] = None,
+    ref: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--ref",
+            metavar="DIR|HUB_ID|shards",
+            help="Reference of the KL; shards takes the ref_logprobs that score-prm stored.  [default: none]",
+            show_default=False,
+        ),
+    ] = None,
+    kl_coef: Annotated[
+        float,
+        typer.Option("--kl-coef", min=0.0, help="Weight of the KL to --ref in the loss.", callback=options.finite),
+    ] = 0.0,
+    kl: Annotated[
+        Kl, typer.Option("--kl", help="Estimate of that KL; as a loss, k1 has no effect on average.")
+    ] = Kl.k3,
+    entropy_coef: Annotated[
+        float, typer.Option("--entropy-coef", help="Weight of the entropy bonus in the loss.", callback=options.finite)
+    ] = 0.0,
     old_logprobs: Annotated[
         OldLogprobs,
         typer.Option(
@@ -55,9 +88,37 @@ def update_policy(
             help="recompute: by the trainer before its first step; rollout: the sampler's, which saves a pass.",
         ),
     ] = OldLogprobs.recompute,
+    tis_cap: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--tis-cap",
+            min=1.0,
+            help="Weigh tokens by trainer's over sampler's probability, cut at this.  [default: off]",
+            show_default=False,
+            callback=options.finite,
+        ),
+    ] = None,
+    max_logprob_gap: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--max-logprob-gap",
+            min=0.0,
+            help="Stop with exit code 5, without a checkpoint, when the mean gap between the sampler's and the "
+            "trainer's log-probabilities is larger; nats.  [default: no gate]",
+            show_default=False,
+            callback=options.finite,
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse rollouts sampled with top-p or top-k, rather than warn.")
+    ] = False,
     max_staleness: Annotated[
         int, typer.Option("--max-staleness", min=0, help="Updates since the weights that sampled the rollouts.")
     ] = 0,
+    measure: Annotated[
+        int,
+        typer.Option("--measure", min=0, help="Responses on which the finished update is measured; 0 is none."),
+    ] = 64,
     grad_clip: options.GradClip = 1.0,
     weight_decay: options.WeightDecay = 0.01,
     warmup_steps: options.WarmupSteps = 0,
@@ -73,11 +134,11 @@ def update_policy(
 ) -> None:
     """Train the policy on the advantages.
 
-    The loss is PPO's clipped surrogate, its mean over all response tokens of a mini-batch.
+    The loss is PPO's clipped surrogate, with a KL to a reference and an entropy bonus where asked for.
 
     Rollouts of another policy than --policy are refused, unless --max-staleness allows them. Log-probabilities
     are taken at the temperature that the rollouts were sampled with. Passes its input paths on once the
-    checkpoint is complete.
+    checkpoint is complete. Prints what tells whether training is healthy, and stores it in _summary.json.
 
     Example:
 
@@ -86,25 +147,42 @@ def update_policy(
         --checkpoint ckpt/policy/1 runs/1/compute-advantages
     """
     from primecli import models, schema
+    from primecli.policy import FROM_SHARDS, PolicyOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
     training = TrainingOptions(
         lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens
     )
+    loss = PolicyOptions(
+        old_logprobs.value,
+        loss_aggregation.value,
+        clip,
+        clip_low,
+        clip_high,
+        dual_clip,
+        kl.value,
+        kl_coef,
+        entropy_coef,
+        tis_cap,
+        ref,
+        max_logprob_gap,
+        strict,
+    )
+    loss.check()
     run = UpdateRun(
         "update-policy",
         UpdateOptions(shards or (), checkpoint, force, partial, quiet),
         config={
             **options_json(training),
-            "clip_low": clip_low,
-            "clip_high": clip_high,
-            "dual_clip": dual_clip,
-            "old_logprobs": old_logprobs.value,
+            **loss.as_json(),
             "dtype": models.resolve_dtype(device.value, dtype.value),
         },
         execution={
             "policy": policy,
+            "ref_model": ref,
             "max_staleness": max_staleness,
+            "max_logprob_gap": max_logprob_gap,
+            "measure": measure,
             "device": device.value,
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
@@ -115,147 +193,57 @@ def update_policy(
         source = models.resolve_model(policy)
         run.use_model("policy", source)
         run.models["trainer"] = models.trainer_fingerprint(source)
-        run.read([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, *_columns()])
+        reference = None if ref in (None, FROM_SHARDS) else models.resolve_model(str(ref))
+        if reference is not None:
+            run.use_model("ref", reference)
+        run.read([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS, *loss.columns()])
         if not run.skip():
-            _train(run, source, training, max_staleness)
+            _train(run, source, reference, training, loss)
 
 
-def _columns() -> list[str]:
-    from primecli import schema
-
-    return [
-        schema.RESPONSE_IDS,
-        schema.ROLLOUT_LOGPROBS,
-        schema.ADVANTAGES,
-        *schema.SAMPLED_WITH,
-        schema.POLICY_FINGERPRINT,
-    ]
-
-
-def _train(run: UpdateRun, source: Path, training: TrainingOptions, max_staleness: int) -> None:
+def _train(
+    run: UpdateRun, source: Path, reference: Path | None, training: TrainingOptions, loss: PolicyOptions
+) -> None:
     import numpy as np
 
-    from primecli import models, schema
-    from primecli.errors import InputError
-    from primecli.rollouts import check_untouched_distribution, load_rollouts
+    from primecli import models, policy, schema, scoring
+    from primecli.progress import say
+    from primecli.rollouts import load_rollouts
     from primecli.training import Trainer
 
-    rollouts = load_rollouts(run.shards, [name for name in _columns() if name != schema.RESPONSE_IDS], token_ids=True)
-    if (rollouts.values[schema.TEMPERATURE] <= 0).any():
-        raise InputError("some rollouts were sampled greedily (temperature 0)", "train on samples")
-    if run.config["old_logprobs"] == OldLogprobs.rollout.value:
-        check_untouched_distribution(rollouts.values, "--old-logprobs rollout", temperature=False)
+    there = set.intersection(*(set(shard.footer.columns) for shard in run.shards))
+    parts = [name for name in (schema.OUTCOME_ADVANTAGES, schema.PROCESS_ADVANTAGES) if name in there]
+    rollouts = load_rollouts(run.shards, [*loss.columns(), *parts], token_ids=True)
+    biased = policy.check_sampling(rollouts, loss)
+    if biased is not None:
+        say(run.stage, biased)
     models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
+    budget = training.token_budget
+    if reference is not None:
+        rollouts.values[schema.REF_LOGPROBS] = policy.score_reference(rollouts, reference, place, budget)
     trainer = Trainer(source, place, training, run.stage)
-    staleness = check_staleness(rollouts, trainer.state.lineage, max_staleness)
-    steps = trainer.steps_for(len(rollouts))
-    recompute = run.config["old_logprobs"] == OldLogprobs.recompute.value
-    old = _OldLogprobs(rollouts.values[schema.ROLLOUT_LOGPROBS].copy(), from_first_forward=recompute and steps == 1)
+    staleness = policy.check_staleness(rollouts, trainer.state.lineage, run.execution["max_staleness"])
+    recompute = loss.old_logprobs == OldLogprobs.recompute
+    ahead = recompute and trainer.steps_for(len(rollouts)) > 1
+    old = policy.OldLogprobs(
+        rollouts.values[schema.ROLLOUT_LOGPROBS].copy(), from_first_forward=recompute and not ahead
+    )
+    health: dict[str, float] = {}
     with run.progress:
-        ahead = recompute and steps > 1
         run.progress.advance(0, total=len(rollouts) * (training.epochs + ahead))
         if ahead:
-            old.values = models.score(
-                trainer.model,
-                place,
-                rollouts.sequences(temperature=True),
-                token_budget=training.token_budget,
-                done=run.progress.advance,
-            )
+            sequences = rollouts.sequences(temperature=True)
+            old.values = scoring.score(trainer.model, place, sequences, token_budget=budget, done=run.progress.advance)
+            health = policy.logprob_gap(rollouts, old, loss.max_logprob_gap)
         for rows in trainer.mini_batches(len(rollouts)):
-            _step(trainer, rollouts, rows, old, run.config)
+            policy.take_step(trainer, rollouts, rows, old, loss)
             run.progress.advance(len(rows))
-    gap = np.abs(rollouts.values[schema.ROLLOUT_LOGPROBS] - old.values) if recompute else np.zeros(1)
-    metrics = {"staleness": staleness, "response_tokens": float(rollouts.response_lengths.mean())}
-    if recompute:
-        metrics |= {
-            "logprob_gap_mean": float(gap.mean()),
-            "logprob_gap_p95": float(np.quantile(gap, 0.95)),
-            "logprob_gap_max": float(gap.max()),
-        }
-    run.commit(trainer, len(rollouts), int(rollouts.group_index.max()) + 1, metrics)
-
-
-def check_staleness(rollouts: Rollouts, lineage: tuple[str, ...], allowed: int) -> int:
-    """How many updates the oldest rollouts are behind. Raises InputError when that is more than allowed."""
-    from primecli import schema
-    from primecli.errors import InputError
-
-    newest_first = list(reversed(lineage))
-    worst = 0
-    for found in sorted(set(rollouts.strings[schema.POLICY_FINGERPRINT])):
-        if found not in newest_first:
-            raise InputError(
-                f"rollouts were sampled by the weights {found}, which are neither those of --policy "
-                f"({newest_first[0]}) nor an ancestor's",
-                "generate with the policy that is to be updated",
-            )
-        worst = max(worst, newest_first.index(found))
-    if worst > allowed:
-        raise InputError(
-            f"rollouts are {worst} update{'s' if worst > 1 else ''} behind --policy, and {allowed} are allowed",
-            f"generate with the current policy, or pass --max-staleness {worst}",
-        )
-    return worst
-
-
-class _OldLogprobs:
-    """(N,) log-probabilities that the ratio is taken to.
-
-    With a single step the trainer's own log-probabilities before it are those of the step's forward pass:
-    they are kept from there, which saves the extra pass and makes the ratio exactly 1.
-    """
-
-    def __init__(self, values: np.ndarray, *, from_first_forward: bool) -> None:
-        self.values = values
-        self.from_first_forward = from_first_forward
-
-
-def _step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: _OldLogprobs, config: dict[str, Any]) -> None:
-    import numpy as np
-    import torch
-
-    from primecli import schema
-    from primecli.core.losses import ppo_clip
-    from primecli.models import sequence_logprobs
-    from primecli.training import MicroBatch, tensor
-
-    sequences = rollouts.sequences(temperature=True)
-    lengths = sequences.lengths()
-    starts = rollouts.starts()
-    tokens = int(rollouts.response_lengths[rows].sum())
-
-    def micro_batch(chosen: list[int]) -> MicroBatch:
-        logprobs, entropy = sequence_logprobs(trainer.model, trainer.place, sequences, chosen)  # (N,)
-        places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in chosen])
-        if old.from_first_forward:
-            old.values[places] = logprobs.detach().float().cpu().numpy()
-        result = ppo_clip(
-            logprobs,
-            tensor(old.values[places], trainer.place),
-            tensor(rollouts.values[schema.ADVANTAGES][places], trainer.place),
-            torch.ones_like(logprobs, dtype=torch.bool),
-            denominator=tokens,
-            clip_low=config["clip_low"],
-            clip_high=config["clip_high"],
-            dual_clip=config["dual_clip"],
-        )
-        sums = {
-            "clipped": float(result.clipped),
-            "dual_clipped": float(result.dual_clipped),
-            "kl": float(result.kl),
-            "entropy": float(entropy.detach().sum()),
-        }
-        return MicroBatch(result.loss, sums)
-
-    def finish(sums: dict[str, float]) -> dict[str, float]:
-        return {
-            "loss": sums["loss"],
-            "clip_fraction": sums["clipped"] / tokens,
-            **({"dual_clip_fraction": sums["dual_clipped"] / tokens} if config["dual_clip"] else {}),
-            "kl": sums["kl"] / tokens,
-            "entropy": sums["entropy"] / tokens,
-        }
-
-    trainer.take_step(rows, [lengths[row] for row in rows], micro_batch, finish)
+        if recompute and not ahead:
+            health = policy.logprob_gap(rollouts, old, loss.max_logprob_gap)
+        if run.execution["measure"]:
+            number = min(int(run.execution["measure"]), len(rollouts))
+            rows = np.linspace(0, len(rollouts) - 1, number).astype(int).tolist()
+            health |= policy.measure_update(trainer, rollouts, old, rows, budget)
+    health |= policy.batch_health(rollouts, {name: rollouts.values[name] for name in parts})
+    run.commit(trainer, len(rollouts), int(rollouts.group_index.max()) + 1, {"staleness": staleness, **health})

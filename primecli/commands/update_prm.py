@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,8 +12,14 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from primecli.rollouts import Rollouts
-    from primecli.training import Trainer, TrainingOptions, UpdateRun
+    from primecli.training import TrainingOptions, UpdateRun
+
+
+class PrmLoss(StrEnum):
+    """What the PRM is trained with."""
+
+    ce = "ce"
+    dpo = "dpo"
 
 
 def update_prm(
@@ -24,6 +31,19 @@ def update_prm(
     lr: Annotated[float, typer.Option("--lr", min=0.0, help="Learning rate of AdamW.", callback=options.finite)] = 1e-6,
     mini_batch: options.MiniBatch = 256,
     epochs: options.Epochs = 1,
+    loss: Annotated[
+        PrmLoss,
+        typer.Option(
+            "--loss",
+            help="ce: each response's outcome; dpo: right against wrong within a group, one more forward pass a step.",
+        ),
+    ] = PrmLoss.ce,
+    evaluate: Annotated[
+        bool,
+        typer.Option(
+            "--evaluate/--no-evaluate", help="Measure the PRM on the batch before and after, a forward pass each."
+        ),
+    ] = True,
     grad_clip: options.GradClip = 10.0,
     weight_decay: options.WeightDecay = 0.0,
     warmup_steps: options.WarmupSteps = 0,
@@ -40,8 +60,12 @@ def update_prm(
     """Train the process reward model on outcomes.
 
     The score of a response is the sum of its tokens' implicit rewards, beta * (log p_prm - log p_ref); the
-    loss is its binary cross-entropy against the outcome reward. Reads the whole batch; once the checkpoint is
-    complete, passes its input paths on, so that a score-prm behind it uses the new PRM.
+    loss is its binary cross-entropy against the outcome reward, or that of the pairs of a group. Reads the
+    whole batch; once the checkpoint is complete, passes its input paths on, so that a score-prm behind it uses
+    the new PRM.
+
+    What is measured before the update is on responses that the PRM has not seen: whether it can still be
+    believed. What is measured after it is on those it was just trained on.
 
     Example:
 
@@ -49,7 +73,8 @@ def update_prm(
       primecli update-prm --prm ckpt/prm/0 --ref ckpt/sft \\
         --checkpoint ckpt/prm/1 runs/1/filter
     """
-    from primecli import models
+    from primecli import models, schema
+    from primecli.rollouts import STORED_REFERENCES, reference_columns
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
     training = TrainingOptions(
@@ -61,12 +86,14 @@ def update_prm(
         config={
             **options_json(training),
             "beta": beta,
-            "ref": "rollout" if ref == "rollout" else "model",
+            "loss": loss.value,
+            "ref": ref if ref in STORED_REFERENCES else "model",
             "dtype": models.resolve_dtype(device.value, dtype.value),
         },
         execution={
             "prm": prm,
             "ref_model": ref,
+            "evaluate": evaluate,
             "device": device.value,
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
@@ -77,108 +104,40 @@ def update_prm(
         source = models.resolve_model(prm)
         run.use_model("prm", source)
         run.models["trainer"] = models.trainer_fingerprint(source)
-        if ref != "rollout":
-            run.use_model("ref", models.resolve_model(ref))
-        run.read(_needs(ref))
+        reference = None if ref in STORED_REFERENCES else models.resolve_model(ref)
+        if reference is not None:
+            run.use_model("ref", reference)
+        needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS, schema.OUTCOME_REWARD]
+        run.read([*needs, *reference_columns(ref)])
         if not run.skip():
-            _train(run, source, None if ref == "rollout" else models.resolve_model(ref), training, beta)
+            _train(run, source, reference or ref, training)
 
 
-def _needs(ref: str) -> list[str]:
-    from primecli import schema
-
-    needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS, schema.OUTCOME_REWARD]
-    return [*needs, *schema.SAMPLED_WITH, schema.ROLLOUT_LOGPROBS] if ref == "rollout" else needs
-
-
-def _train(run: UpdateRun, source: Path, ref: Path | None, training: TrainingOptions, beta: float) -> None:
-    import numpy as np
-
-    from primecli import models, schema
-    from primecli.errors import InputError
-    from primecli.rollouts import check_untouched_distribution, load_rollouts
+def _train(run: UpdateRun, source: Path, ref: Path | str, training: TrainingOptions) -> None:
+    from primecli import models, prm, schema
+    from primecli.rollouts import check_untouched_distribution, load_rollouts, reference_columns
     from primecli.training import Trainer
 
-    rollouts = load_rollouts(
-        run.shards,
-        [schema.OUTCOME_REWARD, *([*schema.SAMPLED_WITH, schema.ROLLOUT_LOGPROBS] if ref is None else [])],
-        token_ids=True,
-    )
-    if ref is None:
+    rollouts = load_rollouts(run.shards, [schema.OUTCOME_REWARD, *reference_columns(str(ref))], token_ids=True)
+    if ref == "rollout":
         check_untouched_distribution(rollouts.values, "--ref rollout")
-    ungraded = int(np.isnan(rollouts.values[schema.OUTCOME_REWARD]).sum())
-    if ungraded:
-        raise InputError(
-            f"outcome_reward is null in {ungraded} rows",
-            "the verifier could not grade them; `primecli filter` drops their groups",
-        )
+    prm.check_graded(rollouts)
     models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
-    trainer = Trainer(source, place, training, run.stage)
-    steps = trainer.steps_for(len(rollouts))
+    beta, loss, evaluate = float(run.config["beta"]), str(run.config["loss"]), bool(run.execution["evaluate"])
     with run.progress:
-        run.progress.advance(0, total=len(rollouts) * (training.epochs + (ref is not None)))
-        if ref is None:
-            ref_logprobs = rollouts.values[schema.ROLLOUT_LOGPROBS]
-        else:
-            ref_logprobs = models.score(
-                models.load_model(ref, place),
-                place,
-                rollouts.sequences(),
-                token_budget=training.token_budget,
-                done=run.progress.advance,
-            )
-        rollouts.values[schema.REF_LOGPROBS] = ref_logprobs
-        for rows in trainer.mini_batches(len(rollouts)):
-            _step(trainer, rollouts, rows, beta)
-            run.progress.advance(len(rows))
-    assert len(trainer.history) == steps
-    run.commit(trainer, len(rollouts), int(rollouts.group_index.max()) + 1, {})
-
-
-def _step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float) -> None:
-    import numpy as np
-    import torch
-
-    from primecli import schema
-    from primecli.core.losses import pair_accuracy, prm_cross_entropy
-    from primecli.core.rewards import implicit_process_rewards
-    from primecli.models import sequence_logprobs
-    from primecli.training import MicroBatch, tensor
-
-    sequences = rollouts.sequences()
-    lengths = sequences.lengths()
-    outcomes = rollouts.values[schema.OUTCOME_REWARD]
-    scores = np.zeros(len(rollouts), dtype=np.float64)
-
-    def micro_batch(chosen: list[int]) -> MicroBatch:
-        logprobs, _ = sequence_logprobs(trainer.model, trainer.place, sequences, chosen)  # (N,)
-        ref_logprobs = tensor(rollouts.token_rows(chosen, schema.REF_LOGPROBS), trainer.place)
-        rewards = implicit_process_rewards(logprobs, ref_logprobs, beta)
-        tokens = rollouts.response_lengths[chosen]
-        # (B,): a response's score is the sum of its tokens' rewards
-        summed = torch.stack([piece.sum() for piece in torch.split(rewards, tokens.tolist())])
-        outcome = tensor(outcomes[chosen], trainer.place)
-        scores[chosen] = summed.detach().double().cpu().numpy()
-        sums = {
-            "accuracy": float(((summed > 0) == (outcome > 0.5)).sum()),
-            "reward": float(summed.detach().sum()),
-            "outcome": float(outcome.sum()),
-        }
-        return MicroBatch(prm_cross_entropy(summed, outcome, denominator=len(rows)), sums)
-
-    def finish(sums: dict[str, float]) -> dict[str, float]:
-        right, pairs = pair_accuracy(
-            torch.from_numpy(scores[rows]),
-            torch.from_numpy(outcomes[rows].astype(np.float64)),
-            torch.from_numpy(rollouts.group_index[rows]),
+        run.progress.advance(0, total=len(rollouts) * training.epochs)
+        rollouts.values[schema.REF_LOGPROBS] = prm.reference_logprobs(rollouts, ref, place, training.token_budget)
+        trainer = Trainer(source, place, training, run.stage)
+        before = prm.evaluate(trainer, rollouts, beta, loss) if evaluate else {}
+        batches = (
+            trainer.group_mini_batches(rollouts.group_index) if loss == "dpo" else trainer.mini_batches(len(rollouts))
         )
-        return {
-            "loss": sums["loss"],
-            "sign_accuracy": sums["accuracy"] / len(rows),
-            **({"pair_accuracy": right / pairs} if pairs else {}),
-            "mean_score": sums["reward"] / len(rows),
-            "mean_outcome": sums["outcome"] / len(rows),
-        }
-
-    trainer.take_step(rows, [lengths[row] for row in rows], micro_batch, finish)
+        for rows in batches:
+            prm.take_step(trainer, rollouts, rows, beta, loss)
+            run.progress.advance(len(rows))
+        after = prm.evaluate(trainer, rollouts, beta, loss) if evaluate else {}
+    quality = {
+        f"{name}_{when}": found[name] for name in before for when, found in (("before", before), ("after", after))
+    }
+    run.commit(trainer, len(rollouts), int(rollouts.group_index.max()) + 1, quality)

@@ -1,38 +1,48 @@
 """Advantage estimators over groups of responses to one prompt.
 
-Every estimator combines two reward sources, each with its coefficient: the outcome reward of a response
-(B,) and the process rewards of its tokens (B, T). Groups come as `group_index` (B,): the number, from 0,
-of the group that a response belongs to. Rows of a group may stand anywhere in the batch.
+Every estimator takes two reward sources apart: the outcome reward of a response (B,) and the process rewards
+of its tokens (B, T). It centres each; `discounted` or, with a critic, `gae` turns what is centred into
+advantages, one part for each source, so that what a token was credited for can be told apart afterwards.
+
+Groups come as `group_index` (B,): the number, from 0, of the group that a response belongs to. Rows of a
+group may stand anywhere in the batch. `reward_mask` (B, T) is True where process rewards stand: on every
+response token, on the last token of each step, or on the last token alone.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from primecli.core.rewards import reward_to_go
+from primecli.core.rewards import last_token, reward_to_go
 
 WHITEN_EPSILON = 1e-8
+GRPO_EPSILON = 1e-6  # added to a group's standard deviation
+
+
+class Centered(NamedTuple):
+    """Rewards with their baseline taken off. outcome: (B,). process: (B, T), 0 outside the reward mask."""
+
+    outcome: Tensor
+    process: Tensor
+
+
+class Parts(NamedTuple):
+    """Advantages (B, T) by the source of their reward, 0 outside the response; their sum is the advantage."""
+
+    outcome: Tensor
+    process: Tensor
 
 
 class Estimator(Protocol):
-    """Outcome and process rewards to unwhitened advantages, all of one batch."""
+    """Takes the baseline off both reward sources of a batch."""
 
     def __call__(
-        self,
-        outcome_rewards: Tensor,
-        process_rewards: Tensor,
-        response_mask: Tensor,
-        group_index: Tensor,
-        *,
-        outcome_coef: float = 1.0,
-        process_coef: float = 1.0,
-        gamma: float = 1.0,
-        process_baseline: str = "paper",
-    ) -> Tensor:
-        """Advantages (B, T), 0 outside the mask."""
+        self, outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor
+    ) -> Centered:
+        """outcome_rewards: (B,); process_rewards, reward_mask: (B, T); group_index: (B,) int64."""
         ...
 
 
@@ -49,6 +59,14 @@ def group_sums(values: Tensor, group_index: Tensor) -> Tensor:
     return sums[group_index]
 
 
+def group_sizes(like: Tensor, group_index: Tensor) -> Tensor:
+    """Rows of each row's group, (B,) in the dtype of `like`. Raises ValueError for a group of one row."""
+    sizes = group_sums(torch.ones_like(like), group_index)
+    if bool((sizes < 2).any()):
+        raise ValueError("a group has one response only; this estimator compares the responses of a group")
+    return sizes
+
+
 def mean_of_others(values: Tensor, group_index: Tensor) -> Tensor:
     """The leave-one-out baseline: the mean over the other rows of each row's group.
 
@@ -58,10 +76,19 @@ def mean_of_others(values: Tensor, group_index: Tensor) -> Tensor:
     >>> mean_of_others(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0, 0, 0]))
     tensor([0.0000, 0.5000, 0.5000])
     """
-    sizes = group_sums(torch.ones_like(values), group_index)
-    if bool((sizes < 2).any()):
-        raise ValueError("a group has one response only; a leave-one-out baseline needs two or more")
+    sizes = group_sizes(values, group_index)
     return (group_sums(values, group_index) - values) / (sizes - 1)
+
+
+def group_std(values: Tensor, group_index: Tensor) -> Tensor:
+    """Unbiased standard deviation over each row's group: (B,), (B,) int64 to (B,).
+
+    >>> group_std(torch.tensor([1.0, 3.0]), torch.tensor([0, 0]))
+    tensor([1.4142, 1.4142])
+    """
+    sizes = group_sizes(values, group_index)
+    deviations = values - group_sums(values, group_index) / sizes
+    return (group_sums(deviations.square(), group_index) / (sizes - 1)).sqrt()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -73,63 +100,166 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-def rloo(
-    outcome_rewards: Tensor,
-    process_rewards: Tensor,
-    response_mask: Tensor,
-    group_index: Tensor,
-    *,
-    outcome_coef: float = 1.0,
-    process_coef: float = 1.0,
-    gamma: float = 1.0,
-    process_baseline: str = "paper",
-) -> Tensor:
-    """REINFORCE with a leave-one-out baseline, for both reward sources, summed.
+def rloo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor) -> Centered:
+    """REINFORCE with a leave-one-out baseline, for both reward sources.
 
-    A_t = process_coef * sum_{s >= t} gamma^(s-t) * (r_s - b_p) + outcome_coef * (r_o - b_o), where b_o is the
-    mean outcome reward of the other responses of the group and b_p, with `process_baseline="paper"`, the
-    mean over the others of their mean token reward. With `"recipe"` the centred reward is
-    r_s * n/(n-1) - (sum of all n mean token rewards)/(n-1), as the first code and the verl port have it.
-
-    outcome_rewards: (B,), in [0, 1]; process_rewards: (B, T); response_mask: (B, T); group_index: (B,) int64.
-    Returns (B, T), 0 outside the mask. Raises ValueError for a group of one response or an unknown baseline.
-    PRIME (arXiv 2502.01456), equation 5.
+    The outcome reward less the mean of the other responses of the group; a process reward less the mean over
+    the others of their mean process reward. PRIME (arXiv 2502.01456), equation 5.
 
     >>> mask = torch.tensor([[True, True], [True, False]])
     >>> process = torch.tensor([[0.5, 0.1], [0.2, 0.0]])
     >>> rloo(torch.tensor([1.0, 0.0]), process, mask, torch.tensor([0, 0]))
-    tensor([[ 1.2000,  0.9000],
-            [-1.1000,  0.0000]])
+    Centered(outcome=tensor([ 1., -1.]), process=tensor([[ 0.3000, -0.1000],
+            [-0.1000,  0.0000]]))
     """
-    outcome = outcome_rewards - mean_of_others(outcome_rewards, group_index)  # (B,)
-    means = masked_mean(process_rewards, response_mask)  # (B,)
-    if process_baseline == "paper":
-        centred = process_rewards - mean_of_others(means, group_index)[:, None]  # (B, T)
-    elif process_baseline == "recipe":
-        size = group_sums(torch.ones_like(means), group_index)
-        baseline = group_sums(means, group_index) / (size - 1)
-        centred = process_rewards * (size / (size - 1))[:, None] - baseline[:, None]  # (B, T)
-    else:
-        raise ValueError(f"process_baseline is {process_baseline!r}; it is 'paper' or 'recipe'")
-    process = reward_to_go(centred * response_mask, gamma)
-    return (process_coef * process + outcome_coef * outcome[:, None]).masked_fill(~response_mask, 0.0)
+    means = masked_mean(process_rewards, reward_mask)  # (B,)
+    process = process_rewards - mean_of_others(means, group_index)[:, None]  # (B, T)
+    return Centered(
+        outcome_rewards - mean_of_others(outcome_rewards, group_index), process.masked_fill(~reward_mask, 0.0)
+    )
 
 
-def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and (unbiased) variance 1 over all tokens under the mask, which is to be the whole batch.
+def rloo_recipe(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor) -> Centered:
+    """As `rloo`, with the process baseline of PRIME's first code and of its port to verl.
 
-    values: (B, T); mask: (B, T). Returns (B, T), 0 outside the mask. The epsilon 1e-8 stands inside the root.
+    The centred process reward is r * n/(n-1) - (sum of the mean process rewards of all n responses)/(n-1).
 
-    >>> whiten(torch.tensor([[1.0, 3.0]]), torch.tensor([[True, True]]))
-    tensor([[-0.7071,  0.7071]])
+    >>> mask = torch.tensor([[True, True], [True, False]])
+    >>> process = torch.tensor([[0.5, 0.1], [0.2, 0.0]])
+    >>> rloo_recipe(torch.tensor([1.0, 0.0]), process, mask, torch.tensor([0, 0])).process
+    tensor([[ 0.5000, -0.3000],
+            [-0.1000,  0.0000]])
+    """
+    means = masked_mean(process_rewards, reward_mask)  # (B,)
+    size = group_sizes(means, group_index)
+    baseline = group_sums(means, group_index) / (size - 1)
+    process = process_rewards * (size / (size - 1))[:, None] - baseline[:, None]  # (B, T)
+    return Centered(
+        outcome_rewards - mean_of_others(outcome_rewards, group_index), process.masked_fill(~reward_mask, 0.0)
+    )
+
+
+def reinforce(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor) -> Centered:
+    """No baseline at all (Williams, 1992); what `gae` starts from, too, since its critic is the baseline.
+
+    >>> reinforce(torch.tensor([1.0]), torch.tensor([[0.5]]), torch.tensor([[True]]), torch.tensor([0]))
+    Centered(outcome=tensor([1.]), process=tensor([[0.5000]]))
+    """
+    return Centered(outcome_rewards, process_rewards.masked_fill(~reward_mask, 0.0))
+
+
+def dr_grpo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor) -> Centered:
+    """Rewards less their group's mean, not divided by anything (Dr. GRPO, arXiv 2503.20783).
+
+    A process reward is centred on the mean over the group of the responses' mean process rewards.
+
+    >>> mask = torch.tensor([[True, True], [True, False]])
+    >>> process = torch.tensor([[0.5, 0.1], [0.2, 0.0]])
+    >>> dr_grpo(torch.tensor([1.0, 0.0]), process, mask, torch.tensor([0, 0]))
+    Centered(outcome=tensor([ 0.5000, -0.5000]), process=tensor([[ 0.2500, -0.1500],
+            [-0.0500,  0.0000]]))
+    """
+    sizes = group_sizes(outcome_rewards, group_index)
+    means = masked_mean(process_rewards, reward_mask)  # (B,)
+    process = process_rewards - (group_sums(means, group_index) / sizes)[:, None]  # (B, T)
+    return Centered(
+        outcome_rewards - group_sums(outcome_rewards, group_index) / sizes, process.masked_fill(~reward_mask, 0.0)
+    )
+
+
+def grpo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor) -> Centered:
+    """Rewards less their group's mean, divided by its standard deviation (GRPO, arXiv 2402.03300).
+
+    The deviation is unbiased over the group, plus 1e-6; for process rewards it is that of the responses' mean
+    process rewards. It makes both sources the same size whatever the PRM's scale, so a PRM that knows nothing yet
+    is as loud as one that does; `dr_grpo` leaves the division out.
+
+    >>> mask = torch.tensor([[True], [True]])
+    >>> grpo(torch.tensor([1.0, 0.0]), torch.tensor([[0.2], [0.4]]), mask, torch.tensor([0, 0]))
+    Centered(outcome=tensor([ 0.7071, -0.7071]), process=tensor([[-0.7071],
+            [ 0.7071]]))
+    """
+    centered = dr_grpo(outcome_rewards, process_rewards, reward_mask, group_index)
+    outcome_std = group_std(outcome_rewards, group_index) + GRPO_EPSILON  # (B,)
+    process_std = group_std(masked_mean(process_rewards, reward_mask), group_index) + GRPO_EPSILON
+    return Centered(centered.outcome / outcome_std, centered.process / process_std[:, None])
+
+
+def on_last_token(values: Tensor, response_mask: Tensor) -> Tensor:
+    """A number a response on its last token: (B,), (B, T) to (B, T), 0 elsewhere.
+
+    >>> on_last_token(torch.tensor([7.0]), torch.tensor([[True, True, False]]))
+    tensor([[0., 7., 0.]])
+    """
+    return last_token(response_mask) * values[:, None]
+
+
+def discounted(
+    centered: Centered, response_mask: Tensor, *, outcome_gamma: float = 1.0, process_gamma: float = 1.0
+) -> Parts:
+    """The discounted sum of centred rewards from each token on, by source: Monte Carlo advantages.
+
+    The outcome reward stands on the last token: with `outcome_gamma` 1 all tokens have the same part of it.
+    response_mask: (B, T), contiguous from the left. Returns two (B, T), 0 outside the response.
+
+    >>> centered = Centered(torch.tensor([1.0]), torch.tensor([[0.5, 0.25]]))
+    >>> discounted(centered, torch.tensor([[True, True]]), outcome_gamma=0.5)
+    Parts(outcome=tensor([[0.5000, 1.0000]]), process=tensor([[0.7500, 0.2500]]))
+    """
+    outcome = reward_to_go(on_last_token(centered.outcome, response_mask), outcome_gamma)
+    process = reward_to_go(centered.process, process_gamma)
+    return Parts(*(part.masked_fill(~response_mask, 0.0) for part in (outcome, process)))
+
+
+def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float = 1.0, lam: float = 0.95) -> Tensor:
+    """Generalised advantage estimates: sum over s >= t of (gamma * lam)^(s-t) * delta_s (arXiv 1506.02438).
+
+    delta_t = r_t + gamma * V_(t+1) - V_t, where the value after the last token is 0: a response that was cut
+    short counts as ended. Linear in (rewards, values): the parts of several sources add up.
+
+    rewards, values: (B, T); values: what the critic expects before the token. response_mask: (B, T), contiguous
+    from the left. Returns (B, T), 0 outside the response.
+
+    >>> mask = torch.tensor([[True, True]])
+    >>> gae(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.6]]), mask, lam=0.5)
+    tensor([[0.3000, 0.4000]])
+    """
+    rewards, values = rewards * response_mask, values * response_mask
+    following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    delta = rewards + gamma * following - values
+    return reward_to_go(delta, gamma * lam) * response_mask
+
+
+def whitening(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and scale that whiten the values under the mask: whitened = (values - mean) * scale.
+
+    values, mask: (B, T). Returns two (). The variance is unbiased; the epsilon 1e-8 stands inside the root.
+    Raises ValueError for fewer than two values.
     """
     under = values[mask]
     if under.numel() < 2:
         raise ValueError("whitening needs two tokens or more")
     variance, mean = torch.var_mean(under, correction=1)
-    return (values - mean) * torch.rsqrt(variance + WHITEN_EPSILON) * mask
+    return mean, torch.rsqrt(variance + WHITEN_EPSILON)
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean 0 and (unbiased) variance 1 over all tokens under the mask, which is to be the whole batch.
+
+    values: (B, T); mask: (B, T). Returns (B, T), 0 outside the mask.
+
+    >>> whiten(torch.tensor([[1.0, 3.0]]), torch.tensor([[True, True]]))
+    tensor([[-0.7071,  0.7071]])
+    """
+    mean, scale = whitening(values, mask)
+    return (values - mean) * scale * mask
 
 
 ESTIMATORS: dict[str, Estimator] = {
     "rloo": rloo,
+    "rloo-recipe": rloo_recipe,
+    "reinforce": reinforce,
+    "grpo": grpo,
+    "dr-grpo": dr_grpo,
+    "gae": reinforce,
 }

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 22  # logits made at a time: 16 MiB of float32
+CHUNK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 27}  # logits made at a time, float32: 64 MiB, 512 MiB
 
 
 class TokenLogprobs(NamedTuple):
-    """logprobs: (N,), nats, of each target. entropy: (N,), nats, of each whole distribution."""
+    """logprobs: (N,), nats, of each target. entropy: (N,), nats, of each whole distribution, (0,) unless asked for."""
 
     logprobs: Tensor
     entropy: Tensor
@@ -28,28 +28,31 @@ def token_logprobs(
     *,
     bias: Tensor | None = None,
     temperature: Tensor | None = None,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    with_entropy: bool = True,
+    chunk_elements: int | None = None,
 ) -> TokenLogprobs:
     """Log-probability of each target, and entropy, under softmax((hidden @ weight.T + bias) / temperature).
 
     hidden: (N, D), the states that predict the targets; weight: (V, D); targets: (N,) int64; bias: (V,);
     temperature: (N,), positive. Products are taken in the dtype of `hidden`, softmax in float32 (float64
-    for float64 input). Differentiable in hidden, weight and bias, through both results.
+    for float64 input). Differentiable in hidden, weight and bias, through both results. The entropy costs about half as
+    much again. chunk_elements: logits made at a time; by the device when None.
     """
-    result: Any = _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, chunk_elements)  # type: ignore[no-untyped-call]
+    chunk = chunk_elements or CHUNK_ELEMENTS.get(hidden.device.type, CHUNK_ELEMENTS["cuda"])
+    result: Any = _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, with_entropy, chunk)  # type: ignore[no-untyped-call]
     return TokenLogprobs(*result)
 
 
-def _log_softmax(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor | None
-) -> Tensor:  # (n, D), (V, D) -> (n, V)
-    logits = hidden @ weight.T
+def _logits(
+    hidden: Tensor, head: Tensor, bias: Tensor | None, temperature: Tensor | None
+) -> Tensor:  # (n, D), (V, D) -> (n, V), of its own memory
+    logits = hidden @ head.T
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if bias is not None:
-        logits = logits + bias.to(logits.dtype)
+        logits += bias.to(logits.dtype)
     if temperature is not None:
-        logits = logits / temperature[:, None].to(logits.dtype)
-    return torch.log_softmax(logits, dim=-1)
+        logits /= temperature[:, None].to(logits.dtype)
+    return logits
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -61,29 +64,39 @@ class _TokenLogprobs(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         temperature: Tensor | None,
+        with_entropy: bool,
         chunk_elements: int,
     ) -> tuple[Tensor, Tensor]:
-        chunk = max(1, chunk_elements // weight.shape[0])
+        ctx.chunk = max(1, chunk_elements // weight.shape[0])
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs = hidden.new_empty(hidden.shape[0], dtype=wide)
-        entropy = torch.empty_like(logprobs)
+        normaliser = torch.empty_like(logprobs)
+        entropy = torch.empty_like(logprobs) if with_entropy else logprobs.new_empty(0)
         with torch.autocast(hidden.device.type, enabled=False):
             head = weight.to(hidden.dtype)
-            for start in range(0, hidden.shape[0], chunk):
-                rows = slice(start, start + chunk)
-                log_p = _log_softmax(hidden[rows], head, bias, None if temperature is None else temperature[rows])
+            for start in range(0, hidden.shape[0], ctx.chunk):
+                rows = slice(start, start + ctx.chunk)
+                logits = _logits(hidden[rows], head, bias, None if temperature is None else temperature[rows])
+                chosen = logits.gather(-1, targets[rows, None]).squeeze(-1)
+                log_p = torch.log_softmax(logits, dim=-1)
                 logprobs[rows] = log_p.gather(-1, targets[rows, None]).squeeze(-1)
-                entropy[rows] = -(log_p.exp() * log_p).sum(-1)
-        ctx.save_for_backward(hidden, weight, bias, targets, temperature, entropy)
-        ctx.chunk = chunk
+                normaliser[rows] = chosen - logprobs[rows]
+                if with_entropy:
+                    entropy[rows] = -torch.linalg.vecdot(torch.exp(log_p, out=logits), log_p)
+        ctx.save_for_backward(hidden, weight, bias, targets, temperature, normaliser, entropy)
+        ctx.set_materialize_grads(False)
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, temperature, normaliser, entropy = ctx.saved_tensors
         grad_logprobs, grad_entropy = grads
-        hidden, weight, bias, targets, temperature, entropy = ctx.saved_tensors
+        if grad_logprobs is None:
+            grad_logprobs = torch.zeros_like(normaliser)
+        if grad_entropy is not None and not grad_entropy.numel():
+            grad_entropy = None
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        wide = entropy.dtype
+        wide = normaliser.dtype
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
         grad_bias = torch.zeros_like(bias, dtype=wide) if wants_bias else None
@@ -91,24 +104,32 @@ class _TokenLogprobs(torch.autograd.Function):
         for start in range(0, hidden.shape[0], ctx.chunk):
             rows = slice(start, start + ctx.chunk)
             heat = None if temperature is None else temperature[rows]
-            log_p = _log_softmax(hidden[rows], head, bias, heat)
-            p = log_p.exp()
+            log_p = _logits(hidden[rows], head, bias, heat).sub_(normaliser[rows, None])
             # d logprob / d logits = onehot - p; d entropy / d logits = -p * (log p + entropy)
-            grad = -p * (grad_logprobs[rows, None] + grad_entropy[rows, None] * (log_p + entropy[rows, None]))
+            if grad_entropy is None:
+                grad = log_p.exp_().mul_(-grad_logprobs[rows, None])
+            else:
+                p = log_p.exp()
+                factor = log_p.add_(entropy[rows, None]).mul_(grad_entropy[rows, None]).add_(grad_logprobs[rows, None])
+                grad = p.mul_(factor).neg_()
             grad.scatter_add_(-1, targets[rows, None], grad_logprobs[rows, None])
             if heat is not None:
-                grad = grad / heat[:, None].to(wide)
+                grad /= heat[:, None].to(wide)
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = grad @ head
             if grad_weight is not None:
-                grad_weight += grad.T @ hidden[rows]
+                if grad.dtype == wide:
+                    grad_weight.addmm_(grad.T, hidden[rows])
+                else:
+                    grad_weight += grad.T @ hidden[rows]
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
             None if grad_bias is None else grad_bias.to(bias.dtype),
+            None,
             None,
             None,
             None,

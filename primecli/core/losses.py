@@ -1,7 +1,8 @@
-"""Losses of the policy and of the process reward model. Each states its denominator.
+"""Losses of the policy, the critic and the process reward model. Each states its denominator.
 
-A loss is a sum over what it is given divided by `denominator`, which is that of the whole mini-batch. So
-the gradients of the micro-batches of a mini-batch add up to the mini-batch's own, however it is cut.
+A token's term is multiplied by its weight, and the weights of a whole mini-batch are known before its first
+micro-batch (`token_weights`): the gradients of micro-batches add up to the mini-batch's own, however it is cut.
+Losses over responses are sums divided by `denominator`, which is that of the whole mini-batch too.
 """
 
 from __future__ import annotations
@@ -13,57 +14,161 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_LOG_RATIO = 20.0  # exp(20) is 5e8: far outside any clip, and its square is still a float32
+AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean")
+KL_ESTIMATES = ("k1", "k2", "k3", "abs")
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyLoss:
-    """A policy loss and what to watch about it; the metrics are sums over tokens, without gradient.
+    """A policy loss and what to watch about it, without gradient.
 
-    loss: (), the sum over tokens divided by the denominator. clipped: tokens whose clipped term was the
-    one taken. dual_clipped: tokens of negative advantage at the dual clip. kl: sum of old - new (k1, nats).
+    loss: (), the weighted sum of the tokens' terms. ratio: (...), new over old probability of each token.
+    clipped_low, clipped_high: (...) bool, tokens whose term was taken at the clip: a ratio that fell below the lower
+    bound with a negative advantage, or rose above the upper one with a positive advantage.
+    dual_clipped: (...) bool, tokens of negative advantage at the dual clip.
     """
 
     loss: Tensor
-    clipped: Tensor
+    ratio: Tensor
+    clipped_low: Tensor
+    clipped_high: Tensor
     dual_clipped: Tensor
-    kl: Tensor
+
+
+def token_weights(lengths: Tensor, aggregation: str, *, tokens: int, responses: int) -> Tensor:
+    """What each response token's term counts in a loss.
+
+    token-mean: 1 / tokens. seq-mean-token-sum: 1 / responses. seq-mean-token-mean: 1 / (responses * the
+    response's own tokens).
+
+    lengths: (B,), tokens of these responses; `tokens` and `responses` are those of the whole mini-batch. Returns
+    (N,) float64, the rows one after another, or raises ValueError for an unknown aggregation.
+
+    >>> token_weights(torch.tensor([1, 2]), "seq-mean-token-mean", tokens=3, responses=2)
+    tensor([0.5000, 0.2500, 0.2500], dtype=torch.float64)
+    """
+    ones = torch.ones(len(lengths), dtype=torch.float64, device=lengths.device)
+    if aggregation == "token-mean":
+        weights = ones / tokens
+    elif aggregation == "seq-mean-token-sum":
+        weights = ones / responses
+    elif aggregation == "seq-mean-token-mean":
+        weights = ones / (responses * lengths)
+    else:
+        raise ValueError(f"aggregation is {aggregation!r}; it is one of {', '.join(AGGREGATIONS)}")
+    return weights.repeat_interleave(lengths)
 
 
 def ppo_clip(
     logprobs: Tensor,
     old_logprobs: Tensor,
     advantages: Tensor,
-    response_mask: Tensor,
+    weights: Tensor,
     *,
-    denominator: Tensor | float,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float | None = None,
 ) -> PolicyLoss:
-    """PPO's clipped surrogate: -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A), token-mean.
+    """PPO's clipped surrogate: the weighted sum of -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A).
 
-    With `dual_clip` c > 1, the term of a token with negative advantage is bounded by -c * A (arXiv 1912.09729).
+    With `dual_clip` c > 1, the term of a token with negative advantage is bounded by -c * A (arXiv 1912.09729). A
+    `clip_high` above `clip_low` is clip-higher (arXiv 2503.14476). Infinite bounds leave the plain surrogate, whose
+    gradient at ratio 1 is REINFORCE's.
 
-    logprobs, old_logprobs, advantages: (B, T), nats for the first two; response_mask: (B, T).
-    denominator: response tokens of the whole mini-batch. PPO (arXiv 1707.06347), equation 7.
+    logprobs, old_logprobs (nats), advantages, weights (`token_weights`, 0 outside the response): one shape, (N,) or
+    (B, T). PPO (arXiv 1707.06347), equation 7.
     """
     log_ratio = (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
-    per_token = torch.maximum(plain, clipped)
+    terms = torch.maximum(plain, clipped)
     was_clipped = clipped > plain
     was_dual_clipped = torch.zeros_like(was_clipped)
     if dual_clip is not None:
         bound = -advantages * dual_clip
-        was_dual_clipped = (advantages < 0) & (bound < per_token)
-        per_token = torch.where(advantages < 0, torch.minimum(per_token, bound), per_token)
+        was_dual_clipped = (advantages < 0) & (bound < terms)
+        terms = torch.where(advantages < 0, torch.minimum(terms, bound), terms)
+    inside = weights > 0
     return PolicyLoss(
-        loss=(per_token * response_mask).sum() / denominator,
-        clipped=(was_clipped & response_mask).sum(),
-        dual_clipped=(was_dual_clipped & response_mask).sum(),
-        kl=((old_logprobs - logprobs).detach() * response_mask).sum(),
+        loss=(terms * weights.to(terms.dtype)).sum(),
+        ratio=ratio.detach(),
+        clipped_low=was_clipped & (advantages < 0) & inside,
+        clipped_high=was_clipped & (advantages > 0) & inside,
+        dual_clipped=was_dual_clipped & inside,
     )
+
+
+def importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, cap: float) -> Tensor:
+    """Truncated importance weights min(exp(old - rollout), cap) of the trainer's policy to the sampler's.
+
+    They take the gap between two implementations of the same weights out of the gradient, with bounded variance:
+    multiply the advantages by them. old_logprobs, rollout_logprobs: nats, one shape. Returns that shape, without
+    gradient. Truncated importance sampling (Ionides, 2008).
+
+    >>> importance_weights(torch.tensor([0.0, 0.0]), torch.tensor([-2.0, 0.0]), cap=2.0)
+    tensor([2., 1.])
+    """
+    log_ratio = (old_logprobs - rollout_logprobs).detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return log_ratio.exp().clamp(max=cap)
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str) -> Tensor:
+    """Per-token estimate of KL(policy || reference) from a token that the policy sampled (Schulman, 2020).
+
+    With d = log p - log p_ref: k1 is d, unbiased, and negative at times; k2 is d^2 / 2; k3 is exp(-d) - 1 + d,
+    unbiased and never negative; abs is |d|. As a loss, the expected gradient of k2 is that of the KL itself;
+    k1's is zero, and k3's is that of the KL the other way around.
+
+    logprobs, ref_logprobs: nats, one shape. Returns that shape. Raises ValueError for an unknown kind.
+
+    >>> kl_estimate(torch.tensor([-1.0]), torch.tensor([-1.5]), "k2")
+    tensor([0.1250])
+    """
+    difference = logprobs - ref_logprobs
+    if kind == "k1":
+        return difference
+    if kind == "k2":
+        return difference.square() / 2
+    if kind == "k3":
+        bounded = difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        return torch.expm1(-bounded) + bounded
+    if kind == "abs":
+        return difference.abs()
+    raise ValueError(f"the KL estimate is {kind!r}; it is one of {', '.join(KL_ESTIMATES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class ValueLoss:
+    """A critic's loss, (), and, without gradient, the tokens (...) bool whose clipped term was taken."""
+
+    loss: Tensor
+    clipped: Tensor
+
+
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, weights: Tensor, *, clip: float | None = 0.5
+) -> ValueLoss:
+    """Half the squared error of the values, the larger of it and of the error of the clipped values.
+
+    The clipped value stays within `clip` of the old one, so that one batch moves the critic only so far; None is no
+    clipping. values, old_values, returns, weights (`token_weights`): one shape, (N,) or (B, T).
+    PPO with a critic, as in Stiennon et al. (arXiv 2009.01325) and after.
+
+    >>> one = torch.ones(1)
+    >>> float(value_loss(2 * one, 0 * one, 2 * one, one, clip=1.0).loss)
+    0.5
+    >>> float(value_loss(2 * one, one, 4 * one, one).loss)
+    3.125
+    """
+    errors = (values - returns).square()
+    taken = torch.zeros_like(errors, dtype=torch.bool)
+    if clip is not None:
+        bounded = values.clamp(old_values - clip, old_values + clip)
+        clipped_errors = (bounded - returns).square()
+        taken = (clipped_errors > errors) & (weights > 0)
+        errors = torch.maximum(errors, clipped_errors)
+    return ValueLoss(0.5 * (errors * weights.to(errors.dtype)).sum(), taken)
 
 
 def prm_cross_entropy(scores: Tensor, outcome_rewards: Tensor, *, denominator: Tensor | float) -> Tensor:
@@ -79,20 +184,47 @@ def prm_cross_entropy(scores: Tensor, outcome_rewards: Tensor, *, denominator: T
     return F.binary_cross_entropy_with_logits(scores, outcome_rewards, reduction="sum") / denominator
 
 
-def pair_accuracy(scores: Tensor, outcome_rewards: Tensor, group_index: Tensor) -> tuple[int, int]:
-    """How many pairs of a better and a worse response of one group the scores order rightly, and of how many.
+def opponent_scores(scores: Tensor, outcome_rewards: Tensor, group_index: Tensor) -> Tensor:
+    """The mean score of the responses that each response is compared with in `prm_dpo`, without gradient.
 
-    scores, outcome_rewards: (B,); group_index: (B,) int64. A tie of scores is not ordered rightly.
+    Those are the responses of its group with a lower outcome reward where its own is above 0, and those with a
+    higher one where it is 0. Where there are none the score is 0, which is that of the reference itself.
 
-    >>> pair_accuracy(torch.tensor([2.0, 1.0, 3.0]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0, 0, 0]))
-    (1, 2)
+    scores, outcome_rewards: (B,); group_index: (B,) int64. Returns (B,).
+
+    >>> opponent_scores(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0, 0, 0]))
+    tensor([3., 1., 1.])
     """
-    right = pairs = 0
+    opponents = torch.zeros_like(scores)
+    for rows in group_rows(group_index):
+        mine, others = outcome_rewards[rows, None], outcome_rewards[None, rows]
+        compared = torch.where(mine > 0, others < mine, others > mine)  # (n, n)
+        total = (compared * scores.detach()[None, rows]).sum(-1)
+        opponents[rows] = total / compared.sum(-1).clamp(min=1)
+    return opponents
+
+
+def prm_dpo(scores: Tensor, opponents: Tensor, outcome_rewards: Tensor, *, denominator: Tensor | float) -> Tensor:
+    """-log sigmoid of how far a response's score is on the right side of its opponents' mean score.
+
+    The pairs of a group as in Implicit PRM (arXiv 2412.01981), with the opponents' side taken as it is before the
+    step (`opponent_scores`): each response is the moving side once, so that a group need not stand in one micro-batch.
+
+    scores, opponents, outcome_rewards: (B,). denominator: responses of the whole mini-batch. Returns ().
+
+    >>> prm_dpo(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([1.0]), denominator=1)
+    tensor(0.6931)
+    """
+    side = torch.where(outcome_rewards > 0, 1.0, -1.0).to(scores.dtype)
+    return -F.logsigmoid((scores - opponents) * side).sum() / denominator
+
+
+def group_rows(group_index: Tensor) -> tuple[Tensor, ...]:
+    """The rows of each group: (B,) int64 to one (n,) int64 a group.
+
+    >>> group_rows(torch.tensor([1, 0, 1]))
+    (tensor([1]), tensor([0, 2]))
+    """
     order = torch.argsort(group_index, stable=True)
     sizes = torch.bincount(group_index)
-    for rows in torch.split(order, sizes.tolist()):
-        better = outcome_rewards[rows, None] > outcome_rewards[None, rows]  # (n, n)
-        ordered = scores[rows, None] > scores[None, rows]
-        pairs += int(better.sum())
-        right += int((better & ordered).sum())
-    return right, pairs
+    return torch.split(order, sizes[sizes > 0].tolist())

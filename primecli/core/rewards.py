@@ -57,6 +57,16 @@ def scale_over_batch(rewards: Tensor, response_mask: Tensor, gamma: float = 1.0)
     return masked / (largest + BATCH_SCALE_EPSILON)
 
 
+def last_token(response_mask: Tensor) -> Tensor:
+    """True on the last token of each response: (B, T) bool, contiguous from the left, to (B, T) bool.
+
+    >>> last_token(torch.tensor([[True, True, False]]))
+    tensor([[False,  True, False]])
+    """
+    place = torch.arange(response_mask.shape[1], device=response_mask.device)[None, :]
+    return place == response_mask.sum(-1, keepdim=True) - 1
+
+
 def drop_last_token(rewards: Tensor, response_mask: Tensor) -> Tensor:
     """Process rewards with that of each response's last token set to 0.
 
@@ -67,6 +77,22 @@ def drop_last_token(rewards: Tensor, response_mask: Tensor) -> Tensor:
     >>> drop_last_token(torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[True, True, False]]))
     tensor([[1., 0., 0.]])
     """
-    last = response_mask.sum(-1, keepdim=True) - 1  # (B, 1)
-    place = torch.arange(rewards.shape[1], device=rewards.device)[None, :]
-    return rewards.masked_fill(place == last, 0.0)
+    return rewards.masked_fill(last_token(response_mask), 0.0)
+
+
+def sum_into(rewards: Tensor, ends: Tensor, response_mask: Tensor) -> Tensor:
+    """Rewards summed over steps, each sum on its step's last token; 0 on the tokens before it.
+
+    A step reaches from behind the end before it to its own end. The last token of a response always ends one.
+
+    rewards: (B, T); ends: (B, T) bool, True on the last token of a step; response_mask: (B, T), contiguous from
+    the left. Returns (B, T).
+
+    >>> ends = torch.tensor([[False, True, False, True]])
+    >>> sum_into(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), ends, torch.ones(1, 4, dtype=torch.bool))
+    tensor([[0., 3., 0., 7.]])
+    """
+    ends = (ends & response_mask) | last_token(response_mask)
+    number = ends.long().cumsum(-1) - ends.long()  # (B, T): which step a token is of
+    totals = torch.zeros_like(rewards).scatter_add(-1, number, rewards * response_mask)
+    return totals.gather(-1, number) * ends

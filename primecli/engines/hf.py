@@ -8,62 +8,127 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from primecli.engines import Request, Sample, SamplingParams
-from primecli.models import Placement, reporting_memory
+from primecli.engines import EngineOptions, Groups, Policy, Request, Sample, SamplingParams
+from primecli.models import Placement, load_model, placement, reporting_memory, set_threads
 
 COMPACT_AT = 0.75  # share of a batch still running at which the finished rows leave the cache
+
+
+def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
+    """Loads the policy's weights into this process."""
+    set_threads(options.threads)
+    place = placement(options.device, options.dtype)
+    model = load_model(policy.directory, place)
+    return HfEngine(model, place, stop_ids=policy.stop_ids, token_budget=options.token_budget)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Samples `first` … `last` - 1 of a request's group, of which a batch is put together."""
+
+    number: int
+    first: int
+    last: int
 
 
 class HfEngine:
     """Samples from a transformers model.
 
-    token_budget: tokens of key-value cache that a batch may come to, prompts and responses at full length.
+    token_budget: tokens of key-value cache that a batch may come to, prompts and responses at full length; a
+    single response may come to more. compact_at: share of a batch still running at which finished rows leave it;
+    0 keeps them to the end.
     """
 
-    def __init__(self, model: Any, place: Placement, *, stop_ids: Sequence[int], token_budget: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        place: Placement,
+        *,
+        stop_ids: Sequence[int],
+        token_budget: int,
+        compact_at: float = COMPACT_AT,
+    ) -> None:
         self.model = model
         self.place = place
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=place.device)
         self.token_budget = token_budget
+        self.compact_at = compact_at
 
-    def sample(
-        self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]
-    ) -> Iterator[tuple[int, list[Sample]]]:
-        """Yields each request's number and samples, from the longest prompts to the shortest."""
+    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> Groups:
+        """Yields each request's number and samples; of each part, from the longest prompts to the shortest."""
+        begun: dict[int, list[Sample]] = {}
         for batch in self._batches(requests, params):
             with torch.inference_mode(), reporting_memory():
-                groups = self._sample_batch([requests[number] for number in batch], params, tick)
-            yield from zip(batch, groups, strict=True)
+                found = self._sample_batch([requests[piece.number] for piece in batch], batch, params, tick)
+            for piece, samples in zip(batch, found, strict=True):
+                group = begun.setdefault(piece.number, [])
+                group += samples
+                if len(group) == params.n:
+                    yield piece.number, begun.pop(piece.number)
 
-    def _batches(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[list[int]]:
-        order = sorted(range(len(requests)), key=lambda number: (-len(requests[number].prompt_ids), number))
-        batch: list[int] = []
+    def confirm(self) -> None:
+        """The weights are in this process, and nothing changes them."""
+
+    def close(self) -> None:
+        """Lets the model go."""
+        self.model = None
+
+    def _batches(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[list[_Piece]]:
+        """Batches within the budget, none over two parts: a shard is the same whichever others are made with it."""
+        order = sorted(
+            range(len(requests)), key=lambda number: (requests[number].part, -len(requests[number].prompt_ids), number)
+        )
+        batch: list[_Piece] = []
+        rows = fit = 0
+        part: int | None = None
         for number in order:
-            longest = len(requests[batch[0] if batch else number].prompt_ids) + params.max_tokens
-            if batch and longest * params.n * (len(batch) + 1) > self.token_budget:
-                yield batch
-                batch = []
-            batch.append(number)
+            for piece in self._pieces(number, len(requests[number].prompt_ids), params):
+                size = piece.last - piece.first
+                if batch and (rows + size > fit or requests[number].part != part):
+                    yield batch
+                    batch, rows = [], 0
+                if not batch:
+                    part, fit = requests[number].part, self._fit(len(requests[number].prompt_ids), params)
+                batch.append(piece)
+                rows += size
         if batch:
             yield batch
 
+    def _fit(self, prompt: int, params: SamplingParams) -> int:
+        return max(1, self.token_budget // (prompt + params.max_tokens))
+
+    def _pieces(self, number: int, prompt: int, params: SamplingParams) -> Iterator[_Piece]:
+        size = min(params.n, self._fit(prompt, params))
+        for first in range(0, params.n, size):
+            yield _Piece(number, first, min(first + size, params.n))
+
     def _sample_batch(
-        self, requests: list[Request], params: SamplingParams, tick: Callable[[], None]
+        self, requests: list[Request], batch: list[_Piece], params: SamplingParams, tick: Callable[[], None]
     ) -> list[list[Sample]]:
-        rows = len(requests) * params.n
-        uniforms = torch.from_numpy(np.stack([row for request in requests for row in _uniforms(request, params)]))
+        sizes = [piece.last - piece.first for piece in batch]
+        rows = sum(sizes)
+        uniforms = torch.from_numpy(
+            np.stack(
+                [
+                    _uniforms(request, sample, params)
+                    for request, piece in zip(requests, batch, strict=True)
+                    for sample in range(piece.first, piece.last)
+                ]
+            )
+        )
         tokens = torch.zeros(rows, params.max_tokens, dtype=torch.int64)
         logprobs = torch.zeros(rows, params.max_tokens, dtype=torch.float32)
         lengths = np.zeros(rows, dtype=np.int64)
         stopped = np.zeros(rows, dtype=bool)
         alive = torch.arange(rows)  # the row of each place in the running batch
-        state = _Decoding(self.model, self.place, requests, params.n)
+        state = _Decoding(self.model, self.place, requests, sizes)
         for step in range(params.max_tokens):
             tick()
             chosen, chosen_logprobs = draw(state.logits, uniforms[alive, step].to(self.place.device), params)
@@ -77,7 +142,7 @@ class HfEngine:
             running = ~torch.from_numpy(stopped[alive.numpy()])
             if not running.any() or step + 1 == params.max_tokens:
                 break
-            if running.float().mean() <= COMPACT_AT:
+            if running.float().mean() <= self.compact_at:
                 state.keep(running.nonzero().squeeze(-1))
                 chosen, alive = chosen[running.to(chosen.device)], alive[running]
             state.advance(chosen)
@@ -89,13 +154,14 @@ class HfEngine:
             )
             for row in range(rows)
         ]
-        return [samples[start : start + params.n] for start in range(0, rows, params.n)]
+        ends = np.cumsum(sizes)
+        return [samples[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 class _Decoding:
     """A running batch: its cache, its mask and the logits of the next token. Prompts are filled at the left."""
 
-    def __init__(self, model: Any, place: Placement, requests: list[Request], n: int) -> None:
+    def __init__(self, model: Any, place: Placement, requests: list[Request], sizes: list[int]) -> None:
         self.model, self.place = model, place
         width = max(len(request.prompt_ids) for request in requests)
         ids = torch.zeros(len(requests), width, dtype=torch.int64)
@@ -106,12 +172,13 @@ class _Decoding:
         mask = mask.to(place.device)
         self.positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
         output = self._forward(ids.to(place.device), mask, self.positions, None)
-        # the n samples of a prompt share its forward pass
+        # the samples of a prompt share its forward pass; B rows from here on
+        rows = torch.repeat_interleave(torch.tensor(sizes)).to(place.device)
         self.cache = output.past_key_values
-        self.cache.batch_repeat_interleave(n)
-        self.logits = output.logits[:, -1].repeat_interleave(n, dim=0)  # (B * n, V)
-        self.mask = mask.repeat_interleave(n, dim=0)
-        self.positions = self.positions[:, -1:].repeat_interleave(n, dim=0)  # (B * n, 1)
+        self.cache.batch_select_indices(rows)
+        self.logits = output.logits[rows, -1]  # (B, V)
+        self.mask = mask[rows]
+        self.positions = self.positions[rows, -1:]  # (B, 1)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
         with self.place.autocast():
@@ -139,14 +206,11 @@ class _Decoding:
         self.logits = output.logits[:, -1]
 
 
-def _uniforms(request: Request, params: SamplingParams) -> list[np.ndarray]:
-    """One uniform number in [0, 1) for each token of each sample: n arrays of (max_tokens,) float64."""
-    draws = []
-    for sample in range(params.n):
-        digest = hashlib.sha256(f"{params.seed}\0{request.group_id}\0{sample}".encode()).digest()
-        key = int.from_bytes(digest[:16], "little")
-        draws.append(np.random.Generator(np.random.Philox(key=key)).random(params.max_tokens))
-    return draws
+def _uniforms(request: Request, sample: int, params: SamplingParams) -> np.ndarray:
+    """One uniform number in [0, 1) for each token of a sample: (max_tokens,) float64."""
+    digest = hashlib.sha256(f"{params.seed}\0{request.group_id}\0{sample}".encode()).digest()
+    key = int.from_bytes(digest[:16], "little")
+    return np.random.Generator(np.random.Philox(key=key)).random(params.max_tokens)
 
 
 def sampling_logprobs(logits: Tensor, params: SamplingParams) -> Tensor:
@@ -181,11 +245,3 @@ def draw(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tens
     target = (uniforms * cumulative[:, -1]).unsqueeze(-1)
     tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)
-
-
-def stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end a response: those of the generation configuration, and the tokenizer's."""
-    found = model.generation_config.eos_token_id
-    ids = set(found if isinstance(found, list) else [found])
-    ids.add(tokenizer.eos_token_id)
-    return sorted(token for token in ids if token is not None)

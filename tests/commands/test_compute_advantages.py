@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import pre_tokenizers
 
 from primecli import schema
 from tests.builders import rollout, rollouts, write_shards
@@ -120,3 +121,134 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path, primecli: Any) -> 
     result = primecli("compute-advantages", write_shards(tmp_path / "a", rows), check=False)
     assert (result.code, "process_rewards is nan at row 2" in result.line()) == (3, True)
     assert summary(tmp_path / "compute-advantages")["status"] == "failed"
+
+
+@each_case
+@pytest.mark.parametrize(("estimator", "name"), [("rloo", "rloo_outcome"), ("grpo", "grpo_outcome")])
+def test_outcome_estimators_through_the_command(
+    case: dict[str, Any], estimator: str, name: str, tmp_path: Path, primecli: Any
+) -> None:
+    directory = shard_of(case, tmp_path / "score-prm")
+    primecli("compute-advantages", directory, "--estimator", estimator, "--process-coef", 0, "--no-whiten")
+    expected = case["expected"][name]
+    expected = expected["advantages"] if isinstance(expected, dict) else expected
+    check(tmp_path / "compute-advantages", schema.ADVANTAGES, expected)
+    check(tmp_path / "compute-advantages", schema.OUTCOME_ADVANTAGES, expected)
+
+
+@each_case
+def test_gae_through_the_command(case: dict[str, Any], tmp_path: Path, primecli: Any) -> None:
+    expected = case["expected"]["gae"]
+    rows = read_rows(shard_of(case, tmp_path / "in"))
+    for number, row in enumerate(rows):
+        row[schema.VALUES] = case["inputs"]["values"][number][: case["lengths"][number]]
+    directory = write_shards(tmp_path / "score-values", rows, per_shard=case["group_size"])
+    options = ["--estimator", "gae", "--lam", expected["lam"], "--outcome-coef", 0, "--process-norm", "none"]
+    primecli("compute-advantages", directory, *options)
+    check(tmp_path / "compute-advantages", schema.ADVANTAGES, expected["advantages_whitened"])
+    check(tmp_path / "compute-advantages", schema.RETURNS, expected["returns"])
+
+
+@each_case
+def test_whitening_through_the_command(case: dict[str, Any], tmp_path: Path, primecli: Any) -> None:
+    """Rewards whose discounted sums are the case's advantages, without a baseline, come out as it whitens them."""
+    plain = {**case, "inputs": {**case["inputs"]}}
+    rewards = [[here - after for here, after in zip(row, [*row[1:], 0.0], strict=True)] for row in cut_off(case)]
+    plain["inputs"]["prm_minus_ref_logprobs"] = rewards
+    options = ["--estimator", "reinforce", "--outcome-coef", 0, "--process-norm", "none"]
+    primecli("compute-advantages", shard_of(plain, tmp_path / "score-prm"), *options)
+    check(tmp_path / "compute-advantages", schema.ADVANTAGES, case["expected"]["whiten"])
+
+
+def cut_off(case: dict[str, Any]) -> list[list[float]]:
+    """The case's advantages, 0 behind each response."""
+    rows = zip(case["inputs"]["advantages"], case["lengths"], strict=True)
+    return [[*row[:length], *[0.0] * (len(row) - length)] for row, length in rows]
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "reinforce", "grpo", "dr-grpo", "gae"])
+def test_the_sources_add_up_and_their_shares_are_reported(estimator: str, tmp_path: Path, primecli: Any) -> None:
+    rows = read_rows(shard_of(CASES[3], tmp_path / "in"))
+    for number, row in enumerate(rows):
+        row[schema.VALUES] = [0.1 * number] * len(row[schema.RESPONSE_IDS])
+    directory = write_shards(tmp_path / "score-values", rows, per_shard=8)
+    options = ["--estimator", estimator, "--outcome-coef", 0.5, "--process-coef", 2]
+    primecli("compute-advantages", directory, *options)
+    found = read_rows(tmp_path / "compute-advantages")
+    columns = (schema.ADVANTAGES, schema.RETURNS, schema.OUTCOME_ADVANTAGES, schema.PROCESS_ADVANTAGES)
+    advantages, returns, outcome, process = (np.concatenate([row[name] for row in found]) for name in columns)
+    assert advantages.mean() == pytest.approx(0, abs=1e-6)
+    assert advantages.std(ddof=1) == pytest.approx(1, abs=1e-5)
+    metrics = summary(tmp_path / "compute-advantages")["metrics"]
+    for name, part in (("outcome", outcome), ("process", process)):
+        share = np.cov(part, advantages, ddof=1)[0, 1] / advantages.var(ddof=1)
+        assert metrics[f"{name}_variance_share"] == pytest.approx(share, abs=1e-5)
+    if estimator != "gae":
+        np.testing.assert_allclose(outcome + process - (outcome + process).mean(), advantages, atol=1e-5)
+        assert metrics["outcome_variance_share"] + metrics["process_variance_share"] == pytest.approx(1, abs=1e-5)
+        scale = returns.std(ddof=1)
+        np.testing.assert_allclose((outcome + process) * scale, returns, atol=1e-4)
+
+
+def spelled(directory: Path, texts: list[str], rewards: list[list[float]]) -> Path:
+    """One group of these responses, a token a byte, with process rewards; outcomes 1, 0, 0, …"""
+    rows = []
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    for index, (text, given) in enumerate(zip(texts, rewards, strict=True)):
+        ids = [alphabet.index("Ċ" if letter == "\n" else letter) for letter in text]
+        made = {schema.RESPONSE_IDS: ids, schema.ROLLOUT_LOGPROBS: [-1.0] * len(ids), schema.PROCESS_REWARDS: given}
+        rows.append(rollout(0, index, len(texts), outcome_reward=float(index == 0), **made))
+    return write_shards(directory, rows)
+
+
+def test_step_granularity(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = spelled(tmp_path / "score-prm", ["a\nbc", "xyz"], [[1, 2, 3, 4], [5, 6, 7]])
+    options = ["--outcome-coef", 0, "--process-norm", "none", "--no-whiten", "--granularity", "step"]
+    failed = primecli("compute-advantages", directory, *options, check=False)
+    assert (failed.code, "name it with --tokenizer" in failed.line()) == (3, True)
+    primecli("compute-advantages", directory, *options, "--tokenizer", tiny)
+    first, second = (row[schema.ADVANTAGES] for row in read_rows(tmp_path / "compute-advantages"))
+    # steps: 3 and 7, mean 5; 18. Less the other's mean: -15, -11; 13. Summed from each token on.
+    assert first == [-26.0, -26.0, -11.0, -11.0]
+    assert second == [13.0, 13.0, 13.0]
+    again = primecli(
+        "compute-advantages", directory, *options, "--tokenizer", tiny, "--step-separator", "b", check=False
+    )
+    assert "step_separator was" in again.line()
+
+
+def test_whole_granularity(tmp_path: Path, primecli: Any) -> None:
+    directory = spelled(tmp_path / "score-prm", ["abc", "xy"], [[1, 2, 3], [5, 5]])
+    options = ["--outcome-coef", 0, "--process-norm", "none", "--no-whiten", "--granularity", "whole"]
+    primecli("compute-advantages", directory, *options)
+    first, second = (row[schema.ADVANTAGES] for row in read_rows(tmp_path / "compute-advantages"))
+    assert (first, second) == ([-4.0] * 3, [4.0] * 2)
+
+
+def test_each_source_has_its_discount(tmp_path: Path, primecli: Any) -> None:
+    directory = spelled(tmp_path / "score-prm", ["ab", "x"], [[0.25, 1.0], [0.0]])
+    common = ["--estimator", "reinforce", "--process-norm", "none", "--no-whiten"]
+    primecli("compute-advantages", directory, *common, "--outcome-gamma", 0.5, "--process-gamma", 0.25)
+    first, _ = (row[schema.ADVANTAGES] for row in read_rows(tmp_path / "compute-advantages"))
+    assert first == [0.5 + 0.25 + 0.25, 1 + 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--estimator", "gae", "--process-gamma", "0.9"], "takes one discount"),
+        (["--estimator", "grpo", "--process-baseline", "recipe"], "is of --estimator rloo"),
+        (["--outcome-coef", "0", "--process-coef", "0"], "nothing is rewarded"),
+    ],
+)
+def test_options_that_do_not_fit(options: list[str], words: str, tmp_path: Path, primecli: Any) -> None:
+    directory = spelled(tmp_path / "score-prm", ["ab", "x"], [[0.25, 1.0], [0.0]])
+    result = primecli("compute-advantages", directory, *options, check=False)
+    assert result.code == 2
+    assert words in result.line()
+
+
+def test_gae_needs_values(tmp_path: Path, primecli: Any) -> None:
+    directory = spelled(tmp_path / "score-prm", ["ab", "x"], [[0.25, 1.0], [0.0]])
+    result = primecli("compute-advantages", directory, "--estimator", "gae", check=False)
+    assert (result.code, "lacks the column values (made by `primecli score-values`)" in result.line()) == (3, True)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from primecli import schema
-from primecli.models import Sequences, load_model, placement, score
+from primecli.models import load_model, placement
+from primecli.scoring import Sequences, score
 from tests.conftest import read_rows, summary
 
 SMALL = ["--n", 2, "--max-tokens", 8, "--prompts-per-shard", 2]

@@ -41,6 +41,28 @@ def test_values_and_gradients_are_those_of_all_logits(chunk: int) -> None:
     torch.testing.assert_close(our_gradients, their_gradients, rtol=0, atol=1e-11)
 
 
+def test_without_entropy_the_rest_is_the_same() -> None:
+    hidden, weight, bias, targets, temperature = inputs()
+    leaves = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
+    plain = token_logprobs(hidden, weight, targets, bias=bias, temperature=temperature, with_entropy=False)
+    both = token_logprobs(hidden, weight, targets, bias=bias, temperature=temperature)
+    assert plain.entropy.numel() == 0
+    torch.testing.assert_close(plain.logprobs, both.logprobs, rtol=0, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(found.logprobs.sum(), leaves) for found in (plain, both))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    (alone,) = torch.autograd.grad(token_logprobs(hidden, weight, targets).entropy.sum(), [hidden])
+    (reference,) = torch.autograd.grad(
+        with_all_logits(hidden, weight, 0 * bias, targets, torch.ones(TOKENS).double())[1].sum(), [hidden]
+    )
+    torch.testing.assert_close(alone, reference, rtol=0, atol=1e-11)
+
+
+def test_large_logits_overflow_nothing() -> None:
+    hidden, weight = torch.full((1, 1), 1e4), torch.tensor([[1.0], [0.5], [-1.0]])
+    ours = token_logprobs(hidden, weight, torch.tensor([1]))
+    assert (float(ours.logprobs), float(ours.entropy)) == (-5000.0, 0.0)
+
+
 def test_bfloat16_states_give_float32_logprobs() -> None:
     hidden, weight, _, targets, _ = inputs(torch.bfloat16)
     ours = token_logprobs(hidden, weight.float(), targets)

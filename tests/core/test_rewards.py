@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from primecli.core.ragged import response_mask
-from primecli.core.rewards import drop_last_token, implicit_process_rewards, reward_to_go, scale_over_batch
+from primecli.core.rewards import (
+    drop_last_token,
+    implicit_process_rewards,
+    last_token,
+    reward_to_go,
+    scale_over_batch,
+    sum_into,
+)
 from tests.core.reference import CASES, NAMES, float64, given, mask
 
 
@@ -51,3 +58,26 @@ def test_drop_last_token_drops_each_rows_own() -> None:
     tokens = response_mask(torch.tensor([1, 3]))
     dropped = drop_last_token(torch.ones(2, 3) * tokens, tokens)
     assert dropped.tolist() == [[0, 0, 0], [1, 1, 0]]
+
+
+def test_a_reward_summed_over_steps_keeps_every_return_at_a_steps_start() -> None:
+    case = CASES[3]
+    rewards, tokens = given(case, "prm_minus_ref_logprobs") * mask(case), mask(case)
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.rand(tokens.shape, generator=generator) < 0.3
+    summed = sum_into(rewards, ends, tokens)
+    assert not summed[~(ends & tokens | last_token(tokens))].any()
+    for row in range(len(rewards)):
+        start = 0
+        for place in range(tokens.shape[1]):
+            if tokens[row, place] and (ends[row, place] or last_token(tokens)[row, place]):
+                torch.testing.assert_close(summed[row, place], rewards[row, start : place + 1].sum())
+                start = place + 1
+
+
+def test_the_whole_is_one_step() -> None:
+    case = CASES[0]
+    rewards, tokens = given(case, "prm_minus_ref_logprobs") * mask(case), mask(case)
+    summed = sum_into(rewards, torch.zeros_like(tokens), tokens)
+    torch.testing.assert_close(summed[last_token(tokens)], rewards.sum(-1))
+    assert int((summed != 0).sum()) == len(rewards)

@@ -64,6 +64,46 @@ def test_what_is_sampled_does_not_depend_on_the_batch(model: Any) -> None:
     assert ids(together) == ids(in_pieces) == ids(backwards)
 
 
+def test_a_group_larger_than_the_budget_goes_in_pieces(model: Any) -> None:
+    widths: list[int] = []
+
+    def note(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
+        widths.append(len(keywords["input_ids"]))
+
+    whole = sample(model, REQUESTS, n=5, max_tokens=12)
+    hook = model.register_forward_pre_hook(note, with_kwargs=True)
+    pieces = sample(model, REQUESTS, n=5, max_tokens=12, budget=2 * (7 + 12))
+    hook.remove()
+    assert ids(pieces) == ids(whole)
+    assert max(widths) == 2
+
+
+def test_parts_do_not_share_a_batch(model: Any) -> None:
+    engine = HfEngine(model, placement("cpu", "float32"), stop_ids=[256], token_budget=10**6)
+    requests = [Request(one.group_id, one.prompt_ids, part) for one, part in zip(REQUESTS, (0, 0, 1, 1), strict=True)]
+    batches = engine._batches(requests, SamplingParams(n=2, max_tokens=4))
+    assert [sorted(piece.number for piece in batch) for batch in batches] == [[0, 1], [2, 3]]
+
+
+def test_finished_rows_leave_the_batch_and_change_nothing(model: Any) -> None:
+    rows: dict[float, int] = {}
+    found = {}
+    for compact_at in (0.0, 0.75):
+        engine = HfEngine(
+            model, placement("cpu", "float32"), stop_ids=range(40), token_budget=10**6, compact_at=compact_at
+        )
+        counted: list[int] = []
+        hook = model.register_forward_pre_hook(
+            lambda module, arguments, keywords, counted=counted: counted.append(len(keywords["input_ids"])),
+            with_kwargs=True,
+        )
+        groups = dict(engine.sample(REQUESTS, SamplingParams(n=8, max_tokens=20), tick=lambda: None))
+        hook.remove()
+        rows[compact_at], found[compact_at] = sum(counted), ids([groups[number] for number in range(4)])
+    assert found[0.0] == found[0.75]
+    assert rows[0.75] < 0.7 * rows[0.0]
+
+
 def test_seeds_samples_and_groups_differ(model: Any) -> None:
     first = sample(model, [Request("a", [10, 20]), Request("b", [10, 20])], n=2, max_tokens=12)
     second = sample(model, [Request("a", [10, 20])], n=2, max_tokens=12, seed=1)

@@ -1,0 +1,101 @@
+"""How often the process rewards point at the first wrong step of a wrong response, by iteration.
+
+The PRM is trained on outcomes alone; on this task the wrong step is known. Of each wrong response the line with
+the lowest summed reward is held against the first wrong line. Chance is one over the number of its lines. Reads
+RUN/ITERATION/STAGE/*.parquet and writes RUN/wrong_step.csv.
+
+Example:
+    python examples/arithmetic/wrong_step.py work/rloo-process-seed0
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from make_task import first_wrong_step
+from rich.console import Console
+from rich.table import Table
+
+NEWLINE = 10  # tokens are bytes
+COLUMNS = ("iteration", "wrong_responses", "found", "share", "standard_error", "chance")
+
+
+def line_sums(ids: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+    """The summed reward of each line of a response; a line's newline is part of it.
+
+    >>> line_sums(np.array([49, 10, 50]), np.array([1.0, 2.0, 4.0]))
+    array([3., 4.])
+    """
+    starts = np.concatenate([[0], np.flatnonzero(ids == NEWLINE) + 1])
+    return np.add.reduceat(rewards, starts[starts < len(ids)])
+
+
+def judge(directory: Path) -> Iterator[tuple[bool, int]]:
+    """For each wrong response of some shards: whether its lowest line is the first wrong one, and its lines."""
+    columns = ["prompt", "response", "response_ids", "process_rewards", "verdict"]
+    for path in sorted(directory.glob("*.parquet")):
+        for row in pq.ParquetFile(path).read(columns=columns).to_pylist():
+            wrong = first_wrong_step(row["prompt"], row["response"])
+            sums = line_sums(np.array(row["response_ids"]), np.array(row["process_rewards"]))
+            if row["verdict"] == "wrong" and wrong is not None and wrong < len(sums):
+                yield int(sums.argmin()) == wrong, len(sums)
+
+
+def rows_of(run: Path, stage: str) -> list[dict[str, float]]:
+    """One row an iteration, and all of them together as iteration 0."""
+    rows = []
+    everything: list[tuple[bool, int]] = []
+    numbers = sorted(int(path.name) for path in run.iterdir() if path.name.isdigit() and (path / stage).is_dir())
+    for iteration in numbers:
+        found = list(judge(run / str(iteration) / stage))
+        everything += found
+        if found:
+            rows.append(summarise(iteration, found))
+    return [*rows, summarise(0, everything)] if everything else []
+
+
+def summarise(iteration: int, found: list[tuple[bool, int]]) -> dict[str, float]:
+    """The share of responses whose wrong step was found, with its standard error, and what chance would give."""
+    hits = sum(hit for hit, _ in found)
+    share = hits / len(found)
+    return {
+        "iteration": iteration,
+        "wrong_responses": len(found),
+        "found": hits,
+        "share": share,
+        "standard_error": math.sqrt(share * (1 - share) / len(found)),
+        "chance": sum(1 / lines for _, lines in found) / len(found),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--stage", default="score-prm", help="the directory of each iteration with process_rewards")
+    arguments = parser.parse_args()
+    run: Path = arguments.run
+    rows = rows_of(run, arguments.stage) if run.is_dir() else []
+    if not rows:
+        raise SystemExit(f"wrong_step.py: {run}: no shards of {arguments.stage} with wrong responses")
+    with open(run / "wrong_step.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    table = Table(title=f"{run}: the lowest-rewarded line is the first wrong one", title_justify="left")
+    for heading in ("iteration", "wrong responses", "found", "share", "chance"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        share = f"{row['share']:.3f} ± {row['standard_error']:.3f}"
+        label = str(row["iteration"]) if row["iteration"] else "all"
+        table.add_row(label, str(row["wrong_responses"]), str(row["found"]), share, f"{row['chance']:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

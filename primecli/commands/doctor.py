@@ -1,0 +1,68 @@
+"""`primecli doctor`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from primecli.doctor import Check
+
+
+def doctor(
+    iteration: Annotated[
+        bool, typer.Option("--iteration/--no-iteration", help="Run a whole iteration too, with a tiny random model.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """See whether everything works here: versions, devices, space, sandbox, extras.
+
+    At the end a whole iteration runs with real processes, a tiny random model and four prompts, in a temporary
+    directory. Nothing is downloaded, nothing is left behind. `note` is good to know; `failed` stops stages from
+    working, and gives exit code 1.
+
+    Example:
+
+      primecli doctor --json
+    """
+    import json
+    from dataclasses import asdict
+
+    from primecli.doctor import checks
+    from primecli.progress import say
+
+    found = []
+    if iteration:
+        say("doctor", "looks around, then runs an iteration: this takes about half a minute")
+    for check in checks(pipeline=iteration):
+        found.append(check)
+        if check.status == "failed":
+            say("doctor", f"{check.name}: {check.found}{f' ({check.hint})' if check.hint else ''}")
+    failed = any(check.status == "failed" for check in found)
+    if as_json:
+        print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in found]}, indent=2))
+    else:
+        _show(found)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show(found: Sequence[Check]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    styles = {"ok": "green", "note": "yellow", "failed": "bold red"}
+    table = Table(title="primecli doctor", title_justify="left")
+    table.add_column("check", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    for check in found:
+        text = Text(check.found)
+        if check.hint:
+            text.append(f"\n{check.hint}", style="dim")
+        table.add_row(Text(check.name), Text(check.status, style=styles[check.status]), text)
+    Console(highlight=False).print(table)

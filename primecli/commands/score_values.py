@@ -1,0 +1,112 @@
+"""`primecli score-values`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from primecli.commands import _options as options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from primecli.stage import StageRun
+
+
+def score_values(
+    critic: options.Critic,
+    shards: options.Shards = None,
+    out: options.Out = None,
+    device: options.DeviceOption = options.Device.auto,
+    dtype: options.DtypeOption = options.Dtype.auto,
+    threads: options.Threads = None,
+    micro_batch_tokens: options.MicroBatchTokens = 16384,
+    force: options.Force = False,
+    partial: options.Partial = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Give every token its value: what a critic expects from there on.
+
+    For PPO: compute-advantages --estimator gae takes the values as baseline, and update-critic trains on what
+    came instead. The critic is a causal LM with a value head; any model or checkpoint can start one, and then
+    expects 0 everywhere.
+
+    Example:
+
+      primecli score-values --critic ckpt/critic/1 runs/1/score-prm
+    """
+    from primecli import schema
+    from primecli.models import model_fingerprint, resolve_dtype, resolve_model, warm_imports
+    from primecli.stage import StageOptions, StageRun
+
+    run = StageRun(
+        "score-values",
+        StageOptions(shards or (), out, force, partial, quiet),
+        config={"dtype": resolve_dtype(device.value, dtype.value)},
+        execution={
+            "critic": critic,
+            "device": device.value,
+            "threads": threads,
+            "micro_batch_tokens": micro_batch_tokens,
+        },
+        finish=_metrics,
+    )
+    needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
+    with run:
+        scorer: _Scorer | None = None
+        for shard in run.shards(needs, while_idle=warm_imports):
+            if scorer is None:
+                directory = resolve_model(critic)
+                run.models = {"critic": model_fingerprint(directory)}
+                scorer = _Scorer(run, directory)
+            run.expect(shard)
+            if run.skip(shard):
+                run.progress.advance(shard.footer.rows)
+                continue
+            table, counts = scorer.score(run.read(shard), shard.path)
+            run.commit(table, counts)
+
+
+class _Scorer:
+    """The critic, loaded when the first shard is to be scored."""
+
+    def __init__(self, run: StageRun, directory: Path) -> None:
+        self.run = run
+        self.directory = directory
+        self._model: Any = None
+
+    def score(self, table: pa.Table, path: Any) -> tuple[pa.Table, dict[str, float]]:
+        """The table with the column of this stage, and its counts."""
+        import numpy as np
+
+        from primecli import models, pipe, schema, scoring
+        from primecli.rollouts import check_lists, split_rows
+        from primecli.shards import flat_column, list_column, with_columns
+
+        check_lists(table, path)
+        if self._model is None:
+            models.set_threads(self.run.execution["threads"])
+            self.place = models.placement(self.run.execution["device"], self.run.config["dtype"])
+            self._model = models.load_critic(self.directory, self.place)
+
+        def done(rows: int) -> None:
+            pipe.check_reader()
+            self.run.progress.advance(rows)
+
+        values = scoring.score(
+            self._model,
+            self.place,
+            scoring.Sequences(split_rows(table, schema.PROMPT_IDS), split_rows(table, schema.RESPONSE_IDS)),
+            token_budget=self.run.execution["micro_batch_tokens"],
+            done=done,
+            per_token=scoring.sequence_values,
+        )
+        self.run.gauges["peak_memory_gib"] = scoring.peak_memory_gib(self.place)
+        _, lengths = flat_column(table, schema.RESPONSE_IDS)
+        counts = {"tokens": len(values), "value_sum": float(values.sum(dtype=np.float64))}
+        return with_columns(table, {schema.VALUES: list_column(values, lengths, schema.VALUES)}), counts
+
+
+def _metrics(counts: dict[str, float]) -> dict[str, float]:
+    return {"value_mean": counts["value_sum"] / counts["tokens"]} if counts.get("tokens") else {}

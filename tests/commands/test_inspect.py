@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import pre_tokenizers
+
+from primecli import cli, schema
+from tests.builders import rollout, write_shards
+from tests.conftest import check_golden, read_rows
+
+TEXT = "1+1=2\n2+2=5\nso 5"
+GOLDEN = Path(__file__).parents[1] / "golden" / "inspect.txt"
+
+
+def shards(directory: Path) -> Path:
+    """One group: a right response, and a wrong one whose second step is to blame; a token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    rows = []
+    for index, (text, blame) in enumerate([(TEXT.replace("5", "4"), 0.5), (TEXT, -1.0)]):
+        ids = [alphabet.index({"\n": "Ċ", " ": "Ġ"}.get(letter, letter)) for letter in text]
+        rewards = [0.0] * len(ids)
+        rewards[4], rewards[10] = 0.2, blame
+        columns = {
+            schema.RESPONSE: text,
+            schema.RESPONSE_IDS: ids,
+            schema.ROLLOUT_LOGPROBS: [-1.0] * len(ids),
+            schema.PROCESS_REWARDS: rewards,
+            schema.OUTCOME_REWARD: 1.0 - index,
+            schema.VERDICT: ["correct", "wrong"][index],
+            schema.EXTRACTED_ANSWER: text[-1],
+            schema.GROUND_TRUTH: "4",
+        }
+        rows.append(rollout(0, index, 2, **columns))
+    return write_shards(directory, rows)
+
+
+def look(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
+    capfd.readouterr()
+    assert cli.run(["inspect", *map(str, arguments)]) == 0
+    return capfd.readouterr().out
+
+
+def test_the_screen_without_colour(
+    tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    shards(tmp_path / "a")
+    out = look(capfd, "a", "--verdict", "wrong", "--tokenizer", tiny)
+    assert "\x1b" not in out
+    check_golden(GOLDEN, "\n".join(line.rstrip() for line in out.splitlines()) + "\n")
+
+
+def test_with_colour(tiny: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    directory = shards(tmp_path / "a")
+    words = [directory, "--row", 1, "--tokenizer", tiny]
+    out = look(capfd, *words, "--theme", "dark")
+    assert "48;2;255;138;48m5" in out  # the wrong result, on the strongest orange
+    assert "≡" not in out
+    assert "48;2;214;90;10m5" in look(capfd, *words, "--theme", "light")
+    monkeypatch.setenv("COLORFGBG", "0;15")
+    assert "48;2;214;90;10m5" in look(capfd, *words)
+    monkeypatch.delenv("COLORTERM")
+    monkeypatch.setenv("TERM", "xterm")
+    assert "\x1b[37;41m5" in look(capfd, *words)  # white on red, of the sixteen colours
+    for options in (["--no-color"], []):
+        out = look(capfd, *words, *options)
+        assert ("≡" in out, "41m" in out) == (bool(options), not options)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "≡" in look(capfd, *words)
+
+
+def columns_of(line: str, width: int = 100) -> tuple[str, str]:
+    """The two halves of a line of --side-by-side."""
+    half = (width - 3) // 2
+    return line[:half].rstrip(), line[half + 3 :].rstrip()
+
+
+def test_side_by_side_has_one_scale(tiny: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = look(capfd, shards(tmp_path / "a"), "--side-by-side", "--tokenizer", tiny).splitlines()
+    step = next(number for number, line in enumerate(lines) if "2+2=" in line)
+    right, wrong = columns_of(lines[step])
+    assert right.split() == ["▲", "2", "+0.500", "2+2=4"]
+    assert wrong.split() == ["▼", "2", "-1.000", "2+2=5"]
+    right, wrong = columns_of(lines[step + 1])
+    assert (right.strip(), wrong.strip()) == ("*", "≡")  # 0.5 of a scale that ends at 1
+    assert right.index("*") == columns_of(lines[step])[0].index("=4") + 1
+    heads = columns_of(next(line for line in lines if "CORRECT" in line))
+    assert [head.split()[0] for head in heads] == ["CORRECT", "WRONG"]
+    assert sum("3+4=" in line for line in lines) == 1  # the prompt that they share
+
+
+def test_a_scale_of_ones_own(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = look(capfd, shards(tmp_path / "a"), "--row", 1, "--tokenizer", tiny, "--scale", 10)
+    assert "from 1.000, 3.500, 7.000" in out
+    assert "≡" not in out.partition("process rewards of")[0]
+
+
+def test_json(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(look(capfd, shards(tmp_path / "a"), "--json", "--row", 1, "--tokenizer", tiny))
+    assert "".join(token["text"] for token in found["tokens"]) == TEXT
+    assert [step["text"] for step in found["steps"]] == ["1+1=2\n", "2+2=5\n", "so 5"]
+    assert [step["sum"] for step in found["steps"]] == pytest.approx([0.2, -1.0, 0.0])
+    assert (found["verdict"], found["row"]) == ("wrong", 1)
+
+
+def test_without_a_tokenizer_tokens_are_numbers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    directory = shards(tmp_path / "a")
+    capfd.readouterr()
+    assert cli.run(["inspect", str(directory)]) == 0
+    out, err = capfd.readouterr()
+    assert "the tokenizer that sampled is not here" in err
+    assert "<16>" in out
+    assert TEXT.replace("5", "4") in out  # as it was stored
+
+
+def test_the_tokenizer_is_found_by_the_provenance(
+    tiny: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From anywhere, where the command named the model by a relative path; and only while it is the same."""
+    home = tmp_path / "home"
+    shutil.copytree(tiny, home / "ckpt" / "sft")
+    (home / "prompts.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
+    monkeypatch.chdir(home)
+    words = "generate --model ckpt/sft --prompts prompts.jsonl --n 1 --max-tokens 4 --out runs/1/generate --quiet"
+    assert cli.run(words.split()) == 0
+    monkeypatch.chdir(tmp_path)
+
+    def spelled() -> bool:
+        out = look(capfd, "home/runs/1/generate", "--color", "rollout-logprobs", "--json")
+        return bool(json.loads(out)["spelled"])
+
+    assert spelled()
+    config = home / "ckpt" / "sft" / "tokenizer_config.json"
+    config.write_text(config.read_text() + "\n")
+    assert not spelled()
+
+
+def test_what_a_model_wrote_does_not_reach_the_terminal_raw(
+    tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e[bold]"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = dict(zip(range(256), _byte_letters(), strict=True))
+    ids = [alphabet.index(letters[byte]) for byte in evil.encode()]
+    columns = {
+        schema.RESPONSE_IDS: ids,
+        schema.ROLLOUT_LOGPROBS: [-1.0] * len(ids),
+        schema.PROCESS_REWARDS: [0.1] * len(ids),
+        schema.EXTRACTED_ANSWER: evil,
+    }
+    text = dict.fromkeys((schema.PROMPT, schema.RESPONSE, schema.GROUP_ID, schema.DATA_SOURCE), evil)
+    directory = write_shards(tmp_path / "a", [rollout(0, 0, 1, **columns, **text)])
+    for options in ([], ["--json"], ["--tokenizer", tiny], ["--tokenizer", tiny, "--json"]):
+        out = look(capfd, directory, *options)
+        assert not set(out) & set("\x1b\x07\x9b\u202e")
+        if "--json" in options:
+            assert json.loads(out)["extracted_answer"] == evil
+        else:
+            assert "␛]0;title␇␛[2J�31m�[bold]" in "".join(out.split())
+
+
+def _byte_letters() -> list[str]:
+    """The letters that byte-level tokenizers write bytes as, as GPT-2 chose them."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
+
+
+def test_sampled_with_truncation(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    directory = write_shards(tmp_path / "a", [rollout(0, 0, 1, **{schema.TOP_P: 0.5})])
+    capfd.readouterr()
+    words = ["inspect", str(directory), "--color", "ratio", "--model", str(tiny), "--tokenizer", str(tiny)]
+    assert cli.run(words) == 0
+    assert "sampled with top_p 0.5: rollout_logprobs are of another distribution" in capfd.readouterr().err
+
+
+def test_a_model_against_the_sampler(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    directory = shards(tmp_path / "a")
+    for color in ("ratio", "logprob-gap"):
+        options = ["--json", "--color", color, "--model", tiny, "--tokenizer", tiny]
+        found = json.loads(look(capfd, directory, *options))
+        values = [token["value"] for token in found["tokens"]]
+        expected = logprobs(tiny, directory) + 1.0  # the sampler's are -1
+        assert values == pytest.approx(expected if color == "ratio" else abs(expected), abs=1e-5)
+
+
+def logprobs(model: Path, directory: Path) -> np.ndarray:
+    """(T,) of the first rollout, by transformers itself in float64."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    row = read_rows(directory)[0]
+    ids = torch.tensor([row[schema.PROMPT_IDS] + row[schema.RESPONSE_IDS]])
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)(ids).logits[0, :-1]
+    found = torch.log_softmax(logits, -1).gather(-1, ids[0, 1:, None]).squeeze(-1)
+    return np.asarray(found[len(row[schema.PROMPT_IDS]) - 1 :].numpy())
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--color", "ratio"], 2, "name it with --model"),
+        (["--color", "advantages"], 3, "lacks the column advantages (made by `primecli compute-advantages`)"),
+        (["--row", "7"], 3, "no rollout is like that"),
+        (["--verdict", "timeout"], 3, "no rollout is like that"),
+        (["--side-by-side", "--verdict", "wrong"], 3, "no group here has a right and a wrong sample"),
+        (["--tokenizer", "nowhere"], 3, "nowhere: no tokenizer.json there"),
+        (["--step-separator", ""], 2, "give the text that stands between two steps"),
+        (["--scale", "nan"], 2, "nan is not a finite number"),
+    ],
+)
+def test_bad_input(
+    options: list[str], code: int, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    directory = shards(tmp_path / "a")
+    capfd.readouterr()
+    assert cli.run(["inspect", str(directory), *options]) == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_reader_that_has_seen_enough(tiny: Path, tmp_path: Path) -> None:
+    from tests.conftest import shell
+
+    shards(tmp_path / "a")
+    result = shell(f"primecli inspect a --limit 2 --tokenizer {tiny} | head -1", tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from primecli import cli
+from primecli.models import model_fingerprint
+from primecli.shards import read_footer
+from tests.builders import rollouts, write_shards
+from tests.conftest import shell
+
+PIPELINE = """
+primecli generate --model {tiny} --prompts prompts.jsonl --n 2 --max-tokens 4 --prompts-per-shard 6 \
+    --out runs/1/generate \
+  | primecli verify --max-errors 100 \
+  | primecli filter --accuracy 0 1 --allow-truncated > /dev/null
+primecli update-prm --prm {tiny} --ref {tiny} --checkpoint ckpt/prm/1 runs/1/filter \
+  | primecli score-prm --prm ckpt/prm/1 --ref {tiny} \
+  | primecli compute-advantages \
+  | primecli update-policy --policy {tiny} --checkpoint ckpt/policy/1 --lr 1e-3 > /dev/null
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+    """An iteration, by real processes."""
+    place = tmp_path_factory.mktemp("lineage")
+    rows = [{"prompt": f"{number}=", "answer": str(number)} for number in range(12)]
+    (place / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = shell(PIPELINE.format(tiny=tiny), place)
+    assert result.returncode == 0, result.stderr
+    return place
+
+
+@pytest.fixture
+def look(made: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(made)
+
+    def run(*arguments: object, code: int = 0) -> str:
+        capfd.readouterr()
+        assert cli.run(["lineage", *map(str, arguments)]) == code
+        out, err = capfd.readouterr()
+        return out if code == 0 else err
+
+    return run
+
+
+def test_the_tree_of_a_shard(look: Any, tiny: Path) -> None:
+    lines = look("runs/1/compute-advantages").splitlines()
+    order = [
+        next(n for n, line in enumerate(lines) if f"─ {stage}  " in line)
+        for stage in ("compute-advantages", "score-prm", "filter", "verify", "generate")
+    ]
+    assert order == sorted(order)
+    assert any("prm: ckpt/prm/1  (" in line and "step 1" in line for line in lines)
+    assert any(
+        f"primecli update-prm --prm {tiny} --ref {tiny} --checkpoint ckpt/prm/1 runs/1/filter" in line for line in lines
+    )
+    assert any("trained on 2 shards of runs/1/filter" in line for line in lines)
+    assert any(f"policy: {tiny}  ({model_fingerprint(tiny)[:12]})" in line for line in lines)
+
+
+def test_the_tree_of_a_checkpoint(look: Any, made: Path) -> None:
+    out = look("ckpt/policy/1")
+    assert out.startswith(f"ckpt/policy/1  ({model_fingerprint(made / 'ckpt/policy/1')[:12]}, step 1)")
+    assert "trained on 2 shards of runs/1/compute-advantages" in out
+    chain = json.loads(look("ckpt/policy/1", "--json"))["chain"]
+    assert [record["stage"] for record in chain] == ["update-policy"]
+
+
+def test_what_differs(look: Any, made: Path, tiny: Path) -> None:
+    result = shell(
+        f"primecli score-prm --prm ckpt/prm/1 --ref {tiny} --beta 0.1 runs/1/filter --out runs/2/score-prm "
+        "| primecli compute-advantages --estimator grpo > /dev/null",
+        made,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(look("runs/1/compute-advantages", "--diff", "runs/2/compute-advantages", "--json"))
+    assert [(row["stage"], row["name"], row["first"], row["second"]) for row in rows] == [
+        ("score-prm", "beta", 0.05, 0.1),
+        ("compute-advantages", "estimator", "rloo", "grpo"),
+    ]
+    assert "grpo" in look("runs/1/compute-advantages", "--diff", "runs/2/compute-advantages")
+    assert look("runs/1/verify", "--diff", "runs/1/verify") == "nothing differs\n"
+    assert "not there" in look("runs/1/verify", "--diff", "runs/1/filter")
+
+
+@pytest.mark.parametrize("target", ["runs/1/compute-advantages", "ckpt/policy/1"])
+def test_a_replay_makes_the_same(target: str, look: Any, made: Path, tmp_path: Path) -> None:
+    script = look(target, "--replay")
+    assert script.count("primecli generate") == script.count("primecli update-prm") == 1
+    shutil.copy(made / "prompts.jsonl", tmp_path)
+    result = shell(script, tmp_path)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    for path in sorted((made / "runs/1/compute-advantages").glob("*.parquet")):
+        again = tmp_path / path.relative_to(made)
+        assert read_footer(again).content == read_footer(path).content
+    if target.startswith("ckpt"):
+        assert model_fingerprint(tmp_path / target) == model_fingerprint(made / target)
+
+
+def test_bad_input(look: Any, tmp_path: Path) -> None:
+    assert "no such file" in look(tmp_path / "nowhere.parquet", code=3)
+    (tmp_path / "empty").mkdir()
+    assert "neither a checkpoint of primecli nor a directory of shards" in look(tmp_path / "empty", code=3)
+    other = write_shards(tmp_path / "other", rollouts(1, 2))
+    assert "another tool made it" in look(other, code=3)
+    assert "choose one" in look("runs/1/verify", "--replay", "--diff", "runs/1/filter", code=2)
+
+
+def test_a_replay_needs_what_a_checkpoint_was_trained_on(
+    look: Any, made: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    shutil.copytree(made / "ckpt", tmp_path / "ckpt")
+    monkeypatch.chdir(tmp_path)
+    assert "the shards that ckpt/policy/1 was trained on are gone" in look("ckpt/policy/1", "--replay", code=3)

@@ -1,0 +1,123 @@
+"""The reference cases through the update stages: rollouts made so that a tiny model's numbers are the case's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from primecli import schema
+from primecli.models import load_model, model_fingerprint, placement
+from primecli.scoring import Sequences, score
+from tests.builders import rollout, write_shards
+from tests.conftest import summary
+from tests.core.reference import CASES, NAMES
+
+each_case = pytest.mark.parametrize("case", CASES, ids=NAMES)
+
+
+def case_rows(case: dict[str, Any], model: Path) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """A case's responses as rows of some token ids, and the model's own log-probabilities of them."""
+    rows = []
+    for row, length in enumerate(case["lengths"]):
+        group, index = divmod(row, case["group_size"])
+        ids = [(31 * row + 7 * place) % 250 for place in range(length)]
+        columns = {schema.RESPONSE_IDS: ids, schema.ROLLOUT_LOGPROBS: [-1.0] * length}
+        rows.append(rollout(group, index, case["group_size"], policy_fingerprint=model_fingerprint(model), **columns))
+    place = placement("cpu", "float32")
+    sequences = Sequences(
+        [np.array(row[schema.PROMPT_IDS]) for row in rows], [np.array(row[schema.RESPONSE_IDS]) for row in rows]
+    )
+    flat = score(load_model(model, place), place, sequences, token_budget=10**6)
+    return rows, np.split(flat, np.cumsum(case["lengths"])[:-1])
+
+
+def cut(case: dict[str, Any], name: str, row: int) -> np.ndarray:
+    """A row of an input, without its padding."""
+    return np.array(case["inputs"][name][row][: case["lengths"][row]])
+
+
+def update(primecli: Any, stage: str, directory: Path, model: Path, *options: Any) -> dict[str, float]:
+    """The metrics of one step over the whole case that moves nothing."""
+    role = {"update-policy": "--policy", "update-prm": "--prm", "update-critic": "--critic"}[stage]
+    target = directory.parent / f"{stage}-{len(list(directory.parent.iterdir()))}"
+    primecli(stage, role, model, "--checkpoint", target, directory, "--lr", 0, "--mini-batch", 1000, *options)
+    return dict(summary(target)["metrics"])
+
+
+@each_case
+def test_prm_losses_and_pair_accuracy(case: dict[str, Any], tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    rows, logprobs = case_rows(case, tiny)
+    for number, row in enumerate(rows):
+        # the policy's own log-probabilities are the reference: the PRM's less those are the case's
+        row[schema.ROLLOUT_LOGPROBS] = (logprobs[number] - cut(case, "prm_minus_ref_logprobs", number)).tolist()
+    beta = case["expected"]["prm_ce_loss"]["beta"]
+    labels = {
+        "ce": case["inputs"]["outcome_reward"],  # soft ones in some cases
+        "dpo": case["expected"]["prm_dpo_detached_loss"]["labels"],
+    }
+    assert labels["ce"] == case["expected"]["prm_pair_accuracy"]["labels"]
+    for loss, name in [("ce", "prm_ce_loss"), ("dpo", "prm_dpo_detached_loss")]:
+        graded = [{**row, schema.OUTCOME_REWARD: label} for row, label in zip(rows, labels[loss], strict=True)]
+        directory = write_shards(tmp_path / loss, graded)
+        found = update(primecli, "update-prm", directory, tiny, "--ref", "rollout", "--beta", beta, "--loss", loss)
+        for metric in ("loss", "loss_before", "loss_after"):
+            assert found[metric] == pytest.approx(case["expected"][name]["loss"], abs=1e-5)
+        if loss == "ce":
+            expected = case["expected"]["prm_pair_accuracy"]["value"]
+            assert found["pair_accuracy_by_group_before"] == pytest.approx(expected, abs=1e-5)
+
+
+@each_case
+@pytest.mark.parametrize("name", ["ppo_clip_loss", "ppo_clip_higher_loss"])
+def test_policy_losses(case: dict[str, Any], name: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    expected = case["expected"][name]
+    rows, logprobs = case_rows(case, tiny)
+    for number, row in enumerate(rows):
+        log_ratio = cut(case, "logprobs", number) - cut(case, "old_logprobs", number)
+        row[schema.ROLLOUT_LOGPROBS] = (logprobs[number] - log_ratio).tolist()
+        row[schema.ADVANTAGES] = cut(case, "advantages", number).tolist()
+    options = ["--old-logprobs", "rollout", "--loss-aggregation", expected["agg"], "--dual-clip", expected["dual_clip"]]
+    options += ["--clip-low", expected["clip_low"], "--clip-high", expected["clip_high"]]
+    found = update(primecli, "update-policy", write_shards(tmp_path / "in", rows), tiny, *options)
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    assert found["clip_fraction"] == pytest.approx(expected["clip_fraction"], abs=1e-6)
+    assert found["clip_fraction_low"] + found["clip_fraction_high"] == pytest.approx(found["clip_fraction"])
+    if "approx_kl" in expected:
+        assert found["kl"] == pytest.approx(expected["approx_kl"], abs=1e-5)
+        assert found["dual_clip_fraction"] == pytest.approx(expected["dual_clip_fraction"], abs=1e-6)
+
+
+@each_case
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+def test_kl_to_the_reference(case: dict[str, Any], kind: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    rows, logprobs = case_rows(case, tiny)
+    for number, row in enumerate(rows):
+        difference = cut(case, "logprobs", number) - cut(case, "ref_logprobs", number)
+        row[schema.REF_LOGPROBS] = (logprobs[number] - difference).tolist()
+        row[schema.ADVANTAGES] = [0.0] * case["lengths"][number]
+    options = ["--ref", "shards", "--kl", kind, "--kl-coef", 0.5]
+    found = update(primecli, "update-policy", write_shards(tmp_path / "in", rows), tiny, *options)
+    mask = torch.tensor(case["response_mask"])
+    expected = float(torch.tensor(case["expected"]["kl_penalty"][kind])[mask].double().mean())
+    assert found["kl_ref"] == pytest.approx(expected, abs=1e-5)
+    assert found["loss"] == pytest.approx(0.5 * expected, abs=1e-5)
+
+
+@each_case
+def test_value_loss(case: dict[str, Any], tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    expected = case["expected"]["value_loss"]
+    rows, _ = case_rows(case, tiny)
+    for number, row in enumerate(rows):
+        # a critic that is only started gives 0 where the case has values + 0.1 * advantages: shift all by that
+        shift = cut(case, "values", number) + 0.1 * cut(case, "advantages", number)
+        row[schema.VALUES] = (cut(case, "values", number) - shift).tolist()
+        row[schema.RETURNS] = (cut(case, expected["returns_are"], number) - shift).tolist()
+    found = update(
+        primecli, "update-critic", write_shards(tmp_path / "in", rows), tiny, "--value-clip", expected["clip"]
+    )
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    assert found["clip_fraction"] == pytest.approx(expected["clip_fraction"], abs=1e-6)

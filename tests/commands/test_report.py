@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from primecli.commands.report import report
+from tests.made_runs import make_byte_tokenizer, make_run
+from tests.report.reading import page_columns, page_json
+
+
+def test_a_page_is_written_whole_and_says_so(tmp_path: Path, primecli: Any) -> None:
+    result = primecli("report", make_run(tmp_path / "run"), "--out", tmp_path / "deep" / "report.html")
+    page = tmp_path / "deep" / "report.html"
+    assert result.paths == []
+    assert f"1 run, {page.stat().st_size / 1000:.0f} kB -> {page}" in result.err
+    assert page.read_text().startswith("<!doctype html>")
+    assert page.read_text().rstrip().endswith("</html>")
+    assert [path.name for path in page.parent.iterdir()] == ["report.html"]
+
+
+def test_the_page_names_no_address_outside_it(tmp_path: Path, primecli: Any) -> None:
+    primecli("report", make_run(tmp_path / "run"), "--out", tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    for mark in ("http:", "https:", "//cdn", "@import", "url("):
+        assert mark not in text.replace("http://www.w3.org/2000/svg", ""), mark
+
+
+def test_a_report_is_replaced_and_another_file_is_not(tmp_path: Path, primecli: Any) -> None:
+    run, page = make_run(tmp_path / "run"), tmp_path / "report.html"
+    primecli("report", run, "--out", page)
+    primecli("report", run, "--out", page, "--quiet")
+    page.write_text("<!doctype html> my own")
+    refused = primecli("report", run, "--out", page, check=False)
+    assert (refused.code, "exists and is no report" in refused.line()) == (1, True)
+    assert page.read_text() == "<!doctype html> my own"
+    primecli("report", run, "--out", page, "--force", "--quiet")
+    assert "primecli report" in page.read_text()
+    notes = tmp_path / "notes.md"
+    primecli("report", run, "--format", "md", "--out", notes, "--quiet")
+    primecli("report", run, "--format", "md", "--out", notes, "--quiet")
+    crossed = primecli("report", run, "--out", notes, check=False)
+    assert crossed.code == 1
+
+
+def test_markdown_goes_to_stdout(tmp_path: Path, primecli: Any) -> None:
+    result = primecli("report", make_run(tmp_path / "run"), "--format", "md")
+    assert str(result.paths[0]) == "<!-- primecli report -->"
+    assert result.err == ""
+
+
+def test_runs_have_names_that_tell_them_apart(tmp_path: Path, primecli: Any) -> None:
+    runs = [make_run(tmp_path / name / "run", iterations=1) for name in ("a", "b")]
+    primecli("report", *runs, f"mine={make_run(tmp_path / 'c', iterations=1)}", "--out", tmp_path / "report.html")
+    assert [run["name"] for run in page_json(tmp_path / "report.html")["runs"]] == [str(runs[0]), str(runs[1]), "mine"]
+
+
+def test_a_run_named_twice_is_a_usage_error(tmp_path: Path, primecli: Any) -> None:
+    run = make_run(tmp_path / "run", iterations=1)
+    result = primecli("report", run, f"other={run}", check=False)
+    assert (result.code, "is named twice" in result.line()) == (2, True)
+
+
+@pytest.mark.parametrize("arguments", [["nowhere"], ["."]])
+def test_what_is_no_run_is_an_input_error(
+    arguments: list[str], tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = primecli("report", *arguments, check=False)
+    assert result.code == 3
+    assert result.line().startswith(f"primecli report: {arguments[0]}: no ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_shard_is_named_and_nothing_is_written(tmp_path: Path, primecli: Any) -> None:
+    run = make_run(tmp_path / "run", iterations=1)
+    shard = run / "1" / "verify" / "rollouts-00000-of-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:500])
+    result = primecli("report", run, "--out", tmp_path / "report.html", check=False)
+    assert (result.code, f"{shard}: a truncated or damaged Parquet file" in result.line()) == (3, True)
+    assert not (tmp_path / "report.html").exists()
+    primecli("report", run, "--out", tmp_path / "report.html", "--max-rollouts", 0)
+
+
+def test_a_broken_summary_is_told_and_shown(tmp_path: Path, primecli: Any) -> None:
+    run = make_run(tmp_path / "run", iterations=2)
+    (run / "2" / "verify" / "_summary.json").write_text("{")
+    result = primecli("report", run, "--out", tmp_path / "report.html")
+    assert "2/verify/_summary.json: cannot be read" in result.err
+    assert any("2/verify/_summary.json" in note for note in page_json(tmp_path / "report.html")["notes"])
+
+
+def test_a_tokenizer_that_is_not_found_is_told_and_one_can_be_named(tmp_path: Path, primecli: Any) -> None:
+    run = make_run(tmp_path / "run", iterations=1, response="Zero")
+    told = primecli("report", run, "--out", tmp_path / "report.html")
+    assert "name one with --tokenizer" in told.err
+    tokenizer = make_byte_tokenizer(tmp_path / "tokenizer")
+    wrong = primecli("report", run, "--out", tmp_path / "report.html", "--tokenizer", tokenizer)
+    assert "20 responses are shown as text: the tokenizer does not spell them" in wrong.err
+    assert page_columns(tmp_path / "report.html")["spelled"].sum() == 0
+    missing = primecli("report", run, "--out", tmp_path / "report.html", "--tokenizer", tmp_path, check=False)
+    assert (missing.code, "no tokenizer.json" in missing.line()) == (3, True)
+
+
+def test_a_directory_is_no_target(tmp_path: Path, primecli: Any) -> None:
+    result = primecli("report", make_run(tmp_path / "run", iterations=1), "--out", tmp_path, check=False)
+    assert result.code == 2
+
+
+def test_the_layout_is_documented() -> None:
+    page = report.__doc__ or ""
+    for word in ("_summary.json", "iteration", "eval", "heldout"):
+        assert word in page

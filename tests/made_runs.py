@@ -1,0 +1,104 @@
+"""Run directories made by hand, as a loop of stages leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from primecli import schema, shards
+from primecli.runs import SHARD_STAGES
+from primecli.summary import Status, Summary
+from tests.builders import rollout, write_shards
+
+STARTED = "2026-01-02T03:{minute:02d}:00+00:00"
+
+
+def write_summary(directory: Path, stage: str, *, status: Status = "complete", minute: int = 0, **fields: Any) -> Path:
+    """`_summary.json` of a stage that began in this minute; keyword arguments are its further fields."""
+    directory.mkdir(parents=True, exist_ok=True)
+    names = sorted(path.name for path in directory.glob("*.parquet"))
+    found = {"seconds": 10.0, "started": STARTED.format(minute=minute), "shards": names, **fields}
+    Summary(stage, status, **found).write(directory)
+    return directory
+
+
+def write_stage(directory: Path, rows: Sequence[Mapping[str, Any]], *, minute: int = 0, **metrics: float) -> Path:
+    """A shard stage's directory, its stage named like it: one shard of these rows, and the summary."""
+    write_shards(directory, rows)
+    return write_summary(directory, directory.name, rows=len(rows), minute=minute, metrics=metrics)
+
+
+def scored(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> list[dict[str, Any]]:
+    """The rows with process rewards and advantages, drawn at random."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for row in rows:
+        count = len(row[schema.RESPONSE_IDS])
+        values = {
+            name: rng.normal(scale=0.1, size=count).astype(np.float32).tolist()
+            for name in (schema.PROCESS_REWARDS, schema.ADVANTAGES)
+        }
+        found.append({**row, **values})
+    return found
+
+
+def make_run(root: Path, *, iterations: int = 3, groups: int = 4, size: int = 4, **columns: Any) -> Path:
+    """A run of whole iterations: the first group of each is dropped by the filter; iterations 0 and the last evaluated.
+
+    Accuracy in training is iteration / 10, in the evaluation 0.2 more; the PRM's pair accuracy 0.5 + iteration / 10.
+    """
+    for iteration in range(1, iterations + 1):
+        start, minute = 100 * iteration, 5 * iteration
+        rows = [rollout(start + group, index, size, **columns) for group in range(groups) for index in range(size)]
+        for row in rows:
+            row[schema.RESPONSE_IDS] = [ord(character) % 250 for character in f"{row[schema.GROUP_ID]}, step\n"]
+            row[schema.ROLLOUT_LOGPROBS] = [-0.1 * place for place in range(len(row[schema.RESPONSE_IDS]))]
+        where = root / str(iteration)
+        write_stage(where / "generate", rows, minute=minute, response_tokens=10.0 + iteration, truncated=0.0)
+        write_stage(where / "verify", rows, minute=minute, accuracy=iteration / 10)
+        kept = rows[size:]
+        write_stage(where / "filter", kept, minute=minute, kept=groups - 1, too_hard=1)
+        write_stage(where / "compute-advantages", scored(kept, seed=iteration), minute=minute)
+        prm = {"pair_accuracy_before": 0.5 + iteration / 10, "pair_accuracy_after": 0.9}
+        write_summary(root / "prm" / str(iteration), "update-prm", rows=len(kept), minute=minute, metrics=prm)
+        policy = {"entropy": 1 / iteration, "kl_update": 0.01 * iteration, "lr": 1e-4}
+        config = {"lr": 1e-4, "policy": f"{root}/policy/{iteration - 1}"}
+        write_summary(
+            root / "policy" / str(iteration),
+            "update-policy",
+            rows=len(kept),
+            minute=minute,
+            metrics=policy,
+            config=config,
+        )
+    for iteration in (0, iterations):
+        rows = [rollout(900 + iteration, index, 2, **columns) for index in range(2)]
+        for stage in ("generate", "verify"):
+            metrics = {"accuracy": 0.2 + iteration / 10} if stage == "verify" else {}
+            write_stage(root / "eval" / str(iteration) / stage, rows, minute=5 * iteration + 4, **metrics)
+    return root
+
+
+def trained_rows(root: Path) -> list[dict[str, Any]]:
+    """The rows of every shard that reached compute-advantages, read without primecli."""
+    import pyarrow.parquet as pq
+
+    paths = sorted(root.glob(f"*/{SHARD_STAGES[-1]}/{shards.shard_name(0, 1)}"))
+    return [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
+
+
+def make_byte_tokenizer(directory: Path) -> Path:
+    """`tokenizer.json` of 256 bytes and the special token 256, `<eos>`."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={character: number for number, character in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<eos>", special=True)])
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    return directory
