@@ -33,6 +33,7 @@ from primecli.commands.verify import verify
 from primecli.commands.warm import warm
 from primecli.commands.watch import watch
 from primecli.errors import Interrupted, PrimecliError
+from primecli.warm import first_word
 
 app = typer.Typer(
     name="primecli",
@@ -187,13 +188,8 @@ def run(arguments: list[str]) -> int:
 
 def _command_of(arguments: list[str]) -> list[str]:
     """The command that is run, for errors to name; none where there is none."""
-    words = iter(arguments)
-    for word in words:
-        if word == "--config":
-            next(words, None)
-        elif not word.startswith("-"):
-            return [word] if word in COMMANDS else []
-    return []
+    word = first_word(arguments)
+    return [word] if word in COMMANDS else []
 
 
 def _report(name: str, error: BaseException, code: int, debug: bool, text: str | None = None) -> int:

@@ -13,14 +13,23 @@ something differs that no process can change later, the front starts the stage i
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 VARIABLE = "PRIMECLI_WARM"
 """The environment variable that names the helper's socket."""
 
-STAGES = frozenset({"generate", "update-prm", "score-prm", "compute-advantages", "update-policy"})
-"""The commands that need torch, and so are forked from the helper. A test compares this with what they import."""
+WITHOUT_TORCH = frozenset({"verify", "filter"})
+"""The stages that are forked where the helper is ready, and do not wait for its imports, which they do not need."""
+
+STAGES = WITHOUT_TORCH | {
+    *("generate", "update-prm", "score-prm", "score-values", "compute-advantages", "update-critic", "update-policy"),
+    "check-logprobs",
+}
+"""The commands that are forked from the helper. A test compares both sets with what the commands import."""
 
 READY = "ready"  # the helper to the front: send the request
 FORKED = "forked"  # the child to the front: it is what the front would have been, the stage begins
@@ -32,6 +41,33 @@ LENGTH_BYTES = 8  # of a request's length, which precedes it together with the d
 MOST_DESCRIPTORS = 253  # that Linux passes in one message
 
 
+def first_word(arguments: Iterable[str]) -> str:
+    """The first argument that is neither an option nor the value of --config: the command. Empty where there is none.
+
+    >>> first_word(["--debug", "--config", "run.toml", "verify", "--quiet"])
+    'verify'
+    """
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return ""
+
+
+def ready_file(socket_path: str) -> str:
+    """A file that is there from when the helper has imported everything, until it ends."""
+    return f"{os.path.dirname(socket_path)}/ready"
+
+
+def same_user(connection: socket.socket) -> bool:
+    """Whether the process at the other end is of this process's user, which the kernel says."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    _, user, _ = struct.unpack("iII", credentials)
+    return bool(user == os.geteuid())
+
+
 def surroundings() -> dict[str, Any]:
     """What a process is given at its start and a forked child could not take over: by name, JSON values."""
     import resource
@@ -40,6 +76,8 @@ def surroundings() -> dict[str, Any]:
     namespaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in sorted(os.listdir("/proc/self/ns"))}
     with open("/proc/self/cgroup", encoding="utf-8") as file:
         group = file.read()
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        status = file.read().splitlines()
     return {
         "Python": [sys.version, sys.prefix, *map(int, sys.flags), *sys.warnoptions],
         "the place of primecli": os.path.dirname(os.path.realpath(__file__)),
@@ -48,6 +86,7 @@ def surroundings() -> dict[str, Any]:
         "a resource limit (ulimit)": {name: list(limit) for name, limit in limits.items()},
         "the niceness": os.getpriority(os.PRIO_PROCESS, 0),
         "the CPUs allowed": sorted(os.sched_getaffinity(0)),
-        "a namespace": namespaces,
+        "a namespace or the root directory": [namespaces, *os.stat("/")[1:3]],
+        "a capability or seccomp": [line for line in status if line.startswith(("Cap", "NoNewPrivs", "Seccomp:"))],
         "the control group": group,
     }

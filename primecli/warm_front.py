@@ -15,7 +15,21 @@ from collections.abc import Sequence
 from types import FrameType
 
 from primecli.errors import Interrupted, PrimecliError
-from primecli.warm import EXIT, FORKED, LENGTH_BYTES, MOST_DESCRIPTORS, READY, SIGNAL, STAGES, VARIABLE, surroundings
+from primecli.warm import (
+    EXIT,
+    FORKED,
+    LENGTH_BYTES,
+    MOST_DESCRIPTORS,
+    READY,
+    SIGNAL,
+    STAGES,
+    VARIABLE,
+    WITHOUT_TORCH,
+    first_word,
+    ready_file,
+    same_user,
+    surroundings,
+)
 
 FORWARDED = (
     signal.SIGHUP,
@@ -32,10 +46,11 @@ FORWARDED = (
 def run(arguments: Sequence[str]) -> int | None:
     """Runs a stage in a child of the helper; returns its exit code, or None where the plain way is to be taken.
 
-    None for a command that needs no torch; also, with a line on stderr, where the helper does not answer or differs
-    from this process in something that a child could not take over.
+    None for a command that is no stage, and for one that needs no torch while the helper still imports it; also, with
+    a line on stderr, where the helper does not answer or differs from this process in something that a child could
+    not take over.
     """
-    stage = next((argument for argument in arguments if argument != "--debug"), "")
+    stage = first_word(arguments)
     if stage not in STAGES:
         return None
     front = _Front(stage)
@@ -47,6 +62,8 @@ def run(arguments: Sequence[str]) -> int | None:
     except PrimecliError as error:
         front.say(str(error))
         return error.exit_code
+    except _NotReady:
+        return None
     except _Refused as error:
         front.say(f"not started warm, but in the plain way: {error}")
         return None
@@ -56,6 +73,10 @@ def run(arguments: Sequence[str]) -> int | None:
 
 class _Refused(Exception):
     """The stage is to be started in the plain way, for this reason."""
+
+
+class _NotReady(Exception):
+    """The helper still imports what this stage does not need."""
 
 
 class _Front:
@@ -93,6 +114,10 @@ class _Front:
         """The stage's exit code. Raises _Refused, and Interrupted as a stage does that has not begun."""
         try:
             self.connection.connect(path)
+            if not same_user(self.connection):
+                raise _Refused("the helper of `primecli warm` is of another user")
+            if self.stage in WITHOUT_TORCH and not os.path.exists(ready_file(path)):
+                raise _NotReady
             if self._line() != READY:
                 raise _Refused("the helper of `primecli warm` has ended")
             self._ask()

@@ -23,13 +23,24 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from primecli import warm_child
-from primecli.warm import EXIT, LENGTH_BYTES, MOST_DESCRIPTORS, PLAIN, READY, SIGNAL, surroundings
+from primecli.warm import (
+    EXIT,
+    LENGTH_BYTES,
+    MOST_DESCRIPTORS,
+    PLAIN,
+    READY,
+    SIGNAL,
+    ready_file,
+    same_user,
+    surroundings,
+)
 
 IMPORTS = (
     "pyarrow.compute",
@@ -59,10 +70,14 @@ READ_BY_LIBRARIES = (
 )
 """How variables begin that libraries read when they are loaded: in C, or by looking through all variables."""
 
-READ_LATER = frozenset({"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PWD", "OLDPWD", "SHLVL", "_"})
-"""Variables that a child can follow all the same, or that only shells read."""
+READ_LATER = frozenset(
+    {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "COLUMNS", "LINES", "PWD", "OLDPWD", "SHLVL", "_"}
+)
+"""Variables that a child can follow all the same, or that only shells read. A library may keep the terminal's size from
+its import (accelerate's menus do), but nothing that a stage shows is of that size."""
 
 RECEIVE_SECONDS = 10.0  # a front sends its request in one go, unless it is stopped in the middle
+ENDING_SECONDS = 5.0  # for stages that still run when COMMAND has ended; then they are killed
 
 
 @contextlib.contextmanager
@@ -151,26 +166,42 @@ class Helper:
         self.selector = selectors.DefaultSelector()
         self.children: dict[socket.socket, int | None] = {}  # by connection; None before there is one
         self.ends: dict[int, socket.socket] = {}  # connection by its child's pidfd
+        self.deadline: float | None = None  # from when COMMAND has ended
 
     def serve(self) -> warm_child.Request | None:
         """Serves until COMMAND ends, then returns None. In each child: returns what it is to run."""
         self.selector.register(self.listener, selectors.EVENT_READ, self._greet)
-        self.selector.register(self.command, selectors.EVENT_READ, None)
-        while True:
-            for key, _ in self.selector.select():
-                if key.data is None:
-                    return None
+        self.selector.register(self.command, selectors.EVENT_READ, self._end)
+        while self.deadline is None or (self.ends and time.monotonic() < self.deadline):
+            left = None if self.deadline is None else self.deadline - time.monotonic()
+            for key, _ in self.selector.select(left):
+                if self.selector.get_map().get(key.fd) is not key:
+                    continue  # something before it in this round has closed it
                 request: warm_child.Request | None = key.data(key.fileobj)
                 if request is not None:
                     return request
+        self._signal_all(signal.SIGKILL)
+        return None
 
-    def end_children(self) -> None:
-        """Kills what still runs."""
+    def _end(self, command: int) -> None:
+        """COMMAND has ended: no further stage, and those that still run get the time to write their summaries."""
+        self.selector.unregister(command)
+        self.selector.unregister(self.listener)
+        self.listener.close()
+        self.deadline = time.monotonic() + ENDING_SECONDS
+        for connection in [connection for connection, process in self.children.items() if process is None]:
+            self._drop(connection)
+        self._signal_all(signal.SIGTERM)
+
+    def _signal_all(self, number: int) -> None:
         for process in filter(None, self.children.values()):
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, number)  # nobody has waited for it yet, so it is still that process
 
     def _greet(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
+        if not same_user(connection):
+            connection.close()
+            return
         connection.settimeout(RECEIVE_SECONDS)
         self.children[connection] = None
         self.selector.register(connection, selectors.EVENT_READ, self._hear)
@@ -357,9 +388,8 @@ def main() -> None:
         read = import_all(command)
         os.chdir("/")
         helper = Helper(socket.socket(fileno=listening), command, environment, read, files)
+        Path(ready_file(f"{directory}/socket")).touch()
         request = helper.serve()
-        if request is None:
-            helper.end_children()
     except ImportError as error:
         print(f"primecli warm: cannot import what stages need: {error}", file=sys.stderr)
         sys.exit(1)
@@ -367,8 +397,9 @@ def main() -> None:
         if os.getpid() == process:
             shutil.rmtree(directory, ignore_errors=True)
     if request is not None:
-        from primecli import cli
+        from primecli import __main__, cli
 
+        sys.modules["__main__"] = __main__  # what multiprocessing looks at to start further processes
         ending.code = cli.run(sys.argv[1:])
         sys.exit(ending.code)
 

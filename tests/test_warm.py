@@ -19,7 +19,7 @@ import pytest
 from primecli import shards, warm_child, warm_helper
 from primecli.cli import COMMANDS
 from primecli.models import model_fingerprint
-from primecli.warm import STAGES, VARIABLE
+from primecli.warm import STAGES, VARIABLE, WITHOUT_TORCH
 from tests.builders import rollouts, write_shards
 from tests.conftest import summary
 from tests.warm_processes import PLAIN, PRIMECLI, Warm, eventually, state
@@ -55,14 +55,18 @@ def waiting(warm: Warm, tiny: Path, tmp_path: Path) -> Iterator[subprocess.Popen
             front.kill()
 
 
-def test_stages_that_need_torch_are_declared() -> None:
+def test_the_stages_are_declared_with_what_they_import() -> None:
     graph = grimp.build_graph("primecli", include_external_packages=True)
-    needing = {
+    modules = {name: command.__module__ for name, command in COMMANDS.items()}
+    runs = ("primecli.stage", "primecli.training")
+    stages = {
         name
-        for name, command in COMMANDS.items()
-        if graph.chain_exists(importer=command.__module__, imported="torch", as_packages=False)
+        for name, module in modules.items()
+        if any(graph.direct_import_exists(importer=module, imported=run) for run in runs)
     }
-    assert needing == STAGES
+    assert stages | {"check-logprobs"} == STAGES
+    needing = {name for name in STAGES if graph.chain_exists(importer=modules[name], imported="torch")}
+    assert STAGES - needing == WITHOUT_TORCH
 
 
 # What a front starts with
