@@ -22,7 +22,7 @@ from primecli.models import model_fingerprint
 from primecli.warm import STAGES, VARIABLE, WITHOUT_TORCH
 from tests.builders import rollouts, write_shards
 from tests.conftest import summary
-from tests.warm_processes import PLAIN, PRIMECLI, Warm, eventually, state
+from tests.warm_processes import PLAIN, PRIMECLI, Warm, eventually, state, wait_for_first_shard
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="warm needs Linux")
 
@@ -45,11 +45,7 @@ def waiting(warm: Warm, tiny: Path, tmp_path: Path) -> Iterator[subprocess.Popen
     """A warm stage, leader of a group, that has scored a shard and waits for the next."""
     write_shards(tmp_path / "in", rollouts(2, 2), per_shard=2)
     with warm.start(*score(tiny), "-", cwd=tmp_path, process_group=0) as front:
-        assert front.stdin is not None
-        assert front.stdout is not None
-        front.stdin.write("in/rollouts-00000-of-00002.parquet\n")
-        front.stdin.flush()
-        assert front.stdout.readline() == "score-prm/rollouts-00000-of-00002.parquet\n"
+        wait_for_first_shard(front)
         yield front
         if front.poll() is None:
             front.kill()
@@ -292,7 +288,7 @@ def test_the_front_stops_and_goes_on_with_the_child(waiting: subprocess.Popen[st
 def test_a_killed_front_takes_the_child_with_it(waiting: subprocess.Popen[str], warm: Warm) -> None:
     child = warm.child()
     waiting.kill()
-    eventually(lambda: not state(child), seconds=2)
+    eventually(lambda: not state(child))
     assert waiting.wait() == -signal.SIGKILL
 
 
@@ -301,7 +297,7 @@ def test_a_killed_group_takes_the_child_with_it(waiting: subprocess.Popen[str], 
     os.kill(warm.process(), signal.SIGSTOP)  # so that it is the kernel alone
     try:
         os.killpg(waiting.pid, signal.SIGKILL)
-        eventually(lambda: not state(child), seconds=2)
+        eventually(lambda: not state(child))
     finally:
         os.kill(warm.process(), signal.SIGCONT)
 

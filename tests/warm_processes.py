@@ -98,6 +98,15 @@ def helper_processes(path: str) -> list[int]:
     return found
 
 
+def wait_for_first_shard(front: subprocess.Popen[str]) -> None:
+    """Has score-prm score the first of two shards; from then on it waits for the second."""
+    assert front.stdin is not None
+    assert front.stdout is not None
+    front.stdin.write("in/rollouts-00000-of-00002.parquet\n")
+    front.stdin.flush()
+    assert front.stdout.readline() == "score-prm/rollouts-00000-of-00002.parquet\n"
+
+
 def state(process: int) -> str:
     """R, S, T and so on; empty when there is no such process, or only what its parent has not asked for yet."""
     with contextlib.suppress(OSError):

@@ -4,14 +4,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from primecli.warm import VARIABLE
-from tests.warm_processes import PRIMECLI, Warm, eventually, helper_processes, state
+from tests.builders import rollouts, write_shards
+from tests.conftest import summary
+from tests.warm_processes import PRIMECLI, Warm, eventually, helper_processes, state, wait_for_first_shard
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="warm needs Linux")
 
@@ -41,7 +42,7 @@ def test_the_helper_ends_with_a_command_that_ends_while_it_imports() -> None:
     done = run("sh", "-c", f"echo ${VARIABLE}")
     path = done.stdout.strip()
     assert done.returncode == 0
-    eventually(lambda: not helper_processes(path), seconds=5)
+    eventually(lambda: not helper_processes(path))
     assert not Path(path).parent.exists()
 
 
@@ -81,22 +82,25 @@ def test_sigkill_of_the_helper_or_of_the_command_leaves_nothing(
     killed: str, doomed: list[Warm], tiny: Path, tmp_path: Path
 ) -> None:
     warm = doomed.pop()
-    with warm.start("score-prm", "--prm", tiny, "--ref", tiny, "-", cwd=tmp_path) as front:
+    write_shards(tmp_path / "in", rollouts(2, 2), per_shard=2)
+    with warm.start("score-prm", "--prm", tiny, "--ref", tiny, "--quiet", "-", cwd=tmp_path) as front:
+        wait_for_first_shard(front)
         helper, child = warm.process(), warm.child()
-        eventually(lambda: os.readlink(f"/proc/{child}/cwd") == str(tmp_path))
-        eventually(lambda: state(child) == "S")
-        time.sleep(0.1)
         if killed == "helper":
             os.kill(helper, signal.SIGKILL)
         else:
             warm.command.kill()
-        eventually(lambda: not state(child), seconds=2)
-        eventually(lambda: not state(helper), seconds=2)
+        eventually(lambda: not state(child))
+        eventually(lambda: not state(helper))
         assert front.stderr is not None
-        line = "stopped, since the helper of `primecli warm` has ended (run the same command again to go on)"
-        assert front.stderr.read() == f"primecli score-prm: {line}\n"
-        assert front.wait(timeout=10) == 1
+        again = "(run the same command again to go on)"
+        if killed == "helper":
+            line, code = f"stopped, since the helper of `primecli warm` has ended {again}", 1
+        else:
+            line, code = f"interrupted by SIGTERM {again}", 130
+        assert (front.stderr.read(), front.wait(timeout=10)) == (f"primecli score-prm: {line}\n", code)
     if killed == "command":
+        assert summary(tmp_path / "score-prm")["status"] == "failed"
         assert not Path(warm.socket).parent.exists()
     else:
         done = warm.run("score-prm", warm=False)
