@@ -13,11 +13,13 @@ something differs that no process can change later, the front starts the stage i
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import sys
-from collections.abc import Iterable
-from typing import Any
+
+TYPE_CHECKING = False  # typing's own, without the import: every start of primecli waits for this file
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
+    from typing import Any
 
 VARIABLE = "PRIMECLI_WARM"
 """The environment variable that names the helper's socket."""
@@ -63,6 +65,9 @@ def ready_file(socket_path: str) -> str:
 
 def same_user(connection: socket.socket) -> bool:
     """Whether the process at the other end is of this process's user, which the kernel says."""
+    import socket
+    import struct
+
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
     _, user, _ = struct.unpack("iII", credentials)
     return bool(user == os.geteuid())

@@ -37,6 +37,7 @@ from primecli.warm import (
     PLAIN,
     READY,
     SIGNAL,
+    STAGES,
     ready_file,
     same_user,
     surroundings,
@@ -51,17 +52,29 @@ IMPORTS = (
     "transformers.models.auto.tokenization_auto",
     "transformers.models.qwen2.modeling_qwen2",  # imports nearly all that another architecture's module does
     "transformers.models.qwen2.tokenization_qwen2",
+    "rich.table",
+    "primecli.advantages",
     "primecli.cli",
     "primecli.core.advantages",
     "primecli.core.logprobs",
     "primecli.core.losses",
+    "primecli.core.metrics",
+    "primecli.core.ragged",
     "primecli.core.rewards",
+    "primecli.critic",
     "primecli.engines.hf",
+    "primecli.engines.policy",
+    "primecli.policy",
+    "primecli.prm",
     "primecli.prompts",
+    "primecli.sampling",
     "primecli.stage",
+    "primecli.steps",
     "primecli.training",
+    "primecli.verifiers.math",
+    "primecli.verifiers.pool",
 )
-IMPORTS_IF_INSTALLED = ("pandas",)  # Arrow imports it with its first table
+IMPORTS_IF_INSTALLED = ("pandas", "pyarrow.pandas_compat")  # Arrow imports them with its first table
 LIBRARIES = ("numpy", "pyarrow", "torch", "transformers")
 
 READ_BY_LIBRARIES = (
@@ -70,9 +83,7 @@ READ_BY_LIBRARIES = (
 )
 """How variables begin that libraries read when they are loaded: in C, or by looking through all variables."""
 
-READ_LATER = frozenset(
-    {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "COLUMNS", "LINES", "PWD", "OLDPWD", "SHLVL", "_"}
-)
+READ_LATER = frozenset({"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "COLUMNS", "LINES", "PWD", "OLDPWD", "SHLVL", "_"})
 """Variables that a child can follow all the same, or that only shells read. A library may keep the terminal's size from
 its import (accelerate's menus do), but nothing that a stage shows is of that size."""
 
@@ -339,6 +350,8 @@ def import_all(command: int) -> set[str]:
     with recording_environment() as read:
         for name in (*IMPORTS, *filter(importlib.util.find_spec, IMPORTS_IF_INSTALLED)):
             importlib.import_module(name)
+        for name in STAGES:
+            sys.modules["primecli.cli"].built_app().commands[name]  # Typer reads the types of all their options
     sys.meta_path.remove(finder)
     if os.fork() == 0:
         os._exit(0)
