@@ -87,29 +87,16 @@ def load_master_weights(model: torch.nn.Module, directory: Path, *, of_another_k
     if (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():  # a checkpoint that has lost it is damaged
         import torch
 
-        saved = _load(path)
+        saved = load_tensors(path)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if of_another_kind and name not in saved:
                     continue
-                parameter.copy_(_tensor(saved, name, parameter, path))
+                parameter.copy_(fitting_tensor(saved, name, parameter, path))
 
 
-def load_moments(optimizer: torch.optim.AdamW, model: torch.nn.Module, directory: Path, step: int) -> None:
-    """Puts AdamW's moments back as they were after `step` steps."""
-    import torch
-
-    path = directory / TRAINER_DIRECTORY / OPTIMIZER
-    saved = _load(path)
-    for name, parameter in model.named_parameters():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(step)),
-            "exp_avg": _tensor(saved, f"{name}.exp_avg", parameter, path).to(parameter.device),
-            "exp_avg_sq": _tensor(saved, f"{name}.exp_avg_sq", parameter, path).to(parameter.device),
-        }
-
-
-def _load(path: Path) -> dict[str, torch.Tensor]:
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint's file. Raises InputError where it cannot be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -119,7 +106,8 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: cannot be read: {error}", "the checkpoint is damaged") from error
 
 
-def _tensor(saved: dict[str, torch.Tensor], name: str, like: torch.Tensor, path: Path) -> torch.Tensor:
+def fitting_tensor(saved: dict[str, torch.Tensor], name: str, like: torch.Tensor, path: Path) -> torch.Tensor:
+    """One of the tensors of a file. Raises InputError where it is missing or of another shape."""
     tensor = saved.get(name)
     if tensor is None or tensor.shape != like.shape:
         raise InputError(f"{path}: does not fit the model at {name}", "the checkpoint is damaged")
@@ -144,7 +132,7 @@ def stored_dtype(directory: Path) -> torch.dtype:
 def save(
     directory: Path,
     model: Any,
-    optimizer: torch.optim.AdamW,
+    moments: Mapping[str, torch.Tensor],
     *,
     source: Path,
     record: Mapping[str, Json],
@@ -155,7 +143,7 @@ def save(
     from safetensors import SafetensorError
 
     try:
-        _save_tensors(directory, model, optimizer, stored_dtype(source))
+        _save_tensors(directory, model, moments, stored_dtype(source))
     except SafetensorError as error:
         code = errno.ENOSPC if "os error 28" in str(error) or "No space left" in str(error) else errno.EIO
         raise OSError(code, str(error)) from error
@@ -168,17 +156,12 @@ def save(
     (trainer / STEPS).write_text("".join(json.dumps(step) + "\n" for step in steps), encoding="utf-8")
 
 
-def _save_tensors(directory: Path, model: Any, optimizer: torch.optim.AdamW, dtype: torch.dtype) -> None:
+def _save_tensors(directory: Path, model: Any, moments: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
     from safetensors.torch import save_file
 
     trainer = directory / TRAINER_DIRECTORY
     trainer.mkdir()
     parameters = dict(model.named_parameters())
     save_file({name: parameter.detach().contiguous() for name, parameter in parameters.items()}, trainer / MASTER)
-    moments = {
-        f"{name}.{moment}": optimizer.state[parameter][moment].contiguous()
-        for name, parameter in parameters.items()
-        for moment in ("exp_avg", "exp_avg_sq")
-    }
-    save_file(moments, trainer / OPTIMIZER)
+    save_file(dict(moments), trainer / OPTIMIZER)
     model.to(dtype).save_pretrained(directory)

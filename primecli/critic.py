@@ -57,14 +57,13 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], clip: float
     from primecli.core.losses import token_weights, value_loss
 
     sequences = rollouts.sequences()
-    lengths = sequences.lengths()
     tokens = int(rollouts.response_lengths[rows].sum())
 
-    def micro_batch(chosen: list[int]) -> MicroBatch:
-        values = scoring.sequence_values(trainer.model, trainer.place, sequences, chosen)  # (N,)
-        places = token_places(rollouts, chosen)
+    def micro_batch(batch: scoring.Batch) -> MicroBatch:
+        values = scoring.sequence_values(trainer.model, trainer.place, sequences, batch)  # (N,)
+        places = token_places(rollouts, batch.rows)
         weights = token_weights(
-            torch.from_numpy(rollouts.response_lengths[chosen]), aggregation, tokens=tokens, responses=len(rows)
+            torch.from_numpy(rollouts.response_lengths[batch.rows]), aggregation, tokens=tokens, responses=len(rows)
         ).to(trainer.place.device)
         old_values, returns = (
             tensor(rollouts.values[name][places], trainer.place) for name in (schema.VALUES, schema.RETURNS)
@@ -80,4 +79,4 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], clip: float
     def finish(sums: dict[str, float]) -> dict[str, float]:
         return {name: value if name == "loss" else value / tokens for name, value in sums.items()}
 
-    trainer.take_step(rows, [lengths[row] for row in rows], micro_batch, finish)
+    trainer.take_step(sequences, rows, micro_batch, finish)

@@ -12,12 +12,13 @@ from primecli.errors import InputError
 from primecli.files import is_locked
 from primecli.progress import duration
 from primecli.runs import FINISHED, STAGES, TRAINING, UPDATE_LOCK, Entry, Run, number, split_path, typical_seconds
-from primecli.summary import committed
+from primecli.summary import SUMMARY_NAME, committed
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+SETTLED_SECONDS = 60.0
 LAST_STAGE = "update-policy"  # an iteration that has it is finished
 COLUMNS = (
     ("training", "verify", "accuracy"),
@@ -191,6 +192,21 @@ def _columns(run: Run) -> list[tuple[str, dict[int, str]]]:
             found.append((name, {iteration: f"{value:.3g}" for iteration, value in values.items()}))
     found.insert(len(found) - 2, ("at work", {iteration: duration(value) for iteration, value in seconds.items()}))
     return found
+
+
+def has_ended(run: Run, now: float) -> bool:
+    """Whether nothing is at work, and nothing has been written for SETTLED_SECONDS: a loop goes on at once."""
+    if any(activity.state not in ("failed", "killed") for activity in activities(run, now)):
+        return False
+    written = [_modified(entry.path / SUMMARY_NAME) for entry in run.entries]
+    return bool(written) and now - max(written) > SETTLED_SECONDS
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0  # removed since it was read
 
 
 def is_over(run: Run, total: int | None) -> bool:

@@ -120,13 +120,15 @@ def read_trainer_record(directory: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where and in what precision a model computes.
+    """Where, in what precision and how a model computes.
 
-    dtype: of products; parameters that are trained stay float32 (`autocast` makes the difference).
+    dtype: of products; parameters that are trained stay float32 (`autocast` makes the difference). packing: whether
+    sequences share a row and their prompt, `auto`, `on` or `off`: see `scoring.plan`.
     """
 
     device: torch.device
     dtype: torch.dtype
+    packing: str = "auto"
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -155,8 +157,8 @@ def _has_accelerator_files() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
 
 
-def placement(device: str, dtype: str) -> Placement:
-    """`auto` is the GPU where there is one. dtype: as `resolve_dtype` gives it."""
+def placement(device: str, dtype: str, packing: str = "auto") -> Placement:
+    """`auto` is the GPU where there is one. dtype: as `resolve_dtype` gives it. packing: as in `Placement`."""
     import torch
 
     if device == "auto":
@@ -166,7 +168,7 @@ def placement(device: str, dtype: str) -> Placement:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return Placement(place, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
+    return Placement(place, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype], packing)
 
 
 def load_model(directory: Path, place: Placement, *, dtype: torch.dtype | None = None) -> Any:

@@ -126,20 +126,19 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLog
     from primecli.core.losses import token_weights
 
     sequences = rollouts.sequences(temperature=True)
-    lengths = sequences.lengths()
     tokens = int(rollouts.response_lengths[rows].sum())
 
-    def micro_batch(chosen: list[int]) -> MicroBatch:
+    def micro_batch(batch: scoring.Batch) -> MicroBatch:
         import torch
 
         logprobs, entropy = scoring.sequence_logprobs(
-            trainer.model, trainer.place, sequences, chosen, with_entropy=True
+            trainer.model, trainer.place, sequences, batch, with_entropy=True
         )  # (N,)
-        places = token_places(rollouts, chosen)
+        places = token_places(rollouts, batch.rows)
         if old.from_first_forward:
             old.values[places] = logprobs.detach().float().cpu().numpy()
         weights = token_weights(
-            torch.from_numpy(rollouts.response_lengths[chosen]),
+            torch.from_numpy(rollouts.response_lengths[batch.rows]),
             options.loss_aggregation,
             tokens=tokens,
             responses=len(rows),
@@ -151,7 +150,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLog
         whole = {"loss", "ratio_min", "ratio_max"}
         return {name: value if name in whole else value / tokens for name, value in sums.items()}
 
-    trainer.take_step(rows, [lengths[row] for row in rows], micro_batch, finish)
+    trainer.take_step(sequences, rows, micro_batch, finish)
 
 
 def _given(rollouts: Rollouts) -> list[str]:

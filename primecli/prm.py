@@ -100,7 +100,6 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
     from primecli.core.rewards import implicit_process_rewards
 
     sequences = rollouts.sequences()
-    lengths = sequences.lengths()
     outcomes = rollouts.values[schema.OUTCOME_REWARD]
     groups = torch.from_numpy(rollouts.group_index[rows])
     scores = np.zeros(len(rollouts), dtype=np.float64)
@@ -109,17 +108,17 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
         before = torch.from_numpy(_current_scores(trainer, rollouts, rows, beta))
         opponents[rows] = opponent_scores(before, torch.from_numpy(outcomes[rows]).double(), groups).numpy()
 
-    def micro_batch(chosen: list[int]) -> MicroBatch:
-        logprobs = scoring.sequence_logprobs(trainer.model, trainer.place, sequences, chosen).logprobs  # (N,)
-        ref_logprobs = tensor(rollouts.token_rows(chosen, schema.REF_LOGPROBS), trainer.place)
+    def micro_batch(batch: scoring.Batch) -> MicroBatch:
+        logprobs = scoring.sequence_logprobs(trainer.model, trainer.place, sequences, batch).logprobs  # (N,)
+        ref_logprobs = tensor(rollouts.token_rows(batch.rows, schema.REF_LOGPROBS), trainer.place)
         rewards = implicit_process_rewards(logprobs, ref_logprobs, beta)
-        tokens = rollouts.response_lengths[chosen]
+        tokens = rollouts.response_lengths[batch.rows]
         # (B,): a response's score is the sum of its tokens' rewards
         summed = torch.stack([piece.sum() for piece in torch.split(rewards, tokens.tolist())])
-        outcome = tensor(outcomes[chosen], trainer.place)
-        scores[chosen] = summed.detach().double().cpu().numpy()
+        outcome = tensor(outcomes[batch.rows], trainer.place)
+        scores[batch.rows] = summed.detach().double().cpu().numpy()
         if loss == "dpo":
-            value = prm_dpo(summed, tensor(opponents[chosen], trainer.place), outcome, denominator=len(rows))
+            value = prm_dpo(summed, tensor(opponents[batch.rows], trainer.place), outcome, denominator=len(rows))
         else:
             value = prm_cross_entropy(summed, outcome, denominator=len(rows))
         sums = {
@@ -134,7 +133,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
         found = {name: value if name == "loss" else value / len(rows) for name, value in sums.items()}
         return {**found, **({} if pairs is None else {"pair_accuracy": pairs})}
 
-    trainer.take_step(rows, [lengths[row] for row in rows], micro_batch, finish)
+    trainer.take_step(sequences, rows, micro_batch, finish)
 
 
 def _current_scores(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float) -> np.ndarray:

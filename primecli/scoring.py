@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from primecli.errors import InputError
+from primecli.errors import InputError, UsageError
 from primecli.models import Placement, reporting_memory
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from primecli.attention import Segment
     from primecli.core.logprobs import TokenLogprobs
+
+PACKING_PAYS = 0.15  # of the padded tokens, saved: about what attention by segments costs small models on the CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +40,75 @@ class Sequences:
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    """Some rows of `Sequences`, filled at the right.
+class Batch:
+    """Rows of `Sequences` for one forward pass. packed: as one row without filling, a shared prompt in it once."""
 
-    ids: (B, T) int64. places: (N,), where among the B * T the states stand that the response tokens come from: a
-    token's state is that of the place before it. targets: (N,) int64, the response tokens. heat: (N,) or None.
+    rows: list[int]
+    packed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """A batch as the model takes it.
+
+    ids: (B, T) int64, filled at the right, or a packed row. places: (N,), where among the B * T the states stand that
+    the response tokens come from: a token's state is that of the token before it. targets: (N,) int64, the response
+    tokens. heat: (N,) or None. positions, segments: of a packed row.
     """
 
     ids: Tensor
     places: Tensor
     targets: Tensor
     heat: Tensor | None
+    positions: Tensor | None = None
+    segments: list[Segment] | None = None
 
 
-def _batch(model: Any, place: Placement, sequences: Sequences, rows: Sequence[int]) -> _Batch:
+def plan(model: Any, place: Placement, sequences: Sequences, rows: Sequence[int], token_budget: int) -> list[Batch]:
+    """All of `rows`, in batches of no more than `token_budget` tokens, the longest row in the first.
+
+    Packed where `place.packing` is `on`, and with `auto` on the CPU where that saves `PACKING_PAYS` of the tokens and
+    the model computes the same. Raises UsageError where packing is `on` and the model cannot.
+    """
+    from primecli.core.ragged import micro_batches, packed_batches
+
+    prompts = [sequences.prompt_ids[row] for row in rows]
+    responses = [len(sequences.response_ids[row]) for row in rows]
+    lengths = [len(prompt) + response for prompt, response in zip(prompts, responses, strict=True)]
+    padded = [Batch([rows[index] for index in chosen]) for chosen in micro_batches(lengths, token_budget)]
+    if place.packing == "off" or (place.packing == "auto" and place.device.type != "cpu"):
+        return padded
+    numbers: dict[bytes, int] = {}
+    same = [numbers.setdefault(prompt.tobytes(), len(numbers)) for prompt in prompts]
+    chosen = list(packed_batches(same, [len(prompt) for prompt in prompts], responses, token_budget))
+    if place.packing == "auto":
+        length = dict(zip(rows, lengths, strict=True))
+        paid = sum(len(batch.rows) * max(length[row] for row in batch.rows) for batch in padded)
+        needed = sum(
+            sum(responses[index] for index in indices)
+            + sum(len(prompts[index]) for index in {same[index]: index for index in indices}.values())
+            for indices in chosen
+        )
+        if needed > (1 - PACKING_PAYS) * paid:
+            return padded
+    from primecli.attention import packs
+
+    if not packs(model):
+        if place.packing == "on":
+            raise UsageError(
+                f"{type(model).__name__} computes something else for packed sequences", "leave --packing at auto"
+            )
+        return padded
+    return [Batch([rows[index] for index in indices], packed=True) for indices in chosen]
+
+
+def _inputs(model: Any, place: Placement, sequences: Sequences, batch: Batch) -> _Inputs:
     import numpy as np
     import torch
 
+    rows = batch.rows
     prompts = [sequences.prompt_ids[row] for row in rows]
     responses = [sequences.response_ids[row] for row in rows]
-    width = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
     words = model.get_input_embeddings().num_embeddings
     for row, tokens in zip([*rows, *rows], [*prompts, *responses], strict=True):
         if tokens.min() < 0 or tokens.max() >= words:
@@ -64,60 +117,113 @@ def _batch(model: Any, place: Placement, sequences: Sequences, rows: Sequence[in
                 f"{type(model).__name__} has {words} tokens",
                 "the rollouts are of a model with another tokenizer",
             )
-    ids = np.zeros((len(rows), width), dtype=np.int64)
-    places = []
-    for place_in_batch, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        ids[place_in_batch, : len(prompt)] = prompt
-        ids[place_in_batch, len(prompt) : len(prompt) + len(response)] = response
-        places.append(place_in_batch * width + np.arange(len(prompt) - 1, len(prompt) + len(response) - 1))
     heat = None
     if sequences.temperature is not None:
-        per_row = np.repeat(sequences.temperature[list(rows)], [len(response) for response in responses])
+        per_row = np.repeat(sequences.temperature[rows], [len(response) for response in responses])
         heat = torch.from_numpy(per_row).to(place.device)
-    return _Batch(
-        torch.from_numpy(ids).to(place.device),
-        torch.from_numpy(np.concatenate(places)).to(place.device),
-        torch.from_numpy(np.concatenate(responses).astype(np.int64)).to(place.device),
-        heat,
-    )
+    targets = torch.from_numpy(np.concatenate(responses).astype(np.int64)).to(place.device)
+    if batch.packed:
+        ids, positions, places, segments = _packed(prompts, responses)
+        moved = [torch.from_numpy(array).to(place.device) for array in (ids[None], places, positions[None])]
+        return _Inputs(moved[0], moved[1], targets, heat, moved[2], segments)
+    ids, places = _padded(prompts, responses)
+    return _Inputs(torch.from_numpy(ids).to(place.device), torch.from_numpy(places).to(place.device), targets, heat)
 
 
-def _states(model: Any, batch: _Batch) -> Tensor:
+def _padded(prompts: Sequence[np.ndarray], responses: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """ids (B, T), places (N,)."""
+    import numpy as np
+
+    width = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
+    ids = np.zeros((len(prompts), width), dtype=np.int64)
+    places = []
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        ids[row, : len(prompt)] = prompt
+        ids[row, len(prompt) : len(prompt) + len(response)] = response
+        places.append(row * width + np.arange(len(prompt) - 1, len(prompt) + len(response) - 1))
+    return ids, np.concatenate(places)
+
+
+def _packed(
+    prompts: Sequence[np.ndarray], responses: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Segment]]:
+    """ids (T,), positions (T,), places (N,), segments. The last token of a response predicts nothing: left out."""
+    import numpy as np
+
+    from primecli.attention import Segment
+
+    counts = Counter(prompt.tobytes() for prompt in prompts)
+    ids: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    places: list[np.ndarray] = []
+    segments: list[Segment] = []
+    shared: dict[bytes, tuple[int, int]] = {}  # a prompt's segment, and the place behind it
+    end = 0
+
+    def append(tokens: np.ndarray, first: int, prefix: int | None = None) -> int:
+        nonlocal end
+        if len(tokens):
+            ids.append(tokens)
+            positions.append(np.arange(first, first + len(tokens)))
+            segments.append(Segment(len(tokens), prefix))
+        end += len(tokens)
+        return end
+
+    for prompt, response in zip(prompts, responses, strict=True):
+        key = prompt.tobytes()
+        if counts[key] == 1:
+            stop = append(np.concatenate([prompt, response[:-1]]), 0)
+            places.append(np.arange(stop - len(response), stop))
+            continue
+        if key not in shared:
+            shared[key] = (len(segments), append(prompt, 0))
+        number, behind = shared[key]
+        stop = append(response[:-1], len(prompt), number)
+        places.append(np.concatenate([[behind - 1], np.arange(stop - len(response) + 1, stop)]))
+    return np.concatenate(ids).astype(np.int64), np.concatenate(positions), np.concatenate(places), segments
+
+
+def _states(model: Any, inputs: _Inputs) -> Tensor:
     """(N, D): the last hidden states that the response tokens come from. A causal model's do not see the filling."""
-    hidden = model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
-    states: Tensor = hidden.reshape(-1, hidden.shape[-1])[batch.places]
+    if inputs.segments is None or inputs.positions is None:
+        hidden = model.base_model(input_ids=inputs.ids, use_cache=False).last_hidden_state
+    else:
+        from primecli.attention import hidden_states
+
+        hidden = hidden_states(model, inputs.ids, inputs.positions, inputs.segments)
+    states: Tensor = hidden.reshape(-1, hidden.shape[-1])[inputs.places]
     return states
 
 
 def sequence_logprobs(
-    model: Any, place: Placement, sequences: Sequences, rows: Sequence[int], *, with_entropy: bool = False
+    model: Any, place: Placement, sequences: Sequences, batch: Batch, *, with_entropy: bool = False
 ) -> TokenLogprobs:
-    """Log-probability (and entropy) of every response token of some rows, in one forward pass.
+    """Log-probability (and entropy) of every response token of a batch, in one forward pass.
 
     Logits are made for response tokens only, and a chunk at a time. Each is (N,), nats, the rows one after another.
     """
     from primecli.core.logprobs import token_logprobs
 
-    batch = _batch(model, place, sequences, rows)
+    inputs = _inputs(model, place, sequences, batch)
     with place.autocast():
-        states = _states(model, batch)
+        states = _states(model, inputs)
         head = model.get_output_embeddings()
     return token_logprobs(
-        states, head.weight, batch.targets, bias=head.bias, temperature=batch.heat, with_entropy=with_entropy
+        states, head.weight, inputs.targets, bias=head.bias, temperature=inputs.heat, with_entropy=with_entropy
     )
 
 
-def sequence_values(model: Any, place: Placement, sequences: Sequences, rows: Sequence[int]) -> Tensor:
-    """What a critic expects before every response token of some rows, in one forward pass: (N,) float32."""
-    batch = _batch(model, place, sequences, rows)
+def sequence_values(model: Any, place: Placement, sequences: Sequences, batch: Batch) -> Tensor:
+    """What a critic expects before every response token of a batch, in one forward pass: (N,) float32."""
+    inputs = _inputs(model, place, sequences, batch)
     with place.autocast():
-        states = _states(model, batch)
+        states = _states(model, inputs)
     values: Tensor = model.score(states.to(model.score.weight.dtype)).squeeze(-1).float()
     return values
 
 
-def _logprobs_only(model: Any, place: Placement, sequences: Sequences, rows: Sequence[int]) -> Tensor:
-    return sequence_logprobs(model, place, sequences, rows).logprobs
+def _logprobs_only(model: Any, place: Placement, sequences: Sequences, batch: Batch) -> Tensor:
+    return sequence_logprobs(model, place, sequences, batch).logprobs
 
 
 def score(
@@ -127,7 +233,7 @@ def score(
     *,
     token_budget: int,
     done: Callable[[int], None] = lambda rows: None,
-    per_token: Callable[[Any, Placement, Sequences, Sequence[int]], Tensor] | None = None,
+    per_token: Callable[[Any, Placement, Sequences, Batch], Tensor] | None = None,
 ) -> np.ndarray:
     """A number for every response token, without gradient: (N,) float32, rows one after another.
 
@@ -137,18 +243,16 @@ def score(
     import numpy as np
     import torch
 
-    from primecli.core.ragged import micro_batches
-
     lengths = [len(response) for response in sequences.response_ids]
     starts = np.concatenate([[0], np.cumsum(lengths)])
     values = np.empty(starts[-1], dtype=np.float32)
     with torch.inference_mode(), reporting_memory():
-        for rows in micro_batches(sequences.lengths(), token_budget):
-            found = (per_token or _logprobs_only)(model, place, sequences, rows)
-            pieces = torch.split(found.float().cpu(), [lengths[row] for row in rows])
-            for row, piece in zip(rows, pieces, strict=True):
+        for batch in plan(model, place, sequences, range(len(lengths)), token_budget):
+            found = (per_token or _logprobs_only)(model, place, sequences, batch)
+            pieces = torch.split(found.float().cpu(), [lengths[row] for row in batch.rows])
+            for row, piece in zip(batch.rows, pieces, strict=True):
                 values[starts[row] : starts[row + 1]] = piece.numpy()
-            done(len(rows))
+            done(len(batch.rows))
     return values
 
 

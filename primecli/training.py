@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from primecli import __version__, checkpoints, models, pipe, scoring
+from primecli import __version__, checkpoints, loggers, models, pipe, scoring
 from primecli.errors import PrimecliError, ReaderClosed, UsageError
 from primecli.files import Json, directory_atomically, lock, make_directory, remove_leftovers
 from primecli.inputs import Inputs, Shard
+from primecli.memory import MemoryOptions, recompute_activations
+from primecli.optimizer import AdamW
 from primecli.progress import Progress, duration, say
 from primecli.recipe import Recipe, differences, provenance_record
 from primecli.rollouts import Rollouts
@@ -29,12 +31,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-BETAS = (0.9, 0.999)
-
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """How an update trains. mini_batch: responses an optimizer step; token_budget: tokens of a micro-batch."""
+    """How an update trains. mini_batch: responses an optimizer step; token_budget: tokens of a micro-batch.
+
+    memory: what is done to need less of it.
+    """
 
     lr: float
     mini_batch: int
@@ -45,6 +48,7 @@ class TrainingOptions:
     shuffle: bool
     seed: int
     token_budget: int
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ class MicroBatch:
 class Trainer:
     """A model in float32 with AdamW, at the step where its checkpoint stopped.
 
-    load: makes the model of a directory, its parameters in the dtype that is asked for.
+    load: makes the model of a directory, its parameters in the dtype that is asked for. on_step: told each optimizer
+    step's metrics, as it is taken.
     """
 
     def __init__(
@@ -70,21 +75,23 @@ class Trainer:
         options: TrainingOptions,
         stage: str,
         load: Callable[..., Any] = models.load_model,
+        on_step: Callable[[Mapping[str, float]], None] | None = None,
     ) -> None:
         import torch
 
         self.directory = directory
         self.place = place
         self.options = options
+        self.on_step = on_step
         self.state = checkpoints.read_state(directory, stage)
         self.step = self.state.step
         self.model = load(directory, place, dtype=torch.float32)
         checkpoints.load_master_weights(self.model, directory, of_another_kind=not self.state.has_moments)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=options.lr, betas=BETAS, weight_decay=options.weight_decay
-        )
+        if options.memory.gradient_checkpointing:
+            recompute_activations(self.model)
+        self.optimizer = AdamW(dict(self.model.named_parameters()), weight_decay=options.weight_decay, steps=self.step)
         if self.state.has_moments:
-            checkpoints.load_moments(self.optimizer, self.model, directory, self.step)
+            self.optimizer.load(directory / models.TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
         self.history: list[dict[str, float]] = []
 
     def mini_batches(self, rows: int) -> Iterator[list[int]]:
@@ -126,26 +133,24 @@ class Trainer:
 
     def take_step(
         self,
+        sequences: scoring.Sequences,
         rows: Sequence[int],
-        lengths: Sequence[int],
-        micro_batch: Callable[[list[int]], MicroBatch],
+        micro_batch: Callable[[scoring.Batch], MicroBatch],
         finish: Callable[[dict[str, float]], dict[str, float]],
     ) -> None:
         """One optimizer step over a mini-batch, its gradient gathered micro-batch by micro-batch.
 
-        lengths: tokens of each of `rows`. `micro_batch` divides its loss by the mini-batch's denominator;
+        rows: of `sequences`, the mini-batch. `micro_batch` divides its loss by the mini-batch's denominator;
         `finish` makes the step's metrics from the sums and extremes. Raises PrimecliError for a gradient that is not
         finite.
         """
         import torch
 
-        from primecli.core.ragged import micro_batches
-
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         sums: dict[str, float] = {}
         with models.reporting_memory():
-            for chosen in micro_batches(lengths, self.options.token_budget):
-                part = micro_batch([rows[place] for place in chosen])
+            for batch in scoring.plan(self.model, self.place, sequences, rows, self.options.token_budget):
+                part = micro_batch(batch)
                 part.loss.backward()  # type: ignore[no-untyped-call]
                 for name, value in {**part.sums, "loss": float(part.loss.detach())}.items():
                     sums[name] = sums.get(name, 0.0) + value
@@ -159,11 +164,11 @@ class Trainer:
                     "look at the rewards and advantages of the input; no checkpoint was written",
                 )
             lr = self.learning_rate()
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            self.optimizer.step()
+            self.optimizer.step(lr)
         self.step += 1
         self.history.append({"step": self.step, **finish(sums), "grad_norm": norm, "lr": lr})
+        if self.on_step is not None:
+            self.on_step(self.history[-1])
 
     def metrics(self) -> dict[str, float]:
         """Each metric over the steps of this process that have it: its mean, or its extreme where it is one.
@@ -187,7 +192,7 @@ class Trainer:
         checkpoints.save(
             directory,
             self.model,
-            self.optimizer,
+            self.optimizer.tensors(),
             source=self.directory,
             record=record,
             lineage=self.state.lineage,
@@ -211,6 +216,8 @@ class UpdateOptions:
     force: bool = False
     partial: bool = False
     quiet: bool = False
+    log: Sequence[str] = ()
+    log_dir: Path | None = None
 
 
 class UpdateRun:
@@ -234,6 +241,14 @@ class UpdateRun:
         self.shards: list[Shard] = []
         self._signatures: dict[Path, tuple[tuple[str, int, int], ...]] = {}
         self.progress = Progress(stage, "rollouts", quiet=options.quiet)
+        self._log = loggers.step_log(
+            stage,
+            options.log,
+            options.log_dir or loggers.default_directory(options.checkpoint),
+            {**config, **execution, "seed": seed},
+            warn=lambda text: say(stage, text),
+            note=lambda text: None if options.quiet else say(stage, text),
+        )
         self._stack = ExitStack()
         self._started = time.time()
         self._waited = 0.0
@@ -248,10 +263,15 @@ class UpdateRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        self._log.close(ok=kind is None)
         self._stack.close()
         if isinstance(error, ReaderClosed) and not self.options.quiet:
             say(self.stage, "the reader has closed the pipe")
         return isinstance(error, ReaderClosed)
+
+    def log_step(self, step: Mapping[str, float]) -> None:
+        """Gives an optimizer step's metrics to the loggers that the user named."""
+        self._log.write(int(step["step"]), loggers.named(self.stage, step))
 
     def use_model(self, role: str, directory: Path) -> None:
         """Takes a model's identity into the recipe; `read` checks that it is still the same after the wait."""
@@ -316,6 +336,7 @@ class UpdateRun:
         with directory_atomically(target, replace=self.options.force) as directory:
             trainer.save(directory, recipe, provenance)
             summary.write(directory)
+        self._log.close(ok=True)  # before the next stage starts, which may go on with the same run of wandb
         if not self.options.quiet:
             show_metrics(summary, trainer.history)
             say(self.stage, f"{rows} rollouts in {groups} groups, {duration(summary.seconds)} -> {target}")
@@ -340,7 +361,7 @@ def show_metrics(summary: Summary, history: Sequence[Mapping[str, float]]) -> No
 def options_json(options: TrainingOptions) -> dict[str, Json]:
     """The options that change the result, for a recipe."""
     fields = asdict(options)
-    del fields["token_budget"], fields["seed"]
+    del fields["token_budget"], fields["seed"], fields["memory"]
     return fields
 
 

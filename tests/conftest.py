@@ -55,6 +55,24 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def wandb_offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """wandb writes to files, and finds neither an account nor settings of whoever runs the tests."""
+    import wandb
+
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("NETRC", str(home / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(home))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(home))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # what it has read of the environment
+    yield
+    wandb.teardown()
+
+
 class Result:
     """What a command gave: exit code, lines of stdout (paths), stderr."""
 

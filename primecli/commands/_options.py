@@ -26,12 +26,27 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Packing(StrEnum):
+    """Whether sequences share a row of a batch, and their prompt."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class LossAggregation(StrEnum):
     """How tokens' losses become one."""
 
     token_mean = "token-mean"
     seq_mean_token_sum = "seq-mean-token-sum"
     seq_mean_token_mean = "seq-mean-token-mean"
+
+
+class Logger(StrEnum):
+    """Where numbers go besides files."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
 
 
 def separator(text: str) -> str:
@@ -85,6 +100,38 @@ MicroBatchTokens = Annotated[
         "--micro-batch-tokens",
         min=1,
         help="Tokens computed at a time, padding included: bounds memory, changes no result beyond rounding.",
+    ),
+]
+PackingOption = Annotated[
+    Packing,
+    typer.Option(
+        "--packing",
+        help="Sequences end to end in one row, a prompt that several share computed once, instead of padding; equal to "
+        "rounding. auto: on the CPU, where it saves enough and the model allows it.",
+    ),
+]
+GradientCheckpointing = Annotated[
+    bool,
+    typer.Option(
+        "--gradient-checkpointing",
+        help="Keep each layer's input alone and compute the rest again in the backward pass: less memory, a third "
+        "more time, the same result.",
+    ),
+]
+Log = Annotated[
+    Optional[list[Logger]],  # noqa: UP045
+    typer.Option(
+        "--log", help="Log every optimizer step there too, as it is taken; may be given twice.", show_default=False
+    ),
+]
+LogDir = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--log-dir",
+        metavar="DIR",
+        help="What --log writes, for all stages of a run.  [default: log, beside the directory of the checkpoints: "
+        "ckpt/log for ckpt/policy/1]",
+        show_default=False,
     ),
 ]
 Prm = Annotated[str, typer.Option("--prm", metavar="DIR|HUB_ID", help="The process reward model, a causal LM.")]

@@ -37,6 +37,7 @@ def check_logprobs(
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
+    packing: options.PackingOption = options.Packing.auto,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -63,7 +64,7 @@ def check_logprobs(
     directory = resolve_model(model)
     _compare_weights(batches, model_fingerprint(directory), model)
     set_threads(threads)
-    place = placement(device.value, resolve_dtype(device.value, dtype.value))
+    place = placement(device.value, resolve_dtype(device.value, dtype.value), packing.value)
     loaded = load_model(directory, place)
     rows: list[list[str]] = []
     gaps: dict[str, float] = {}

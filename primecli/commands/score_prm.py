@@ -26,6 +26,7 @@ def score_prm(
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
+    packing: options.PackingOption = options.Packing.auto,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -58,6 +59,7 @@ def score_prm(
             "device": device.value,
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
+            "packing": packing.value,
         },
         finish=_metrics,
     )
@@ -104,7 +106,9 @@ class _Scorer:
 
         if self._models is None:
             set_threads(self.run.execution["threads"])
-            self.place = placement(self.run.execution["device"], self.run.config["dtype"])
+            self.place = placement(
+                self.run.execution["device"], self.run.config["dtype"], self.run.execution["packing"]
+            )
             self._models = {role: load_model(directory, self.place) for role, directory in self.directories.items()}
         return self._models
 

@@ -22,6 +22,7 @@ def score_values(
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
+    packing: options.PackingOption = options.Packing.auto,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -49,6 +50,7 @@ def score_values(
             "device": device.value,
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
+            "packing": packing.value,
         },
         finish=_metrics,
     )
@@ -87,7 +89,9 @@ class _Scorer:
         check_lists(table, path)
         if self._model is None:
             models.set_threads(self.run.execution["threads"])
-            self.place = models.placement(self.run.execution["device"], self.run.config["dtype"])
+            self.place = models.placement(
+                self.run.execution["device"], self.run.config["dtype"], self.run.execution["packing"]
+            )
             self._model = models.load_critic(self.directory, self.place)
 
         def done(rows: int) -> None:

@@ -46,6 +46,10 @@ def update_critic(
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
+    packing: options.PackingOption = options.Packing.auto,
+    gradient_checkpointing: options.GradientCheckpointing = False,
+    log: options.Log = None,
+    log_dir: options.LogDir = None,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -67,14 +71,16 @@ def update_critic(
     """
     from primecli import models, schema
     from primecli.critic import check_origin
+    from primecli.memory import MemoryOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
+    memory = MemoryOptions(gradient_checkpointing)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
     )
     run = UpdateRun(
         "update-critic",
-        UpdateOptions(shards or (), checkpoint, force, partial, quiet),
+        UpdateOptions(shards or (), checkpoint, force, partial, quiet, log or (), log_dir),
         config={
             **options_json(training),
             "value_clip": value_clip,
@@ -87,6 +93,8 @@ def update_critic(
             "device": device.value,
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
+            "packing": packing.value,
+            **memory.as_json(),
         },
         seed=seed,
     )
@@ -108,8 +116,8 @@ def _train(run: UpdateRun, source: Path, training: TrainingOptions) -> None:
 
     rollouts = load_rollouts(run.shards, [schema.VALUES, schema.RETURNS], token_ids=True)
     models.set_threads(run.execution["threads"])
-    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
-    trainer = Trainer(source, place, training, run.stage, load=models.load_critic)
+    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
+    trainer = Trainer(source, place, training, run.stage, load=models.load_critic, on_step=run.log_step)
     clip = float(run.config["value_clip"]) or None
     with run.progress:
         run.progress.advance(0, total=len(rollouts) * training.epochs)

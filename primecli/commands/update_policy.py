@@ -128,6 +128,10 @@ def update_policy(
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
+    packing: options.PackingOption = options.Packing.auto,
+    gradient_checkpointing: options.GradientCheckpointing = False,
+    log: options.Log = None,
+    log_dir: options.LogDir = None,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -147,11 +151,13 @@ def update_policy(
         --checkpoint ckpt/policy/1 runs/1/compute-advantages
     """
     from primecli import models, schema
+    from primecli.memory import MemoryOptions
     from primecli.policy import FROM_SHARDS, PolicyOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
+    memory = MemoryOptions(gradient_checkpointing)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
     )
     loss = PolicyOptions(
         old_logprobs.value,
@@ -171,7 +177,7 @@ def update_policy(
     loss.check()
     run = UpdateRun(
         "update-policy",
-        UpdateOptions(shards or (), checkpoint, force, partial, quiet),
+        UpdateOptions(shards or (), checkpoint, force, partial, quiet, log or (), log_dir),
         config={
             **options_json(training),
             **loss.as_json(),
@@ -186,6 +192,8 @@ def update_policy(
             "device": device.value,
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
+            "packing": packing.value,
+            **memory.as_json(),
         },
         seed=seed,
     )
@@ -218,11 +226,11 @@ def _train(
     if biased is not None:
         say(run.stage, biased)
     models.set_threads(run.execution["threads"])
-    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
+    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
     budget = training.token_budget
     if reference is not None:
         rollouts.values[schema.REF_LOGPROBS] = policy.score_reference(rollouts, reference, place, budget)
-    trainer = Trainer(source, place, training, run.stage)
+    trainer = Trainer(source, place, training, run.stage, on_step=run.log_step)
     staleness = policy.check_staleness(rollouts, trainer.state.lineage, run.execution["max_staleness"])
     recompute = loss.old_logprobs == OldLogprobs.recompute
     ahead = recompute and trainer.steps_for(len(rollouts)) > 1

@@ -53,6 +53,10 @@ def update_prm(
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.Threads = None,
     micro_batch_tokens: options.MicroBatchTokens = 16384,
+    packing: options.PackingOption = options.Packing.auto,
+    gradient_checkpointing: options.GradientCheckpointing = False,
+    log: options.Log = None,
+    log_dir: options.LogDir = None,
     force: options.Force = False,
     partial: options.Partial = False,
     quiet: options.Quiet = False,
@@ -74,15 +78,17 @@ def update_prm(
         --checkpoint ckpt/prm/1 runs/1/filter
     """
     from primecli import models, schema
+    from primecli.memory import MemoryOptions
     from primecli.rollouts import STORED_REFERENCES, reference_columns
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
+    memory = MemoryOptions(gradient_checkpointing)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
     )
     run = UpdateRun(
         "update-prm",
-        UpdateOptions(shards or (), checkpoint, force, partial, quiet),
+        UpdateOptions(shards or (), checkpoint, force, partial, quiet, log or (), log_dir),
         config={
             **options_json(training),
             "beta": beta,
@@ -97,6 +103,8 @@ def update_prm(
             "device": device.value,
             "threads": threads,
             "micro_batch_tokens": micro_batch_tokens,
+            "packing": packing.value,
+            **memory.as_json(),
         },
         seed=seed,
     )
@@ -123,12 +131,12 @@ def _train(run: UpdateRun, source: Path, ref: Path | str, training: TrainingOpti
         check_untouched_distribution(rollouts.values, "--ref rollout")
     prm.check_graded(rollouts)
     models.set_threads(run.execution["threads"])
-    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]))
+    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
     beta, loss, evaluate = float(run.config["beta"]), str(run.config["loss"]), bool(run.execution["evaluate"])
     with run.progress:
         run.progress.advance(0, total=len(rollouts) * training.epochs)
         rollouts.values[schema.REF_LOGPROBS] = prm.reference_logprobs(rollouts, ref, place, training.token_budget)
-        trainer = Trainer(source, place, training, run.stage)
+        trainer = Trainer(source, place, training, run.stage, on_step=run.log_step)
         before = prm.evaluate(trainer, rollouts, beta, loss) if evaluate else {}
         batches = (
             trainer.group_mini_batches(rollouts.group_index) if loss == "dpo" else trainer.mini_batches(len(rollouts))

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from primecli.commands import _options as options
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
+
+    from primecli.iteration_log import IterationLog
+    from primecli.runs import Run
 
 PLAIN_WIDTH = 120  # columns where stdout is no terminal
 
@@ -26,11 +33,29 @@ def watch(
     ] = None,
     interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between two looks.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print once and end, as where stdout is no terminal.")] = False,
+    log: Annotated[
+        Optional[list[options.Logger]],  # noqa: UP045
+        typer.Option(
+            "--log",
+            help="Log the numbers there too, as they come, until the run has ended; may be given twice.",
+            show_default=False,
+        ),
+    ] = None,
+    log_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--log-dir", metavar="DIR", help="What --log writes.  [default: log in the run]", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Follow a loop in the terminal: its numbers, the stages at work, the time left.
 
     Reads the _summary.json files below the run, as primecli report does, and counts the rollouts of stages that are
-    not done. Starts nothing and writes nothing. A run that was killed or has failed says so.
+    not done. Starts nothing and, without --log, writes nothing. A run that was killed or has failed says so.
+
+    --log gives the numbers of each iteration to TensorBoard or wandb, those of the report's curves, once each. It
+    follows the run where stdout is no terminal too, and ends with --iterations, or a minute after the last that the
+    run has written; at once when that is past. With --once it logs what is there.
 
     Ctrl-C ends it, with exit code 0.
 
@@ -45,39 +70,86 @@ def watch(
 
     terminal = sys.stdout.isatty()
     console = Console() if terminal else Console(width=PLAIN_WIDTH)
-    if once or not terminal:
-        _print_once(console, run, iterations, terminal)
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    numbers = _iteration_log(log, log_dir or run / "log")
     try:
-        _follow(console, run, iterations, interval)
+        if once or not (terminal or log):
+            _print(console, _look(run, numbers), iterations, terminal)
+            return
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if terminal:
+            _follow(console, run, iterations, interval, numbers)
+        else:
+            _print(console, _until_ended(run, iterations, interval, numbers), iterations, terminal)
     except KeyboardInterrupt:
         return
+    finally:
+        if numbers is not None:
+            numbers.close()
 
 
-def _print_once(console: Console, directory: Path, total: int | None, terminal: bool) -> None:
+def _iteration_log(names: list[options.Logger] | None, directory: Path) -> IterationLog | None:
+    if not names:
+        return None
+    from primecli.iteration_log import IterationLog
+    from primecli.progress import say
+
+    def tell(text: str) -> None:
+        say("watch", text)
+
+    return IterationLog(names, directory, warn=tell, note=tell)
+
+
+def _look(directory: Path, numbers: IterationLog | None) -> Run:
+    """The run as it is now, its numbers logged."""
+    from primecli.runs import find_run
+
+    run = find_run(directory, may_be_empty=True)
+    if numbers is not None:
+        numbers.update(run)
+    return run
+
+
+def _print(console: Console, run: Run, total: int | None, terminal: bool) -> None:
     import time
 
     from primecli.live import render
-    from primecli.runs import find_run
 
     height = console.height if terminal else 10**6
-    run = find_run(directory, may_be_empty=True)
     console.print(render(run, total, time.time(), height=height, width=console.width))
 
 
-def _follow(console: Console, directory: Path, total: int | None, interval: float) -> None:
+def _follow(
+    console: Console, directory: Path, total: int | None, interval: float, numbers: IterationLog | None
+) -> None:
     import time
 
     from rich.live import Live
 
-    from primecli.live import is_over, render
-    from primecli.runs import find_run
+    from primecli.live import render
 
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        while True:
-            run = find_run(directory, may_be_empty=True)
+
+        def show(run: Run) -> None:
             live.update(render(run, total, time.time(), height=console.height, width=console.width), refresh=True)
-            if is_over(run, total):
-                return
-            time.sleep(interval)
+
+        _until_ended(directory, total, interval, numbers, show)
+
+
+def _until_ended(
+    directory: Path,
+    total: int | None,
+    interval: float,
+    numbers: IterationLog | None,
+    show: Callable[[Run], None] = lambda run: None,
+) -> Run:
+    """Looks again and again; returns the run as it was last."""
+    import time
+
+    from primecli.live import has_ended, is_over
+
+    while True:
+        run = _look(directory, numbers)
+        show(run)
+        if is_over(run, total) or (numbers is not None and total is None and has_ended(run, time.time())):
+            return run
+        time.sleep(interval)

@@ -68,3 +68,40 @@ def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[in
         group.append(row)
     if group:
         yield group
+
+
+def packed_batches(
+    prompts: Sequence[int], prompt_lengths: Sequence[int], response_lengths: Sequence[int], token_budget: int
+) -> Iterator[list[int]]:
+    """Rows grouped so that no group holds more than `token_budget` tokens, a prompt that rows share counted once.
+
+    prompts: of each row a number that is the same for the same prompt; lengths: tokens of each row's. Rows of a prompt
+    stay together as far as the budget goes; the longest row comes in the first group. A row that is longer than the
+    budget comes alone. Yields lists of row numbers; each row comes once.
+
+    >>> list(packed_batches([0, 0, 1, 0], [5, 5, 1, 5], [3, 2, 2, 2], token_budget=10))
+    [[0, 1], [3, 2]]
+    """
+    members: dict[int, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        members.setdefault(prompt, []).append(row)
+    for rows in members.values():
+        rows.sort(key=lambda row: (-response_lengths[row], row))
+    longest_first = sorted(
+        members.values(), key=lambda rows: (-prompt_lengths[rows[0]] - response_lengths[rows[0]], rows[0])
+    )
+    group: list[int] = []
+    tokens = 0
+    for rows in longest_first:
+        here = False  # whether the prompt is in the group
+        for row in rows:
+            added = response_lengths[row] + (0 if here else prompt_lengths[row])
+            if group and tokens + added > token_budget:
+                yield group
+                group, tokens = [], 0
+                added = response_lengths[row] + prompt_lengths[row]
+            group.append(row)
+            tokens += added
+            here = True
+    if group:
+        yield group

@@ -27,29 +27,10 @@ import torch  # noqa: E402
 from primecli.engines import Engine, EngineOptions, Policy, Request, SamplingParams, open_engine  # noqa: E402
 from primecli.engines.hf import HfEngine  # noqa: E402
 from primecli.models import load_model, placement  # noqa: E402
+from tests.benchmarks.made import make_model  # noqa: E402
 
 WORDS = 2000
 STOPS = 20  # stop tokens among the words: a response is WORDS / STOPS = 100 tokens long in the mean
-
-
-def make_model(directory: Path, width: int, layers: int) -> None:
-    """A random Qwen2 with a head of its own, so that its tokens are near to uniform."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=WORDS,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        num_key_value_heads=width // 128,
-        max_position_embeddings=4096,
-        tie_word_embeddings=False,
-        eos_token_id=0,
-        pad_token_id=1,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(directory)  # type: ignore[no-untyped-call]
 
 
 def with_engine(engine: Engine, requests: list[Request], params: SamplingParams) -> int:
@@ -108,7 +89,9 @@ def main() -> None:
     stops = list(range(STOPS))
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
-        make_model(directory, options.width, options.layers)
+        # a head of its own, so that its tokens are near to uniform
+        shape = {"words": WORDS, "width": options.width, "layers": options.layers}
+        make_model(directory, **shape, intermediate_size=4 * options.width, tie_word_embeddings=False)
         where = placement(options.device, "float32" if options.device == "cpu" or not _gpu() else "bfloat16")
         model = load_model(directory, where)
         with torch.inference_mode():

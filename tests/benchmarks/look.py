@@ -21,11 +21,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from primecli import schema, shards  # noqa: E402
+from primecli import shards  # noqa: E402
+from tests.benchmarks.made import write_rollouts  # noqa: E402
 
 WORDS = 1000
-GROUP = 4
-LISTS = [name for name in schema.PER_RESPONSE_TOKEN if name != schema.VALUES]
 
 INSPECT = """
 import pandas as pd
@@ -69,61 +68,6 @@ def write_tokenizer(directory: Path) -> None:
     tokenizer.save(str(directory / "tokenizer.json"))
 
 
-def write(path: Path, rows: int, tokens: int) -> None:
-    """One shard with every column of a whole iteration; responses are `tokens` long in the mean.
-
-    Runs in a process of its own: what a process held before its fork counts as memory of the child.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    generator = np.random.default_rng(0)
-    lengths = generator.integers(tokens // 4, tokens * 7 // 4, rows, endpoint=True)
-    total = int(lengths.sum())
-    outcome = (generator.random(rows) < 0.4).astype(np.float32)
-    numbers = np.arange(rows)
-    texts = {
-        schema.PROMPT_ID: [f"p{number // GROUP}" for number in numbers],
-        schema.GROUP_ID: [f"p{number // GROUP}@{number // GROUP}" for number in numbers],
-        schema.DATA_SOURCE: ["numina" if number // GROUP % 3 else "gsm8k" for number in numbers],
-        schema.ABILITY: ["math"] * rows,
-        schema.GROUND_TRUTH: [str(number // GROUP) for number in numbers],
-        schema.PROMPT: [f"question {number // GROUP}: " + "word " * 60 for number in numbers],
-        schema.RESPONSE: [
-            " ".join(f"w{number % WORDS}" for _ in range(length)) for number, length in enumerate(lengths)
-        ],
-        schema.FINISH_REASON: ["stop"] * rows,
-        schema.POLICY_FINGERPRINT: ["0" * 32] * rows,
-        schema.VERDICT: ["correct" if right else "wrong" for right in outcome],
-        schema.EXTRACTED_ANSWER: [str(number) for number in numbers],
-    }
-    lists = {
-        schema.PROMPT_IDS: (generator.integers(0, WORDS, 80 * rows), np.full(rows, 80)),
-        schema.RESPONSE_IDS: (generator.integers(0, WORDS, total), lengths),
-        **{name: (generator.normal(size=total).astype(np.float32) * 0.01, lengths) for name in LISTS},
-    }
-    lists[schema.ROLLOUT_LOGPROBS] = (-np.abs(lists[schema.ROLLOUT_LOGPROBS][0]), lengths)
-    columns = {
-        **texts,
-        **{name: shards.list_column(values, sizes, name) for name, (values, sizes) in lists.items()},
-        schema.GROUP_SIZE: np.full(rows, GROUP),
-        schema.SAMPLE_INDEX: numbers % GROUP,
-        schema.TEMPERATURE: np.ones(rows),
-        schema.TOP_P: np.ones(rows),
-        schema.TOP_K: np.zeros(rows),
-        schema.OUTCOME_REWARD: outcome,
-    }
-    names = [column.name for column in schema.COLUMNS if column.name in columns]
-    fields = {name: schema.BY_NAME[name].arrow_type() for name in names}
-    arrays = [
-        columns[name] if isinstance(columns[name], pa.Array) else pa.array(columns[name]).cast(fields[name])
-        for name in names
-    ]
-    table = pa.Table.from_arrays(arrays, schema=schema.arrow_schema(names))
-    record = {"stage": "generate", "command": "", "config": {}, "fingerprint": "f", "inputs": []}
-    shards.write_shard(path, table, fingerprint="f", recipe={}, counts={}, provenance=[record])
-
-
 class Cost(NamedTuple):
     """What a process took: seconds, and the most megabytes that it held."""
 
@@ -156,7 +100,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         shard = directory / shards.shard_name(0, 1)
-        writing = multiprocessing.get_context("spawn").Process(target=write, args=(shard, options.rows, options.tokens))
+        # in a process of its own: what a process held before its fork counts as memory of the child
+        writing = multiprocessing.get_context("spawn").Process(
+            target=write_rollouts, args=(shard, options.rows, options.tokens)
+        )
         writing.start()
         writing.join()
         write_tokenizer(directory)

@@ -79,11 +79,23 @@ def test_float32_master_weights_are_what_is_trained_on(bfloat16: Path, tmp_path:
 
 
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
-@pytest.mark.parametrize("tokens", ["1", "40", "1000000"])
+@pytest.mark.parametrize(
+    ("tokens", "packing"), [("1", "off"), ("40", "off"), ("1000000", "off"), ("40", "on"), ("1000000", "on")]
+)
 def test_micro_batches_and_shards_change_no_gradient(
-    stage: str, tokens: str, tiny: Path, other: Path, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    tokens: str,
+    packing: str,
+    tiny: Path,
+    other: Path,
+    tmp_path: Path,
+    primecli: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In float64, the gradient of a mini-batch of every row, however it is cut."""
+    """In float64, the gradient of a mini-batch of every row, however it is cut.
+
+    The model rounds to float32 in its norms: where sequences are packed, some of that falls to the other side.
+    """
     gradients: list[torch.Tensor] = []
     reference: list[torch.Tensor] = []
     clip = torch.nn.utils.clip_grad_norm_
@@ -99,17 +111,17 @@ def test_micro_batches_and_shards_change_no_gradient(
         AutoModelForCausalLM, "from_pretrained", lambda *a, **k: from_pretrained(*a, **{**k, "dtype": torch.float64})
     )
     rows = read_rows(batch(tmp_path / "many", tiny))
-    for name, per_shard, budget in [("whole", None, "1000000"), ("cut", 2 * GROUP, tokens)]:
+    for name, per_shard, *how in [("whole", None, "1000000", "off"), ("cut", 2 * GROUP, tokens, packing)]:
         directory = write_shards(tmp_path / name, rows, per_shard=per_shard)
         arguments = command(stage, other if stage == "update-prm" else tiny, tiny, tmp_path / f"ckpt-{name}")
         arguments[arguments.index("--mini-batch") + 1] = 1000
-        primecli(*arguments, directory, "--micro-batch-tokens", budget)
+        primecli(*arguments, directory, "--micro-batch-tokens", how[0], "--packing", how[1])
         reference, gradients = gradients, []
         if name == "whole":
             whole = reference[0]
-    difference = (reference[0] - whole).abs().max()
+    difference = float((reference[0] - whole).abs().max())
     assert float(whole.abs().max()) > 1e-6
-    assert float(difference) < 1e-10
+    assert difference < (1e-10 if packing == "off" else 1e-5 * float(whole.abs().max()))
 
 
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
@@ -280,3 +292,15 @@ def test_a_gradient_that_is_not_finite_leaves_no_checkpoint(tiny: Path, tmp_path
     assert (result.code, "the gradient is not finite" in result.line()) == (1, True)
     assert not (tmp_path / "x").exists()
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
+def test_what_saves_memory_changes_no_bit(stage: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    found = []
+    for name, options in [("plain", []), ("saving", ["--gradient-checkpointing"])]:
+        primecli(*command(stage, tiny, tiny, tmp_path / name), directory, "--lr", "1e-3", *options)
+        found.append(weights(tmp_path / name))
+    assert found[0] == found[1]
+    rerun = primecli(*command(stage, tiny, tiny, tmp_path / "plain"), directory, "--lr", "1e-3", *options)
+    assert "is there already" in rerun.err

@@ -1,0 +1,130 @@
+"""Attention over packed sequences: several of them in one row, each seeing itself and the prompt that it shares.
+
+Registered with transformers as an attention implementation, so that it serves every model that takes one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+
+NAME = "primecli"  # as transformers knows it
+PROBE_TOLERANCE = 1e-4  # of the largest hidden state: seeing another sequence is far off
+HALF_TOLERANCE = 5e-2  # as above, of states with 8 or 11 bits
+
+_packs: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+
+
+class Segment(NamedTuple):
+    """The next `length` places of a packed row: they see the segment of that number whole, and causally each other."""
+
+    length: int
+    prefix: int | None = None
+
+
+def hidden_states(model: Any, ids: Tensor, positions: Tensor, segments: list[Segment]) -> Tensor:
+    """(1, T, D): the last hidden states of a packed row, by a model that `packs`.
+
+    ids: (1, T) int64; positions: (1, T) int64, of each token in its own sequence; segments: of T places in all.
+    """
+    hidden: Tensor = model.base_model(
+        input_ids=ids, position_ids=positions, use_cache=False, segments=segments
+    ).last_hidden_state
+    return hidden
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    segments: list[Segment] | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in each layer. query: (B, H, T, d); key, value: (B, K, T, d), H a multiple of K.
+
+    segments: of the row, B being 1; without them each row is one sequence that is filled at the right, so that causal
+    attention needs no mask. Returns (B, T, H, d). The work is that of the segments alone: T² is never made.
+    """
+    shared = query.shape[1] != key.shape[1]
+    if segments is None:
+        output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=shared)
+        return output.transpose(1, 2), None
+    sizes = [segment.length for segment in segments]
+    keys, values = torch.split(key, sizes, dim=2), torch.split(value, sizes, dim=2)
+    pieces = []
+    for own, (part, segment) in enumerate(zip(torch.split(query, sizes, dim=2), segments, strict=True)):
+        seen, known, mask = keys[own], values[own], None
+        if segment.prefix is not None:
+            seen = torch.cat([keys[segment.prefix], seen], dim=2)
+            known = torch.cat([values[segment.prefix], known], dim=2)
+            mask = _lower_right(segment.length, seen.shape[2], query.device)
+        pieces.append(
+            scaled_dot_product_attention(
+                part, seen, known, mask, is_causal=mask is None, scale=scaling, enable_gqa=shared
+            )
+        )
+    return torch.cat(pieces, dim=2).transpose(1, 2), None
+
+
+def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
+    """The mask by which the last of the queries sees all keys, and each one before it a key less."""
+    if device.type == "cpu":  # quicker there than what follows, which is for the flash kernel
+        return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+    mask: Tensor = causal_lower_right(queries, keys)
+    return mask
+
+
+def packs(model: Any) -> bool:
+    """Whether the model computes the same for packed sequences as for each alone, found out on a short probe.
+
+    Not so for attention of other kinds (a window, a bias or a cap on the scores), or positions that the model counts
+    itself. A model that packs is left with this attention, which is that of `sdpa` for rows that are not packed.
+    """
+    if model not in _packs:
+        _packs[model] = _has_full_attention(model.config) and _probe(model)
+    return _packs[model]
+
+
+def _has_full_attention(config: Any) -> bool:
+    """Whether no layer's attention ends at a window, which a short probe would not show."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return set(kinds) == {"full_attention"}
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return not any(windows) or getattr(config, "use_sliding_window", True) is False
+
+
+def _probe(model: Any) -> bool:
+    from transformers import AttentionInterface
+
+    if not getattr(model, "_supports_attention_backend", False):
+        return False
+    AttentionInterface.register(NAME, attend)
+    words = model.get_input_embeddings().num_embeddings
+    ids = torch.arange(1, 12, device=model.device) % words
+    first, second = torch.cat([ids[:4], ids[4:7]]), torch.cat([ids[:4], ids[7:]])
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 7]], device=model.device)
+    segments = [Segment(4), Segment(3, prefix=0), Segment(4, prefix=0)]
+    before = model.config._attn_implementation
+    with torch.no_grad():
+        alone = [model.base_model(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in (first, second)]
+        expected = torch.cat([alone[0], alone[1][4:]])
+        model.set_attn_implementation(NAME)
+        found = None
+        with contextlib.suppress(TypeError):  # a forward that takes no position_ids or passes nothing on
+            found = hidden_states(model, ids[None], positions, segments)[0]
+    limit = (HALF_TOLERANCE if expected.dtype.itemsize == 2 else PROBE_TOLERANCE) * expected.abs().max()
+    same = found is not None and bool((found - expected).abs().max() <= limit)
+    if not same:
+        model.set_attn_implementation(before)
+    return same
