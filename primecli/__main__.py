@@ -16,9 +16,13 @@ def main() -> None:
         code = warm_front.run(sys.argv[1:])
         if code is not None:
             sys.exit(code)
+    from primecli.ending import QuickEnd
+
+    ending = QuickEnd()
     from primecli import cli
 
-    cli.main()
+    ending.code = cli.run(sys.argv[1:])
+    sys.exit(ending.code)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ ends, however that happens, and by the kernel when the helper ends.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import importlib
@@ -30,6 +29,7 @@ from types import FrameType
 from typing import Any
 
 from primecli import warm_child
+from primecli.ending import QuickEnd
 from primecli.warm import (
     EXIT,
     LENGTH_BYTES,
@@ -62,6 +62,7 @@ IMPORTS = (
     "primecli.core.ragged",
     "primecli.core.rewards",
     "primecli.critic",
+    "primecli.early",
     "primecli.engines.hf",
     "primecli.engines.policy",
     "primecli.policy",
@@ -361,25 +362,6 @@ def import_all(command: int) -> set[str]:
     return set(read)
 
 
-class QuickEnd:
-    """Ends a child without taking its modules apart, which takes a quarter of a second and frees what the kernel frees.
-
-    Registered before anything else is, it is called after all else that is to be done at exit.
-    """
-
-    code: int | None = None  # of a stage that has ended
-
-    def __call__(self) -> None:
-        """Ends the process, unless what is left to write cannot be written: that is for Python to say."""
-        if self.code is None:
-            return
-        with contextlib.suppress(OSError):
-            for stream in (sys.stdout, sys.stderr):
-                if stream is not None:
-                    stream.flush()
-            os._exit(self.code)
-
-
 def _end(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
@@ -389,7 +371,6 @@ def main() -> None:
     listening, command, directory = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     process = os.getpid()
     ending = QuickEnd()
-    atexit.register(ending)
     signal.signal(signal.SIGTERM, _end)
     for descriptor in open_descriptors() - {0, 1, 2, listening, command}:
         with contextlib.suppress(OSError):
