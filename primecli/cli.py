@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
+import time
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Annotated, Any, Optional
 
 import typer
+from typer.main import get_command
 
 from primecli import __version__, config
 from primecli.commands.audit import audit
@@ -30,16 +34,62 @@ from primecli.commands.update_policy import update_policy
 from primecli.commands.update_prm import update_prm
 from primecli.commands.validate import validate
 from primecli.commands.verify import verify
+from primecli.commands.warm import warm
 from primecli.commands.watch import watch
 from primecli.errors import Interrupted, PrimecliError
+from primecli.warm import first_word
+
+SETTINGS: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
+
+
+class Commands(Mapping[str, Any]):
+    """The commands of `COMMANDS` as Typer has them, each built when it is looked up: all take longer than the rest."""
+
+    def __init__(self) -> None:
+        self._built: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._built:
+            single = typer.Typer(add_completion=False, **SETTINGS)
+            single.command(name, cls=config.Command, short_help=short_help(name))(COMMANDS[name])
+            self._built[name] = get_command(single)
+        return self._built[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+def short_help(name: str) -> str:
+    """A command's line in `primecli --help`."""
+    return (COMMANDS[name].__doc__ or "").partition("\n")[0]
+
+
+class Group(config.Group):
+    """All commands."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = Commands()  # type: ignore[assignment]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes their lines of `primecli --help`."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short_help(name)) for name in COMMANDS])
+
 
 app = typer.Typer(
     name="primecli",
-    cls=config.Group,
+    cls=Group,
     no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+    **SETTINGS,
 )
 
 COMMANDS: dict[str, Any] = {
@@ -63,10 +113,8 @@ COMMANDS: dict[str, Any] = {
     "watch": watch,
     "doctor": doctor,
     "init": init,
+    "warm": warm,
 }
-
-for _name, _command in COMMANDS.items():
-    app.command(_name, cls=config.Command, short_help=(_command.__doc__ or "").partition("\n")[0])(_command)
 
 
 def _print_version(value: bool) -> None:
@@ -126,8 +174,21 @@ def primecli(
     """
 
 
+_interrupted: dict[int, float] = {}  # when a signal last came
+TWICE_SECONDS = 1.0
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    before, _interrupted[number] = _interrupted.get(number), time.monotonic()
+    if before is not None and time.monotonic() - before < TWICE_SECONDS:
+        return  # timeout(1) signals a process and then its group; so may a front process of `primecli warm`
     raise Interrupted(f"interrupted by {signal.Signals(number).name} (run the same command again to go on)")
+
+
+@functools.cache
+def built_app() -> Any:
+    """The application as Typer runs it, built once."""
+    return get_command(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -143,12 +204,14 @@ def run(arguments: list[str]) -> int:
     before = os.environ.get("PRIMECLI_DEBUG")
     if os.environ.get("_PRIMECLI_COMPLETE"):
         os.environ["COLUMNS"] = "1000"  # Typer folds descriptions at this width, and shells take each line for a word
+    _interrupted.clear()
     try:
         os.environ["PRIMECLI_DEBUG"] = "1" if debug else ""  # for what starts processes of its own
         signal.signal(signal.SIGTERM, _interrupt)
         signal.signal(signal.SIGINT, _interrupt)
-        result = app(args=arguments, prog_name="primecli", standalone_mode=False)
-        sys.stdout.flush()
+        result = built_app()(args=arguments, prog_name="primecli", standalone_mode=False)
+        if sys.stdout is not None:  # as it is where the shell closed it
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:  # whoever read the report has seen enough; what is still buffered goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -178,13 +241,8 @@ def run(arguments: list[str]) -> int:
 
 def _command_of(arguments: list[str]) -> list[str]:
     """The command that is run, for errors to name; none where there is none."""
-    words = iter(arguments)
-    for word in words:
-        if word == "--config":
-            next(words, None)
-        elif not word.startswith("-"):
-            return [word] if word in COMMANDS else []
-    return []
+    word = first_word(arguments)
+    return [word] if word in COMMANDS else []
 
 
 def _report(name: str, error: BaseException, code: int, debug: bool, text: str | None = None) -> int:

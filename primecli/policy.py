@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,9 +115,15 @@ class OldLogprobs:
         self.from_first_forward = from_first_forward
 
 
-def score_reference(rollouts: Rollouts, directory: Path, place: models.Placement, token_budget: int) -> np.ndarray:
+def score_reference(
+    rollouts: Rollouts,
+    directory: Path,
+    place: models.Placement,
+    token_budget: int,
+    load: Callable[..., Any] = models.load_model,
+) -> np.ndarray:
     """(N,) log-probabilities of a reference, at the temperature of the rollouts; its memory is given back."""
-    model = models.load_model(directory, place)
+    model = load(directory, place)
     return scoring.score(model, place, rollouts.sequences(temperature=True), token_budget=token_budget)
 
 

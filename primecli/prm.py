@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -163,8 +163,14 @@ def _current_scores(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta:
     return np.add.reduceat(rewards, starts)
 
 
-def reference_logprobs(rollouts: Rollouts, ref: Path | str, place: models.Placement, token_budget: int) -> np.ndarray:
+def reference_logprobs(
+    rollouts: Rollouts,
+    ref: Path | str,
+    place: models.Placement,
+    token_budget: int,
+    load: Callable[..., Any] = models.load_model,
+) -> np.ndarray:
     """(N,) log-probabilities of the reference: of the model in a directory, or stored ones (`STORED_REFERENCES`)."""
     if isinstance(ref, str):
         return rollouts.values[STORED_REFERENCES[ref]]
-    return scoring.score(models.load_model(ref, place), place, rollouts.sequences(), token_budget=token_budget)
+    return scoring.score(load(ref, place), place, rollouts.sequences(), token_budget=token_budget)

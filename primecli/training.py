@@ -318,10 +318,14 @@ class UpdateRun:
         self.models[role] = models.model_fingerprint(directory)
         self._signatures[directory] = models.signature(directory)
 
-    def read(self, needs: Sequence[str]) -> list[Shard]:
-        """All input shards, to the end of the input, each checked for its columns."""
+    def read(self, needs: Sequence[str], *, while_idle: Callable[[], None]) -> list[Shard]:
+        """All input shards, to the end of the input, each checked for its columns.
+
+        while_idle: done while waiting for them, unless the checkpoint is there and no model will be needed.
+        """
         inputs = Inputs(self.options.shards, partial=self.options.partial, warn=lambda text: say(self.stage, text))
-        inputs.while_idle = models.warm_imports
+        if self.options.force or not self.options.checkpoint.exists():
+            inputs.while_idle = while_idle
         for shard in inputs:
             require_columns(shard.path, shard.footer.columns, needs)
             self.shards.append(shard)

@@ -176,7 +176,9 @@ def compute_advantages(
         columns = [schema.OUTCOME_REWARD] if outcome_coef else []
         columns += [schema.PROCESS_REWARDS] if process_coef else []
         columns += [schema.VALUES] if settings.estimator == "gae" else []
-        batch = list(run.shards([*columns, schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS]))
+        batch = list(
+            run.shards([*columns, schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS], while_idle=_import_torch)
+        )
         spelling = _tokenizer(run, batch, tokenizer) if batch and settings.step_separator is not None else None
         todo: dict[str, np.ndarray] | None = None
         starts = [0]
@@ -188,6 +190,10 @@ def compute_advantages(
                 for rows in rollouts.shard_rows:
                     starts.append(starts[-1] + rows)
             _commit_shard(run, shard, rollouts, todo, starts[number], starts[number + 1])
+
+
+def _import_torch() -> None:
+    import torch  # noqa: F401
 
 
 def _tokenizer(run: StageRun, batch: Sequence[Shard], given: str | None) -> Path:

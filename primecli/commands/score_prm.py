@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from primecli.early import EarlyModels
     from primecli.scoring import Sequences
     from primecli.stage import StageRun
 
@@ -41,7 +42,8 @@ def score_prm(
       primecli score-prm --prm ckpt/prm/1 --ref ckpt/sft runs/1/filter
     """
     from primecli import schema
-    from primecli.models import model_fingerprint, resolve_dtype, resolve_model, warm_imports
+    from primecli.early import EarlyModels
+    from primecli.models import model_fingerprint, resolve_dtype, resolve_model
     from primecli.rollouts import STORED_REFERENCES, reference_columns
     from primecli.stage import StageOptions, StageRun
 
@@ -67,14 +69,16 @@ def score_prm(
         needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
         needs += reference_columns(ref)
         scorer: _Scorer | None = None
-        for shard in run.shards(needs, while_idle=warm_imports):
+        early = EarlyModels(threads)
+        wanted = [(name, str(run.config["dtype"])) for name in (prm, ref) if name not in STORED_REFERENCES]
+        for shard in run.shards(needs, while_idle=lambda: early.begin(wanted)):
             if scorer is None:
                 # only now: a PRM that an update before this stage is to write is there from the first shard on
                 directories = {"prm": resolve_model(prm)}
                 if ref not in STORED_REFERENCES:
                     directories["ref"] = resolve_model(ref)
                 run.models = {role: model_fingerprint(directory) for role, directory in directories.items()}
-                scorer = _Scorer(run, directories)
+                scorer = _Scorer(run, directories, early)
                 _compare_beta(run, directories["prm"], beta)
             run.expect(shard)
             if run.skip(shard):
@@ -95,21 +99,24 @@ def _compare_beta(run: StageRun, prm: Path, beta: float) -> None:
 class _Scorer:
     """The two models, loaded when the first shard is to be scored."""
 
-    def __init__(self, run: StageRun, directories: dict[str, Any]) -> None:
+    def __init__(self, run: StageRun, directories: dict[str, Any], early: EarlyModels) -> None:
         self.run = run
+        self.early = early
         self.directories = directories
         self._models: dict[str, Any] | None = None
 
     def models(self) -> dict[str, Any]:
         """The models by role, loaded once."""
-        from primecli.models import load_model, placement, set_threads
+        from primecli.models import placement, set_threads
 
         if self._models is None:
             set_threads(self.run.execution["threads"])
             self.place = placement(
                 self.run.execution["device"], self.run.config["dtype"], self.run.execution["packing"]
             )
-            self._models = {role: load_model(directory, self.place) for role, directory in self.directories.items()}
+            self._models = {
+                role: self.early.load(directory, self.place) for role, directory in self.directories.items()
+            }
         return self._models
 
     def score(self, table: pa.Table, path: Any) -> tuple[pa.Table, dict[str, float]]:

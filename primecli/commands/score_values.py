@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from primecli.early import EarlyModels
     from primecli.stage import StageRun
 
 
@@ -38,7 +39,8 @@ def score_values(
       primecli score-values --critic ckpt/critic/1 runs/1/score-prm
     """
     from primecli import schema
-    from primecli.models import model_fingerprint, resolve_dtype, resolve_model, warm_imports
+    from primecli.early import EarlyModels
+    from primecli.models import load_critic, model_fingerprint, resolve_dtype, resolve_model
     from primecli.stage import StageOptions, StageRun
 
     run = StageRun(
@@ -56,12 +58,13 @@ def score_values(
     )
     needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
     with run:
+        early = EarlyModels(threads, load_critic)
         scorer: _Scorer | None = None
-        for shard in run.shards(needs, while_idle=warm_imports):
+        for shard in run.shards(needs, while_idle=lambda: early.begin([(critic, str(run.config["dtype"]))])):
             if scorer is None:
                 directory = resolve_model(critic)
                 run.models = {"critic": model_fingerprint(directory)}
-                scorer = _Scorer(run, directory)
+                scorer = _Scorer(run, directory, early)
             run.expect(shard)
             if run.skip(shard):
                 run.progress.advance(shard.footer.rows)
@@ -73,8 +76,9 @@ def score_values(
 class _Scorer:
     """The critic, loaded when the first shard is to be scored."""
 
-    def __init__(self, run: StageRun, directory: Path) -> None:
+    def __init__(self, run: StageRun, directory: Path, early: EarlyModels) -> None:
         self.run = run
+        self.early = early
         self.directory = directory
         self._model: Any = None
 
@@ -92,7 +96,7 @@ class _Scorer:
             self.place = models.placement(
                 self.run.execution["device"], self.run.config["dtype"], self.run.execution["packing"]
             )
-            self._model = models.load_critic(self.directory, self.place)
+            self._model = self.early.load(self.directory, self.place)
 
         def done(rows: int) -> None:
             pipe.check_reader()

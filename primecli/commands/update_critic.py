@@ -11,6 +11,7 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from primecli.early import EarlyModels
     from primecli.training import TrainingOptions, UpdateRun
 
 
@@ -78,6 +79,7 @@ def update_critic(
     from primecli.adapters import lora_options
     from primecli.checkpoints import check_adapters
     from primecli.critic import check_origin
+    from primecli.early import EarlyModels
     from primecli.memory import MemoryOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
@@ -112,13 +114,14 @@ def update_critic(
         run.models["trainer"] = models.trainer_fingerprint(source)
         check_adapters(source, run.stage, lora)
         ids = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
-        run.read([*ids, schema.VALUES, schema.RETURNS])
+        early = EarlyModels(threads, models.load_critic)
+        run.read([*ids, schema.VALUES, schema.RETURNS], while_idle=lambda: early.begin([(source, "float32")]))
         if not run.skip():
             check_origin(run.shards, run.models["critic"])
-            _train(run, source, training)
+            _train(run, source, training, early)
 
 
-def _train(run: UpdateRun, source: Path, training: TrainingOptions) -> None:
+def _train(run: UpdateRun, source: Path, training: TrainingOptions, early: EarlyModels) -> None:
     from primecli import critic, models, schema
     from primecli.rollouts import load_rollouts
     from primecli.training import Trainer
@@ -126,7 +129,7 @@ def _train(run: UpdateRun, source: Path, training: TrainingOptions) -> None:
     rollouts = load_rollouts(run.shards, [schema.VALUES, schema.RETURNS], token_ids=True)
     models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
-    trainer = Trainer(source, place, training, run.stage, load=models.load_critic, on_step=run.log_step)
+    trainer = Trainer(source, place, training, run.stage, load=early.load, on_step=run.log_step)
     critic.preflight(trainer, rollouts)
     clip = float(run.config["value_clip"]) or None
     with run.progress:

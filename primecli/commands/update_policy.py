@@ -12,6 +12,7 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from primecli.early import EarlyModels
     from primecli.policy import PolicyOptions
     from primecli.training import TrainingOptions, UpdateRun
 
@@ -158,6 +159,7 @@ def update_policy(
     from primecli import models, schema
     from primecli.adapters import lora_options
     from primecli.checkpoints import check_adapters
+    from primecli.early import EarlyModels
     from primecli.memory import MemoryOptions
     from primecli.policy import FROM_SHARDS, PolicyOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
@@ -213,13 +215,21 @@ def update_policy(
         reference = None if ref in (None, FROM_SHARDS) else models.resolve_model(str(ref))
         if reference is not None:
             run.use_model("ref", reference)
-        run.read([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS, *loss.columns()])
+        early = EarlyModels(threads)
+        wanted = [(source, "float32"), *([] if reference is None else [(reference, str(run.config["dtype"]))])]
+        ids = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
+        run.read([*ids, *loss.columns()], while_idle=lambda: early.begin(wanted))
         if not run.skip():
-            _train(run, source, reference, training, loss)
+            _train(run, source, reference, training, loss, early)
 
 
 def _train(
-    run: UpdateRun, source: Path, reference: Path | None, training: TrainingOptions, loss: PolicyOptions
+    run: UpdateRun,
+    source: Path,
+    reference: Path | None,
+    training: TrainingOptions,
+    loss: PolicyOptions,
+    early: EarlyModels,
 ) -> None:
     import numpy as np
 
@@ -237,11 +247,11 @@ def _train(
     models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
     budget = training.token_budget
-    trainer = Trainer(source, place, training, run.stage, on_step=run.log_step)
+    trainer = Trainer(source, place, training, run.stage, load=early.load, on_step=run.log_step)
     staleness = policy.check_staleness(rollouts, trainer.state.lineage, run.execution["max_staleness"])
     policy.preflight(trainer, rollouts, loss)
     if reference is not None:
-        rollouts.values[schema.REF_LOGPROBS] = policy.score_reference(rollouts, reference, place, budget)
+        rollouts.values[schema.REF_LOGPROBS] = policy.score_reference(rollouts, reference, place, budget, early.load)
     recompute = loss.old_logprobs == OldLogprobs.recompute
     ahead = recompute and trainer.steps_for(len(rollouts)) > 1
     old = policy.OldLogprobs(

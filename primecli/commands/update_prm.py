@@ -12,6 +12,7 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from primecli.early import EarlyModels
     from primecli.training import TrainingOptions, UpdateRun
 
 
@@ -85,6 +86,7 @@ def update_prm(
     from primecli import models, schema
     from primecli.adapters import lora_options
     from primecli.checkpoints import check_adapters
+    from primecli.early import EarlyModels
     from primecli.memory import MemoryOptions
     from primecli.rollouts import STORED_REFERENCES, reference_columns
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
@@ -125,12 +127,14 @@ def update_prm(
         if reference is not None:
             run.use_model("ref", reference)
         needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS, schema.OUTCOME_REWARD]
-        run.read([*needs, *reference_columns(ref)])
+        early = EarlyModels(threads)
+        wanted = [*([] if reference is None else [(reference, str(run.config["dtype"]))]), (source, "float32")]
+        run.read([*needs, *reference_columns(ref)], while_idle=lambda: early.begin(wanted))
         if not run.skip():
-            _train(run, source, reference or ref, training)
+            _train(run, source, reference or ref, training, early)
 
 
-def _train(run: UpdateRun, source: Path, ref: Path | str, training: TrainingOptions) -> None:
+def _train(run: UpdateRun, source: Path, ref: Path | str, training: TrainingOptions, early: EarlyModels) -> None:
     from primecli import models, prm, schema
     from primecli.rollouts import check_untouched_distribution, load_rollouts, reference_columns
     from primecli.training import Trainer
@@ -144,9 +148,10 @@ def _train(run: UpdateRun, source: Path, ref: Path | str, training: TrainingOpti
     beta, loss, evaluate = float(run.config["beta"]), str(run.config["loss"]), bool(run.execution["evaluate"])
     with run.progress:
         run.progress.advance(0, total=len(rollouts) * training.epochs)
-        trainer = Trainer(source, place, training, run.stage, on_step=run.log_step)
+        budget = training.token_budget
+        trainer = Trainer(source, place, training, run.stage, load=early.load, on_step=run.log_step)
         prm.preflight(trainer, rollouts, loss)
-        rollouts.values[schema.REF_LOGPROBS] = prm.reference_logprobs(rollouts, ref, place, training.token_budget)
+        rollouts.values[schema.REF_LOGPROBS] = prm.reference_logprobs(rollouts, ref, place, budget, early.load)
         before = prm.evaluate(trainer, rollouts, beta, loss) if evaluate else {}
         for rows in prm.mini_batches(trainer, rollouts, loss):
             prm.take_step(trainer, rollouts, rows, beta, loss)

@@ -13,9 +13,10 @@ from tests.benchmarks import gpu
 def test_flops_are_those_that_torch_counts() -> None:
     config = Qwen2Config(
         vocab_size=70, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, attn_implementation="eager",
+        num_key_value_heads=2,
     )  # fmt: skip
     model: Any = Qwen2ForCausalLM(config)  # type: ignore[no-untyped-call]
+    model.set_attn_implementation("eager")
     tokens = 20
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=torch.arange(tokens)[None], use_cache=False)

@@ -1,0 +1,32 @@
+"""`primecli warm`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def warm(
+    command: Annotated[
+        list[str],
+        typer.Argument(metavar="-- COMMAND...", help="What to run, with its arguments.", show_default=False),
+    ],
+) -> None:
+    """Run a command, and start the stages under it in a fraction of a second.
+
+    Beside COMMAND runs a helper that has imported torch and transformers. A stage that needs them is forked from it
+    and gives the same result, exit code and files, without the seconds that the imports take. The helper ends
+    with COMMAND; a stage that then still runs is interrupted.
+
+    A stage starts in the plain way, and says why, where the helper has ended, where the code on disk has changed, or
+    where an environment variable that libraries read when they are imported is not the helper's. On other systems than
+    Linux all stages do.
+
+    Example:
+
+      primecli warm -- make -j1
+    """
+    from primecli.warm_start import become_command
+
+    become_command(command)
