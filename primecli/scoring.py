@@ -46,6 +46,17 @@ class Batch:
     rows: list[int]
     packed: bool = False
 
+    def tokens(self, sequences: Sequences) -> int:
+        """Tokens that its forward pass computes, filling included."""
+        if not self.packed:
+            return len(self.rows) * self.longest(sequences)
+        prompts = {sequences.prompt_ids[row].tobytes(): len(sequences.prompt_ids[row]) for row in self.rows}
+        return sum(prompts.values()) + sum(len(sequences.response_ids[row]) for row in self.rows)
+
+    def longest(self, sequences: Sequences) -> int:
+        """Tokens of its longest row, prompt and response."""
+        return max(len(sequences.prompt_ids[row]) + len(sequences.response_ids[row]) for row in self.rows)
+
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:

@@ -66,10 +66,9 @@ class MicroBatch:
 class Trainer:
     """A model in float32 with AdamW, at the step where its checkpoint stopped.
 
+    With LoRA only the adapters are trained, see `adapters`; `checkpoints.check_adapters` comes before.
     load: makes the model of a directory, its parameters in the dtype that is asked for. on_step: told each optimizer
     step's metrics, as it is taken.
-    With LoRA only the adapters are trained, see `adapters`; `checkpoints.check_adapters` comes before.
-    load: makes the model of a directory, its parameters in the dtype that is asked for.
     """
 
     def __init__(
@@ -159,8 +158,7 @@ class Trainer:
         plans = [
             scoring.plan(self.model, self.place, sequences, rows, self.options.token_budget) for rows in mini_batches
         ]
-        lengths = sequences.lengths()
-        memory.try_largest(plans, lengths, forward, self.optimizer.parameters.values(), self._remedies)
+        memory.try_largest(plans, sequences, forward, self.optimizer.parameters.values(), self._remedies)
 
     def _remedies(self, rows: int) -> str:
         lora, budget = self.options.lora is not None, self.options.token_budget

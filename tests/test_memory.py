@@ -96,7 +96,7 @@ def test_trying_leaves_nothing_behind(mini_batches: int, tiny: Path) -> None:
 
     first, second = Batch([0, 1]), Batch([2])
     plans = [[first, second]] if mini_batches == 1 else [[first], [second]]
-    try_largest(plans, SEQUENCES.lengths(), forward, model.parameters(), str)
+    try_largest(plans, SEQUENCES, forward, model.parameters(), str)
     assert seen == [(first, mini_batches == 1)]  # beside gradients where a mini-batch has more than one part
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -104,11 +104,15 @@ def test_trying_leaves_nothing_behind(mini_batches: int, tiny: Path) -> None:
 
 
 def test_the_largest_is_of_most_tokens_or_longest_rows() -> None:
-    lengths = [100] * 9 + [800, 850]
-    many, long, longest, both = Batch(list(range(9))), Batch([9]), Batch([10]), Batch([9, 0])
-    assert largest_micro_batches([[many], [long]], lengths) == [many, long]
-    assert largest_micro_batches([[both], [longest]], lengths) == [both, longest]
-    assert largest_micro_batches([[Batch([0])], [Batch([1, 9])], [Batch([10, 2])]], lengths) == [Batch([10, 2])]
+    """Of what is computed: filling counts, and a prompt that a packed row has for all its responses counts once."""
+    prompts = [np.arange(90)] * 9 + [np.arange(700), np.arange(750)]
+    given = Sequences(prompts, [np.arange(10)] * 9 + [np.arange(100)] * 2)
+    many, packed, long, longest = Batch(list(range(9))), Batch(list(range(9)), packed=True), Batch([9]), Batch([10])
+    filled = Batch([10, 0])
+    assert [batch.tokens(given) for batch in (many, packed, long, filled)] == [900, 180, 800, 1700]
+    assert largest_micro_batches([[many], [long]], given) == [many, long]
+    assert largest_micro_batches([[packed, long]], given) == [long]
+    assert largest_micro_batches([[many, long], [filled], [longest]], given) == [filled]
 
 
 def test_what_is_left_to_do() -> None:

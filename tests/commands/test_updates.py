@@ -296,15 +296,18 @@ def test_a_gradient_that_is_not_finite_leaves_no_checkpoint(tiny: Path, tmp_path
 
 
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
-def test_what_saves_memory_changes_no_bit(stage: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
+@pytest.mark.parametrize("packing", ["off", "on"])
+def test_what_saves_memory_changes_no_bit(stage: str, packing: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", tiny)
     found = []
     for name, options in [("plain", []), ("saving", SAVING)]:
-        result = primecli(*command(stage, tiny, tiny, tmp_path / name), directory, "--lr", "1e-3", *options)
+        arguments = [*command(stage, tiny, tiny, tmp_path / name), directory, "--lr", "1e-3", "--packing", packing]
+        result = primecli(*arguments, *options)
         assert ("--offload-optimizer saved nothing" in result.err) == bool(options)
         found.append(weights(tmp_path / name) | {"steps": (tmp_path / name / "trainer/steps.jsonl").read_bytes()})
     assert found[0] == found[1]
-    rerun = primecli(*command(stage, tiny, tiny, tmp_path / "plain"), directory, "--lr", "1e-3", *options)
+    arguments[arguments.index("--checkpoint") + 1] = tmp_path / "plain"
+    rerun = primecli(*arguments, *SAVING)
     assert "is there already" in rerun.err
 
 
