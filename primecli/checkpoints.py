@@ -207,6 +207,8 @@ def save(
     weights = weights_fingerprint(directory)
     write_json_atomically(trainer / TRAINER_FILE, {**record, "weights": weights, "lineage": [*lineage, weights]})
     (trainer / STEPS).write_text("".join(json.dumps(step) + "\n" for step in steps), encoding="utf-8")
+    for path in directory.rglob("*.safetensors"):  # safetensors writes them for the owner alone, whatever the umask
+        path.chmod((trainer / STEPS).stat().st_mode)
 
 
 def _save_tensors(

@@ -130,6 +130,8 @@ def test_a_checkpoint_is_a_model_with_its_tokenizer(stage: str, tiny: Path, tmp_
     directory = batch(tmp_path / "in", tiny)
     result = primecli(*command(stage, tiny, tiny, tmp_path / "ckpt"), directory)
     assert result.paths == sorted(directory.glob("*.parquet"))
+    modes = {path.stat().st_mode for path in (tmp_path / "ckpt").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "ckpt" / "config.json").stat().st_mode}, "others may read what the umask lets them"
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "ckpt")
     assert model.generation_config.eos_token_id == 256
     assert AutoTokenizer.from_pretrained(tmp_path / "ckpt").decode([10, 20]) == AutoTokenizer.from_pretrained(
