@@ -15,7 +15,7 @@ BIN_VLLM := $(abspath $(VENV_VLLM))/bin
 
 .PHONY: demo test lint vllm-cpu test-vllm clean
 demo: $(VENV)/.installed
-	$(MAKE) --no-print-directory -C examples/arithmetic PYTHON=$(BIN)/python
+	$(BIN)/primecli warm -- $(MAKE) --no-print-directory -C examples/arithmetic PYTHON=$(BIN)/python
 
 test: $(VENV)/.installed-dev lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q

@@ -350,7 +350,7 @@ def test_what_differs_is_said_and_the_stage_starts_in_the_plain_way(
 
 
 def test_variables_that_no_import_reads_may_differ(warm: Warm, tmp_path: Path) -> None:
-    done = warm.bash("SEED=7 CUDA_VISIBLE_DEVICES= MAKELEVEL=1 OMP_NUM_THREADS=2 p score-prm", tmp_path)
+    done = warm.bash("SEED=7 CUDA_VISIBLE_DEVICES= MAKELEVEL=1 PYTHON=python OMP_NUM_THREADS=2 p score-prm", tmp_path)
     assert (done.returncode, PLAIN in done.stderr) == (2, False), done.stderr
 
 
