@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from primecli import models, shards
+from primecli.config import without_file
 from primecli.errors import InputError
 
 Record = Mapping[str, Any]
@@ -223,13 +224,13 @@ def _add(record: Record, output: Path, steps: dict[Path, Step]) -> None:
 
 
 def _options_only(record: Record) -> list[str]:
-    """The words of a command without its input shards."""
+    """The words of a command without its input shards, with the options that it took from elsewhere written out."""
     inputs = [os.path.normpath(entry["path"]) for entry in record.get("inputs") or ()]
     named = {*inputs, *(os.path.dirname(path) for path in inputs)}
-    words = shlex.split(str(record["command"]))
+    words = without_file(shlex.split(str(record["command"])))
 
     def is_input(word: str) -> bool:
         path = os.path.normpath(word)
         return word == "-" or path in named or ("*" in word and any(fnmatch.fnmatch(name, path) for name in named))
 
-    return [*words[:2], *(word for word in words[2:] if not is_input(word))]
+    return [*words[:2], *(word for word in words[2:] if not is_input(word)), *record.get("elsewhere", ())]

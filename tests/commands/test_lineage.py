@@ -103,6 +103,27 @@ def test_a_replay_makes_the_same(target: str, look: Any, made: Path, tmp_path: P
         assert model_fingerprint(tmp_path / target) == model_fingerprint(made / target)
 
 
+def test_what_came_from_a_file_and_the_environment_is_replayed(look: Any, made: Path, tiny: Path) -> None:
+    (made / "p.toml").write_text('seed = 5\n[compute-advantages]\nestimator = "grpo"\nwhiten = false\n')
+    result = shell(
+        "PRIMECLI_BETA=0.2 primecli score-prm --config p.toml --prm ckpt/prm/1 --ref "
+        f"{tiny} runs/1/filter --out runs/3/score-prm "
+        "| primecli --config=p.toml compute-advantages > /dev/null",
+        made,
+    )
+    assert result.returncode == 0, result.stderr
+    script = look("runs/3/compute-advantages", "--replay")
+    assert "--beta 0.2" in script
+    assert "compute-advantages --estimator grpo --no-whiten" in script
+    assert "p.toml" not in script
+    contents = [read_footer(path).content for path in sorted((made / "runs/3/compute-advantages").glob("*.parquet"))]
+    shutil.rmtree(made / "runs/3")
+    result = shell(script, made)
+    assert result.returncode == 0, result.stderr
+    again = [read_footer(path).content for path in sorted((made / "runs/3/compute-advantages").glob("*.parquet"))]
+    assert again == contents
+
+
 def test_bad_input(look: Any, tmp_path: Path) -> None:
     assert "no such file" in look(tmp_path / "nowhere.parquet", code=3)
     (tmp_path / "empty").mkdir()
