@@ -69,7 +69,7 @@ def query(
     except ImportError:
         raise PrimecliError("query needs the package duckdb", "pip install 'primecli[duckdb]'") from None
     names = ", ".join("'" + _literal(str(path)) + "'" for path in inputs.paths())
-    settings = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+    settings: dict[str, Any] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
     with duckdb.connect(config=settings) as connection:
         try:
             connection.execute(
