@@ -123,8 +123,11 @@ def truncated_sampling(values: Mapping[str, np.ndarray]) -> str | None:
     )
 
 
-def check_lists(table: pa.Table, path: object) -> None:
-    """Raises InputError unless every per-token list is as long as its response and finite, and no row is empty."""
+def check_lists(table: pa.Table, path: object, *, first_row: int = 0) -> None:
+    """Raises InputError unless every per-token list is as long as its response and finite, and no row is empty.
+
+    first_row: where in the shard the table starts, for the message.
+    """
     _, lengths = shards.flat_column(table, schema.RESPONSE_IDS)
     for name in (schema.RESPONSE_IDS, schema.PROMPT_IDS):
         if name in table.column_names:
@@ -132,18 +135,20 @@ def check_lists(table: pa.Table, path: object) -> None:
                 raise InputError(f"{path}: {name} holds a null token id")
             _, found = shards.flat_column(table, name)
             if (found == 0).any():
-                raise InputError(f"{path}: {name} is empty at row {int(np.argmin(found))}")
+                raise InputError(f"{path}: {name} is empty at row {first_row + int(np.argmin(found))}")
     for name in schema.PER_RESPONSE_TOKEN:
         if name not in table.column_names:
             continue
         values, found = shards.flat_column(table, name)
         if (found != lengths).any():
             row = int(np.argmax(found != lengths))
-            raise InputError(f"{path}: {name} has {found[row]} values for {lengths[row]} response tokens at row {row}")
+            raise InputError(
+                f"{path}: {name} has {found[row]} values for {lengths[row]} response tokens at row {first_row + row}"
+            )
         if not np.isfinite(values).all():
             token = int(np.argmin(np.isfinite(values)))
             row = int(np.searchsorted(np.cumsum(found), token, side="right"))
-            raise InputError(f"{path}: {name} is {values[token]} at row {row}")
+            raise InputError(f"{path}: {name} is {values[token]} at row {first_row + row}")
 
 
 def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) -> Rollouts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -142,10 +142,26 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return conform(table.select(columns) if columns is not None else table, path)
 
 
+def read_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """As `read_table`, some rows at a time: memory does not grow with the shard. A file without rows gives none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        row = 0
+        for number in range(file.metadata.num_row_groups):  # asked for all at once, Arrow would hold them all
+            for batch in file.iter_batches(rows, row_groups=[number], columns=list(columns), use_threads=False):
+                yield conform(pa.Table.from_batches([batch]).select(columns), path, first_row=row)
+                row += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+
+
 def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:
     """Casts the columns that the schema knows to their types, and checks nulls; raises InputError.
 
-    first_row: the number in the shard of the table's first row, where it is a part of one.
+    first_row: where in the shard the table starts, for the message.
     """
     import pyarrow as pa
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from primecli.commands import _options as options
-
-if TYPE_CHECKING:
-    from primecli.audit import Disagreement, Metric, Responses
-
-
-EXPLAINED_WIDTH = 120  # columns of a terminal from which the table says what each metric is
 
 
 def audit(
@@ -24,22 +19,37 @@ def audit(
         typer.Option(
             "--fail-on",
             metavar="METRIC<VALUE|METRIC>VALUE",
-            help="End with exit code 5 when it holds, such as 'pair-accuracy<0.6'; may be repeated. Quote it.",
+            help="End with exit code 5 where the metric's value is so, such as 'pair-accuracy<0.6'; may be repeated. "
+            "Quote it: < and > are the shell's.",
             show_default=False,
         ),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=0, help="Groups of the strongest disagreement to show.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the bins of the calibration.")] = False,
     seed: options.Seed = 0,
     partial: options.Partial = False,
 ) -> None:
     """Ask whether the process reward is being gamed.
 
-    Correlates each response's score, the sum of its process rewards, with its outcome, within groups and over
-    the batch; with its length; and with repeating itself. Shows the groups where score and outcome disagree
-    most. Intervals are 95%, by resampling whole groups.
+    A response's score is the sum of its process rewards. The audit holds it against the outcome, within groups
+    and over the batch, against length, and against repeating itself; says ok, watch or bad, with the bounds; and
+    shows the groups where score and outcome disagree most: those whose best-scored wrong response is furthest
+    above their worst-scored right one. Intervals are 95%, by resampling whole groups. Responses without an
+    outcome reward are left out and counted.
 
-    Several directories are shown beside each other: overoptimisation is a trend.
+    Several directories are audited apart and shown beside each other, in the order of their numbers:
+    overoptimisation is a trend.
+
+    \b
+    Metrics, for --fail-on (a wide terminal says what each is):
+      outcome  pair-accuracy group-auc group-correlation correlation spearman auc
+               calibration-error brier reward-right reward-wrong
+      length   length-correlation group-length-correlation wrong-length-correlation
+      repeats  repeats repeats-preferred duplicates distinct truncation
+               truncation-preferred
+
+    A condition on a metric that cannot be computed, as where no group has right and wrong responses, does not
+    pass: exit code 3.
 
     Example:
 
@@ -50,186 +60,107 @@ def audit(
     import json
 
     from primecli import audit as auditing
-    from primecli.errors import GateError, InputError
     from primecli.inputs import Inputs
     from primecli.progress import say
+    from primecli.responses import collect
 
     gates = [_gate(text) for text in fail_on or ()]
-    reports = []
-    for label, arguments in _sources(shards or []):
-        responses = auditing.collect(Inputs(arguments, partial=partial, warn=lambda text: say("audit", text)))
-        if not len(responses.scores):
-            raise InputError(
-                f"{label or 'the input'}: no response has an outcome reward", "grade it with `primecli verify`"
-            )
-        reports.append(_Report(label, responses, seed, top))
+    reports: dict[str, dict[str, Any]] = {}
+    for label, arguments in _sources(shards or []).items():
+        parts = Inputs(arguments, partial=partial, warn=lambda text: say("audit", text))
+        reports[label] = auditing.report(collect(parts), seed=seed, top=top)
     if as_json:
-        print(json.dumps([report.as_json() for report in reports], indent=2))
+        print(json.dumps([{"input": label, **report} for label, report in reports.items()], indent=2, allow_nan=False))
     else:
-        _show(reports)
-    _check(gates, reports, GateError)
+        from primecli.audit_tables import show
+
+        show(dict(zip(_short(list(reports)), reports.values(), strict=True)))
+    _check(gates, reports)
 
 
-def _sources(arguments: list[str]) -> list[tuple[str, list[str]]]:
+def _sources(arguments: list[str]) -> dict[str, list[str]]:
     """The inputs that are audited apart: each directory where several are named, else all together."""
-    if len(arguments) > 1 and all(Path(argument).is_dir() for argument in arguments):
-        return [(argument, [argument]) for argument in arguments]
-    return [(arguments[0] if len(arguments) == 1 else "", arguments)]
+    import glob
+
+    found = []
+    for argument in arguments:
+        matches = glob.glob(argument) if any(mark in argument for mark in "*?[") else []
+        found += matches if matches and all(Path(match).is_dir() for match in matches) else [argument]
+    if len(found) > 1 and all(Path(name).is_dir() for name in found):
+        return {name: [name] for name in sorted(found, key=_natural)}
+    return {found[0] if len(found) == 1 else "": found}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A sorting key by which runs/2 stands before runs/10.
+
+    >>> sorted(["runs/10/x", "runs/2/x"], key=_natural)
+    ['runs/2/x', 'runs/10/x']
+    """
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _short(names: list[str]) -> list[str]:
+    """Paths without the parts that all of them begin and end with; as they are where that would say nothing.
+
+    >>> _short(["runs/1/score-prm", "runs/2/score-prm"])
+    ['1', '2']
+    """
+    parts = [Path(name).parts for name in names]
+    first = last = 0
+    shortest = min(map(len, parts))
+    while first < shortest and len({part[first] for part in parts}) == 1:
+        first += 1
+    while last < shortest - first and len({part[-1 - last] for part in parts}) == 1:
+        last += 1
+    short = ["/".join(part[first : len(part) - last]) for part in parts]
+    return short if len(names) > 1 and all(short) else names
 
 
 def _gate(text: str) -> tuple[str, str, float]:
+    """A condition of --fail-on: metric, < or >, bound; raises UsageError."""
+    import math
+
     from primecli.audit import METRICS
     from primecli.errors import UsageError
 
-    match = re.fullmatch(r"\s*([a-z-]+)\s*([<>])\s*(\S+)\s*", text)
+    match = re.fullmatch(r"\s*([\w-]+)\s*([<>])\s*(\S+)\s*", text)
     try:
-        if match is None:
-            raise ValueError
-        name, sign, bound = match[1], match[2], float(match[3])
+        bound = float(match[3]) if match else math.nan
     except ValueError:
-        raise UsageError(f"--fail-on {text!r} is not METRIC<VALUE or METRIC>VALUE") from None
-    if name not in METRICS:
-        raise UsageError(f"--fail-on {text!r}: there is no metric {name}", f"there are {', '.join(METRICS)}")
-    return name, sign, bound
+        bound = math.nan
+    if match is None or not math.isfinite(bound):
+        hint = "quote it, or the shell takes < and > for files" if re.fullmatch(r"[\w-]+", text) else None
+        raise UsageError(f"--fail-on {text!r} is not METRIC<VALUE or METRIC>VALUE, with a finite number", hint)
+    if match[1] not in METRICS:
+        raise UsageError(f"--fail-on {text!r}: there is no metric {match[1]}", f"there are {', '.join(METRICS)}")
+    return match[1], match[2], bound
 
 
-class _Report:
-    """What one input comes to."""
+def _check(gates: Sequence[tuple[str, str, float]], reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """One line on stderr for each condition that holds, or that cannot be told; then GateError or InputError."""
+    from primecli.errors import GateError, InputError, PrimecliError
+    from primecli.progress import say
 
-    def __init__(self, label: str, responses: Responses, seed: int, top: int) -> None:
-        from primecli import audit as auditing
-
-        self.label = label
-        self.responses = len(responses.scores)
-        self.ungraded = responses.ungraded
-        self.groups = len(set(responses.group.tolist()))
-        self.metrics: dict[str, Metric] = auditing.metrics(responses, seed=seed)
-        self.health = auditing.health(self.metrics)
-        self.disagreements: list[Disagreement] = auditing.disagreements(responses, top)
-        self.by_length = auditing.by_length(responses)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "input": self.label,
-            "responses": self.responses,
-            "ungraded": self.ungraded,
-            "groups": self.groups,
-            "metrics": {
-                name: {"value": metric.value, "low": metric.low, "high": metric.high}
-                for name, metric in self.metrics.items()
-            },
-            "health": self.health,
-            "by_length": self.by_length,
-            "disagreements": [
-                {
-                    "group_id": found.group_id,
-                    "prompt": found.prompt,
-                    "accuracy": found.accuracy,
-                    "wrong": {"score": found.wrong_score, "shard": str(found.wrong_row[0]), "row": found.wrong_row[1]},
-                    "right": {"score": found.right_score, "shard": str(found.right_row[0]), "row": found.right_row[1]},
-                }
-                for found in self.disagreements
-            ],
-        }
-
-
-def _show(reports: list[_Report]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from primecli.audit import HEALTH, METRICS
-
-    console = Console(highlight=False)
-    table = Table(title="primecli audit", title_justify="left")
-    table.add_column("metric", no_wrap=True)
-    for report in reports:
-        table.add_column(escape(report.label or "all"), justify="right", overflow="fold")
-    explained = len(reports) == 1 and console.width >= EXPLAINED_WIDTH
-    if explained:
-        table.add_column("what it is")
-    rest = [""] if explained else []
-    table.add_row("responses", *(f"{report.responses}" for report in reports), *rest)
-    table.add_row("groups", *(f"{report.groups}" for report in reports), *rest)
-    for name, meaning in METRICS.items():
-        cells = [_cell(report, name, interval=len(reports) == 1) for report in reports]
-        table.add_row(name, *cells, *([meaning] if explained else []))
-    console.print(table)
-    bounds = {
-        name: f"watch {'above' if above else 'below'} {watch:g}, bad {'above' if above else 'below'} {bad:g}"
-        for name, above, watch, bad in HEALTH
-    }
-    for report in reports:
-        where = f"{report.label}: " if len(reports) > 1 else ""
-        if report.ungraded:
-            console.print(escape(f"{where}{report.ungraded} responses without an outcome reward were left out"))
-        for name, verdict in report.health.items():
-            if verdict != "ok":
-                value = report.metrics[name].value
-                console.print(escape(f"{where}{verdict}: {name} is {value:.3g} ({bounds[name]})"), soft_wrap=True)
-    last = reports[-1]
-    if len(reports) == 1:
-        _show_lengths(console, last)
-    if last.disagreements:
-        _show_disagreements(console, last)
-
-
-def _cell(report: _Report, name: str, *, interval: bool) -> str:
-    metric = report.metrics[name]
-    if metric.value is None:
-        return "-"
-    verdict = report.health.get(name, "ok")
-    colour = {"ok": "", "watch": "yellow", "bad": "bold red"}[verdict]
-    mark = "" if verdict == "ok" else " !" if verdict == "watch" else " !!"
-    text = f"{metric.value:.3f}{mark}"
-    if interval and metric.low is not None:
-        text += f"  \\[{metric.low:.3f}, {metric.high:.3f}]"
-    return f"[{colour}]{text}[/]" if colour else text
-
-
-def _show_lengths(console: Any, report: _Report) -> None:
-    from rich.table import Table
-
-    table = Table(title="by length", title_justify="left")
-    for heading in ("tokens", "accuracy", "mean score", "reward a token"):
-        table.add_column(heading, justify="right")
-    for row in report.by_length:
-        span = f"{row['tokens_from']:.0f}-{row['tokens_to']:.0f}"
-        table.add_row(span, f"{row['accuracy']:.3f}", f"{row['score']:.4f}", f"{row['reward_per_token']:.6f}")
-    console.print(table)
-
-
-def _show_disagreements(console: Any, report: _Report) -> None:
-    from rich.markup import escape
-
-    console.print("groups where score and outcome disagree most:")
-    for found in report.disagreements:
-        prompt = "".join(letter if letter.isprintable() else "\ufffd" for letter in found.prompt)
-        console.print(
-            escape(
-                f"  {found.group_id} (accuracy {found.accuracy:.2f}) …{prompt}\n"
-                f"    wrong, scored {found.wrong_score:+.4f}: row {found.wrong_row[1]} of {found.wrong_row[0]}\n"
-                f"    right, scored {found.right_score:+.4f}: row {found.right_row[1]} of {found.right_row[0]}"
-            ),
-            soft_wrap=True,
-        )
-
-
-def _check(gates: list[tuple[str, str, float]], reports: list[_Report], failure: type[Exception]) -> None:
-    """Raises GateError where a condition of --fail-on holds somewhere, InputError where that cannot be told."""
-    from primecli.errors import InputError
-
-    met = []
-    for report in reports:
+    failures: list[PrimecliError] = []
+    for label, report in reports.items():
+        where = f"{label}: " if len(reports) > 1 else ""
         for name, sign, bound in gates:
-            value = report.metrics[name].value
+            value = report["metrics"][name]["value"]
             if value is None:
-                raise InputError(
-                    f"{report.label or 'the input'}: {name} cannot be computed for --fail-on {name}{sign}{bound:g}",
-                    "it needs groups with right and wrong responses, or scores that vary",
+                failures.append(
+                    InputError(
+                        f"{where}{name} cannot be computed, and --fail-on asks for {name}{sign}{bound:g}",
+                        "it needs a group that holds both such a response and another"
+                        if name.endswith("-preferred")
+                        else "it needs right and wrong responses in one group, and scores that vary",
+                    )
                 )
-            if (value < bound) if sign == "<" else (value > bound):
-                where = f"{report.label}: " if len(reports) > 1 else ""
-                met.append(f"{where}{name} is {value:.4g}, {'below' if sign == '<' else 'above'} {bound:g}")
-    if met:
-        raise failure("; ".join(met))
+            elif (value < bound) if sign == "<" else (value > bound):
+                words = "below" if sign == "<" else "above"
+                failures.append(GateError(f"{where}{name} is {value:.4g}, {words} the bound {bound:g}"))
+    failures.sort(key=lambda failure: isinstance(failure, GateError))  # one that holds decides the exit code
+    for failure in failures[:-1]:
+        say("audit", str(failure))
+    if failures:
+        raise failures[-1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 
 from primecli import cli, schema
+from primecli.audit import METRICS, SECTIONS
 from tests.builders import rollouts, write_shards
+from tests.conftest import read_rows, shell
+from tests.test_cli import imported
 
 
 def scored(directory: Path, *, seed: int = 0, sign: float = 1.0, per_shard: int | None = 8) -> Path:
@@ -37,36 +41,59 @@ def test_a_reward_that_follows_the_outcome(tmp_path: Path, capfd: pytest.Capture
     assert (report["responses"], report["groups"], report["ungraded"]) == (80, 20, 0)
     assert report["metrics"]["pair-accuracy"]["value"] == 1
     assert report["metrics"]["reward-right"]["value"] == pytest.approx(0.5, abs=0.02)
+    assert report["metrics"]["pair-accuracy"]["unit"] == "pairs"
+    assert (report["metrics"]["pair-accuracy"]["items"], report["metrics"]["pair-accuracy"]["groups"]) == (80, 20)
+    assert sum(part["items"] for part in report["calibration"]) == 80
     assert report["disagreements"] == []
     assert run("audit", tmp_path / "a") == 0
     out = capfd.readouterr().out
-    assert "pair-accuracy" in out
-    assert "1.000" in out
+    assert re.search(r"pair-accuracy +1\.000 +0\.839 … 1\.000 +80 pairs +20\b", out)
+    assert "ok     pair-accuracy is 1.000 (watch below 0.6, bad below 0.5)" in out
+    assert "no response is degenerate or truncated or duplicate" in out
 
 
 def test_a_reward_that_is_gamed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     directory = scored(tmp_path / "a", sign=-1)
     (report,) = read(capfd, directory, "--top", 2)
     assert report["metrics"]["pair-accuracy"]["value"] == 0
-    assert report["health"]["pair-accuracy"] == "bad"
+    assert report["health"]["pair-accuracy"]["verdict"] == "bad"
     assert len(report["disagreements"]) == 2
-    wrong = report["disagreements"][0]["wrong"]
-    assert Path(wrong["shard"]).exists()
+    for found in report["disagreements"]:
+        for which, outcome in (("wrong", 0.0), ("right", 1.0)):
+            row = read_rows(Path(found[which]["shard"]))[found[which]["row"]]
+            assert (row[schema.GROUP_ID], row[schema.OUTCOME_REWARD]) == (found["group_id"], outcome)
+            assert sum(row[schema.PROCESS_REWARDS]) == pytest.approx(found[which]["score"])
+        assert found["gap"] == found["wrong"]["score"] - found["right"]["score"]
+        assert found["prompt"] == row[schema.PROMPT]
     assert run("audit", directory) == 0
-    assert "bad: pair-accuracy is 0" in capfd.readouterr().out
+    assert "bad    pair-accuracy is 0.000" in capfd.readouterr().out
 
 
 def test_gates(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     directory = scored(tmp_path / "a", sign=-1)
-    assert run("audit", directory, "--fail-on", "pair-accuracy<0.6", "--fail-on", "truncation>0.5") == 5
+    conditions = ("pair-accuracy<0.6", "truncation>0.5", " auc < 1e-1 ")
+    assert run("audit", directory, *(word for text in conditions for word in ("--fail-on", text))) == 5
     captured = capfd.readouterr()
-    assert captured.err == "primecli audit: pair-accuracy is 0, below 0.6\n"
+    assert captured.err.splitlines() == [
+        "primecli audit: pair-accuracy is 0, below the bound 0.6",
+        "primecli audit: auc is 0, below the bound 0.1",
+    ]
     assert "pair-accuracy" in captured.out  # the report comes first
     assert run("audit", directory, "--fail-on", "pair-accuracy>0.6") == 0
     capfd.readouterr()
-    for text, words in [("pairs<1", "there is no metric pairs"), ("auc=1", "is not METRIC<VALUE"), ("auc<x", "is not")]:
+    for text, words in [
+        ("pairs<1", "there is no metric pairs"),
+        ("auc=1", "is not METRIC<VALUE"),
+        ("auc<=1", "is not METRIC<VALUE"),
+        ("auc<x", "is not METRIC<VALUE"),
+        ("auc<nan", "with a finite number"),  # would pass whatever the value
+        ("auc", "quote it, or the shell takes < and > for files"),
+    ]:
         assert run("audit", directory, "--fail-on", text) == 2
-        assert words in capfd.readouterr().err
+        captured = capfd.readouterr()
+        assert words in captured.err
+        assert captured.err.count("\n") == 1
+        assert not captured.out  # before anything is read
 
 
 def test_a_gate_that_cannot_be_told_does_not_pass(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +102,11 @@ def test_a_gate_that_cannot_be_told_does_not_pass(tmp_path: Path, capfd: pytest.
         row[schema.PROCESS_REWARDS] = [0.0] * len(row[schema.RESPONSE_IDS])
     directory = write_shards(tmp_path / "a", rows)
     assert run("audit", directory, "--fail-on", "pair-accuracy<0.6") == 3
-    assert "pair-accuracy cannot be computed" in capfd.readouterr().err
+    assert "pair-accuracy cannot be computed, and --fail-on asks for pair-accuracy<0.6" in capfd.readouterr().err
+    assert run("audit", directory, "--fail-on", "repeats-preferred>0") == 3
+    assert "it needs a group that holds both such a response and another" in capfd.readouterr().err
+    assert run("audit", directory, "--fail-on", "reward-right<1", "--fail-on", "pair-accuracy<0.6") == 5
+    assert [line.split(" ")[2] for line in capfd.readouterr().err.splitlines()] == ["pair-accuracy", "reward-right"]
 
 
 def test_several_directories_are_beside_each_other(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +115,63 @@ def test_several_directories_are_beside_each_other(tmp_path: Path, capfd: pytest
     assert [report["input"] for report in reports] == [str(directory) for directory in directories]
     assert [report["metrics"]["pair-accuracy"]["value"] for report in reports] == [1, 0]
     assert run("audit", *directories, "--fail-on", "pair-accuracy<0.6") == 5
-    assert capfd.readouterr().err == f"primecli audit: {directories[1]}: pair-accuracy is 0, below 0.6\n"
+    assert capfd.readouterr().err == f"primecli audit: {directories[1]}: pair-accuracy is 0, below the bound 0.6\n"
+
+
+def test_iterations_stand_in_the_order_of_their_numbers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for number, sign in ((10, -1.0), (9, 1.0), (1, 1.0)):
+        scored(tmp_path / "runs" / str(number) / "score-prm", sign=sign)
+    quoted = tmp_path / "runs" / "*" / "score-prm"
+    assert [Path(report["input"]).parts[-2] for report in read(capfd, quoted)] == ["1", "9", "10"]
+    assert run("audit", quoted, "--top", 0) == 0
+    out = capfd.readouterr().out
+    assert re.search(r"^ metric +1 +9 +10 +change", out, flags=re.MULTILINE)
+    assert re.search(r"^ pair-accuracy +1\.000 +1\.000 +0\.000 !! +-1\.000 \*", out, flags=re.MULTILINE)
+    assert "bad    10: pair-accuracy is 0.000" in out
+    assert "bad    9: pair-accuracy" not in out
+
+
+def test_many_iterations_are_cut_into_tables(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        scored(tmp_path / str(number) / "score-prm")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("audit", tmp_path / "*" / "score-prm") == 0
+    heads = [line.split()[1:] for line in capfd.readouterr().out.splitlines() if line.startswith(" metric ")]
+    assert [head for line in heads for head in line] == [*map(str, range(12)), "change"]
+    assert max(map(len, heads)) < 6
+
+
+def test_a_narrow_terminal_cuts_no_number_short(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = scored(tmp_path / "a")
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run("audit", directory, "--top", 0) == 0
+    assert re.search(r"pair-accuracy +1\.000 +0\.839 … 1\.000 +80 pairs +20\b", capfd.readouterr().out)
+
+
+def test_paths_come_through_the_pipe(tmp_path: Path) -> None:
+    scored(tmp_path / "score-prm")
+    done = shell("ls score-prm/*.parquet | primecli audit --json --top 0", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["responses"] == 80
+    assert shell("primecli audit score-prm | head -1", tmp_path).returncode == 0
+
+
+def test_it_needs_no_torch(tmp_path: Path) -> None:
+    modules = imported("audit", str(scored(tmp_path / "a")))
+    assert "primecli.audit_tables" in modules
+    assert not {"torch", "transformers", "vllm"} & modules
+
+
+def test_help_names_every_metric(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("audit", "--help") == 0
+    words = capfd.readouterr().out.partition("each is):")[2].partition("A condition")[0].split()
+    for heading in SECTIONS:
+        words.remove(heading)
+    assert words == list(METRICS)
 
 
 def test_sharding_changes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +188,7 @@ def test_ungraded_rows_are_left_out_and_said(tmp_path: Path, capfd: pytest.Captu
         row[schema.PROCESS_REWARDS] = [0.1] * len(row[schema.RESPONSE_IDS])
     rows[0][schema.OUTCOME_REWARD] = None
     assert run("audit", write_shards(tmp_path / "a", rows)) == 0
-    assert "1 responses without an outcome reward were left out" in capfd.readouterr().out
+    assert "11 responses in 3 groups (1 without an outcome reward left out)\n" in capfd.readouterr().out
     for row in rows:
         row[schema.OUTCOME_REWARD] = None
     assert run("audit", write_shards(tmp_path / "b", rows)) == 3
