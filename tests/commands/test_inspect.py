@@ -233,6 +233,14 @@ def test_bad_input(
     assert len(err.splitlines()) == 1
 
 
+def test_the_first_screen_waits_for_no_large_import(tiny: Path, tmp_path: Path) -> None:
+    from tests.test_cli import imported
+
+    directory = shards(tmp_path / "a")
+    for words in (["inspect", str(directory), "--tokenizer", str(tiny)], ["stats", str(directory)]):
+        assert not imported(*words) & {"torch", "transformers", "huggingface_hub"}
+
+
 def test_a_reader_that_has_seen_enough(tiny: Path, tmp_path: Path) -> None:
     from tests.conftest import shell
 
