@@ -89,7 +89,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     """A panel an estimator, all on the same axes."""
     from matplotlib.ticker import MaxNLocator
 
-    names = estimators_of(runs)
+    names, places = estimators_of(runs), curves.shared(runs, QUANTITY)
     columns = 2 if len(names) > 1 else 1
     lines = -(-len(names) // columns)
     figure, panels = curves.new_figure(lines, columns, (3.6 * columns, 2.6 * lines + 0.5))
@@ -98,19 +98,19 @@ def draw(runs: Sequence[Run], path: Path) -> None:
             panel.set_axis_off()
             continue
         for kind in kinds_of(runs, names[place]):
-            points = curves.curve(curves.of(runs, names[place], kind), QUANTITY)
+            points = curves.at(curves.of(runs, names[place], kind), QUANTITY, places)
             curves.draw(panel, points, kind, LABELS[kind])
         panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.xaxis.set_major_formatter("{x:,.0f}")
         panel.set_title(curves.NAMES[names[place]])
         panel.set_ylim(curves.limits(runs, QUANTITY))
-        panel.set_xlim(left=0)
+        panel.set_xlim(0, 1.04 * places[-1])
         if place % columns == 0:
             panel.set_ylabel("held-out accuracy")
         if place + columns >= len(names):
             panel.set_xlabel("rollouts used")
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, title=curves.over(runs))
     curves.save(figure, path)
 
 

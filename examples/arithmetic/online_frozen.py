@@ -58,7 +58,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     accuracy.set_ylim(curves.limits(runs, ACCURACY))
     accuracy.set_title("held-out accuracy of the policy")
     handles, labels = pairs.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, title=curves.over(runs))
     curves.save(figure, path)
 
 

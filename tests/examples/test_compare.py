@@ -13,6 +13,7 @@ import curves
 import numpy as np
 import online_frozen
 import pytest
+from matplotlib.figure import Figure
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "arithmetic"
 SETTINGS = "PROMPTS=4 N=2 LR=1e-4"
@@ -135,8 +136,6 @@ def test_the_tables(tmp_path: Path, runs: list[Path], capsys: pytest.CaptureFixt
 
 
 def test_the_pictures_show_the_means_with_their_errors(tmp_path: Path, runs: list[Path]) -> None:
-    from matplotlib.figure import Figure
-
     figure = Figure()
     points = curves.curve(curves.of(curves.read_runs(runs), "rloo", "process"), "heldout_accuracy")
     panel = figure.add_subplot()
@@ -145,6 +144,22 @@ def test_the_pictures_show_the_means_with_their_errors(tmp_path: Path, runs: lis
     assert line.round(6).tolist() == [[0, 0.2], [16, 0.45], [32, 0.7]]
     band = np.asarray(panel.collections[0].get_paths()[0].vertices, dtype=np.float64).round(6)
     assert np.unique(band, axis=0).tolist() == [[0, 0.2], [16, 0.4], [16, 0.5], [32, 0.6], [32, 0.8]]
+
+
+def test_the_panels_of_a_comparison_are_on_the_same_axes(
+    tmp_path: Path, runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(curves, "save", lambda figure, path: figures.append(figure))
+    # The second seed of one estimator alone was evaluated further.
+    further = write_run(tmp_path, "rloo-outcome-seed2", {0: 0.2, 2: 0.4, 4: 0.6, 6: 0.95})
+    compare.main([*map(str, [*runs, further]), "--csv", str(tmp_path / "all.csv"), "--plot", "unused.svg"])
+    rloo, ppo = figures[0].axes
+    assert [rloo.get_title(loc="left"), ppo.get_title(loc="left")] == ["RLOO", "PPO"]
+    assert rloo.get_xlim() == ppo.get_xlim()
+    assert rloo.get_ylim() == ppo.get_ylim()
+    for panel in (rloo, ppo):
+        assert [np.asarray(line.get_xdata()).tolist() for line in panel.lines] == [[0, 16, 32]] * 2
 
 
 def test_the_same_runs_give_the_same_picture(tmp_path: Path, runs: list[Path]) -> None:
