@@ -56,14 +56,18 @@ class Inputs:
         self._directories: dict[Path, set[str]] = {}
 
     def __iter__(self) -> Iterator[Shard]:
+        for path in self.paths():
+            yield Shard(path, shards.read_footer(path))
+
+    def paths(self) -> Iterator[Path]:
+        """The shards' paths alone, for one who opens them otherwise."""
         for path in self._paths():
-            shard = Shard(path, shards.read_footer(path))
-            known = str(path) if self.together else shard.name
+            known = str(path) if self.together else path.name
             if known in self._seen:
-                raise InputError(f"two input shards are named {shard.name}: {self._seen[known]} and {path}")
+                raise InputError(f"two input shards are named {path.name}: {self._seen[known]} and {path}")
             self._seen[known] = path
-            self._directories.setdefault(path.parent, set()).add(shard.name)
-            yield shard
+            self._directories.setdefault(path.parent, set()).add(path.name)
+            yield path
         self._check_end()
 
     def _paths(self) -> Iterator[Path]:

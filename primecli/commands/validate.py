@@ -18,34 +18,44 @@ def validate(
     """Check shards: types, lengths of lists, whole groups, finite numbers, provenance.
 
     Prints each problem with its shard, row and column, and ends with exit code 3 when there is one. Rows are
-    counted from 0. The rows are held against the hash that was taken when they were written.
+    counted from 0. The rows are held against the hash that was taken when they were written, against the policy that
+    the provenance names, and process rewards against the log-probabilities that they come from.
 
     Example:
 
+      \b
       primecli validate runs/1/compute-advantages
+      primecli validate 'runs/*/*/'
     """
     import json
 
     from primecli.errors import InputError
     from primecli.inputs import Inputs
     from primecli.progress import say
-    from primecli.validating import Validator, problems_of
+    from primecli.tokens import printable
+    from primecli.validating import Problem, Validator
 
     validator = Validator()
-    inputs = Inputs(shards or (), partial=partial, warn=lambda text: say("validate", text))
-    found = list(problems_of(inputs, validator))
+    inputs = Inputs(shards or (), partial=partial, together=True, warn=lambda text: say("validate", text))
+    kept: list[Problem] = []
+    count = 0
+    for problem in (problem for path in inputs.paths() for problem in validator.check(path)):
+        count += 1
+        if count <= limit:
+            kept.append(problem)
+            if not as_json:
+                print(printable(str(problem)).replace("\n", " "), flush=True)
+    what = f"{validator.rows:,} rows in {validator.shards:,} shard{'' if validator.shards == 1 else 's'}"
     if as_json:
         problems = [
             {"shard": str(problem.shard), "row": problem.row, "column": problem.column, "what": problem.what}
-            for problem in found
+            for problem in kept
         ]
-        print(json.dumps({"shards": validator.shards, "rows": validator.rows, "problems": problems}, indent=2))
-    else:
-        for problem in found[:limit]:
-            print(problem)
-        if len(found) > limit:
-            print(f"and {len(found) - limit} more (--limit)")
-        if not found:
-            print(f"{validator.rows} rows in {validator.shards} shards: nothing is wrong")
-    if found:
-        raise InputError(f"{len(found)} problem{'s' if len(found) > 1 else ''} in {validator.shards} shards")
+        numbers = {"shards": validator.shards, "rows": validator.rows, "problem_count": count}
+        print(json.dumps({**numbers, "problems": problems}, indent=2))
+    elif count > limit:
+        print(f"and {count - limit:,} more (--limit)")
+    elif not count:
+        print(f"{what}: nothing is wrong")
+    if count:
+        raise InputError(f"{count:,} problem{'' if count == 1 else 's'} in {what}")
