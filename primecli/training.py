@@ -320,7 +320,8 @@ class UpdateRun:
 
     def read(self, needs: Sequence[str]) -> list[Shard]:
         """All input shards, to the end of the input, each checked for its columns."""
-        inputs = Inputs(self.options.shards, partial=self.options.partial, warn=lambda text: say(self.stage, text))
+        options = self.options
+        inputs = Inputs(options.shards, partial=options.partial, together=True, warn=lambda text: say(self.stage, text))
         inputs.while_idle = models.warm_imports
         for shard in inputs:
             require_columns(shard.path, shard.footer.columns, needs)

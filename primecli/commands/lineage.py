@@ -20,8 +20,13 @@ UNLIMITED = 100_000  # columns, where no terminal limits them: a command stays o
 
 def lineage(
     made: Annotated[
-        Path, typer.Argument(metavar="SHARD|CHECKPOINT", help="A shard, a directory of shards, or a checkpoint.")
-    ],
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="[SHARD|CHECKPOINT]...",
+            help="Shards, directories of shards, checkpoints or globs. With none, or with -, paths are read from stdin.",
+            show_default=False,
+        ),
+    ] = None,
     diff: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -62,19 +67,24 @@ def lineage(
 
     from primecli import lineage as tracing
     from primecli.errors import UsageError
+    from primecli.inputs import places_of
 
     if replay and diff is not None:
         raise UsageError("--replay and --diff are asked for at once", "choose one")
-    found = tracing.look_up(made)
-    if replay:
-        print(tracing.replay(found))
-    elif diff is not None:
-        _show_differences(found, tracing.look_up(diff), (str(made), str(diff)), as_json)
-    elif as_json:
-        chain = [dict(record) for record in found.chain]
-        print(json.dumps({"path": str(found.path), "fingerprint": found.fingerprint, "chain": chain}, indent=2))
-    else:
-        _show(found, depth)
+    places = list(places_of(made or ()))
+    if (replay or diff is not None) and len(places) != 1:
+        raise UsageError(f"--{'replay' if replay else 'diff'} is of one shard or checkpoint, not of {len(places)}")
+    for place in places:
+        found = tracing.look_up(place)
+        if replay:
+            print(tracing.replay(found))
+        elif diff is not None:
+            _show_differences(found, tracing.look_up(diff), (str(place), str(diff)), as_json)
+        elif as_json:
+            chain = [dict(record) for record in found.chain]
+            print(json.dumps({"path": str(found.path), "fingerprint": found.fingerprint, "chain": chain}, indent=2))
+        else:
+            _show(found, depth)
 
 
 def _show(made: Made, depth: int | None) -> None:

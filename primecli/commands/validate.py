@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from primecli.commands import _options as options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from primecli.validating import Problem, Validator
 
 
 def validate(
@@ -27,25 +32,38 @@ def validate(
       primecli validate runs/1/compute-advantages
       primecli validate 'runs/*/*/'
     """
-    import json
+    import contextlib
 
-    from primecli.errors import InputError
+    from primecli.errors import InputError, ReaderClosed
     from primecli.inputs import Inputs
     from primecli.progress import say
     from primecli.tokens import printable
-    from primecli.validating import Problem, Validator
+    from primecli.validating import Validator
 
     validator = Validator()
     inputs = Inputs(shards or (), partial=partial, together=True, warn=lambda text: say("validate", text))
     kept: list[Problem] = []
     count = 0
-    for problem in (problem for path in inputs.paths() for problem in validator.check(path)):
-        count += 1
-        if count <= limit:
-            kept.append(problem)
-            if not as_json:
-                print(printable(str(problem)).replace("\n", " "), flush=True)
-    what = f"{validator.rows:,} rows in {validator.shards:,} shard{'' if validator.shards == 1 else 's'}"
+    with contextlib.suppress(ReaderClosed):  # who reads no further asks for the exit code all the same
+        for problem in (problem for path in inputs.paths() for problem in validator.check(path)):
+            count += 1
+            if count <= limit:
+                kept.append(problem)
+                if not as_json:
+                    print(printable(str(problem)).replace("\n", " "), flush=True)
+        _close(validator, kept, count, as_json)
+    if count:
+        raise InputError(f"{count:,} problem{'' if count == 1 else 's'} in {_looked_at(validator)}")
+
+
+def _looked_at(validator: Validator) -> str:
+    return f"{validator.rows:,} rows in {validator.shards:,} shard{'' if validator.shards == 1 else 's'}"
+
+
+def _close(validator: Validator, kept: Sequence[Problem], count: int, as_json: bool) -> None:
+    """What is printed once all is seen."""
+    import json
+
     if as_json:
         problems = [
             {"shard": str(problem.shard), "row": problem.row, "column": problem.column, "what": problem.what}
@@ -53,9 +71,7 @@ def validate(
         ]
         numbers = {"shards": validator.shards, "rows": validator.rows, "problem_count": count}
         print(json.dumps({**numbers, "problems": problems}, indent=2))
-    elif count > limit:
-        print(f"and {count - limit:,} more (--limit)")
+    elif count > len(kept):
+        print(f"and {count - len(kept):,} more (--limit)")
     elif not count:
-        print(f"{what}: nothing is wrong")
-    if count:
-        raise InputError(f"{count:,} problem{'' if count == 1 else 's'} in {what}")
+        print(f"{_looked_at(validator)}: nothing is wrong")
