@@ -321,8 +321,9 @@ class UpdateRun:
 
         while_idle: done while waiting for them, unless the checkpoint is there and no model will be needed.
         """
-        inputs = Inputs(self.options.shards, partial=self.options.partial, warn=lambda text: say(self.stage, text))
-        if self.options.force or not self.options.checkpoint.exists():
+        options = self.options
+        inputs = Inputs(options.shards, partial=options.partial, together=True, warn=lambda text: say(self.stage, text))
+        if options.force or not options.checkpoint.exists():
             inputs.while_idle = while_idle
         for shard in inputs:
             require_columns(shard.path, shard.footer.columns, needs)
