@@ -85,7 +85,7 @@ def test_shards_of_one_name_are_taken_together_or_refused(tmp_path: Path, monkey
         write_shards(tmp_path / name, rollouts(1, 2))
     glob = str(tmp_path / "?")
     assert len(list(Inputs([glob], together=True))) == 2
-    with pytest.raises(InputError, match="two input shards are named.*take one at a time"):
+    with pytest.raises(InputError, match=r"two input shards are named.*take one at a time"):
         list(Inputs([glob]))
     monkeypatch.setattr(pipe, "stdin_is_terminal", lambda: True)
     with pytest.raises(UsageError, match="no shards given"):
