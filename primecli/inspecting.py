@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import numpy as np
 from primecli import schema, shards
 from primecli.errors import InputError
 from primecli.finding import Place
+from primecli.steps import last_of_steps
 from primecli.streaming import read_row
-from primecli.tokens import Piece, find_tokenizer, load_tokenizer, number_piece, pieces
+from primecli.tokens import Piece, Spellers, number_pieces
 
 RATIO = "ratio"
 GAP = "logprob-gap"
@@ -67,9 +67,8 @@ class Reader:
     def __init__(self, measure: str, *, separator: str, tokenizer: str | None = None, model: str | None = None) -> None:
         self.measure = measure
         self.separator = separator
-        self.tokenizer = tokenizer
+        self.spellers = Spellers(tokenizer)
         self.model = model
-        self._tokenizers: dict[Path, Any] = {}
         self._loaded: tuple[Any, Any] | None = None
 
     def read(self, place: Place) -> Rollout:
@@ -93,18 +92,10 @@ class Reader:
         values = np.asarray(self._against_model(columns) if against else columns[name], dtype=np.float64)
         if not np.isfinite(values).all():
             raise InputError(f"{path}: {name} is not finite at row {place.row}", "see `primecli validate`")
-        spelled = self._spell(place, ids)
-        found = spelled or [number_piece(token, number) for number, token in enumerate(ids)]
+        speller = self.spellers.find(path, place.shard.footer.provenance)
+        found = number_pieces(ids) if speller is None else speller.pieces(ids)
         steps = steps_of(found, values, self.separator)
-        return Rollout(place, columns, found, values, steps, spelled=spelled is not None)
-
-    def _spell(self, place: Place, ids: list[int]) -> list[Piece] | None:
-        directory = find_tokenizer(place.shard, self.tokenizer)
-        if directory is None:
-            return None
-        if directory not in self._tokenizers:
-            self._tokenizers[directory] = load_tokenizer(directory)
-        return pieces(self._tokenizers[directory], ids)
+        return Rollout(place, columns, found, values, steps, spelled=speller is not None)
 
     def _against_model(self, columns: dict[str, Any]) -> np.ndarray:
         """(T,) float32, nats: log of the model's to the sampler's probability of each token; for the gap its size."""
@@ -135,23 +126,11 @@ def sampled_otherwise(columns: dict[str, Any]) -> str | None:
 
 
 def steps_of(found: list[Piece], values: np.ndarray, separator: str) -> list[Step]:
-    """The steps of a response: the piece in which a run of separators ends, ends a step.
-
-    values: (T,), one a token.
-    """
-    text = "".join(piece.text for piece in found)
-    closes = np.cumsum([len(piece.text) for piece in found])  # where each piece's text ends
-    ends: list[int] = []
-    place = text.find(separator)
-    while place >= 0:
-        place += len(separator)
-        if not text.startswith(separator, place):
-            ends.append(int(np.searchsorted(closes, place)) + 1)
-            place = text.find(separator, place)
-    bounds = sorted({*ends, len(found)} - {0})
+    """The steps of a response, in pieces. values: (T,), one a token."""
+    ends = np.flatnonzero(last_of_steps([piece.text for piece in found], separator)) + 1
     steps: list[Step] = []
     first, so_far = 0, 0.0
-    for last in bounds:
+    for last in ends.tolist():
         total = float(values[found[first].first : found[last - 1].last].sum())
         so_far += total
         steps.append(Step(first, last, total, so_far))

@@ -1,18 +1,18 @@
-"""The text that each token of a response stands for, as a reader is to see it."""
+"""The text that each token of a response stands for, and which tokenizer says so."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from primecli.errors import InputError
-from primecli.inputs import Shard
+from primecli.files import file_hash
+from primecli.models import tokenizer_fingerprint
 
 BROKEN = "\ufffd"  # what a decoder gives for a part of a character
-CHARACTER_BYTES = 4
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -25,27 +25,177 @@ class Piece:
     last: int
 
 
-def find_tokenizer(shard: Shard, given: str | None) -> Path | None:
-    """The directory of the tokenizer that a shard was sampled with: as given, or as its provenance names the model.
+class Speller:
+    """A tokenizer that spells responses token by token: the `tokenizers` object, in milliseconds.
 
-    A model that the provenance names by a relative path is looked for from here and from each directory above the
-    shard. It counts only while its files are those that the provenance has the hash of. None where there is none.
-    Raises InputError where a given one is not there.
+    Raises InputError where the directory has none that can be read.
     """
-    if given is not None:
-        directory = next(_candidates(given, []), None)
-        if directory is None:
-            raise InputError(f"{given}: no {TOKENIZER_FILE} there", "name the model that sampled")
-        return directory
-    made = next((record for record in reversed(shard.footer.provenance) if record.get("stage") == "generate"), None)
-    name = (made or {}).get("config", {}).get("model")
-    if made is None or name is None:
+
+    def __init__(self, directory: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.path = directory / TOKENIZER_FILE
+        if not self.path.is_file():
+            raise InputError(f"{directory}: no {TOKENIZER_FILE} there", "name the model that sampled with --tokenizer")
+        try:
+            self.tokenizer = Tokenizer.from_file(str(self.path))
+        except Exception as error:  # the library raises nothing narrower
+            raise InputError(f"{self.path}: cannot be read: {error}", "name another with --tokenizer") from error
+        self._special = {id for id, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._known: dict[int, bool] = {}
+        self._inside: dict[int, str] = {}  # texts of tokens that stand behind another and are whole by themselves
+
+    def _knows(self, token: int) -> bool:
+        if token not in self._known:
+            self._known[token] = self.tokenizer.id_to_token(token) is not None
+        return self._known[token]
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token, (T,); joined they are the decoded response, special tokens included.
+
+        A character of several tokens stands with the token that completes it, and those before it have no text; bytes
+        that make no character are U+FFFD, as the decoder has it. An id that is not in the vocabulary is its number,
+        `<999>`, and the only text that decoding does not give.
+        """
+        found = iter(self._spell([token for token in ids if self._knows(token)]))
+        return [next(found) if self._knows(token) else number(token) for token in ids]
+
+    def fingerprint(self) -> str:
+        """Identity of the tokenizer: of the model's, where it is in a model's directory, else of the file."""
+        return _identity(self.path.parent) or file_hash(self.path)
+
+    def known_texts(self, ids: Sequence[int]) -> list[str]:
+        """As `texts`. Raises InputError where an id is not in the vocabulary."""
+        for token in ids:
+            if not self._knows(token):
+                raise InputError(f"{self.path}: has no token {token}", "the rollouts are of another tokenizer")
+        return self.texts(ids)
+
+    def _spell(self, ids: list[int]) -> list[str]:
+        """Texts of known tokens: of each token, the part of the decoded response that it settles.
+
+        What is settled by a token is found by decoding the tokens since the last whole character behind those that make
+        that character: a decoder may drop a space in front of a first token, and no more than this hangs together.
+        """
+        whole = self._decode(ids)
+        found: list[str] = []
+        before: list[int] = []  # the tokens of the last whole character, up to `first`; their text ends at `start`
+        first = start = settled = 0
+        for place, token in enumerate(ids):
+            text = self._inside.get(token) if before and first == place else None
+            if text is None or not whole.startswith(text, start):
+                text = self._decode([*before, *ids[first : place + 1]])[len(self._decode(before)) :]
+                if before and first == place and text and BROKEN not in text and whole.startswith(text, start):
+                    self._inside[token] = text
+            end = max(settled, start + _common(text, whole, start))
+            found.append(whole[settled:end])
+            settled = end
+            if whole.startswith(text, start) and not text.endswith(BROKEN):
+                before, first, start = ids[first : place + 1], place + 1, end
+        if found:
+            found[-1] += whole[settled:]
+        return found
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False)) if ids else ""
+
+    def pieces(self, ids: Sequence[int]) -> list[Piece]:
+        """The texts as pieces for showing: tokens without a text are of one piece with the token behind them."""
+        found: list[Piece] = []
+        first = 0
+        for place, text in enumerate(self.texts(ids)):
+            if text or place + 1 == len(ids):
+                found.append(Piece(text, first, place + 1))
+                first = place + 1
+        return found
+
+    def texts_of(self, ids: Sequence[int], response: str) -> list[str] | None:
+        """As `texts`; None where they do not come to `response`: then this is not the tokenizer that sampled it.
+
+        Spaces and U+FFFD are not compared, since decoders tidy them in several ways.
+        """
+        if not all(map(self._knows, ids)):
+            return None
+        texts = self.texts(ids)
+        plain = "".join(text for token, text in zip(ids, texts, strict=True) if token not in self._special)
+        return texts if plain == response or _letters(plain) == _letters(response) else None
+
+
+def _common(text: str, whole: str, start: int) -> int:
+    """How many first characters of `text` stand in `whole` from `start` on."""
+    if whole.startswith(text, start):
+        return len(text)
+    count = 0
+    while count < len(text) and whole.startswith(text[count], start + count):
+        count += 1
+    return count
+
+
+def _letters(text: str) -> str:
+    return re.sub(rf"[\s{BROKEN}]+", "", text)
+
+
+def number(token: int) -> str:
+    """The text of a token that cannot be spelled."""
+    return f"<{token}>"
+
+
+def number_pieces(ids: Sequence[int]) -> list[Piece]:
+    """Tokens as their numbers, where there is no tokenizer."""
+    return [Piece(number(token), place, place + 1) for place, token in enumerate(ids)]
+
+
+class Spellers:
+    """Finds the tokenizer of each shard: as given by --tokenizer, or by what `generate` wrote into its footer.
+
+    given: a directory or a hub id in the hub's cache. Raises InputError where a given one is not there.
+    """
+
+    def __init__(self, given: str | None = None) -> None:
+        self._by_identity: dict[str, Speller] = {}
+        self._given: Speller | None = None
+        self.missing: dict[str, None] = {}  # models whose tokenizer was not found
+        if given is not None:
+            self._given = self._load(next(_candidates(given, []), Path(given)))
+
+    def find(self, shard: Path, provenance: Sequence[Mapping[str, Any]]) -> Speller | None:
+        """The speller of a shard's responses; None where its tokenizer is not to be found here.
+
+        A model that the provenance names by a relative path is looked for from here and from each directory above the
+        shard. It counts only while its files are those that the provenance has the hash of; one that was found serves
+        wherever that hash is named.
+        """
+        if self._given is not None:
+            return self._given
+        model, identity = sampler(provenance)
+        if model is None:
+            self.missing["shards that do not say their model"] = None
+            return None
+        if identity in self._by_identity:
+            return self._by_identity[identity]
+        for directory in _candidates(model, list(shard.resolve().parents)):
+            if identity is None or _identity(directory) == identity:
+                speller = self._load(directory)
+                if identity is not None:
+                    self._by_identity[identity] = speller
+                return speller
+        self.missing[model] = None
         return None
-    expected = (made.get("models") or {}).get("tokenizer")
-    for directory in _candidates(str(name), list(shard.path.resolve().parents)):
-        if expected is None or _fingerprint(directory) == expected:
-            return directory
-    return None
+
+    def _load(self, directory: Path) -> Speller:
+        path = directory / TOKENIZER_FILE
+        key = f"file {file_hash(path)}" if path.is_file() else ""
+        if key not in self._by_identity:
+            self._by_identity[key] = Speller(directory)
+        return self._by_identity[key]
+
+
+def sampler(provenance: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
+    """The model that `generate` sampled with, as it was named, and the hash of its tokenizer; None where not said."""
+    made = next((record for record in reversed(provenance) if record.get("stage") == "generate"), None)
+    name = ((made or {}).get("config") or {}).get("model")
+    identity = ((made or {}).get("models") or {}).get("tokenizer")
+    return None if name is None else str(name), identity
 
 
 def _candidates(name: str, above: Sequence[Path]) -> Iterator[Path]:
@@ -61,58 +211,11 @@ def _candidates(name: str, above: Sequence[Path]) -> Iterator[Path]:
             yield Path(found).parent
 
 
-def _fingerprint(directory: Path) -> str | None:
-    from primecli.models import tokenizer_fingerprint
-
+def _identity(directory: Path) -> str | None:
     try:
         return tokenizer_fingerprint(directory)
     except OSError:  # a directory of a tokenizer alone has no config.json
         return None
-
-
-def load_tokenizer(directory: Path) -> Any:
-    """The `tokenizers` object of a directory: milliseconds, where transformers takes seconds."""
-    from tokenizers import Tokenizer
-
-    path = directory / TOKENIZER_FILE
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"{path}: cannot be read: {error}") from error
-
-
-def pieces(tokenizer: Any, ids: Sequence[int]) -> list[Piece]:
-    """The response as texts, special tokens included. Tokens that are parts of one character come as one piece.
-
-    A token is decoded behind the one before it, since some tokenizers drop the space in front of a first token. An id
-    that the tokenizer does not have is shown as a number.
-    """
-    found: list[Piece] = []
-    first = 0
-    before: list[int] = []
-    for place, token in enumerate(ids):
-        if tokenizer.id_to_token(token) is None:
-            if first < place:
-                found.append(Piece(BROKEN, first, place))
-            found.append(number_piece(token, place))
-            before, first = [], place + 1
-            continue
-        chunk = list(ids[first : place + 1])
-        text = _decode(tokenizer, [*before, *chunk])[len(_decode(tokenizer, before)) :]
-        if text.endswith(BROKEN) and place + 1 < len(ids) and len(chunk) < CHARACTER_BYTES:
-            continue
-        found.append(Piece(text, first, place + 1))
-        before, first = [token], place + 1
-    return found
-
-
-def number_piece(token: int, place: int) -> Piece:
-    """A token that cannot be spelled, as its number."""
-    return Piece(f"<{token}>", place, place + 1)
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=False)) if ids else ""
 
 
 def printable(text: str) -> str:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from primecli.errors import InputError, UsageError
-from primecli.steps import step_ends, token_texts
+from primecli.errors import UsageError
+from primecli.steps import last_of_steps, step_ends
+from primecli.tokens import Speller
 
 TEXTS = {0: "a", 1: "\n", 2: "b\n", 3: "\n\nc", 4: "<eos>", 5: "\ufffd"}
+
+
+def spell(ids: Sequence[int]) -> list[str]:
+    return [TEXTS[token] for token in ids]
 
 
 @pytest.mark.parametrize(
@@ -26,23 +31,22 @@ TEXTS = {0: "a", 1: "\n", 2: "b\n", 3: "\n\nc", 4: "<eos>", 5: "\ufffd"}
     ],
 )
 def test_where_steps_end(ids: list[int], separator: str, expected: list[int]) -> None:
-    assert step_ends([np.array(ids)], TEXTS, separator).tolist() == [bool(place) for place in expected]
+    assert last_of_steps(spell(ids), separator).tolist() == [bool(place) for place in expected]
 
 
 def test_rows_are_apart() -> None:
-    rows = [np.array([0, 1]), np.array([1, 0])]
-    assert step_ends(rows, TEXTS, "\n\n").tolist() == [False, True, False, True]
+    assert step_ends([[0, 1], [1, 0]], spell, "\n\n").tolist() == [False, True, False, True]
 
 
-def test_texts_are_the_tokenizers_own(tiny: Path) -> None:
-    texts = token_texts(tiny, np.array([256, 256]))
-    assert texts == {256: "<eos>"}
-    with pytest.raises(InputError, match="has no token 999"):
-        token_texts(tiny, np.array([999]))
-    with pytest.raises(InputError, match=r"no tokenizer\.json"):
-        token_texts(tiny.parent, np.array([1]))
+def test_characters_of_several_tokens_move_no_step(tiny: Path) -> None:
+    """€ is three tokens, and ends within a separator too."""
+    speller = Speller(tiny)
+    ids = speller.tokenizer.encode("€€\n€").ids
+    assert step_ends([ids], speller.known_texts, "\n").tolist() == [False] * 6 + [True, False, False, True]
+    assert step_ends([ids], speller.known_texts, "€\n").tolist() == [False] * 6 + [True, False, False, True]
+    assert step_ends([ids], speller.known_texts, "€").tolist() == [False] * 5 + [True] + [False] * 3 + [True]
 
 
 def test_an_empty_separator_is_refused() -> None:
     with pytest.raises(UsageError, match="--step-separator is empty"):
-        step_ends([np.array([0])], TEXTS, "")
+        step_ends([[0]], spell, "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from primecli.inputs import Shard
     from primecli.rollouts import Rollouts
     from primecli.stage import StageRun
+    from primecli.tokens import Speller
 
 
 class EstimatorName(StrEnum):
@@ -179,14 +179,14 @@ def compute_advantages(
         batch = list(
             run.shards([*columns, schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS], while_idle=_import_torch)
         )
-        spelling = _tokenizer(run, batch, tokenizer) if batch and settings.step_separator is not None else None
+        speller = _speller(run, batch, tokenizer) if batch and settings.step_separator is not None else None
         todo: dict[str, np.ndarray] | None = None
         starts = [0]
         for number, shard in enumerate(batch):
             if run.skip(shard, inputs=batch):
                 continue
             if todo is None:
-                rollouts, todo = _compute(batch, columns, settings, spelling)
+                rollouts, todo = _compute(batch, columns, settings, speller)
                 for rows in rollouts.shard_rows:
                     starts.append(starts[-1] + rows)
             _commit_shard(run, shard, rollouts, todo, starts[number], starts[number + 1])
@@ -196,40 +196,36 @@ def _import_torch() -> None:
     import torch  # noqa: F401
 
 
-def _tokenizer(run: StageRun, batch: Sequence[Shard], given: str | None) -> Path:
-    """The directory of the tokenizer that spells the responses, its identity taken into the recipe."""
-    from primecli import models
+def _speller(run: StageRun, batch: Sequence[Shard], given: str | None) -> Speller:
+    """What spells the responses, its identity taken into the recipe."""
     from primecli.errors import InputError
+    from primecli.tokens import Spellers, sampler
 
-    name = given
-    if name is None:
-        made = [record for record in batch[0].footer.provenance if record.get("stage") == "generate"]
-        name = made[-1]["config"].get("model") if made else None
-        if name is None or not Path(name).is_dir():
-            raise InputError(
-                f"--granularity step needs the tokenizer that the rollouts were sampled with, and {batch[0].path} "
-                + (f"names {name}, which is not here" if name else "does not say which"),
-                "name it with --tokenizer",
-            )
-    directory = models.resolve_model(name)
-    run.models["tokenizer"] = models.tokenizer_fingerprint(directory)
-    return directory
+    path, provenance = batch[0].path, batch[0].footer.provenance
+    speller = Spellers(given).find(path, provenance)
+    if speller is None:
+        name, _ = sampler(provenance)
+        raise InputError(
+            f"--granularity step needs the tokenizer that the rollouts were sampled with, and {path} "
+            + (f"names {name}, which is not here" if name else "does not say which"),
+            "name it with --tokenizer",
+        )
+    run.models["tokenizer"] = speller.fingerprint()
+    return speller
 
 
 def _compute(
-    batch: Sequence[Shard], columns: Sequence[str], settings: Settings, spelling: Path | None
+    batch: Sequence[Shard], columns: Sequence[str], settings: Settings, speller: Speller | None
 ) -> tuple[Rollouts, dict[str, np.ndarray]]:
-    import numpy as np
-
     from primecli.advantages import advantages_of
     from primecli.rollouts import load_rollouts
-    from primecli.steps import step_ends, token_texts
+    from primecli.steps import step_ends
 
-    rollouts = load_rollouts(batch, columns, token_ids=spelling is not None)
+    rollouts = load_rollouts(batch, columns, token_ids=speller is not None)
     ends = None
-    if spelling is not None:
-        texts = token_texts(spelling, np.concatenate(rollouts.response_ids))
-        ends = step_ends(rollouts.response_ids, texts, settings.step_separator or "")
+    if speller is not None:
+        responses = (ids.tolist() for ids in rollouts.response_ids)
+        ends = step_ends(responses, speller.known_texts, settings.step_separator or "")
     return rollouts, advantages_of(rollouts, settings, ends)
 
 

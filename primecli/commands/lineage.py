@@ -23,7 +23,7 @@ def lineage(
         Optional[list[str]],  # noqa: UP045
         typer.Argument(
             metavar="[SHARD|CHECKPOINT]...",
-            help="Shards, directories of shards, checkpoints or globs. With none, or with -, paths come from stdin.",
+            help="Shards, directories of them, checkpoints or globs. With none, or with -, paths are read from stdin.",
             show_default=False,
         ),
     ] = None,

@@ -53,11 +53,11 @@ def report(
         ),
     ] = 2000,
     tokenizer: Annotated[
-        Optional[Path],  # noqa: UP045
+        Optional[str],  # noqa: UP045
         typer.Option(
             "--tokenizer",
-            metavar="DIR",
-            help="Directory of the tokenizer that spells tokens.  [default: that of the model that sampled]",
+            metavar="DIR|HUB_ID",
+            help="Spells the tokens.  [default: that of the model that sampled, where it is still there]",
             show_default=False,
         ),
     ] = None,
@@ -129,11 +129,11 @@ def _distinct_names(runs: Sequence[Run]) -> None:
             run.name = str(run.path)
 
 
-def _page(runs: Sequence[Run], limit: int, tokenizer: Path | None, compress: bool, quiet: bool) -> str:
+def _page(runs: Sequence[Run], limit: int, tokenizer: str | None, compress: bool, quiet: bool) -> str:
     from primecli.progress import say
     from primecli.report.assemble import build_page
     from primecli.report.rollouts import choose, embed
-    from primecli.report.spelling import Spellers
+    from primecli.tokens import Spellers
 
     choice = choose(runs, limit)
     embedding = embed(choice, Spellers(tokenizer))

@@ -12,10 +12,10 @@ import numpy as np
 
 from primecli import schema, shards
 from primecli.report.payload import Payload, quantise
-from primecli.report.spelling import Speller, Spellers
 from primecli.rollouts import check_lists
 from primecli.runs import FINISHED, SHARD_STAGES, TRAINING, Entry, Run
 from primecli.summary import committed
+from primecli.tokens import Speller, Spellers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -174,7 +174,7 @@ class Embedding:
     def _add_row(
         self, group: Group, row: dict[str, Any], values: dict[str, np.ndarray], speller: Speller | None
     ) -> None:
-        pieces = speller.pieces(row[schema.RESPONSE_IDS], row[schema.RESPONSE]) if speller else None
+        pieces = speller.texts_of(row[schema.RESPONSE_IDS], row[schema.RESPONSE]) if speller else None
         if pieces is not None:
             self.spelled += 1
             self._pieces.append(np.array(_units(pieces), dtype=np.uint16))

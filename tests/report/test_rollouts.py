@@ -10,8 +10,8 @@ import pytest
 from primecli import schema
 from primecli.report.payload import quantise
 from primecli.report.rollouts import choose, embed
-from primecli.report.spelling import Spellers
 from primecli.runs import find_run
+from primecli.tokens import Spellers
 from tests.builders import rollout
 from tests.made_runs import make_byte_tokenizer, make_run, trained_rows, write_stage, write_summary
 from tests.report.reading import columns, texts
@@ -111,7 +111,7 @@ def test_pieces_are_counted_as_a_page_counts(tmp_path: Path) -> None:
     ids = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode(text).ids
     row = rollout(1, 0, 1, response=text, response_ids=ids, rollout_logprobs=[0.0] * len(ids))
     write_stage(tmp_path / "run" / "1" / "verify", [row])
-    embedding = embed(choose([find_run(tmp_path / "run")], 10), Spellers(tokenizer))
+    embedding = embed(choose([find_run(tmp_path / "run")], 10), Spellers(str(tokenizer)))
     assert columns(embedding.encode(compress=True), compressed=True)["pieces"].tolist() == [0, 0, 0, 2, 1, 0, 0, 1]
 
 
