@@ -87,8 +87,8 @@ READ_BY_LIBRARIES = (
 READ_LATER = frozenset(
     {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "COLUMNS", "LINES", "PWD", "OLDPWD", "SHLVL", "_", "PYTHON"}
 )
-"""Variables that a child can follow all the same, or that only shells and Makefiles read. A library may keep the terminal's size from
-its import (accelerate's menus do), but nothing that a stage shows is of that size."""
+"""Variables that a child can follow all the same, or that only shells and Makefiles read. A library may keep the
+terminal's size from its import (accelerate's menus do), but nothing that a stage shows is of that size."""
 
 RECEIVE_SECONDS = 10.0  # a front sends its request in one go, unless it is stopped in the middle
 ENDING_SECONDS = 5.0  # for stages that still run when COMMAND has ended; then they are killed
