@@ -14,13 +14,14 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.main import get_command
 
-from primecli import __version__, config
+from primecli import __version__, config, pipe
 from primecli.commands.audit import audit
 from primecli.commands.check_logprobs import check_logprobs
 from primecli.commands.compute_advantages import compute_advantages
 from primecli.commands.doctor import doctor
 from primecli.commands.filter import filter_
 from primecli.commands.generate import generate
+from primecli.commands.init import init
 from primecli.commands.inspect import inspect
 from primecli.commands.lineage import lineage
 from primecli.commands.query import query
@@ -35,7 +36,7 @@ from primecli.commands.validate import validate
 from primecli.commands.verify import verify
 from primecli.commands.warm import warm
 from primecli.commands.watch import watch
-from primecli.errors import Interrupted, PrimecliError
+from primecli.errors import Interrupted, PrimecliError, ReaderClosed
 from primecli.warm import first_word
 
 SETTINGS: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
@@ -111,6 +112,7 @@ COMMANDS: dict[str, Any] = {
     "report": report,
     "watch": watch,
     "doctor": doctor,
+    "init": init,
     "warm": warm,
 }
 
@@ -207,17 +209,23 @@ def run(arguments: list[str]) -> int:
         os.environ["PRIMECLI_DEBUG"] = "1" if debug else ""  # for what starts processes of its own
         signal.signal(signal.SIGTERM, _interrupt)
         signal.signal(signal.SIGINT, _interrupt)
+        with pipe.guarded_stdout():
+            code = _code_of(name, arguments, debug)
+            return _last_flush(name, code, debug)
+    finally:
+        if before is None:
+            os.environ.pop("PRIMECLI_DEBUG", None)
+        else:
+            os.environ["PRIMECLI_DEBUG"] = before
+
+
+def _code_of(name: str, arguments: list[str], debug: bool) -> int:
+    """The exit code of a command line, its error written."""
+    try:
         result = built_app()(args=arguments, prog_name="primecli", standalone_mode=False)
-        if sys.stdout is not None:  # as it is where the shell closed it
-            sys.stdout.flush()
         return result if isinstance(result, int) else 0
-    except BrokenPipeError:  # whoever read the report has seen enough; what is still buffered goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderClosed:  # whoever read the report has seen enough
         return 0
-    except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # rich's way of saying the same
-            return 0
-        raise
     except PrimecliError as error:
         return _report(name, error, error.exit_code, debug)
     except typer.Exit as error:
@@ -230,11 +238,17 @@ def run(arguments: list[str]) -> int:
             return _report(name, error, 2, debug, text)
         text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return _report(name, error, 1, debug, f"{text} (a defect of primecli: please report it, with --debug)")
-    finally:
-        if before is None:
-            os.environ.pop("PRIMECLI_DEBUG", None)
-        else:
-            os.environ["PRIMECLI_DEBUG"] = before
+
+
+def _last_flush(name: str, code: int, debug: bool) -> int:
+    """The exit code once what is still buffered is out: an error that came first keeps its own."""
+    try:
+        sys.stdout.flush()
+    except ReaderClosed:
+        return code
+    except PrimecliError as error:
+        return _report(name, error, code or error.exit_code, debug)
+    return code
 
 
 def _command_of(arguments: list[str]) -> list[str]:

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ from primecli.errors import UsageError
 PREFIX = "PRIMECLI"
 SHARED = ("beta", "device", "dtype", "quiet", "seed", "threads")
 """Options that mean the same in every command that has them."""
+
+ELSEWHERE = ("ENVIRONMENT", "DEFAULT_MAP")  # where values come from that are not on the command line
+_TAKEN: ContextVar[tuple[str, ...]] = ContextVar("taken", default=())
 
 ORIGINS = "primecli.config"  # key of the contexts' meta: for each parameter, where in the file its value stands
 DESCRIPTION_LENGTH = 72  # of an option or a command, in a shell's list of completions
@@ -53,6 +58,11 @@ class Command(TyperCommand):
                 help="Take options from this file; see `primecli --help`.",
             )
         )
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command; `taken_from_elsewhere` then knows what it took from elsewhere."""
+        _TAKEN.set(tuple(_taken(self, ctx)))
+        return super().invoke(ctx)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Completions, their descriptions in a form that no shell stumbles over."""
@@ -222,9 +232,50 @@ def origin(error: BaseException) -> str:
     if context is None or option is None or not option.name:
         return ""
     source = context.get_parameter_source(option.name)
-    if source is None or source.name not in ("ENVIRONMENT", "DEFAULT_MAP"):
+    if source is None or source.name not in ELSEWHERE:
         return ""
     if source.name == "DEFAULT_MAP":
         return f"{context.meta[ORIGINS][option.name]}: "
     names = [option.envvar] if isinstance(option.envvar, str) else option.envvar
     return f"{next(name for name in names if os.environ.get(name))}: "
+
+
+def taken_from_elsewhere() -> list[str]:
+    """What the command that runs took from variables and a file, as words of a command line."""
+    return list(_TAKEN.get())
+
+
+def without_file(words: Iterable[str]) -> list[str]:
+    """The words of a command line without --config and its file.
+
+    >>> without_file(["primecli", "--config", "a.toml", "stats", "--config=b.toml", "--json"])
+    ['primecli', 'stats', '--json']
+    """
+    rest = iter(words)
+    kept = []
+    for word in rest:
+        if word == "--config":
+            next(rest, None)
+        elif not word.startswith("--config="):
+            kept.append(word)
+    return kept
+
+
+def _taken(command: Any, context: Any) -> Iterator[str]:
+    """The options that were not on the command line, as words of one."""
+    for option in options(command).values():
+        source = context.get_parameter_source(option.name)
+        if source is None or source.name not in ELSEWHERE:
+            continue
+        value = context.params[option.name]
+        if option.is_flag:
+            names = option.opts if value else option.secondary_opts
+            yield from names[:1]
+            continue
+        for one in value if option.multiple else [value]:
+            yield option.opts[0]
+            yield from (_word(part) for part in (one if option.nargs > 1 else [one]))
+
+
+def _word(value: Any) -> str:
+    return str(value.value if isinstance(value, Enum) else value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from primecli.errors import InputError
 from primecli.inputs import Shard
 from primecli.rollouts import Rollouts
 from primecli.training import MicroBatch, Trainer, tensor, token_places
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def check_origin(parts: Sequence[Shard], fingerprint: str | None) -> None:
@@ -48,6 +52,16 @@ def evaluate(trainer: Trainer, rollouts: Rollouts) -> dict[str, float]:
         for when, values in found.items()
     }
     return {name: share for name, share in shares.items() if np.isfinite(share)}
+
+
+def preflight(trainer: Trainer, rollouts: Rollouts) -> None:
+    """Tries the largest micro-batch, see `Trainer.preflight`."""
+    sequences = rollouts.sequences()
+
+    def forward(batch: scoring.Batch) -> Tensor:
+        return scoring.sequence_values(trainer.model, trainer.place, sequences, batch).sum()
+
+    trainer.preflight(sequences, trainer.mini_batches(len(rollouts)), forward)
 
 
 def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], clip: float | None, aggregation: str) -> None:

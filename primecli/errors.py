@@ -6,7 +6,7 @@ command line is a defect of primecli; it still ends in one line, and `--debug` s
 | exit code | meaning                                                                |
 |-----------|------------------------------------------------------------------------|
 | 0         | done, also when the reader of the pipe closed it                       |
-| 1         | failed: disk, memory, lock, a model that cannot be loaded, a defect    |
+| 1         | failed: disk, stdout, memory, lock, a model that fails, a defect       |
 | 2         | usage: the command line is wrong                                       |
 | 3         | the input is corrupt, incomplete or lacks needed columns               |
 | 4         | finished, but more rows were quarantined than `--max-errors` allows    |

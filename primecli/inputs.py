@@ -42,12 +42,7 @@ class Inputs:
     ) -> None:
         self.warn = warn
         self.together = together
-        self.from_stdin = list(arguments) == ["-"] or (not arguments and not pipe.stdin_is_terminal())
-        if not arguments and not self.from_stdin:
-            raise UsageError(
-                "no shards given",
-                "name shards or a directory of them, or pipe the output of another stage in",
-            )
+        self.from_stdin = come_through_pipe(arguments)
         self.arguments = arguments
         self.partial = partial
         self.while_idle: Callable[[], None] | None = None
@@ -56,34 +51,27 @@ class Inputs:
         self._directories: dict[Path, set[str]] = {}
 
     def __iter__(self) -> Iterator[Shard]:
+        for path in self.paths():
+            yield Shard(path, shards.read_footer(path))
+
+    def paths(self) -> Iterator[Path]:
+        """The shards' paths alone, for one who opens them otherwise."""
         for path in self._paths():
-            shard = Shard(path, shards.read_footer(path))
-            known = str(path) if self.together else shard.name
+            known = str(path) if self.together else path.name
             if known in self._seen:
-                raise InputError(f"two input shards are named {shard.name}: {self._seen[known]} and {path}")
+                raise InputError(
+                    f"two input shards are named {path.name}: {self._seen[known]} and {path}",
+                    "a shard may be named once" if self.together else "its output keeps the name: take one at a time",
+                )
             self._seen[known] = path
-            self._directories.setdefault(path.parent, set()).add(shard.name)
-            yield shard
+            self._directories.setdefault(path.parent, set()).add(path.name)
+            yield path
         self._check_end()
 
     def _paths(self) -> Iterator[Path]:
-        if self.from_stdin:
-            yield from self._piped_paths()
-            return
-        for argument in self.arguments:
-            path = Path(argument)
-            if path.is_dir():
-                yield from self._directory(path)
-            elif path.exists():
-                yield path
-            elif any(mark in argument for mark in "*?["):
-                matches = sorted(map(Path, glob.glob(argument)))
-                if not matches:
-                    raise InputError(f"{argument}: no file matches")
-                for match in matches:
-                    yield from self._directory(match) if match.is_dir() else [match]
-            else:
-                raise InputError(f"{argument}: no such file or directory")
+        named = self._piped_paths() if self.from_stdin else (path for text in self.arguments for path in places(text))
+        for path in named:
+            yield from self._directory(path) if path.is_dir() else [path]
 
     def _directory(self, path: Path) -> list[Path]:
         if not self.partial:
@@ -113,6 +101,42 @@ class Inputs:
         """Reads no further: the stage before sees the closed pipe."""
         if self.from_stdin:
             pipe.close_stdin()
+
+
+def come_through_pipe(arguments: Sequence[str]) -> bool:
+    """Whether paths are read from stdin. Raises UsageError where there are none at all."""
+    if arguments:
+        return list(arguments) == ["-"]
+    if pipe.stdin_is_terminal():
+        raise UsageError(
+            "no shards given", "name shards or a directory of them, or pipe the output of another stage in"
+        )
+    return True
+
+
+def places_of(arguments: Sequence[str]) -> Iterator[Path]:
+    """The files and directories that arguments or the lines of stdin name, for one who looks at more than shards."""
+    if come_through_pipe(arguments):
+        yield from (Path(line.strip()) for line in pipe.stdin_lines() if line.strip())
+    else:
+        yield from (place for text in arguments for place in places(text))
+
+
+def places(text: str) -> list[Path]:
+    """What a user means by a path or a quoted glob: files and directories, in order, those that are there.
+
+    A name with marks of a glob that is there means itself. A glob leaves out names that begin with `_`, which are no
+    shards (`_summary.json`). Raises InputError where nothing is meant.
+    """
+    path = Path(text)
+    if path.exists():
+        return [path]
+    if not any(mark in text for mark in "*?["):
+        raise InputError(f"{text}: no such file or directory")
+    found = sorted(match for match in map(Path, glob.glob(text)) if not match.name.startswith("_"))
+    if not found:
+        raise InputError(f"{text}: no file matches")
+    return found
 
 
 def directory_shards(directory: Path, warn: Callable[[str], None]) -> list[Path]:

@@ -82,6 +82,8 @@ class Reader:
         skipped = {schema.PROMPT_IDS, *schema.PER_RESPONSE_TOKEN} - set(lists)
         columns = read_row(path, place.row, [name for name in present if name not in skipped])
         ids = columns[schema.RESPONSE_IDS]
+        if not ids:
+            raise InputError(f"{path}: response_ids is empty at row {place.row}", "see `primecli validate`")
         name = schema.ROLLOUT_LOGPROBS if against else self.measure
         if len(columns[name]) != len(ids):
             raise InputError(

@@ -6,11 +6,12 @@ import fnmatch
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from primecli import models, shards
+from primecli.config import without_file
 from primecli.errors import InputError
 
 Record = Mapping[str, Any]
@@ -23,13 +24,16 @@ ROLE_OPTIONS = {"policy": ("policy", "model"), "prm": ("prm",), "ref": ("ref_mod
 class Made:
     """A shard or a checkpoint and the records of what made it, oldest first.
 
-    fingerprint: content of a shard, weights of a checkpoint. step: optimizer steps of a checkpoint.
+    fingerprint: content of a shard, weights of a checkpoint. step: optimizer steps of a checkpoint. alike, unlike: of a
+    directory, the shards that were made in the same way as the first, which is this one, and the others.
     """
 
     path: Path
     chain: tuple[Record, ...]
     fingerprint: str
     step: int | None = None
+    alike: int = 1
+    unlike: int = 0
 
     @property
     def record(self) -> Record:
@@ -39,12 +43,14 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that a command used. made: its own origin, where it is a checkpoint that is still there."""
+    """A model that a command used. made: its own origin, where it is a checkpoint that is still there. changed: whether
+    there is now another checkpoint in its place."""
 
     role: str
     fingerprint: str
     name: str | None
     made: Made | None
+    changed: bool = False
 
 
 def look_up(path: Path) -> Made:
@@ -62,11 +68,19 @@ def look_up(path: Path) -> Made:
         found = sorted(path.glob("*.parquet"))
         if not found:
             raise InputError(f"{path}: neither a checkpoint of primecli nor a directory of shards")
-        path = found[0]
+        return _first_of(found)
     footer = shards.read_footer(path)
     if not footer.provenance:
         raise InputError(f"{path}: another tool made it, and it does not say how")
     return Made(path, footer.provenance, footer.content)
+
+
+def _first_of(found: Sequence[Path]) -> Made:
+    """The first of a directory's shards, with how many of the others were made in the same way."""
+    first, *others = (look_up(path) for path in found)
+    recipe = [(record.get("stage"), _settings(record)) for record in first.chain]
+    alike = sum([(record.get("stage"), _settings(record)) for record in other.chain] == recipe for other in others)
+    return replace(first, alike=1 + alike, unlike=len(others) - alike)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -82,11 +96,9 @@ def models_of(record: Record) -> list[Model]:
             continue
         config = record.get("config") or {}
         name = next((str(config[option]) for option in ROLE_OPTIONS[role] if config.get(option)), None)
-        made = None
-        if name is not None and is_checkpoint(Path(name)):
-            candidate = look_up(Path(name))
-            made = candidate if candidate.fingerprint == fingerprint else None
-        found.append(Model(role, str(fingerprint), name, made))
+        there = look_up(Path(name)) if name is not None and is_checkpoint(Path(name)) else None
+        same = there is not None and there.fingerprint == fingerprint
+        found.append(Model(role, str(fingerprint), name, there if same else None, there is not None and not same))
     return found
 
 
@@ -223,13 +235,13 @@ def _add(record: Record, output: Path, steps: dict[Path, Step]) -> None:
 
 
 def _options_only(record: Record) -> list[str]:
-    """The words of a command without its input shards."""
+    """The words of a command without its input shards, with the options that it took from elsewhere written out."""
     inputs = [os.path.normpath(entry["path"]) for entry in record.get("inputs") or ()]
     named = {*inputs, *(os.path.dirname(path) for path in inputs)}
-    words = shlex.split(str(record["command"]))
+    words = without_file(shlex.split(str(record["command"])))
 
     def is_input(word: str) -> bool:
         path = os.path.normpath(word)
         return word == "-" or path in named or ("*" in word and any(fnmatch.fnmatch(name, path) for name in named))
 
-    return [*words[:2], *(word for word in words[2:] if not is_input(word))]
+    return [*words[:2], *(word for word in words[2:] if not is_input(word)), *record.get("elsewhere", ())]

@@ -193,8 +193,8 @@ class Wandb:
         self._rows = int(read_state(self.state_file).get("rows", 0))
         own = run_id(self.directory)
         run_name = os.environ.get("WANDB_NAME") or self.directory.absolute().parent.name
-        # stdout carries shard paths: wandb is not to touch it. Offline it has nothing to say that `note` does not
-        settings = wandb.Settings(console="off", quiet=True, silent=bool(wandb.setup().settings._offline))
+        # stdout carries shard paths: wandb is not to touch it. What it has to say `note` says, or an exception
+        settings = wandb.Settings(console="off", silent=True)
         if "WANDB_FINISH_TIMEOUT" not in os.environ:
             settings.finish_timeout = FINISH_SECONDS
         settings.finish_timeout_raises = True
@@ -212,9 +212,9 @@ class Wandb:
             self._run.define_metric(pattern, step_metric=axis)
         if self.config:
             self._run.config.update(dict(self.config), allow_val_change=True)
-        found = self._run.settings
-        here = f"{found.sync_dir}, for `wandb sync` to upload"
-        self.note(f"logs to wandb: {here if found._offline else self._run.url}")
+        offline = self._run.settings.mode in ("offline", "dryrun")
+        here = f"{self._run.settings.sync_dir}, for `wandb sync` to upload" if offline else self._run.url
+        self.note(f"logs to wandb: {here}")
 
     def close(self, *, ok: bool) -> None:
         """Waits until wandb has sent everything, no longer than FINISH_SECONDS or WANDB_FINISH_TIMEOUT."""

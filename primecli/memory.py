@@ -2,23 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from primecli import models
 from primecli.errors import PrimecliError
 from primecli.files import Json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from primecli.scoring import Batch, Sequences
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryOptions:
-    """gradient_checkpointing: the backward pass computes each layer's activations again, rather than have them kept."""
+    """gradient_checkpointing: the backward pass computes each layer's activations again, rather than have them kept.
+    offload_optimizer: the optimizer's moments live in CPU memory. preflight: the largest micro-batch is tried first; by
+    the device when None."""
 
     gradient_checkpointing: bool = False
+    offload_optimizer: bool = False
+    preflight: bool | None = None
 
     def as_json(self) -> dict[str, Json]:
         """The options, for a summary: they belong to a run, not to its result."""
         return asdict(self)
+
+    def has_preflight(self, device: torch.device) -> bool:
+        """Whether to try first: on a GPU, unless said otherwise. On a CPU the kernel kills, and nobody can report."""
+        return device.type != "cpu" if self.preflight is None else self.preflight
+
+    def remedies(self, device: torch.device, *, lora: bool, token_budget: int, rows: int) -> str:
+        """What is left to do where a micro-batch of so many rows does not fit; of none: nothing was computed yet."""
+        options = {
+            f"lower --micro-batch-tokens (it is {token_budget})": rows > 1,
+            "pass --gradient-checkpointing": rows > 0 and not self.gradient_checkpointing,
+            "pass --offload-optimizer": device.type != "cpu" and not self.offload_optimizer,
+            "pass --lora-rank": not lora,
+        }
+        found = [text for text, helps in options.items() if helps]
+        return ", or ".join(found) or "train on shorter responses, or a smaller model"
+
+
+def largest_micro_batches(plans: Iterable[Sequence[Batch]], sequences: Sequences) -> list[Batch]:
+    """Those that need the most memory: of most tokens and, since attention may need their square, by the longest too.
+
+    plans: the micro-batches of each mini-batch.
+    """
+    every = [batch for plan in plans for batch in plan]
+    found = [
+        max(every, key=lambda batch: batch.tokens(sequences)),
+        max(every, key=lambda batch: batch.tokens(sequences) * batch.longest(sequences)),
+    ]
+    return found[:1] if found[0] == found[1] else found
+
+
+def try_largest(
+    plans: Sequence[Sequence[Batch]],
+    sequences: Sequences,
+    forward: Callable[[Batch], Tensor],
+    parameters: Iterable[torch.nn.Parameter],
+    remedies: Callable[[int], str],
+) -> None:
+    """The forward and backward pass of the largest micro-batches, leaving nothing behind.
+
+    plans, sequences: as in `largest_micro_batches`. `forward` gives a scalar. remedies: what is left to do where so
+    many rows do not fit. Raises PrimecliError when memory runs out.
+    """
+    import torch
+
+    parameters = list(parameters)
+    accumulated = any(len(plan) > 1 for plan in plans)  # then gradients are there already when a micro-batch starts
+    for batch in largest_micro_batches(plans, sequences):
+        number = f"{len(batch.rows)} row{'s' if len(batch.rows) > 1 else ''}"
+        tokens, longest = batch.tokens(sequences), batch.longest(sequences)
+        what = f"the largest micro-batch ({number}, {tokens} tokens, the longest row {longest})"
+        with models.reporting_memory(remedies(len(batch.rows)), what):
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter) if accumulated else None
+            forward(batch).backward()  # type: ignore[no-untyped-call]
+        for parameter in parameters:
+            parameter.grad = None
 
 
 def recompute_activations(model: Any) -> None:

@@ -282,15 +282,14 @@ def set_threads(threads: int | None) -> None:
 
 
 @contextlib.contextmanager
-def reporting_memory() -> Iterator[None]:
-    """Turns running out of memory into one line that says what to lower."""
+def reporting_memory(hint: str = "lower --micro-batch-tokens", what: str = "") -> Iterator[None]:
+    """Turns running out of memory into one line that says what to lower. what: that it ran out on, if that is known."""
     import torch
 
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise PrimecliError(f"out of memory: {first_line(error)}", "lower --micro-batch-tokens") from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        if not known:
             raise
-        raise PrimecliError(f"out of memory: {first_line(error)}", "lower --micro-batch-tokens") from error
+        raise PrimecliError(f"out of memory{what and f' on {what}'}: {first_line(error)}", hint) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import select
@@ -9,8 +11,12 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from primecli.errors import ReaderClosed
+from primecli.errors import PrimecliError, ReaderClosed
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 IDLE_SECONDS = 1.0  # no line for so long means that the stage before is at work
 
@@ -20,6 +26,53 @@ def _descriptor(stream: object) -> int | None:
         return stream.fileno()  # type: ignore[attr-defined, no-any-return]
     except (AttributeError, OSError, ValueError):
         return None
+
+
+class _Stdout(io.FileIO):
+    """Descriptor of stdout, of which every failed write is one of ours: no handler of OSError on the way takes it."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            _abandon(self.fileno())
+            raise ReaderClosed from None
+        except OSError as error:
+            _abandon(self.fileno())
+            hints = {errno.ENOSPC: "free some space, or send it elsewhere", errno.EDQUOT: "you have used up your quota"}
+            raise PrimecliError(f"cannot write to stdout: {error.strerror}", hints.get(error.errno or 0)) from error
+
+
+def _writer(descriptor: int, like: io.TextIOWrapper, *, closes: bool = False) -> io.TextIOWrapper:
+    """Text to a descriptor of stdout, buffered, in the encoding of another stream."""
+    raw = _Stdout(descriptor, "wb", closefd=closes)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=like.encoding, errors=like.errors, line_buffering=like.line_buffering
+    )
+
+
+@contextlib.contextmanager
+def guarded_stdout() -> Iterator[None]:
+    """Makes stdout raise ReaderClosed where its reader has gone, and PrimecliError where it takes no more otherwise.
+
+    One that was closed from the start takes everything and keeps nothing; its number is no file's that is opened later.
+    """
+    before = sys.stdout
+    if before is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it is for the life of the process)
+        yield
+        return
+    if not isinstance(before, io.TextIOWrapper) or _descriptor(before) is None:
+        yield
+        return
+    before.flush()
+    guarded = _writer(before.fileno(), before)
+    sys.stdout = guarded
+    try:
+        yield
+    finally:
+        if sys.stdout is guarded:
+            sys.stdout = before
 
 
 def _is_pipe(stream: object) -> bool:
@@ -50,7 +103,7 @@ def reader_gone() -> bool:
 def check_reader() -> None:
     """Raises ReaderClosed when the reader of stdout has gone. Long work calls it now and then."""
     if reader_gone():
-        _abandon_stdout()
+        _abandon(sys.stdout.fileno())
         raise ReaderClosed
 
 
@@ -64,9 +117,12 @@ def keep_streams(*, show: bool) -> None:
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper) and stream.fileno() in (1, 2):
             stream.flush()
-            own = os.fdopen(os.dup(stream.fileno()), "w", encoding="utf-8", errors="surrogateescape")
-            own.reconfigure(line_buffering=name == "stderr")
-            setattr(sys, name, own)
+            own = os.dup(stream.fileno())
+            if name == "stdout":
+                sys.stdout = _writer(own, stream, closes=True)
+            else:
+                sys.stderr = os.fdopen(own, "w", encoding="utf-8", errors="surrogateescape")
+                sys.stderr.reconfigure(line_buffering=True)
     target = os.dup(2) if show else os.open(os.devnull, os.O_WRONLY)
     os.dup2(target, 1)
     os.dup2(target, 2)
@@ -74,31 +130,25 @@ def keep_streams(*, show: bool) -> None:
 
 
 def emit(path: Path) -> None:
-    """Writes one path to stdout and flushes it. Raises ReaderClosed when nobody reads."""
+    """Writes one path to stdout and flushes it. Raises ReaderClosed when nobody reads, as `guarded_stdout` does."""
     emit_all([path])
 
 
 def emit_all(paths: list[Path]) -> None:
     """Writes several paths with one flush. Raises ReaderClosed when nobody reads."""
-    if sys.stdout is None or not paths:
+    if not paths:
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # a path is any bytes
-    try:
-        sys.stdout.write("".join(f"{path}\n" for path in paths))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _abandon_stdout()
-        raise ReaderClosed from None
+    sys.stdout.write("".join(f"{path}\n" for path in paths))
+    sys.stdout.flush()
 
 
-def _abandon_stdout() -> None:
-    """Sends what is still buffered nowhere, so that the interpreter's last flush does not fail."""
-    descriptor = _descriptor(sys.stdout)
-    if descriptor is not None:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, descriptor)
-        os.close(null)
+def _abandon(descriptor: int) -> None:
+    """Sends what is still buffered nowhere, so that no later flush fails."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
 
 
 def close_stdin() -> None:
@@ -145,7 +195,7 @@ def _wait_for_input(descriptor: int, seconds: float | None) -> bool:
     if output is not None and output != descriptor:
         poller.register(output, 0)
     events = poller.poll(None if seconds is None else seconds * 1000)
-    if any(fd == output and event & select.POLLERR for fd, event in events):
-        _abandon_stdout()
+    if output is not None and any(fd == output and event & select.POLLERR for fd, event in events):
+        _abandon(output)
         raise ReaderClosed
     return any(fd == descriptor for fd, _ in events)

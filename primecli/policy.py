@@ -127,6 +127,17 @@ def score_reference(
     return scoring.score(model, place, rollouts.sequences(temperature=True), token_budget=token_budget)
 
 
+def preflight(trainer: Trainer, rollouts: Rollouts, options: PolicyOptions) -> None:
+    """Tries the largest micro-batch, see `Trainer.preflight`."""
+    sequences = rollouts.sequences(temperature=True)
+
+    def forward(batch: scoring.Batch) -> Tensor:
+        found = scoring.sequence_logprobs(trainer.model, trainer.place, sequences, batch, with_entropy=True)
+        return found.logprobs.sum() + (found.entropy.sum() if options.entropy_coef else 0.0)
+
+    trainer.preflight(sequences, trainer.mini_batches(len(rollouts)), forward)
+
+
 def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLogprobs, options: PolicyOptions) -> None:
     """One optimizer step of the policy over a mini-batch."""
     from primecli.core.losses import token_weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,23 @@ def prm_loss(scores: Tensor, outcomes: Tensor, groups: Tensor, loss: str) -> Ten
     if loss == "dpo":
         return prm_dpo(scores, opponent_scores(scores, outcomes, groups), outcomes, denominator=len(scores))
     return prm_cross_entropy(scores, outcomes, denominator=len(scores))
+
+
+def mini_batches(trainer: Trainer, rollouts: Rollouts, loss: str) -> Iterator[list[int]]:
+    """Row numbers of each mini-batch; for `dpo` it is of whole groups."""
+    if loss == "dpo":
+        return trainer.group_mini_batches(rollouts.group_index)
+    return trainer.mini_batches(len(rollouts))
+
+
+def preflight(trainer: Trainer, rollouts: Rollouts, loss: str) -> None:
+    """Tries the largest micro-batch, see `Trainer.preflight`."""
+    sequences = rollouts.sequences()
+
+    def forward(batch: scoring.Batch) -> Tensor:
+        return scoring.sequence_logprobs(trainer.model, trainer.place, sequences, batch).logprobs.sum()
+
+    trainer.preflight(sequences, mini_batches(trainer, rollouts, loss), forward)
 
 
 def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float, loss: str) -> None:

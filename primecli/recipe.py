@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from primecli import __version__, schema
+from primecli.config import taken_from_elsewhere
 from primecli.files import Json, fingerprint
 from primecli.inputs import Shard
 
@@ -67,11 +68,16 @@ def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
 def provenance_record(
     recipe: Recipe, execution: Mapping[str, Json], started: float, inputs: Sequence[Shard]
 ) -> dict[str, Json]:
-    """One link of the provenance chain: which command made this, from what, when and in how many seconds."""
+    """One link of the provenance chain: which command made this, from what, when and in how many seconds.
+
+    elsewhere: options that it took from variables or a file, as words of a command line.
+    """
+    elsewhere = taken_from_elsewhere()
     return {
         "stage": recipe.stage,
         "version": __version__,
         "command": shlex.join(["primecli", *sys.argv[1:]]),
+        **({"elsewhere": elsewhere} if elsewhere else {}),
         "config": {**recipe.config, **execution},
         "inputs": [{"path": str(shard.path), "content": shard.footer.content} for shard in inputs],
         "models": dict(recipe.models),

@@ -46,6 +46,17 @@ class Batch:
     rows: list[int]
     packed: bool = False
 
+    def tokens(self, sequences: Sequences) -> int:
+        """Tokens that its forward pass computes, filling included."""
+        if not self.packed:
+            return len(self.rows) * self.longest(sequences)
+        prompts = {sequences.prompt_ids[row].tobytes(): len(sequences.prompt_ids[row]) for row in self.rows}
+        return sum(prompts.values()) + sum(len(sequences.response_ids[row]) for row in self.rows)
+
+    def longest(self, sequences: Sequences) -> int:
+        """Tokens of its longest row, prompt and response."""
+        return max(len(sequences.prompt_ids[row]) + len(sequences.response_ids[row]) for row in self.rows)
+
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
@@ -93,7 +104,9 @@ def plan(model: Any, place: Placement, sequences: Sequences, rows: Sequence[int]
             return padded
     from primecli.attention import packs
 
-    if not packs(model):
+    with place.autocast():
+        possible = packs(model)
+    if not possible:
         if place.packing == "on":
             raise UsageError(
                 f"{type(model).__name__} computes something else for packed sequences", "leave --packing at auto"

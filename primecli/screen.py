@@ -45,6 +45,7 @@ TITLES = {
 VERDICT_STYLES = {"correct": "bold #ffffff on #1a7f37", "wrong": "bold #ffffff on #b3261e"}
 OTHER_VERDICT = "bold #101010 on #d4a72c"
 PROMPT_LINES = 12
+MOST_DECIMALS = 6
 SHOWN_TEXT = 120  # characters of an answer or a failure
 BAR = 4  # cells on either side of 0
 WIDE = 70  # cells from which a step has a bar and the sum so far
@@ -196,7 +197,8 @@ class Screen:
         if lowest is not None and highest is not None:
             facts.append((f"{LOWEST} lowest step", f"{lowest + 1} ({number(totals[lowest])})"))
             facts.append((f"{HIGHEST} highest step", f"{highest + 1} ({number(totals[highest])})"))
-        for name, place in (("lowest token", int(values.argmin())), ("highest token", int(values.argmax()))):
+        tokens = (("lowest token", int(values.argmin())), ("highest token", int(values.argmax())))
+        for name, place in tokens if values.min() < values.max() else ():
             text = printable(rollout.pieces[place].text).replace("\n", heat.NEWLINE)
             facts.append((name, f"‘{text}’ at {rollout.pieces[place].first} ({number(float(values[place]))})"))
         yield from _fold(_facts(facts), width)
@@ -207,6 +209,8 @@ class Screen:
         name, unit = self.measure.replace("_", " ").replace("-", " "), UNITS.get(self.measure, "")
         number = _Numbers([scale])
         text = Text(no_wrap=True)
+        if not scale:
+            return text.append(f"{name} of a token: all are 0")
         if self.paint.colors == "none":
             below, above = heat.MARKS
             least = ", ".join(number(share * scale).lstrip("+") for share in heat.LEVELS)
@@ -226,15 +230,16 @@ class Screen:
 
 
 class _Numbers:
-    """Numbers that belong together, with three decimals, or as many as the largest needs for three digits."""
+    """Numbers that belong together: three decimals, or more for a small largest, or powers of ten."""
 
     def __init__(self, values: Sequence[float]) -> None:
         largest = max((abs(value) for value in values), default=0.0)
-        self.decimals = int(np.clip(2 - np.floor(np.log10(largest)), 3, 9)) if largest else 3
+        decimals = int(max(2 - np.floor(np.log10(largest)), 3)) if largest else 3
+        self.form = f"+.{decimals}f" if decimals <= MOST_DECIMALS else "+.2e"
         self.width = max((len(self(value)) for value in values), default=1)
 
     def __call__(self, value: float) -> str:
-        text = f"{value:+.{self.decimals}f}"
+        text = format(value, self.form)
         return text if float(text) else text[1:]
 
 

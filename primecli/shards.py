@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FOOTER_KEY = b"primecli"
 NAME_PATTERN = re.compile(r"rollouts-(\d{5})-of-(\d{5})\.parquet")
 ROW_GROUP_ROWS = 512
+HASHED_BYTES = 1 << 20  # read at a time
 
 
 def shard_name(index: int, total: int) -> str:
@@ -302,7 +303,9 @@ def content_of(path: Path) -> str:
     end = max(start + chunk.total_compressed_size for start, chunk in zip(starts, chunks, strict=True))
     digest = hashlib.sha256(_schema_text(metadata.schema.to_arrow_schema()).encode())
     with open(path, "rb") as file:
-        digest.update(file.read(end))
+        while end and (data := file.read(min(end, HASHED_BYTES))):
+            digest.update(data)
+            end -= len(data)
     return digest.hexdigest()[:32]
 
 

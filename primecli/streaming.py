@@ -38,6 +38,14 @@ def stream(path: Path, columns: Sequence[str] | None, *, rows: int = BATCH_ROWS)
         raise shards.unreadable(path, error) from error
 
 
+def raw_stream(path: Path, *, rows: int = BATCH_ROWS) -> Iterator[tuple[int, pa.Table]]:
+    """All columns as they are in the file, whatever the schema says; Arrow's own errors where it cannot be read."""
+    first = 0
+    for table in _batches(_open(path), None, None, rows):
+        yield first, table
+        first += table.num_rows
+
+
 def read_row(path: Path, row: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
     """Some columns of one row (all when None), by way of its row group alone.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from primecli import __version__, checkpoints, loggers, models, pipe, scoring
+from primecli import __version__, adapters, checkpoints, loggers, memory, models, pipe, scoring
+from primecli.adapters import LoraOptions
 from primecli.errors import PrimecliError, ReaderClosed, UsageError
 from primecli.files import Json, directory_atomically, lock, make_directory, remove_leftovers
 from primecli.inputs import Inputs, Shard
-from primecli.memory import MemoryOptions, recompute_activations
+from primecli.memory import MemoryOptions
 from primecli.optimizer import AdamW
 from primecli.progress import Progress, duration, say
 from primecli.recipe import Recipe, differences, provenance_record
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 class TrainingOptions:
     """How an update trains. mini_batch: responses an optimizer step; token_budget: tokens of a micro-batch.
 
-    memory: what is done to need less of it.
+    memory: what is done to need less of it. lora: the adapters that are trained, all parameters when None.
     """
 
     lr: float
@@ -49,6 +50,7 @@ class TrainingOptions:
     seed: int
     token_budget: int
     memory: MemoryOptions = field(default_factory=MemoryOptions)
+    lora: LoraOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class MicroBatch:
 class Trainer:
     """A model in float32 with AdamW, at the step where its checkpoint stopped.
 
+    With LoRA only the adapters are trained, see `adapters`; `checkpoints.check_adapters` comes before.
     load: makes the model of a directory, its parameters in the dtype that is asked for. on_step: told each optimizer
     step's metrics, as it is taken.
     """
@@ -86,10 +89,18 @@ class Trainer:
         self.state = checkpoints.read_state(directory, stage)
         self.step = self.state.step
         self.model = load(directory, place, dtype=torch.float32)
-        checkpoints.load_master_weights(self.model, directory, of_another_kind=not self.state.has_moments)
+        checkpoints.load_parameters(self.model, directory, self.state, options.lora, options.seed)
+        if options.lora is not None and place.dtype == torch.bfloat16:
+            adapters.hold_compactly(self.model)
         if options.memory.gradient_checkpointing:
-            recompute_activations(self.model)
-        self.optimizer = AdamW(dict(self.model.named_parameters()), weight_decay=options.weight_decay, steps=self.step)
+            memory.recompute_activations(self.model)
+        with models.reporting_memory(self._remedies(0), "the optimizer's moments"):
+            self.optimizer = AdamW(
+                adapters.trained(self.model),
+                weight_decay=options.weight_decay,
+                steps=self.step,
+                offload=options.memory.offload_optimizer,
+            )
         if self.state.has_moments:
             self.optimizer.load(directory / models.TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
         self.history: list[dict[str, float]] = []
@@ -131,6 +142,28 @@ class Trainer:
             return self.options.lr * (self.step + 1) / self.options.warmup_steps
         return self.options.lr
 
+    def preflight(
+        self,
+        sequences: scoring.Sequences,
+        mini_batches: Iterable[list[int]],
+        forward: Callable[[scoring.Batch], Tensor],
+    ) -> None:
+        """Tries the largest micro-batch of the whole run, where that is wanted, so that memory runs out now or never.
+
+        `forward` gives a micro-batch's result as a scalar to be differentiated.
+        Weights, moments, random numbers and metrics stay as they are. Raises PrimecliError with what to lower.
+        """
+        if not self.options.memory.has_preflight(self.place.device):
+            return
+        plans = [
+            scoring.plan(self.model, self.place, sequences, rows, self.options.token_budget) for rows in mini_batches
+        ]
+        memory.try_largest(plans, sequences, forward, self.optimizer.parameters.values(), self._remedies)
+
+    def _remedies(self, rows: int) -> str:
+        lora, budget = self.options.lora is not None, self.options.token_budget
+        return self.options.memory.remedies(self.place.device, lora=lora, token_budget=budget, rows=rows)
+
     def take_step(
         self,
         sequences: scoring.Sequences,
@@ -148,7 +181,7 @@ class Trainer:
 
         self.optimizer.zero_grad()
         sums: dict[str, float] = {}
-        with models.reporting_memory():
+        with models.reporting_memory(self._remedies(len(rows))):
             for batch in scoring.plan(self.model, self.place, sequences, rows, self.options.token_budget):
                 part = micro_batch(batch)
                 part.loss.backward()  # type: ignore[no-untyped-call]
@@ -173,11 +206,13 @@ class Trainer:
     def metrics(self) -> dict[str, float]:
         """Each metric over the steps of this process that have it: its mean, or its extreme where it is one.
 
-        `steps` is their number, `step` the last one's.
+        `steps` is their number, `step` the last one's; with LoRA, `trained_parameters` the numbers that are trained.
         """
         names = list(dict.fromkeys(name for step in self.history for name in step if name != "step"))
         over_steps = {name: pick_extreme(name, [step[name] for step in self.history if name in step]) for name in names}
-        return {**over_steps, "steps": len(self.history), "step": self.step}
+        trained = sum(parameter.numel() for parameter in self.optimizer.parameters.values())
+        lora = {"trained_parameters": trained} if self.options.lora else {}
+        return {**over_steps, **lora, "steps": len(self.history), "step": self.step}
 
     def save(self, directory: Path, recipe: Recipe, provenance: Mapping[str, Json]) -> None:
         """Writes the checkpoint; the trainer is done with after that."""
@@ -189,11 +224,14 @@ class Trainer:
             "recipe": recipe.as_json(),
             "provenance": [*self.state.provenance, provenance],
         }
+        if self.options.lora is not None:
+            record["lora"] = {**self.options.lora.as_json(), "base": self.state.base or self.state.lineage[-1]}
         checkpoints.save(
             directory,
             self.model,
             self.optimizer.tensors(),
             source=self.directory,
+            same_base=self.state.lora is not None,
             record=record,
             lineage=self.state.lineage,
             steps=self.history,
@@ -283,8 +321,9 @@ class UpdateRun:
 
         while_idle: done while waiting for them, unless the checkpoint is there and no model will be needed.
         """
-        inputs = Inputs(self.options.shards, partial=self.options.partial, warn=lambda text: say(self.stage, text))
-        if self.options.force or not self.options.checkpoint.exists():
+        options = self.options
+        inputs = Inputs(options.shards, partial=options.partial, together=True, warn=lambda text: say(self.stage, text))
+        if options.force or not options.checkpoint.exists():
             inputs.while_idle = while_idle
         for shard in inputs:
             require_columns(shard.path, shard.footer.columns, needs)
@@ -343,6 +382,8 @@ class UpdateRun:
         self._log.close(ok=True)  # before the next stage starts, which may go on with the same run of wandb
         if not self.options.quiet:
             show_metrics(summary, trainer.history)
+            if trainer.optimizer.offload and trainer.place.device.type == "cpu":
+                say(self.stage, "--offload-optimizer saved nothing: on the CPU the moments are in its memory anyway")
             say(self.stage, f"{rows} rollouts in {groups} groups, {duration(summary.seconds)} -> {target}")
         pipe.emit_all([shard.path for shard in self.shards])
 
@@ -365,8 +406,8 @@ def show_metrics(summary: Summary, history: Sequence[Mapping[str, float]]) -> No
 def options_json(options: TrainingOptions) -> dict[str, Json]:
     """The options that change the result, for a recipe."""
     fields = asdict(options)
-    del fields["token_budget"], fields["seed"], fields["memory"]
-    return fields
+    del fields["token_budget"], fields["seed"], fields["memory"], fields["lora"]
+    return {**fields, **(options.lora.as_json() if options.lora else {})}
 
 
 def token_places(rollouts: Rollouts, rows: Sequence[int]) -> np.ndarray:

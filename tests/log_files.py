@@ -72,6 +72,9 @@ def read_part(path: Path) -> Part:
 
 def read_parts(log: Path) -> list[Part]:
     """The parts below a log directory, in the order in which they began."""
+    import wandb
+
+    wandb.teardown()  # its process may still hold the end of a file
     return [read_part(path) for path in sorted(log.glob("wandb/offline-run-*/*.wandb"))]
 
 

@@ -78,3 +78,5 @@ def test_rows_that_are_not_packed_are_as_before() -> None:
 
 def test_a_model_in_bfloat16_packs() -> None:
     assert attention.packs(make("Qwen2", **WIDE).bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention.packs(make("Qwen2", **WIDE))

@@ -39,7 +39,7 @@ def ask(shell_name: str, typed: str) -> list[str]:
         ("primecli --config run.toml fil", ["filter"]),
         ("primecli compute-advantages --estimator ", ["rloo", "reinforce", "grpo", "dr-grpo", "gae"]),
         ("primecli compute-advantages --estimator g", ["grpo", "gae"]),
-        ("primecli update-policy --no-", ["--no-clip", "--no-shuffle"]),
+        ("primecli update-policy --no-", ["--no-clip", "--no-shuffle", "--no-preflight"]),
         ("primecli generate --conf", ["--config"]),
         ("primecli verify runs/1/gen", []),  # then the shell completes files
         ("primecli generate --out ", []),

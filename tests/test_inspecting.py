@@ -51,6 +51,8 @@ def test_lists_that_do_not_fit_are_named(tmp_path: Path) -> None:
         reader.read(one(tmp_path / "a", **{schema.RESPONSE_IDS: [1, 2], schema.PROCESS_REWARDS: [1.0]}))
     with pytest.raises(InputError, match="process_rewards is not finite at row 0"):
         reader.read(one(tmp_path / "b", **{schema.RESPONSE_IDS: [1], schema.PROCESS_REWARDS: [float("inf")]}))
+    with pytest.raises(InputError, match="response_ids is empty at row 0"):
+        reader.read(one(tmp_path / "c", **{schema.RESPONSE_IDS: [], schema.PROCESS_REWARDS: []}))
 
 
 def test_another_distribution_is_noticed() -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from primecli import loggers, schema
+from primecli import loggers, pipe, schema
 from primecli.errors import Interrupted, UsageError
+from primecli.files import is_locked
 from primecli.models import model_fingerprint
-from primecli.training import Trainer
+from primecli.training import Trainer, UpdateRun
 from tests.builders import rollouts, write_shards
 from tests.log_files import read_parts, scalars
 
@@ -127,6 +128,28 @@ def test_wandb_offline_is_one_run_of_parts(tmp_path: Path, update: Any, batch: P
     assert own == [*prm[:STEPS], *policy[:STEPS], *prm[STEPS:], *policy[STEPS:]]
     assert parts[0].axes == {f"{space}/*": f"{space}/step" for space in SPACES.values()}
     assert parts[0].config["update-prm"]["mini_batch"] == 2 * SIZE
+
+
+def test_the_next_stage_starts_when_wandb_has_ended(
+    tmp_path: Path, update: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run has one writer at a time, and the stages of a pipeline run beside each other."""
+    locked: list[bool] = []
+    lock, emit_all, log_step = tmp_path / "run/log/.wandb-steps.lock", pipe.emit_all, UpdateRun.log_step
+
+    def logged(self: UpdateRun, step: Any) -> None:
+        log_step(self, step)
+        locked.append(is_locked(lock))
+
+    def emit(paths: Any) -> None:
+        locked.append(is_locked(lock))
+        assert (tmp_path / "run/prm/1/model.safetensors").exists()
+        emit_all(paths)
+
+    monkeypatch.setattr(UpdateRun, "log_step", logged)
+    monkeypatch.setattr(pipe, "emit_all", emit)
+    update("update-prm", 1, "--log", "wandb")
+    assert locked == [True] * STEPS + [False]
 
 
 def test_the_log_directory_and_the_run_are_those_that_the_user_names(

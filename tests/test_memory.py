@@ -1,4 +1,4 @@
-"""Less memory, the same numbers: recomputed activations."""
+"""Less memory, the same numbers: recomputed activations, and the largest micro-batch tried first."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from primecli import models, scoring
 from primecli.errors import PrimecliError
-from primecli.memory import recompute_activations
-from primecli.scoring import Sequences
+from primecli.memory import MemoryOptions, largest_micro_batches, recompute_activations, try_largest
+from primecli.scoring import Batch, Sequences
 
 SEQUENCES = Sequences(
     [np.arange(1, 4), np.arange(5, 14), np.arange(20, 22)],
@@ -33,7 +33,7 @@ def forward_and_backward(model: Any) -> tuple[Tensor, int]:
     place = models.placement("cpu", "float32")
     model.zero_grad()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logprobs = scoring.sequence_logprobs(model, place, SEQUENCES, scoring.Batch([0, 1, 2])).logprobs
+        logprobs = scoring.sequence_logprobs(model, place, SEQUENCES, Batch([0, 1, 2])).logprobs
         own = {parameter.data_ptr() for parameter in model.parameters()}
     activations = sum(size for address, size in kept.items() if address not in own)
     (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()  # type: ignore[no-untyped-call]
@@ -79,3 +79,55 @@ def test_dropout_stays_off() -> None:
 def test_a_model_without_known_layers_is_refused() -> None:
     with pytest.raises(PrimecliError, match="Linear has no layers that transformers can checkpoint"):
         recompute_activations(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("mini_batches", [1, 2])
+def test_trying_leaves_nothing_behind(mini_batches: int, tiny: Path) -> None:
+    place = models.placement("cpu", "float32")
+    model = models.load_model(tiny, place)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    seen: list[tuple[Batch, bool]] = []
+
+    def forward(batch: Batch) -> Tensor:
+        seen.append((batch, all(parameter.grad is not None for parameter in model.parameters())))
+        total: Tensor = scoring.sequence_logprobs(model, place, SEQUENCES, batch).logprobs.sum()
+        return total
+
+    first, second = Batch([0, 1]), Batch([2])
+    plans = [[first, second]] if mini_batches == 1 else [[first], [second]]
+    try_largest(plans, SEQUENCES, forward, model.parameters(), str)
+    assert seen == [(first, mini_batches == 1)]  # beside gradients where a mini-batch has more than one part
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_the_largest_is_of_most_tokens_or_longest_rows() -> None:
+    """Of what is computed: filling counts, and a prompt that a packed row has for all its responses counts once."""
+    prompts = [np.arange(90)] * 9 + [np.arange(700), np.arange(750)]
+    given = Sequences(prompts, [np.arange(10)] * 9 + [np.arange(100)] * 2)
+    many, packed, long, longest = Batch(list(range(9))), Batch(list(range(9)), packed=True), Batch([9]), Batch([10])
+    filled = Batch([10, 0])
+    assert [batch.tokens(given) for batch in (many, packed, long, filled)] == [900, 180, 800, 1700]
+    assert largest_micro_batches([[many], [long]], given) == [many, long]
+    assert largest_micro_batches([[packed, long]], given) == [long]
+    assert largest_micro_batches([[many, long], [filled], [longest]], given) == [filled]
+
+
+def test_what_is_left_to_do() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    plain, full = MemoryOptions(), MemoryOptions(gradient_checkpointing=True, offload_optimizer=True)
+    assert plain.remedies(gpu, lora=False, token_budget=99, rows=3) == (
+        "lower --micro-batch-tokens (it is 99), or pass --gradient-checkpointing, or pass --offload-optimizer, or pass "
+        "--lora-rank"
+    )
+    assert plain.remedies(gpu, lora=True, token_budget=99, rows=0) == "pass --offload-optimizer"
+    assert plain.remedies(cpu, lora=True, token_budget=99, rows=1) == "pass --gradient-checkpointing"
+    assert full.remedies(gpu, lora=True, token_budget=99, rows=1) == "train on shorter responses, or a smaller model"
+
+
+def test_a_gpu_is_tried_first() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for wanted, expected in [(None, [False, True]), (True, [True, True]), (False, [False, False])]:
+        assert [MemoryOptions(preflight=wanted).has_preflight(device) for device in (cpu, gpu)] == expected

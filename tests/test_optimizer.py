@@ -81,13 +81,26 @@ def test_the_fused_kernel_rounds_as_the_plain_one_does() -> None:
         torch.testing.assert_close(parameter, plain[name], atol=1e-6, rtol=1e-6)
 
 
-def test_it_is_taken_up_again_to_the_bit(tmp_path: Path) -> None:
+def test_moments_that_live_elsewhere_give_the_same_bits() -> None:
+    """Those that the kernel sees are copies, on a CPU too, and what it makes of them has to come back."""
+    optimizers = [AdamW(parameters(), weight_decay=DECAY, offload=offload) for offload in (False, True)]
+    homes = [{name: value.data_ptr() for name, value in optimizer.tensors().items()} for optimizer in optimizers]
+    for optimizer, home in zip(optimizers, homes, strict=True):
+        take_steps(optimizer, range(8))
+        assert {name: value.data_ptr() for name, value in optimizer.tensors().items()} == home
+    plain, offloaded = optimizers
+    assert all(torch.equal(offloaded.parameters[name], value) for name, value in plain.parameters.items())
+    assert all(torch.equal(offloaded.tensors()[name], value) for name, value in plain.tensors().items())
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_it_is_taken_up_again_to_the_bit(offload: bool, tmp_path: Path) -> None:
     whole = AdamW(parameters(), weight_decay=DECAY)
     take_steps(whole, range(10))
     first = AdamW(parameters(), weight_decay=DECAY)
     take_steps(first, range(6))
     save_file(first.tensors(), tmp_path / "moments")
-    second = AdamW(first.parameters, weight_decay=DECAY, steps=6)
+    second = AdamW(first.parameters, weight_decay=DECAY, steps=6, offload=offload)
     second.load(tmp_path / "moments")
     take_steps(second, range(6, 10))
     assert all(torch.equal(second.parameters[name], value) for name, value in whole.parameters.items())

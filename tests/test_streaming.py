@@ -68,3 +68,18 @@ def test_what_does_not_fit_is_named_with_its_row(tmp_path: Path) -> None:
     path.write_bytes(damaged[:200] + b"\x00" * 400 + damaged[600:])
     with pytest.raises(InputError, match="truncated or damaged"):
         list(stream(path, None))
+
+
+def test_a_row_group_is_not_held_whole(tmp_path: Path) -> None:
+    """As another tool writes it: all rows in one group. What a reader holds is counted by Arrow's allocator."""
+    import os
+
+    rows, tokens = 20_000, 100
+    values = np.frombuffer(os.urandom(4 * rows * tokens), dtype=np.uint32) / np.float32(2**32)
+    lists = shards.list_column(values.astype(np.float32), np.full(rows, tokens), schema.ADVANTAGES)
+    pq.write_table(pa.table({schema.ADVANTAGES: lists}), tmp_path / "a.parquet", row_group_size=rows)
+    del lists
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in stream(tmp_path / "a.parquet", None, rows=500)]
+    assert len(held) == 40
+    assert max(held) < (tmp_path / "a.parquet").stat().st_size / 2

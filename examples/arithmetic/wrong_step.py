@@ -1,8 +1,9 @@
 """How often the process rewards point at the first wrong step of a wrong response, by iteration.
 
 The PRM is trained on outcomes alone; on this task the wrong step is known. Of each wrong response the line with
-the lowest summed reward is held against the first wrong line. Chance is one over the number of its lines. Reads
-RUN/ITERATION/STAGE/*.parquet and writes RUN/wrong_step.csv.
+the lowest summed reward is held against the first wrong line. Chance is one over the number of its lines; early
+lines are the first wrong one more often than late ones, so the best guess that is always the same line is there too.
+Reads RUN/ITERATION/STAGE/*.parquet and writes RUN/wrong_step.csv.
 
 Example:
     python examples/arithmetic/wrong_step.py work/rloo-process-seed0
@@ -13,8 +14,10 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,7 +26,15 @@ from rich.console import Console
 from rich.table import Table
 
 NEWLINE = 10  # tokens are bytes
-COLUMNS = ("iteration", "wrong_responses", "found", "share", "standard_error", "chance")
+COLUMNS = ("iteration", "wrong_responses", "found", "share", "standard_error", "chance", "same_line")
+
+
+class Judged(NamedTuple):
+    """A wrong response: its lowest-rewarded line, its first wrong one, and how many lines it has."""
+
+    lowest: int
+    wrong: int
+    lines: int
 
 
 def line_sums(ids: np.ndarray, rewards: np.ndarray) -> np.ndarray:
@@ -36,21 +47,21 @@ def line_sums(ids: np.ndarray, rewards: np.ndarray) -> np.ndarray:
     return np.add.reduceat(rewards, starts[starts < len(ids)])
 
 
-def judge(directory: Path) -> Iterator[tuple[bool, int]]:
-    """For each wrong response of some shards: whether its lowest line is the first wrong one, and its lines."""
+def judge(directory: Path) -> Iterator[Judged]:
+    """The wrong responses of some shards."""
     columns = ["prompt", "response", "response_ids", "process_rewards", "verdict"]
     for path in sorted(directory.glob("*.parquet")):
         for row in pq.ParquetFile(path).read(columns=columns).to_pylist():
             wrong = first_wrong_step(row["prompt"], row["response"])
             sums = line_sums(np.array(row["response_ids"]), np.array(row["process_rewards"]))
             if row["verdict"] == "wrong" and wrong is not None and wrong < len(sums):
-                yield int(sums.argmin()) == wrong, len(sums)
+                yield Judged(int(sums.argmin()), wrong, len(sums))
 
 
 def rows_of(run: Path, stage: str) -> list[dict[str, float]]:
     """One row an iteration, and all of them together as iteration 0."""
     rows = []
-    everything: list[tuple[bool, int]] = []
+    everything: list[Judged] = []
     numbers = sorted(int(path.name) for path in run.iterdir() if path.name.isdigit() and (path / stage).is_dir())
     for iteration in numbers:
         found = list(judge(run / str(iteration) / stage))
@@ -60,9 +71,13 @@ def rows_of(run: Path, stage: str) -> list[dict[str, float]]:
     return [*rows, summarise(0, everything)] if everything else []
 
 
-def summarise(iteration: int, found: list[tuple[bool, int]]) -> dict[str, float]:
-    """The share of responses whose wrong step was found, with its standard error, and what chance would give."""
-    hits = sum(hit for hit, _ in found)
+def summarise(iteration: int, found: list[Judged]) -> dict[str, float]:
+    """The share of responses whose wrong step was found, with its standard error, and what guesses would give.
+
+    >>> summarise(1, [Judged(0, 0, 2), Judged(1, 0, 4)])["chance"]
+    0.375
+    """
+    hits = sum(one.lowest == one.wrong for one in found)
     share = hits / len(found)
     return {
         "iteration": iteration,
@@ -70,7 +85,8 @@ def summarise(iteration: int, found: list[tuple[bool, int]]) -> dict[str, float]
         "found": hits,
         "share": share,
         "standard_error": math.sqrt(share * (1 - share) / len(found)),
-        "chance": sum(1 / lines for _, lines in found) / len(found),
+        "chance": sum(1 / one.lines for one in found) / len(found),
+        "same_line": Counter(one.wrong for one in found).most_common(1)[0][1] / len(found),
     }
 
 
@@ -88,12 +104,19 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     table = Table(title=f"{run}: the lowest-rewarded line is the first wrong one", title_justify="left")
-    for heading in ("iteration", "wrong responses", "found", "share", "chance"):
+    for heading in ("iteration", "wrong responses", "found", "share", "chance", "best same line"):
         table.add_column(heading, justify="right")
     for row in rows:
         share = f"{row['share']:.3f} ± {row['standard_error']:.3f}"
         label = str(row["iteration"]) if row["iteration"] else "all"
-        table.add_row(label, str(row["wrong_responses"]), str(row["found"]), share, f"{row['chance']:.3f}")
+        table.add_row(
+            label,
+            str(row["wrong_responses"]),
+            str(row["found"]),
+            share,
+            f"{row['chance']:.3f}",
+            f"{row['same_line']:.3f}",
+        )
     Console().print(table)
 
 

@@ -63,6 +63,13 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def positive(value: float) -> float:
+    """Refuses 0, numbers below it, nan and inf."""
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is not a positive number")
+    return value
+
+
 Shards = Annotated[
     Optional[list[str]],  # noqa: UP045 (typer reads the annotation)
     typer.Argument(
@@ -110,12 +117,52 @@ PackingOption = Annotated[
         "rounding. auto: on the CPU, where it saves enough and the model allows it.",
     ),
 ]
+LoraRank = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--lora-rank",
+        min=1,
+        help="Train matrices of this rank beside the linear layers and nothing else; the checkpoint is the merged "
+        "model. Wants about ten times the --lr.  [default: train all weights]",
+        show_default=False,
+    ),
+]
+LoraAlpha = Annotated[
+    float,
+    typer.Option("--lora-alpha", help="With --lora-rank: their product counts alpha / rank times.", callback=positive),
+]
+LoraTargets = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--lora-targets",
+        metavar="NAMES",
+        help="With --lora-rank: the layers, by name, as in q_proj,v_proj.  [default: all linear layers but the head]",
+        show_default=False,
+    ),
+]
 GradientCheckpointing = Annotated[
     bool,
     typer.Option(
         "--gradient-checkpointing",
         help="Keep each layer's input alone and compute the rest again in the backward pass: less memory, a third "
         "more time, the same result.",
+    ),
+]
+OffloadOptimizer = Annotated[
+    bool,
+    typer.Option(
+        "--offload-optimizer",
+        help="Keep the optimizer's moments in CPU memory: 8 bytes less on the GPU for each trained parameter, slower "
+        "steps, the same result.",
+    ),
+]
+Preflight = Annotated[
+    Optional[bool],  # noqa: UP045
+    typer.Option(
+        "--preflight/--no-preflight",
+        help="Try the largest micro-batch before anything else, so that memory runs out at once or never.  "
+        "[default: on a GPU]",
+        show_default=False,
     ),
 ]
 Log = Annotated[

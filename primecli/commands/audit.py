@@ -57,9 +57,10 @@ def audit(
       primecli audit runs/*/score-prm \\
         --fail-on 'pair-accuracy<0.6' --fail-on 'group-length-correlation>0.5'
     """
-    import json
+    import contextlib
 
     from primecli import audit as auditing
+    from primecli.errors import ReaderClosed
     from primecli.inputs import Inputs
     from primecli.progress import say
     from primecli.responses import collect
@@ -67,28 +68,32 @@ def audit(
     gates = [_gate(text) for text in fail_on or ()]
     reports: dict[str, dict[str, Any]] = {}
     for label, arguments in _sources(shards or []).items():
-        parts = Inputs(arguments, partial=partial, warn=lambda text: say("audit", text))
+        parts = Inputs(arguments, partial=partial, together=True, warn=lambda text: say("audit", text))
         reports[label] = auditing.report(collect(parts), seed=seed, top=top)
+    with contextlib.suppress(ReaderClosed):  # who reads no further asks for the conditions all the same
+        _show(reports, as_json)
+    _check(gates, reports)
+
+
+def _show(reports: Mapping[str, Mapping[str, Any]], as_json: bool) -> None:
+    import json
+
+    from primecli.audit_tables import show
+
     if as_json:
         print(json.dumps([{"input": label, **report} for label, report in reports.items()], indent=2, allow_nan=False))
     else:
-        from primecli.audit_tables import show
-
         show(dict(zip(_short(list(reports)), reports.values(), strict=True)))
-    _check(gates, reports)
 
 
 def _sources(arguments: list[str]) -> dict[str, list[str]]:
     """The inputs that are audited apart: each directory where several are named, else all together."""
-    import glob
+    from primecli.inputs import places
 
-    found = []
-    for argument in arguments:
-        matches = glob.glob(argument) if any(mark in argument for mark in "*?[") else []
-        found += matches if matches and all(Path(match).is_dir() for match in matches) else [argument]
-    if len(found) > 1 and all(Path(name).is_dir() for name in found):
-        return {name: [name] for name in sorted(found, key=_natural)}
-    return {found[0] if len(found) == 1 else "": found}
+    found = [] if arguments == ["-"] else [place for text in arguments for place in places(text)]
+    if len(found) > 1 and all(place.is_dir() for place in found):
+        return {name: [name] for name in sorted(map(str, found), key=_natural)}
+    return {arguments[0] if len(arguments) == 1 else "": arguments}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -52,13 +52,16 @@ def check_logprobs(
 
       primecli check-logprobs runs/1/generate --model ckpt/policy/0 --max-gap 0.02
     """
-    from primecli.errors import GateError
+    import contextlib
+
+    from primecli.errors import GateError, ReaderClosed
     from primecli.inputs import Inputs
     from primecli.models import load_model, model_fingerprint, placement, resolve_dtype, resolve_model, set_threads
     from primecli.progress import Progress, say
 
     by_engine: dict[str, list[Shard]] = {}
-    for shard in Inputs(shards or (), partial=partial, warn=lambda text: say("check-logprobs", text)):
+    inputs = Inputs(shards or (), partial=partial, together=True, warn=lambda text: say("check-logprobs", text))
+    for shard in inputs:
         by_engine.setdefault(_engine(shard), []).append(shard)
     batches = {engine: _load(parts) for engine, parts in sorted(by_engine.items())}
     directory = resolve_model(model)
@@ -74,7 +77,8 @@ def check_logprobs(
             gaps[engine] = values[0]
             counts = [str(len(rollouts)), str(int(rollouts.response_lengths.sum()))]
             rows.append([engine, *counts, *(f"{value:.3g}" for value in values[:3]), *(f"{v:.4f}" for v in values[3:])])
-    _print([list(COLUMNS), *rows])
+    with contextlib.suppress(ReaderClosed):  # who reads no further asks for --max-gap all the same
+        _print([list(COLUMNS), *rows])
     worst = max(gaps, key=lambda engine: gaps[engine])
     if max_gap is not None and not gaps[worst] <= max_gap:
         raise GateError(

@@ -28,10 +28,12 @@ def doctor(
 
       primecli doctor --json
     """
+    import contextlib
     import json
     from dataclasses import asdict
 
     from primecli.doctor import checks
+    from primecli.errors import ReaderClosed
     from primecli.progress import say
 
     found = []
@@ -42,10 +44,11 @@ def doctor(
         if check.status == "failed":
             say("doctor", f"{check.name}: {check.found}{f' ({check.hint})' if check.hint else ''}")
     failed = any(check.status == "failed" for check in found)
-    if as_json:
-        print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in found]}, indent=2))
-    else:
-        _show(found)
+    with contextlib.suppress(ReaderClosed):  # the exit code is for who reads no further, too
+        if as_json:
+            print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in found]}, indent=2))
+        else:
+            _show(found)
     if failed:
         raise typer.Exit(1)
 

@@ -11,7 +11,7 @@ import typer
 from primecli.commands import _options as options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 class Format(StrEnum):
@@ -22,10 +22,17 @@ class Format(StrEnum):
     json = "json"
 
 
+TABLE_ROWS = 200  # rows of a table; the other formats have no limit
+FETCHED = 2048  # rows held at a time
+
+
 def query(
     shards: Annotated[
         list[str],
-        typer.Argument(metavar="SHARDS... SQL", help="Shards, directories or globs, and last the SQL over them."),
+        typer.Argument(
+            metavar="[SHARDS]... SQL",
+            help="Shards, directories or globs, or none where paths come from stdin; then SQL.",
+        ),
     ],
     output: Annotated[
         Format, typer.Option("--format", help="A table, CSV with a header, or JSON lines.")
@@ -34,8 +41,11 @@ def query(
 ) -> None:
     """Ask shards with SQL.
 
-    DuckDB runs it; the shards are the table `rollouts`, with the columns `filename` and `file_row_number` beside
-    their own. Needs the package duckdb. Lists are 1-based, list_sum and list_min work on token columns.
+    DuckDB runs it; the shards are the table `rollouts`, with the columns `filename` and `file_row_number` (from 0)
+    beside their own; a column that some shards do not have is NULL there. Needs the package duckdb. Nothing is written,
+    unless the SQL itself says COPY ... TO, and no extension is loaded, so that nothing goes over the network.
+
+    Lists are 1-based: process_rewards[1] is the first token's, list_sum(process_rewards) a response's.
 
     Example:
 
@@ -45,93 +55,124 @@ def query(
       primecli query 'runs/*/verify' --format csv "SELECT filename, avg(outcome_reward) FROM rollouts GROUP BY 1"
     """
     from primecli.errors import InputError, PrimecliError, UsageError
+    from primecli.inputs import Inputs
+    from primecli.progress import say
 
-    if len(shards) < 2:
-        raise UsageError("primecli query takes shards and, last, the SQL", "primecli query runs/1/verify 'SELECT ...'")
     *places, sql = shards
+    if not any(letter.isspace() for letter in sql.strip()):
+        raise UsageError(
+            f"{sql} is no SQL", "shards come first, the SQL last: primecli query runs/1/verify 'SELECT ...'"
+        )
+    inputs = Inputs(places, partial=partial, together=True, warn=lambda text: say("query", text))
     try:
         import duckdb
     except ImportError:
         raise PrimecliError("query needs the package duckdb", "pip install 'primecli[duckdb]'") from None
-    paths = _paths(places, partial)
-    connection = duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
-    names = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-    try:
-        connection.execute(
-            "CREATE VIEW rollouts AS SELECT * FROM "
-            f"read_parquet([{names}], filename=true, file_row_number=true, union_by_name=true)"
-        )
-    except duckdb.Error as error:
-        raise InputError(f"the shards cannot be read: {_first_line(error)}") from error
-    try:
-        result = connection.execute(sql)
-        heads = [column[0] for column in result.description or ()]
-        rows = result.fetchall() if heads else []
-    except duckdb.Error as error:
-        raise UsageError(f"the SQL does not work: {_first_line(error)}") from error
-    _print(output, heads, rows)
+    names = ", ".join("'" + _literal(str(path)) + "'" for path in inputs.paths())
+    settings: dict[str, Any] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+    with duckdb.connect(config=settings) as connection:
+        try:
+            connection.execute(
+                f"CREATE VIEW rollouts AS SELECT * FROM read_parquet([{names}], filename=true, file_row_number=true, "
+                "union_by_name=true, hive_partitioning=false)"
+            )
+        except duckdb.Error as error:
+            raise InputError(f"the shards cannot be read: {_line(error)}") from error
+        try:
+            result = connection.execute(sql)
+            heads = [column[0] for column in result.description or ()]
+            _print(output, heads, _rows(result) if heads else iter(()))
+        except duckdb.Error as error:
+            raise UsageError(f"the SQL does not work: {_line(error)}") from error
 
 
-def _paths(places: list[str], partial: bool) -> list[str]:
-    """The shards that are meant, each directory's summary looked at; a glob may name directories."""
-    import glob
-    from pathlib import Path
-
-    from primecli.errors import InputError
-    from primecli.inputs import directory_shards
-    from primecli.progress import say
-    from primecli.summary import check_producer
-
-    found: list[str] = []
-    for place in places:
-        matches = [place] if Path(place).exists() else sorted(glob.glob(place))
-        if not matches:
-            raise InputError(f"{place}: no such file or directory")
-        for match in map(Path, matches):
-            if match.is_dir():
-                if not partial:
-                    check_producer(match, None)
-                found += [str(path) for path in directory_shards(match, lambda text: say("query", text))]
-            else:
-                found.append(str(match))
-    return found
+def _literal(path: str) -> str:
+    """A path within quotes of SQL, its marks those of no glob."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path).replace("'", "''")
 
 
-def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _line(error: BaseException) -> str:
+    """What is wrong, without the picture of where that DuckDB draws below."""
+    return " ".join(str(error).partition("\n\nLINE ")[0].split())
 
 
-def _print(output: Format, heads: list[str], rows: Sequence[Sequence[Any]]) -> None:
+def _rows(result: Any) -> Iterator[tuple[Any, ...]]:
+    while rows := result.fetchmany(FETCHED):
+        yield from rows
+
+
+def _print(output: Format, heads: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
     import csv
     import json
 
+    from primecli.tokens import printable, safe_json
+
     if output is Format.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(heads)
-        writer.writerows([["" if value is None else _text(value) for value in row] for row in rows])
+        shown = printable if sys.stdout.isatty() else str  # as they are into a file, harmless on a terminal
+        writer.writerow([shown(head) for head in heads])
+        writer.writerows([shown(_csv(value)) for value in row] for row in rows)
     elif output is Format.json:
         for row in rows:
-            print(json.dumps(dict(zip(heads, row, strict=True)), ensure_ascii=False, default=str))
+            values = dict(zip(heads, map(_plain, row), strict=True))
+            print(safe_json(json.dumps(values, ensure_ascii=False, allow_nan=False)))
     elif heads:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table()
-        for place, head in enumerate(heads):
-            numeric = any(isinstance(row[place], (int, float)) for row in rows)
-            table.add_column(Text(head), justify="right" if numeric else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text("NULL", style="dim") if value is None else Text(_shown(value)) for value in row))
-        console = Console(highlight=False)
-        console.print(table)
-        print(f"{len(rows)} row{'' if len(rows) == 1 else 's'}", file=sys.stderr)
+        _print_table(heads, rows)
 
 
-def _text(value: Any) -> str:
+def _print_table(heads: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
+    import itertools
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from primecli.progress import say
+    from primecli.tokens import printable
+
+    kept = list(itertools.islice(rows, TABLE_ROWS))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for place, head in enumerate(heads):
+        numeric = any(isinstance(row[place], int | float) and not isinstance(row[place], bool) for row in kept)
+        table.add_column(Text(printable(head)), justify="right" if numeric else "left", overflow="fold")
+    for row in kept:
+        table.add_row(*(Text("NULL", style="dim") if value is None else Text(printable(_cell(value))) for value in row))
+    Console(highlight=False).print(table)
+    if next(rows, None) is not None:
+        say("query", f"there are more than these {TABLE_ROWS} rows: --format csv or json has all of them")
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; what JSON has no number for (NaN, infinity) is null."""
+    import math
+    from decimal import Decimal
+
+    if isinstance(value, float | Decimal):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _csv(value: Any) -> str:
+    """A value as CSV has it: NULL is empty, lists are JSON."""
+    import json
+
+    if value is None:
+        return ""
+    if isinstance(value, bool | list | dict):
+        return json.dumps(_plain(value), ensure_ascii=False)
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _shown(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
+def _cell(value: Any) -> str:
+    """A value as the table has it: six digits of a number."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return "[" + ", ".join("NULL" if item is None else _cell(item) for item in value) + "]"
+    return str(value)

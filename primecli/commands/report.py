@@ -27,7 +27,9 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUNS...", help="Directories of runs; NAME=DIR gives one another name.", show_default=False
+            metavar="RUNS...",
+            help="Directories of runs, or globs; NAME=DIR gives one another name.",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -81,7 +83,7 @@ def report(
     from primecli.progress import say
     from primecli.runs import find_run
 
-    named = [_named(text) for text in runs]
+    named = [one for text in runs for one in _named(text)]
     found = [find_run(path, name) for name, path in named]
     _distinct_names(found)
     for run in found:
@@ -105,12 +107,14 @@ def report(
         say("report", f"{len(found)} run{'s' if len(found) > 1 else ''}, {_size(len(text.encode()))} -> {target}")
 
 
-def _named(text: str) -> tuple[str | None, Path]:
-    """NAME=DIR, or DIR where a directory of the whole name is there or no name is given."""
+def _named(text: str) -> list[tuple[str | None, Path]]:
+    """NAME=DIR, or the directories of a path or a glob, where one is there of the whole name or no name is given."""
+    from primecli.inputs import places
+
     name, equals, rest = text.partition("=")
     if equals and name and "/" not in name and not Path(text).is_dir():
-        return name, Path(rest)
-    return None, Path(text)
+        return [(name, Path(rest))]
+    return [(None, place) for place in places(text)]
 
 
 def _distinct_names(runs: Sequence[Run]) -> None:

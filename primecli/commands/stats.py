@@ -56,7 +56,8 @@ def _show(described: Mapping[str, Mapping[str, Any]]) -> None:
     whole = described[ALL]
     console = Console(highlight=False)
     several = len(described) > 1
-    print(f"{whole['rollouts']:,} rollouts in {whole['groups']:,} groups, {whole['tokens']:,} tokens")
+    groups = f"{whole['groups']:,} group{'' if whole['groups'] == 1 else 's'}"
+    print(f"{whole['rollouts']:,} rollouts in {groups}, {whole['tokens']:,} tokens")
     if whole.get("ungraded"):
         print(f"{whole['ungraded']:,} without an outcome reward: not in accuracy and pass@k")
     if "accuracy" in whole:

@@ -49,6 +49,11 @@ def update_critic(
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     packing: options.PackingOption = options.Packing.auto,
     gradient_checkpointing: options.GradientCheckpointing = False,
+    offload_optimizer: options.OffloadOptimizer = False,
+    preflight: options.Preflight = None,
+    lora_rank: options.LoraRank = None,
+    lora_alpha: options.LoraAlpha = 32.0,
+    lora_targets: options.LoraTargets = None,
     log: options.Log = None,
     log_dir: options.LogDir = None,
     force: options.Force = False,
@@ -71,14 +76,17 @@ def update_critic(
         | primecli update-policy --policy ckpt/policy/0 --checkpoint ckpt/policy/1
     """
     from primecli import models, schema
+    from primecli.adapters import lora_options
+    from primecli.checkpoints import check_adapters
     from primecli.critic import check_origin
     from primecli.early import EarlyModels
     from primecli.memory import MemoryOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
-    memory = MemoryOptions(gradient_checkpointing)
+    memory = MemoryOptions(gradient_checkpointing, offload_optimizer, preflight)
+    lora = lora_options(lora_rank, lora_alpha, lora_targets)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory, lora
     )
     run = UpdateRun(
         "update-critic",
@@ -104,6 +112,7 @@ def update_critic(
         source = models.resolve_model(critic)
         run.use_model("critic", source)
         run.models["trainer"] = models.trainer_fingerprint(source)
+        check_adapters(source, run.stage, lora)
         ids = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
         early = EarlyModels(threads, models.load_critic)
         run.read([*ids, schema.VALUES, schema.RETURNS], while_idle=lambda: early.begin([(source, "float32")]))
@@ -121,6 +130,7 @@ def _train(run: UpdateRun, source: Path, training: TrainingOptions, early: Early
     models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
     trainer = Trainer(source, place, training, run.stage, load=early.load, on_step=run.log_step)
+    critic.preflight(trainer, rollouts)
     clip = float(run.config["value_clip"]) or None
     with run.progress:
         run.progress.advance(0, total=len(rollouts) * training.epochs)

@@ -131,6 +131,11 @@ def update_policy(
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     packing: options.PackingOption = options.Packing.auto,
     gradient_checkpointing: options.GradientCheckpointing = False,
+    offload_optimizer: options.OffloadOptimizer = False,
+    preflight: options.Preflight = None,
+    lora_rank: options.LoraRank = None,
+    lora_alpha: options.LoraAlpha = 32.0,
+    lora_targets: options.LoraTargets = None,
     log: options.Log = None,
     log_dir: options.LogDir = None,
     force: options.Force = False,
@@ -152,14 +157,17 @@ def update_policy(
         --checkpoint ckpt/policy/1 runs/1/compute-advantages
     """
     from primecli import models, schema
+    from primecli.adapters import lora_options
+    from primecli.checkpoints import check_adapters
     from primecli.early import EarlyModels
     from primecli.memory import MemoryOptions
     from primecli.policy import FROM_SHARDS, PolicyOptions
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
-    memory = MemoryOptions(gradient_checkpointing)
+    memory = MemoryOptions(gradient_checkpointing, offload_optimizer, preflight)
+    lora = lora_options(lora_rank, lora_alpha, lora_targets)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory, lora
     )
     loss = PolicyOptions(
         old_logprobs.value,
@@ -203,6 +211,7 @@ def update_policy(
         source = models.resolve_model(policy)
         run.use_model("policy", source)
         run.models["trainer"] = models.trainer_fingerprint(source)
+        check_adapters(source, run.stage, lora)
         reference = None if ref in (None, FROM_SHARDS) else models.resolve_model(str(ref))
         if reference is not None:
             run.use_model("ref", reference)
@@ -238,10 +247,11 @@ def _train(
     models.set_threads(run.execution["threads"])
     place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
     budget = training.token_budget
-    if reference is not None:
-        rollouts.values[schema.REF_LOGPROBS] = policy.score_reference(rollouts, reference, place, budget, early.load)
     trainer = Trainer(source, place, training, run.stage, load=early.load, on_step=run.log_step)
     staleness = policy.check_staleness(rollouts, trainer.state.lineage, run.execution["max_staleness"])
+    policy.preflight(trainer, rollouts, loss)
+    if reference is not None:
+        rollouts.values[schema.REF_LOGPROBS] = policy.score_reference(rollouts, reference, place, budget, early.load)
     recompute = loss.old_logprobs == OldLogprobs.recompute
     ahead = recompute and trainer.steps_for(len(rollouts)) > 1
     old = policy.OldLogprobs(

@@ -56,6 +56,11 @@ def update_prm(
     micro_batch_tokens: options.MicroBatchTokens = 16384,
     packing: options.PackingOption = options.Packing.auto,
     gradient_checkpointing: options.GradientCheckpointing = False,
+    offload_optimizer: options.OffloadOptimizer = False,
+    preflight: options.Preflight = None,
+    lora_rank: options.LoraRank = None,
+    lora_alpha: options.LoraAlpha = 32.0,
+    lora_targets: options.LoraTargets = None,
     log: options.Log = None,
     log_dir: options.LogDir = None,
     force: options.Force = False,
@@ -79,14 +84,17 @@ def update_prm(
         --checkpoint ckpt/prm/1 runs/1/filter
     """
     from primecli import models, schema
+    from primecli.adapters import lora_options
+    from primecli.checkpoints import check_adapters
     from primecli.early import EarlyModels
     from primecli.memory import MemoryOptions
     from primecli.rollouts import STORED_REFERENCES, reference_columns
     from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
 
-    memory = MemoryOptions(gradient_checkpointing)
+    memory = MemoryOptions(gradient_checkpointing, offload_optimizer, preflight)
+    lora = lora_options(lora_rank, lora_alpha, lora_targets)
     training = TrainingOptions(
-        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory
+        lr, mini_batch, epochs, grad_clip, weight_decay, warmup_steps, shuffle, seed, micro_batch_tokens, memory, lora
     )
     run = UpdateRun(
         "update-prm",
@@ -114,6 +122,7 @@ def update_prm(
         source = models.resolve_model(prm)
         run.use_model("prm", source)
         run.models["trainer"] = models.trainer_fingerprint(source)
+        check_adapters(source, run.stage, lora)
         reference = None if ref in STORED_REFERENCES else models.resolve_model(ref)
         if reference is not None:
             run.use_model("ref", reference)
@@ -140,13 +149,11 @@ def _train(run: UpdateRun, source: Path, ref: Path | str, training: TrainingOpti
     with run.progress:
         run.progress.advance(0, total=len(rollouts) * training.epochs)
         budget = training.token_budget
-        rollouts.values[schema.REF_LOGPROBS] = prm.reference_logprobs(rollouts, ref, place, budget, early.load)
         trainer = Trainer(source, place, training, run.stage, load=early.load, on_step=run.log_step)
+        prm.preflight(trainer, rollouts, loss)
+        rollouts.values[schema.REF_LOGPROBS] = prm.reference_logprobs(rollouts, ref, place, budget, early.load)
         before = prm.evaluate(trainer, rollouts, beta, loss) if evaluate else {}
-        batches = (
-            trainer.group_mini_batches(rollouts.group_index) if loss == "dpo" else trainer.mini_batches(len(rollouts))
-        )
-        for rows in batches:
+        for rows in prm.mini_batches(trainer, rollouts, loss):
             prm.take_step(trainer, rollouts, rows, beta, loss)
             run.progress.advance(len(rows))
         after = prm.evaluate(trainer, rollouts, beta, loss) if evaluate else {}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from primecli.commands import _options as options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from primecli.validating import Problem, Validator
 
 
 def validate(
@@ -18,34 +23,55 @@ def validate(
     """Check shards: types, lengths of lists, whole groups, finite numbers, provenance.
 
     Prints each problem with its shard, row and column, and ends with exit code 3 when there is one. Rows are
-    counted from 0. The rows are held against the hash that was taken when they were written.
+    counted from 0. The rows are held against the hash that was taken when they were written, against the policy that
+    the provenance names, and process rewards against the log-probabilities that they come from.
 
     Example:
 
+      \b
       primecli validate runs/1/compute-advantages
+      primecli validate 'runs/*/*/'
     """
-    import json
+    import contextlib
 
-    from primecli.errors import InputError
+    from primecli.errors import InputError, ReaderClosed
     from primecli.inputs import Inputs
     from primecli.progress import say
-    from primecli.validating import Validator, problems_of
+    from primecli.tokens import printable
+    from primecli.validating import Validator
 
     validator = Validator()
-    inputs = Inputs(shards or (), partial=partial, warn=lambda text: say("validate", text))
-    found = list(problems_of(inputs, validator))
+    inputs = Inputs(shards or (), partial=partial, together=True, warn=lambda text: say("validate", text))
+    kept: list[Problem] = []
+    count = 0
+    with contextlib.suppress(ReaderClosed):  # who reads no further asks for the exit code all the same
+        for problem in (problem for path in inputs.paths() for problem in validator.check(path)):
+            count += 1
+            if count <= limit:
+                kept.append(problem)
+                if not as_json:
+                    print(printable(str(problem)).replace("\n", " "), flush=True)
+        _close(validator, kept, count, as_json)
+    if count:
+        raise InputError(f"{count:,} problem{'' if count == 1 else 's'} in {_looked_at(validator)}")
+
+
+def _looked_at(validator: Validator) -> str:
+    return f"{validator.rows:,} rows in {validator.shards:,} shard{'' if validator.shards == 1 else 's'}"
+
+
+def _close(validator: Validator, kept: Sequence[Problem], count: int, as_json: bool) -> None:
+    """What is printed once all is seen."""
+    import json
+
     if as_json:
         problems = [
             {"shard": str(problem.shard), "row": problem.row, "column": problem.column, "what": problem.what}
-            for problem in found
+            for problem in kept
         ]
-        print(json.dumps({"shards": validator.shards, "rows": validator.rows, "problems": problems}, indent=2))
-    else:
-        for problem in found[:limit]:
-            print(problem)
-        if len(found) > limit:
-            print(f"and {len(found) - limit} more (--limit)")
-        if not found:
-            print(f"{validator.rows} rows in {validator.shards} shards: nothing is wrong")
-    if found:
-        raise InputError(f"{len(found)} problem{'s' if len(found) > 1 else ''} in {validator.shards} shards")
+        numbers = {"shards": validator.shards, "rows": validator.rows, "problem_count": count}
+        print(json.dumps({**numbers, "problems": problems}, indent=2))
+    elif count > len(kept):
+        print(f"and {count - len(kept):,} more (--limit)")
+    elif not count:
+        print(f"{_looked_at(validator)}: nothing is wrong")

@@ -53,9 +53,9 @@ def watch(
     Reads the _summary.json files below the run, as primecli report does, and counts the rollouts of stages that are
     not done. Starts nothing and, without --log, writes nothing. A run that was killed or has failed says so.
 
-    --log gives the numbers of each iteration to TensorBoard or wandb, those of the report's curves, once each. It
-    follows the run where stdout is no terminal too, and ends with --iterations, or a minute after the last that the
-    run has written; at once when that is past. With --once it logs what is there.
+    --log gives the numbers of each iteration, those of the report's curves, to TensorBoard or wandb, once each. It
+    follows the run where stdout is no terminal too, until --iterations are done or nothing has been at work for a
+    minute; of a run that has ended it logs all at once. With --once it logs what there is.
 
     Ctrl-C ends it, with exit code 0.
 

@@ -72,10 +72,19 @@ def run_process(command: Sequence[str], *, threads: int = 1, cwd: Path = ROOT) -
 
 def peak_mib() -> float:
     """The most memory that this process has held, MiB. Linux's ru_maxrss counts its parent's from before exec too."""
+    return _status("VmHWM")
+
+
+def resident_mib() -> float:
+    """The memory that this process holds now, MiB."""
+    return _status("VmRSS")
+
+
+def _status(name: str) -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status has no VmHWM: Linux is needed")
+    raise OSError(f"/proc/self/status has no {name}: Linux is needed")
 
 
 def reset_peak() -> None:

@@ -106,6 +106,42 @@ def test_a_scale_of_ones_own(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFi
     assert "≡" not in out.partition("process rewards of")[0]
 
 
+@pytest.mark.parametrize(
+    ("rewards", "words"),
+    [([0.0, 0.0], "of a token: all are 0"), ([2e-9, 0.0], "+2.00e-09"), ([1234.5, -1.0], "+1234.500")],
+)
+def test_values_of_any_size(
+    rewards: list[float], words: str, tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    columns = {schema.RESPONSE_IDS: [65, 66], schema.ROLLOUT_LOGPROBS: [-1.0] * 2, schema.PROCESS_REWARDS: rewards}
+    directory = write_shards(tmp_path / "a", [rollout(0, 0, 1, **columns)])
+    assert words in look(capfd, directory, "--tokenizer", tiny)
+
+
+def test_a_program_and_a_long_prompt(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    columns = {
+        schema.PROMPT: "\n".join(f"line {number}" for number in range(40)),
+        schema.VERDICT: "error",
+        schema.OUTCOME_REWARD: None,
+        schema.TESTS_PASSED: 3,
+        schema.TESTS_TOTAL: 7,
+        schema.FIRST_FAILURE: "input 5:\nexpected 7",
+        schema.VERIFIER_DETAIL: "x" * 500,
+        schema.PROCESS_REWARDS: [0.1, 0.2],
+    }
+    out = look(capfd, write_shards(tmp_path / "a", [rollout(0, 0, 1, **columns)]), "--tokenizer", tiny)
+    for words in (
+        "outcome reward none",
+        "tests passed 3 of 7",
+        "first failure input 5: expected 7",
+        "xxx…",
+        "│ line 39",
+    ):
+        assert words in out
+    assert "line 28" not in out
+    assert "29 lines more" in out
+
+
 def test_json(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = json.loads(look(capfd, shards(tmp_path / "a"), "--json", "--row", 1, "--tokenizer", tiny))
     assert "".join(token["text"] for token in found["tokens"]) == TEXT
@@ -231,6 +267,14 @@ def test_bad_input(
     assert out == ""
     assert words in err
     assert len(err.splitlines()) == 1
+
+
+def test_the_first_screen_waits_for_no_large_import(tiny: Path, tmp_path: Path) -> None:
+    from tests.test_cli import imported
+
+    directory = shards(tmp_path / "a")
+    for words in (["inspect", str(directory), "--tokenizer", str(tiny)], ["stats", str(directory)]):
+        assert not imported(*words) & {"torch", "transformers", "huggingface_hub"}
 
 
 def test_a_reader_that_has_seen_enough(tiny: Path, tmp_path: Path) -> None:

@@ -72,6 +72,37 @@ def test_the_tree_of_a_checkpoint(look: Any, made: Path) -> None:
     assert [record["stage"] for record in chain] == ["update-policy"]
 
 
+def test_the_tree_of_a_checkpoint_goes_on_to_its_shards(look: Any) -> None:
+    lines = look("ckpt/policy/1").splitlines()
+    for stage in ("update-policy", "compute-advantages", "score-prm", "update-prm", "filter", "verify", "generate"):
+        assert any(f"─ {stage}  " in line for line in lines), stage
+    shallow = look("ckpt/policy/1", "--depth", 0)
+    assert "compute-advantages  (" in shallow
+    assert "generate" not in shallow
+
+
+def test_a_model_that_is_no_longer_the_same_is_not_followed(
+    look: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(made, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    record = tmp_path / "copy" / "ckpt" / "prm" / "1" / "trainer" / "primecli.json"
+    record.write_text(record.read_text().replace('"weights": "', '"weights": "other'))
+    out = look("runs/1/score-prm")
+    assert "no longer the same there" in out
+    assert "update-prm" not in out
+
+
+def test_shards_of_a_directory_that_were_made_otherwise_are_counted(
+    look: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "one of 2 made alike" in look("runs/1/verify")
+    place = tmp_path / "verify"
+    shutil.copytree(made / "runs/1/verify", place)
+    shutil.copy(sorted((made / "runs/1/generate").glob("*.parquet"))[0], place / "rollouts-00009-of-00010.parquet")
+    assert "one of 2 made alike; 1 beside it made in another way" in look(place)
+
+
 def test_what_differs(look: Any, made: Path, tiny: Path) -> None:
     result = shell(
         f"primecli score-prm --prm ckpt/prm/1 --ref {tiny} --beta 0.1 runs/1/filter --out runs/2/score-prm "
@@ -101,6 +132,27 @@ def test_a_replay_makes_the_same(target: str, look: Any, made: Path, tmp_path: P
         assert read_footer(again).content == read_footer(path).content
     if target.startswith("ckpt"):
         assert model_fingerprint(tmp_path / target) == model_fingerprint(made / target)
+
+
+def test_what_came_from_a_file_and_the_environment_is_replayed(look: Any, made: Path, tiny: Path) -> None:
+    (made / "p.toml").write_text('seed = 5\n[compute-advantages]\nestimator = "grpo"\nwhiten = false\n')
+    result = shell(
+        "PRIMECLI_BETA=0.2 primecli score-prm --config p.toml --prm ckpt/prm/1 --ref "
+        f"{tiny} runs/1/filter --out runs/3/score-prm "
+        "| primecli --config=p.toml compute-advantages > /dev/null",
+        made,
+    )
+    assert result.returncode == 0, result.stderr
+    script = look("runs/3/compute-advantages", "--replay")
+    assert "--beta 0.2" in script
+    assert "compute-advantages --estimator grpo --no-whiten" in script
+    assert "p.toml" not in script
+    contents = [read_footer(path).content for path in sorted((made / "runs/3/compute-advantages").glob("*.parquet"))]
+    shutil.rmtree(made / "runs/3")
+    result = shell(script, made)
+    assert result.returncode == 0, result.stderr
+    again = [read_footer(path).content for path in sorted((made / "runs/3/compute-advantages").glob("*.parquet"))]
+    assert again == contents
 
 
 def test_bad_input(look: Any, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from primecli import cli, schema
+from primecli import cli, pipe, schema
 from tests.builders import rollouts, write_shards
+from tests.conftest import shell
 
 
 def ask(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -22,7 +24,7 @@ def test_formats(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     columns = "verdict, count(*) AS n, max(tests_passed) AS none, list(sample_index ORDER BY sample_index) AS l"
     sql = f"SELECT {columns} FROM rollouts GROUP BY 1 ORDER BY 1"
     code, out, err = ask(capfd, directory, sql)
-    assert (code, err) == (0, "2 rows\n")
+    assert (code, err) == (0, "")
     assert "NULL" in out
     code, out, _ = ask(capfd, directory, sql, "--format", "csv")
     assert out.splitlines()[:2] == ["verdict,n,none,l", 'correct,2,,"[0, 1]"']
@@ -52,15 +54,62 @@ def test_columns_of_one_stage_are_null_where_it_has_not_been(tmp_path: Path, cap
     ]
 
 
+def test_values_of_every_kind(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    directory = write_shards(tmp_path / "a", rollouts(1, 2))
+    values = (
+        "'nan'::FLOAT AS f, 1.50::DECIMAL(4, 2) AS d, true AS b, [1.5, NULL] AS l, {'x': 'inf'::FLOAT} AS s, NULL AS n"
+    )
+    sql = f"SELECT {values}, 'a,\"b' AS t, DATE '2026-01-02' AS day, sum(group_size) AS h FROM rollouts"
+    (line,) = ask(capfd, directory, sql, "--format", "json")[1].splitlines()
+    expected = {"f": None, "d": 1.5, "b": True, "l": [1.5, None], "s": {"x": None}, "n": None}
+    assert json.loads(line) == {**expected, "t": 'a,"b', "day": "2026-01-02", "h": 4}
+    (_, row) = csv.reader(ask(capfd, directory, sql, "--format", "csv")[1].splitlines())
+    assert row == ["nan", "1.50", "true", "[1.5, null]", '{"x": null}', "", 'a,"b', "2026-01-02", "4"]
+    cells = ask(capfd, directory, sql)[1].splitlines()[1].split()
+    assert cells[:3] == ["nan", "1.50", "True"]
+
+
+def test_a_table_is_cut_and_the_rest_is_not(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    directory = write_shards(tmp_path / "a", rollouts(1, 2))
+    _, out, err = ask(capfd, directory, "SELECT * FROM range(5000)")
+    assert len(out.splitlines()) == 1 + 200
+    assert "there are more than these 200 rows" in err
+    assert len(ask(capfd, directory, "SELECT * FROM range(5000)", "--format", "csv")[1].splitlines()) == 1 + 5000
+
+
+def test_paths_from_the_pipe_and_paths_like_globs(tmp_path: Path) -> None:
+    place = tmp_path / "it's [1] *"
+    write_shards(place, rollouts(2, 2), per_shard=2)
+    write_shards(tmp_path / "it's 1 *", rollouts(2, 2))
+    for command in (
+        """primecli query "it's [1] *" 'SELECT count(*) FROM rollouts' --format csv""",
+        """ls "it's [1] *"/*.parquet | primecli query 'SELECT count(*) FROM rollouts' --format csv""",
+    ):
+        result = shell(command, tmp_path)
+        assert (result.stdout.split(), result.stderr) == (["count_star()", "4"], "")
+
+
+def test_copy_writes_what_the_sql_names(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    directory = write_shards(tmp_path / "a", rollouts(1, 2))
+    before = sorted(tmp_path.rglob("*"))
+    assert ask(capfd, directory, "SELECT count(*) FROM rollouts")[0] == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    assert ask(capfd, directory, f"COPY (SELECT verdict FROM rollouts) TO '{tmp_path}/v.csv'")[0] == 0
+    assert (tmp_path / "v.csv").read_text().split() == ["verdict", "wrong", "correct"]
+
+
 def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     directory = write_shards(tmp_path / "a", rollouts(1, 2))
+    monkeypatch.setattr(pipe, "stdin_is_terminal", lambda: True)
     for arguments, code, words in [
         (
             (directory, "SELECT nothing FROM rollouts"),
             2,
             'the SQL does not work: Binder Error: Referenced column "nothing"',
         ),
-        ((directory,), 2, "takes shards and, last, the SQL"),
+        ((directory,), 2, "shards come first, the SQL last"),
+        ((directory, "SELECT * FROM 'https://example.invalid/a.parquet'"), 2, "requires the extension httpfs"),
+        (("SELECT 1 AS one",), 2, "no shards given"),
         ((tmp_path / "nowhere", "SELECT 1"), 3, "no such file or directory"),
     ]:
         found, out, err = ask(capfd, *arguments)

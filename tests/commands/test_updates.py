@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from primecli import schema
+from primecli import schema, scoring
 from primecli.models import model_fingerprint
 from primecli.tiny import make_model
 from tests.builders import rollouts, write_shards
@@ -21,6 +21,7 @@ from tests.conftest import read_rows, summary
 
 STEPS, GROUP = 10, 4
 LR = "1e-6"
+SAVING = ["--gradient-checkpointing", "--offload-optimizer", "--preflight"]
 
 
 @pytest.fixture(scope="session")
@@ -129,6 +130,8 @@ def test_a_checkpoint_is_a_model_with_its_tokenizer(stage: str, tiny: Path, tmp_
     directory = batch(tmp_path / "in", tiny)
     result = primecli(*command(stage, tiny, tiny, tmp_path / "ckpt"), directory)
     assert result.paths == sorted(directory.glob("*.parquet"))
+    modes = {path.stat().st_mode for path in (tmp_path / "ckpt").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "ckpt" / "config.json").stat().st_mode}, "others may read what the umask lets them"
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "ckpt")
     assert model.generation_config.eos_token_id == 256
     assert AutoTokenizer.from_pretrained(tmp_path / "ckpt").decode([10, 20]) == AutoTokenizer.from_pretrained(
@@ -295,12 +298,63 @@ def test_a_gradient_that_is_not_finite_leaves_no_checkpoint(tiny: Path, tmp_path
 
 
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
-def test_what_saves_memory_changes_no_bit(stage: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
+@pytest.mark.parametrize("packing", ["off", "on"])
+def test_what_saves_memory_changes_no_bit(stage: str, packing: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", tiny)
     found = []
-    for name, options in [("plain", []), ("saving", ["--gradient-checkpointing"])]:
-        primecli(*command(stage, tiny, tiny, tmp_path / name), directory, "--lr", "1e-3", *options)
-        found.append(weights(tmp_path / name))
+    for name, options in [("plain", []), ("saving", SAVING)]:
+        arguments = [*command(stage, tiny, tiny, tmp_path / name), directory, "--lr", "1e-3", "--packing", packing]
+        result = primecli(*arguments, *options)
+        assert ("--offload-optimizer saved nothing" in result.err) == bool(options)
+        found.append(weights(tmp_path / name) | {"steps": (tmp_path / name / "trainer/steps.jsonl").read_bytes()})
     assert found[0] == found[1]
-    rerun = primecli(*command(stage, tiny, tiny, tmp_path / "plain"), directory, "--lr", "1e-3", *options)
+    arguments[arguments.index("--checkpoint") + 1] = tmp_path / "plain"
+    rerun = primecli(*arguments, *SAVING)
     assert "is there already" in rerun.err
+
+
+@pytest.mark.parametrize("stage", ["update-prm", "update-policy", "update-critic"])
+def test_too_large_a_micro_batch_is_known_before_anything_else(
+    stage: str, tiny: Path, other: Path, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = read_rows(batch(tmp_path / "in", tiny))
+    for row in rows:
+        row |= {schema.VALUES: row[schema.ADVANTAGES], schema.RETURNS: row[schema.ADVANTAGES]}
+    long = rows[22]  # in the sixth mini-batch of ten
+    long |= {name: 9 * long[name] for name in long if isinstance(long[name], list) and name != schema.PROMPT_IDS}
+    asked: list[tuple[list[int], bool, bool]] = []
+
+    def full(model: Any, place: Any, sequences: Any, chosen: scoring.Batch, **named: Any) -> Any:
+        gradients = [parameter.grad for parameter in model.parameters()]
+        asked.append((chosen.rows, torch.is_grad_enabled(), all(value is not None for value in gradients)))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nand more")
+
+    for name in ("sequence_logprobs", "sequence_values"):
+        monkeypatch.setattr(scoring, name, full)
+    arguments = command("update-prm" if stage == "update-prm" else "update-policy", tiny, other, tmp_path / "x")
+    if stage == "update-critic":
+        arguments = [stage, "--critic", tiny, "--mini-batch", GROUP, "--no-shuffle", "--checkpoint", tmp_path / "x"]
+    directory = write_shards(tmp_path / "long", rows)
+    result = primecli(*arguments, directory, "--preflight", "--micro-batch-tokens", 20, check=False)
+    assert asked == [([22], True, True)]
+    length = len(long[schema.PROMPT_IDS]) + len(long[schema.RESPONSE_IDS])
+    assert result.code == 1
+    assert result.line() == (
+        f"primecli {stage}: out of memory on the largest micro-batch (1 row, {length} tokens, the longest row {length}"
+        "): CUDA out of memory. Tried to allocate 9 GiB. (pass --gradient-checkpointing, or pass --lora-rank)"
+    )
+    assert not (tmp_path / "x").exists()
+
+
+def test_memory_that_runs_out_later_says_what_is_left_to_do(
+    tiny: Path, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = batch(tmp_path / "in", tiny)
+
+    def full(*arguments: Any, **named: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(scoring, "sequence_logprobs", full)
+    arguments = [*command("update-policy", tiny, tiny, tmp_path / "x"), "--gradient-checkpointing", "--lora-rank", 2]
+    result = primecli(*arguments, directory, check=False)
+    assert "out of memory: CUDA out of memory. (lower --micro-batch-tokens (it is 16384))" in result.line()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from primecli import cli, schema, shards
+from primecli import cli, schema, shards, streaming, validating
 from tests.builders import rollouts, write_shards
 
 Change = Callable[[list[dict[str, Any]]], None]
@@ -34,7 +34,7 @@ def test_what_the_stages_make_is_right(
     tiny: Path, tmp_path: Path, prompts: Path, primecli: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = run(capfd, graded(tiny, tmp_path, prompts, primecli))
-    assert (code, out, err) == (0, ["24 rows in 1 shards: nothing is wrong"], "")
+    assert (code, out, err) == (0, ["24 rows in 1 shard: nothing is wrong"], "")
 
 
 def test_a_changed_row_is_noticed(
@@ -90,7 +90,95 @@ def test_each_problem_is_named(
     assert code == 3
     assert [(problem["row"], problem["column"]) for problem in found] == [(5, column)]
     assert what in found[0]["what"]
-    assert err == "primecli validate: 2 problems in 1 shards\n"
+    assert err == "primecli validate: 2 problems in 8 rows in 1 shard\n"
+
+
+def test_rows_are_counted_over_parts(tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same problems at the same rows, however few rows are read at a time."""
+    rows = rollouts(4, 4)
+    rows[6][schema.ROLLOUT_LOGPROBS] = [float("nan")] * len(rows[6][schema.RESPONSE_IDS])
+    rows[9][schema.RESPONSE_IDS][-1] = -1
+    rows[13][schema.OUTCOME_REWARD] = 2.0
+    del rows[14]
+    directory = write_shards(tmp_path / "a", rows)
+    whole = run(capfd, directory)
+    expected = {"row 6, rollout_logprobs", "row 9, response_ids", "row 13, outcome_reward", "row 12, sample_index"}
+    assert {line.split(": ")[1] for line in whole[1][1:]} == expected
+    monkeypatch.setattr(validating, "raw_stream", lambda path: streaming.raw_stream(path, rows=3))
+    parts = run(capfd, directory)
+    assert (sorted(parts[1]), parts[2]) == (sorted(whole[1]), whole[2])
+
+
+def rewritten(source: Path, target: Path, column: str, values: pa.Array) -> Path:
+    """A shard with another column, its hash taken anew: as by a tool that knows the format."""
+    table = pq.ParquetFile(source).read().replace_schema_metadata(None)
+    place = table.column_names.index(column)
+    footer = shards.read_footer(source)
+    target.mkdir()
+    shards.write_shard(
+        target / source.name,
+        table.set_column(place, table.schema.field(place), values),
+        fingerprint=str(footer.fingerprint),
+        recipe=dict(footer.recipe or {}),
+        counts=dict(footer.counts or {}),
+        provenance=footer.provenance,
+    )
+    return target
+
+
+def test_rows_that_the_provenance_does_not_make(
+    tiny: Path, other: Path, tmp_path: Path, prompts: Path, primecli: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    graded(tiny, tmp_path, prompts, primecli)
+    primecli("score-prm", "--prm", other, "--ref", tiny, tmp_path / "verify")
+    (path,) = (tmp_path / "score-prm").glob("*.parquet")
+    table = pq.ParquetFile(path).read()
+    assert run(capfd, tmp_path / "score-prm")[0] == 0
+    policies = table[schema.POLICY_FINGERPRINT].to_pylist()
+    policies[3] = "another"
+    place = rewritten(path, tmp_path / "policy", schema.POLICY_FINGERPRINT, pa.array(policies))
+    (line,) = run(capfd, place)[1]
+    assert "row 3, policy_fingerprint: is of another policy than" in line
+    rewards = table[schema.PROCESS_REWARDS].to_pylist()
+    rewards[5][1] += 0.01
+    kind = schema.BY_NAME[schema.PROCESS_REWARDS].arrow_type()
+    place = rewritten(path, tmp_path / "rewards", schema.PROCESS_REWARDS, pa.array(rewards, kind))
+    (line,) = run(capfd, place)[1]
+    assert "row 5, process_rewards: is not 0.05 * (prm_logprobs - ref_logprobs)" in line
+
+
+def test_a_footer_of_another_shard(
+    tiny: Path, tmp_path: Path, prompts: Path, primecli: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = graded(tiny, tmp_path, prompts, primecli).glob("*.parquet")
+    footer = shards.read_footer(path)
+    recipe = {**(footer.recipe or {}), "seed": 99}
+    broken = dict(footer.provenance[0])
+    del broken["config"]
+    shards.write_shard(
+        path,
+        pq.ParquetFile(path).read().replace_schema_metadata(None),
+        fingerprint=str(footer.fingerprint),
+        recipe=recipe,
+        counts={"groups": 3},
+        provenance=[broken],
+    )
+    lines = "\n".join(run(capfd, tmp_path / "verify")[1])
+    assert "link 1 of its provenance lacks config" in lines
+    assert "last provenance record is of another recipe" in lines
+    assert "recipe does not have the fingerprint" in lines
+    assert "has 12 groups, and its footer says 3" in lines
+
+
+def test_several_directories_and_one_that_is_damaged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b", "c"):
+        write_shards(tmp_path / name, rollouts(1, 2))
+    (path,) = (tmp_path / "b").glob("*.parquet")
+    path.write_bytes(b"PAR1")
+    code, out, err = run(capfd, tmp_path / "?")
+    assert (code, len(out)) == (3, 3)
+    assert f"{path}: a truncated or damaged Parquet file" in out
+    assert err == "primecli validate: 3 problems in 4 rows in 3 shards\n"
 
 
 def test_groups(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +209,7 @@ def test_a_damaged_file_and_the_limit(tmp_path: Path, capfd: pytest.CaptureFixtu
     _, out, err = run(capfd, directory, "--limit", 3)
     assert len(out) == 4
     assert out[-1] == "and 38 more (--limit)"
-    assert err == "primecli validate: 41 problems in 1 shards\n"
+    assert err == "primecli validate: 41 problems in 40 rows in 1 shard\n"
     (path,) = directory.glob("*.parquet")
     path.write_bytes(path.read_bytes()[:-100])
     code, out, _ = run(capfd, directory)

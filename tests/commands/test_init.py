@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from primecli import cli
+from primecli.config import options
+from tests.conftest import shell, summary
+
+NAMES = ["Makefile", "primecli.toml", "README.md", "prompts.jsonl"]
+
+
+def texts(directory: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in directory.iterdir()}
+
+
+def test_it_says_what_it_wrote_and_what_to_do_next(tmp_path: Path, primecli: Any) -> None:
+    result = primecli("init", tmp_path / "a b", "--model", "some/model")
+    *lines, last = map(str, result.paths)
+    assert lines == [f"wrote {tmp_path / 'a b' / name}" for name in NAMES]
+    assert last.startswith(f"next: make -C '{tmp_path / 'a b'}' ITERATIONS=1")
+    assert "MODEL      ?= some/model\n" in texts(tmp_path / "a b")["Makefile"]
+
+
+def test_no_file_that_exists_is_overwritten_unless_forced(tmp_path: Path, primecli: Any) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    result = primecli("init", tmp_path, check=False)
+    assert (result.code, f"{tmp_path / 'README.md'} exists already" in result.line()) == (2, True)
+    assert texts(tmp_path) == {"README.md": "mine"}
+    primecli("init", tmp_path, "--force")
+    assert sorted(texts(tmp_path)) == sorted(NAMES)
+    assert texts(tmp_path)["README.md"] != "mine"
+
+
+def test_prompts_of_ones_own_take_the_place_of_the_examples(
+    tmp_path: Path, primecli: Any, monkeypatch: Any, prompts: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    primecli("init", "run", "--prompts", prompts.name)
+    found = texts(tmp_path / "run")
+    assert sorted(found) == sorted(NAMES[:3])
+    assert f"PROMPTS    ?= {prompts}\n" in found["Makefile"]
+    assert "prompts.jsonl" not in found["README.md"]
+    result = primecli("init", "other", "--prompts", "nowhere.jsonl", check=False)
+    assert (result.code, "nowhere.jsonl: no such file" in result.line()) == (2, True)
+    assert not (tmp_path / "other").exists()
+
+
+def test_without_a_model_make_says_so(tmp_path: Path, primecli: Any) -> None:
+    result = primecli("init", tmp_path)
+    assert "MODEL=" in str(result.paths[-1])
+    done = shell("make", tmp_path)
+    assert (done.returncode, "no model: name one in the Makefile" in done.stderr) == (2, True)
+    assert not (tmp_path / "run").exists()
+    assert shell("make clean", tmp_path).returncode == 2
+    assert "make watch" in shell("make help", tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "stages"),
+    [
+        ("", "generate verify filter update-prm score-prm compute-advantages update-policy"),
+        ("PRM=none LOG=wandb", "generate verify filter compute-advantages update-policy"),
+        (
+            "ESTIMATOR=gae LOG='wandb tensorboard' ENGINE=vllm-server",
+            "generate verify filter update-prm score-prm score-values compute-advantages update-critic update-policy",
+        ),
+    ],
+)
+def test_the_makefile_runs_these_stages_with_options_that_exist(
+    variables: str, stages: str, tmp_path: Path, primecli: Any
+) -> None:
+    primecli("init", tmp_path, "--model", "some/model")
+    done = shell(f"make -n ITERATIONS=4 HELDOUT=other.jsonl EVAL_EVERY=2 KEEP=last {variables}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    commands = re.findall(r"primecli ([a-z-]+)([^|>]*)", done.stdout)
+    evaluation, training = ["generate", "verify"], stages.split()
+    plan = [*evaluation, *2 * training, *evaluation, *2 * training, *evaluation, "report"]
+    assert [name for name, _ in commands] == plan
+    for name, rest in commands:
+        known = {f"--{option}" for option in options(get_command(cli.app).commands[name])}  # type: ignore[attr-defined]
+        assert set(re.findall(r"--[a-z-]+", rest)) <= known
+    assert re.findall(r"--step (\d)", done.stdout) == list("1234")
+    removed = re.findall(r"run/policy/(\d)/trainer", done.stdout)
+    assert removed == ["1", "2"]  # the two newest stay
+    wired = re.findall(r"update-policy --policy (\S+)", done.stdout)
+    assert wired == ["some/model", "run/policy/1", "run/policy/2", "run/policy/3"]
+
+
+def test_a_loop_that_is_killed_goes_on_and_ends_with_a_policy_and_a_report(
+    tmp_path: Path, tiny: Path, prompts: Path, primecli: Any
+) -> None:
+    primecli("init", tmp_path / "it", "--model", tiny, "--prompts", prompts)
+    file = tmp_path / "it/primecli.toml"
+    text = file.read_text()
+    for default, wanted in [
+        ("max-tokens = 3072", "max-tokens = 4"),
+        ("accuracy = [0.2, 0.8]", "accuracy = [0, 1]"),  # a random model knows nothing
+        ("allow-truncated = false", "allow-truncated = true"),
+        ("workers =", "workers = 1"),
+    ]:
+        assert f"# {default}\n" in text
+        text = text.replace(f"# {default}\n", f"{wanted}\n")
+    file.write_text(text)
+    make = "make ITERATIONS=1 BATCH=2 SAMPLES=2 ENGINE=hf LOG=tensorboard"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    first = subprocess.Popen(
+        ["bash", "-c", f"exec {make}"],
+        cwd=file.parent,
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    run = file.parent / "run"
+    end = time.monotonic() + 120
+    while not list(run.glob("1/generate/*.parquet")):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not (run / ".done/1").exists()
+    done = shell(make, file.parent)
+    assert done.returncode == 0, done.stderr
+    assert summary(run / "policy/1")["config"]["lr"] == 5e-7
+    assert summary(run / "1/filter")["rows"] == 4
+    assert summary(run / "1/generate")["config"]["max_tokens"] == 4
+    assert (run / "policy/1/model.safetensors").exists()
+    assert "<html" in (run / "report.html").read_text()[:300]
+    assert list(run.glob("log/tensorboard/prm/events*"))
+    assert "Nothing to be done for 'all'" in shell(make, file.parent).stdout
