@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 from primecli import shards, warm_child, warm_helper
 from primecli.cli import COMMANDS
 from primecli.models import model_fingerprint
-from primecli.warm import STAGES, VARIABLE, WITHOUT_TORCH
+from primecli.warm import STAGES, VARIABLE, WITHOUT_TORCH, same_user
 from tests.builders import rollouts, write_shards
 from tests.conftest import summary
 from tests.warm_processes import PLAIN, PRIMECLI, Warm, eventually, state, wait_for_first_shard
@@ -102,6 +103,30 @@ def test_a_helper_that_has_computed_forks_nothing(monkeypatch: pytest.MonkeyPatc
     assert warm_helper.unfit() == "the helper has 2 threads"
 
 
+def test_a_socket_of_another_user_is_not_spoken_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    with ours, theirs:
+        assert same_user(ours)
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        assert not same_user(ours)
+
+
+def test_stages_without_torch_do_not_wait_for_its_import(tmp_path: Path) -> None:
+    helper = socket.socket(socket.AF_UNIX)  # that still imports: it says nothing
+    with helper:
+        helper.bind(str(tmp_path / "socket"))
+        helper.listen()
+        done = subprocess.run(
+            [*PRIMECLI, "verify", "nowhere"],
+            env={**os.environ, VARIABLE: str(tmp_path / "socket")},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (3, "primecli verify: nowhere: no such file or directory\n")
+
+
 # The same results
 
 
@@ -158,7 +183,7 @@ def test_every_stage_gives_the_same_bytes_as_in_the_plain_way(
         (["generate", "--help"], 0),
         (["score-prm", "--nonsense"], 2),
         (["compute-advantages", "nowhere"], 3),
-        (["--debug", "compute-advantages", "nowhere"], 3),
+        (["--debug", "--config", os.devnull, "compute-advantages", "nowhere"], 3),
     ],
 )
 def test_exit_codes_and_words_are_those_of_the_plain_way(arguments: list[str], code: int, warm: Warm) -> None:
