@@ -171,6 +171,11 @@ def test_the_cost_of_a_response_is_that_of_its_length(speller: Speller, monkeypa
     sizes.remove(len(ids))
     assert max(sizes) <= 40
     assert sum(sizes) < 16 * len(ids)
+    plain = speller.tokenizer.encode(SENTENCES[0] * 20, add_special_tokens=False).ids
+    speller.texts(plain)
+    sizes.clear()
+    speller.texts(plain)
+    assert sum(sizes) < len(plain) + 8
 
 
 def test_tokens_of_one_character_are_one_piece(tmp_path: Path) -> None:
@@ -181,6 +186,18 @@ def test_tokens_of_one_character_are_one_piece(tmp_path: Path) -> None:
     assert speller.pieces(ids) == [Piece("a", 0, 1), Piece("€", 1, 4), Piece("b", 4, 5)]
     assert speller.pieces([*ids[:3], ids[4]]) == [Piece("a", 0, 1), Piece("\ufffd", 1, 2), Piece("b", 2, 4)]
     assert speller.pieces([]) == []
+
+
+def test_a_broken_character_takes_nothing_of_what_comes_behind(tmp_path: Path) -> None:
+    speller = Speller(make_byte_tokenizer(tmp_path))
+    ids = [*speller.tokenizer.encode("🎉").ids[:3], *speller.tokenizer.encode("abc").ids]
+    assert speller.texts(ids) == ["\ufffd", "", "", "a", "b", "c"]
+
+
+def test_a_decoder_that_looks_far_back_loses_nothing(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    tokenizer.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace("aaab", "aaX")])
+    assert saved(tokenizer, tmp_path).texts([0, 0, 0, 1]) == ["a", "a", "", "X"]
 
 
 def test_an_id_that_the_tokenizer_does_not_have_is_a_number(tmp_path: Path) -> None:
