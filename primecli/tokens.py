@@ -13,6 +13,7 @@ from primecli.files import file_hash
 from primecli.models import tokenizer_fingerprint
 
 BROKEN = "\ufffd"  # what a decoder gives for a part of a character
+LONGEST_CHARACTER = 16  # tokens; a longer run of bytes that make none is no character, and is not held together
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -90,7 +91,7 @@ class Speller:
             end = max(settled, start + _common(text, whole, start))
             found.append(whole[settled:end])
             settled = end
-            if whole.startswith(text, start) and not text.endswith(BROKEN):
+            if whole.startswith(text, start) and (not text.endswith(BROKEN) or place - first >= LONGEST_CHARACTER):
                 before, first, start = ids[first : place + 1], place + 1, end
         if found:
             found[-1] += whole[settled:]
@@ -112,12 +113,12 @@ class Speller:
     def texts_of(self, ids: Sequence[int], response: str) -> list[str] | None:
         """As `texts`; None where they do not come to `response`: then this is not the tokenizer that sampled it.
 
-        Spaces and U+FFFD are not compared, since decoders tidy them in several ways.
+        Spaces and U+FFFD are not compared, since decoders tidy them in several ways; nor are ids outside the
+        vocabulary, which a model whose embedding is larger can sample.
         """
-        if not all(map(self._knows, ids)):
-            return None
         texts = self.texts(ids)
-        plain = "".join(text for token, text in zip(ids, texts, strict=True) if token not in self._special)
+        spelled = [token not in self._special and self._knows(token) for token in ids]
+        plain = "".join(text for text, counts in zip(texts, spelled, strict=True) if counts)
         return texts if plain == response or _letters(plain) == _letters(response) else None
 
 

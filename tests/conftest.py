@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +122,12 @@ def mounted(tmp_path: Path) -> Iterator[Any]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def shell(script: str, cwd: Path, *, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def shell(
+    script: str, cwd: Path, *, timeout: float = 300, environment: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
     """A bash script with pipefail, in which `primecli` is this checkout's."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    path = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment = {**environment, "PATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["bash", "-c", f"set -euo pipefail\n{script}"],
         cwd=cwd,

@@ -205,8 +205,25 @@ def test_an_id_that_the_tokenizer_does_not_have_is_a_number(tmp_path: Path) -> N
     ids = speller.tokenizer.encode("ab").ids
     assert speller.texts([ids[0], 999, ids[1]]) == ["a", "<999>", "b"]
     assert speller.texts_of([999], "x") is None
+    assert speller.texts_of([ids[0], 999, ids[1]], "ab") == ["a", "<999>", "b"]
     with pytest.raises(InputError, match="has no token 999"):
         speller.known_texts([ids[0], 999])
+
+
+def test_bytes_that_make_no_character_do_not_hang_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speller = Speller(make_byte_tokenizer(tmp_path))
+    broken = next(token for token in range(256) if speller.tokenizer.decode([token]) == "\ufffd")
+    sizes: list[int] = []
+    decode = Speller._decode
+
+    def counted(self: Speller, ids: list[int]) -> str:
+        sizes.append(len(ids))
+        return decode(self, ids)
+
+    monkeypatch.setattr(Speller, "_decode", counted)
+    texts = speller.texts([broken] * 500)
+    assert "".join(texts) == "\ufffd" * 500
+    assert sorted(sizes)[-2] < 50  # but for the whole, once
 
 
 def record(model: str, identity: str | None) -> list[dict[str, object]]:
