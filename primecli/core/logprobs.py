@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 27}  # logits made at a time, float32: 64 MiB, 512 MiB
+BLOCK_ELEMENTS = 1 << 20  # of these, softmax takes so many at a time on a CPU: 4 MiB, which stay in its cache
 
 
 class TokenLogprobs(NamedTuple):
@@ -68,6 +69,7 @@ class _TokenLogprobs(torch.autograd.Function):
         chunk_elements: int,
     ) -> tuple[Tensor, Tensor]:
         ctx.chunk = max(1, chunk_elements // weight.shape[0])
+        block = max(1, BLOCK_ELEMENTS // weight.shape[0]) if hidden.device.type == "cpu" else ctx.chunk
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs = hidden.new_empty(hidden.shape[0], dtype=wide)
         normaliser = torch.empty_like(logprobs)
@@ -77,12 +79,14 @@ class _TokenLogprobs(torch.autograd.Function):
             for start in range(0, hidden.shape[0], ctx.chunk):
                 rows = slice(start, start + ctx.chunk)
                 logits = _logits(hidden[rows], head, bias, None if temperature is None else temperature[rows])
-                chosen = logits.gather(-1, targets[rows, None]).squeeze(-1)
-                log_p = torch.log_softmax(logits, dim=-1)
-                logprobs[rows] = log_p.gather(-1, targets[rows, None]).squeeze(-1)
-                normaliser[rows] = chosen - logprobs[rows]
-                if with_entropy:
-                    entropy[rows] = -torch.linalg.vecdot(torch.exp(log_p, out=logits), log_p)
+                for first in range(0, len(logits), block):
+                    part = logits[first : first + block]
+                    some = slice(start + first, start + first + len(part))
+                    log_p = torch.log_softmax(part, dim=-1)
+                    logprobs[some] = log_p.gather(-1, targets[some, None]).squeeze(-1)
+                    normaliser[some] = part.gather(-1, targets[some, None]).squeeze(-1) - logprobs[some]
+                    if with_entropy:
+                        entropy[some] = -torch.linalg.vecdot(torch.exp(log_p, out=part), log_p)
         ctx.save_for_backward(hidden, weight, bias, targets, temperature, normaliser, entropy)
         ctx.set_materialize_grads(False)
         return logprobs, entropy

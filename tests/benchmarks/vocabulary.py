@@ -149,12 +149,12 @@ def one_side(options: argparse.Namespace) -> None:
 def main() -> None:
     """Measures each kind and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=32, help="sequences whose memory is measured")
+    parser.add_argument("--rows", type=int, default=16, help="sequences whose memory is measured")
     parser.add_argument("--row-tokens", type=int, default=256)
-    parser.add_argument("--timed-rows", type=int, default=4, help="sequences that are timed")
-    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--timed-rows", type=int, default=2, help="sequences that are timed")
+    parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3, help="of the timing")
+    parser.add_argument("--rounds", type=int, default=2, help="of the timing")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
