@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from primecli.scoring import Batch
+    from primecli.scoring import Batch, Sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,43 +47,41 @@ class MemoryOptions:
         return ", or ".join(found) or "train on shorter responses, or a smaller model"
 
 
-def largest_micro_batches(plans: Iterable[Sequence[Batch]], lengths: Sequence[int]) -> list[Batch]:
+def largest_micro_batches(plans: Iterable[Sequence[Batch]], sequences: Sequences) -> list[Batch]:
     """Those that need the most memory: of most tokens and, since attention may need their square, by the longest too.
 
-    plans: the micro-batches of each mini-batch. lengths: tokens of each row.
+    plans: the micro-batches of each mini-batch. Tokens are those computed: filling is, a prompt shared is once.
     """
-    every = [batch for plan in plans for batch in plan]
-
-    def tokens(batch: Batch) -> int:
-        return sum(lengths[row] for row in batch.rows)
-
-    found = [
-        max(every, key=tokens),
-        max(every, key=lambda batch: tokens(batch) * max(lengths[row] for row in batch.rows)),
-    ]
-    return found[:1] if found[0] == found[1] else found
+    lengths = sequences.lengths()
+    found: list[tuple[int, int, Batch]] = []  # tokens, those times the longest row's
+    for batch in (batch for plan in plans for batch in plan):
+        tokens = sequences.computed(batch)
+        found.append((tokens, tokens * max(lengths[row] for row in batch.rows), batch))
+    largest = [max(found, key=lambda entry: entry[place])[2] for place in (0, 1)]
+    return largest[:1] if largest[0] == largest[1] else largest
 
 
 def try_largest(
     plans: Sequence[Sequence[Batch]],
-    lengths: Sequence[int],
+    sequences: Sequences,
     forward: Callable[[Batch], Tensor],
     parameters: Iterable[torch.nn.Parameter],
     remedies: Callable[[int], str],
 ) -> None:
     """The forward and backward pass of the largest micro-batches, leaving nothing behind.
 
-    plans, lengths: as in `largest_micro_batches`. `forward` gives a scalar. remedies: what is left to do where so many
-    rows do not fit. Raises PrimecliError when memory runs out.
+    plans, sequences: as in `largest_micro_batches`. `forward` gives a scalar. remedies: what is left to do where so
+    many rows do not fit. Raises PrimecliError when memory runs out.
     """
     import torch
 
     parameters = list(parameters)
+    lengths = sequences.lengths()
     accumulated = any(len(plan) > 1 for plan in plans)  # then gradients are there already when a micro-batch starts
-    for batch in largest_micro_batches(plans, lengths):
+    for batch in largest_micro_batches(plans, sequences):
         sizes = [lengths[row] for row in batch.rows]
         number = f"{len(sizes)} row{'s' if len(sizes) > 1 else ''}"
-        what = f"the largest micro-batch ({number}, {sum(sizes)} tokens, the longest row {max(sizes)})"
+        what = f"the largest micro-batch ({number}, {sequences.computed(batch)} tokens, the longest row {max(sizes)})"
         with models.reporting_memory(remedies(len(sizes)), what):
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter) if accumulated else None

@@ -159,8 +159,7 @@ class Trainer:
         plans = [
             scoring.plan(self.model, self.place, sequences, rows, self.options.token_budget) for rows in mini_batches
         ]
-        lengths = sequences.lengths()
-        memory.try_largest(plans, lengths, forward, self.optimizer.parameters.values(), self._remedies)
+        memory.try_largest(plans, sequences, forward, self.optimizer.parameters.values(), self._remedies)
 
     def _remedies(self, rows: int) -> str:
         lora, budget = self.options.lora is not None, self.options.token_budget

@@ -96,19 +96,30 @@ def test_trying_leaves_nothing_behind(mini_batches: int, tiny: Path) -> None:
 
     first, second = Batch([0, 1]), Batch([2])
     plans = [[first, second]] if mini_batches == 1 else [[first], [second]]
-    try_largest(plans, SEQUENCES.lengths(), forward, model.parameters(), str)
+    try_largest(plans, SEQUENCES, forward, model.parameters(), str)
     assert seen == [(first, mini_batches == 1)]  # beside gradients where a mini-batch has more than one part
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
 
 
+def of_lengths(prompts: list[int], responses: list[int]) -> Sequences:
+    return Sequences([np.zeros(size, np.int32) for size in prompts], [np.zeros(size, np.int32) for size in responses])
+
+
 def test_the_largest_is_of_most_tokens_or_longest_rows() -> None:
-    lengths = [100] * 9 + [800, 850]
+    given = of_lengths([90] * 11, [10] * 9 + [710, 760])
     many, long, longest, both = Batch(list(range(9))), Batch([9]), Batch([10]), Batch([9, 0])
-    assert largest_micro_batches([[many], [long]], lengths) == [many, long]
-    assert largest_micro_batches([[both], [longest]], lengths) == [both, longest]
-    assert largest_micro_batches([[Batch([0])], [Batch([1, 9])], [Batch([10, 2])]], lengths) == [Batch([10, 2])]
+    assert largest_micro_batches([[many], [long]], given) == [many, long]
+    assert largest_micro_batches([[both], [longest]], given) == [both]
+    assert largest_micro_batches([[Batch([0])], [Batch([1, 9])], [Batch([10, 2])]], given) == [Batch([10, 2])]
+
+
+def test_filling_needs_memory_and_a_shared_prompt_once() -> None:
+    given = of_lengths([100, 100, 100, 100], [8900, 7900, 10, 100])
+    assert largest_micro_batches([[Batch([0]), Batch([1, 2])]], given) == [Batch([1, 2])]  # 9000, and 16000
+    shared = Batch([0, 1, 2, 3], packed=True)
+    assert given.computed(shared) == 100 + 8900 + 7900 + 10 + 100
 
 
 def test_what_is_left_to_do() -> None:
