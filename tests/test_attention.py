@@ -15,7 +15,7 @@ from primecli.attention import Segment
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2}
 MLA = {
-    **{**WIDE, "num_key_value_heads": 4}, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+    **WIDE, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
     "qk_nope_head_dim": 8, "v_head_dim": 6, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
     "topk_group": 1, "moe_intermediate_size": 16, "n_shared_experts": 1,
 }  # fmt: skip
