@@ -113,6 +113,11 @@ def _layers(model: Any) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
+def has_adapters(model: Any) -> bool:
+    """Whether there are adapters in the model, not merged yet."""
+    return hasattr(model, "peft_config")
+
+
 def parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     """All parameters by the names under which a checkpoint has them: as without adapters, and lora_A, lora_B."""
     return {

@@ -15,8 +15,12 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "primecli"  # as transformers knows it
-PROBE_TOLERANCE = 1e-4  # of the largest hidden state: seeing another sequence is far off
+PROBE_TOLERANCE = 1e-4  # of a token's hidden state, in the mean: seeing another sequence is far off
 HALF_TOLERANCE = 5e-2  # as above, where products are taken with 8 or 11 bits
+
+CHANGING_NOTHING = {"position_ids", "cache_position", "use_cache", "is_causal", "deterministic"}
+"""Arguments of an attention that may be given and have no effect here; is_causal is True by then."""
+ROPE_OF_THE_LONGEST = ("dynamic", "longrope")  # they turn every token of a row by the row's largest position
 
 _packs: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
@@ -48,17 +52,23 @@ def attend(
     *,
     scaling: float | None = None,
     segments: list[Segment] | None = None,
-    **_: Any,
+    dropout: float = 0.0,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer. query: (B, H, T, d); key, value: (B, K, T, d), H a multiple of K.
 
     segments: of the row, B being 1; without them each row is one sequence that is filled at the right, so that causal
     attention needs no mask. Returns (B, T, H, d). The work is that of the segments alone: T² is never made.
+    Raises TypeError for what it would have to leave out: a mask, dropout, a cache, a window, a cap, a bias, sinks.
     """
+    wanted = {name for name, argument in others.items() if _matters(name, argument)}
+    if attention_mask is not None or dropout or wanted or query.shape[2] != key.shape[2]:
+        kind = ", ".join(sorted(wanted)) or "a mask, a cache or dropout"
+        raise TypeError(f"{type(module).__name__} asks for attention with {kind}, which {NAME} has not")
     shared = query.shape[1] != key.shape[1]
     if segments is None:
         output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=shared)
-        return output.transpose(1, 2), None
+        return output.transpose(1, 2).contiguous(), None  # some layers take a view of it
     sizes = [segment.length for segment in segments]
     keys, values = torch.split(key, sizes, dim=2), torch.split(value, sizes, dim=2)
     pieces = []
@@ -73,7 +83,14 @@ def attend(
                 part, seen, known, mask, is_causal=mask is None, scale=scaling, enable_gqa=shared
             )
         )
-    return torch.cat(pieces, dim=2).transpose(1, 2), None
+    return torch.cat([piece.transpose(1, 2) for piece in pieces], dim=1), None
+
+
+def _matters(name: str, argument: object) -> bool:
+    """Whether an argument that a model gives its attention asks for another than causal attention over all of a row."""
+    if name == "is_causal":
+        return argument is False
+    return not (name in CHANGING_NOTHING or argument is None or argument is False)
 
 
 def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -91,17 +108,25 @@ def packs(model: Any) -> bool:
     itself. A model that packs is left with this attention, which is that of `sdpa` for rows that are not packed.
     """
     if model not in _packs:
-        _packs[model] = _has_full_attention(model.config) and _probe(model)
+        _packs[model] = _has_full_attention(model.config) and _has_fixed_positions(model) and _probe(model)
     return _packs[model]
 
 
 def _has_full_attention(config: Any) -> bool:
     """Whether no layer's attention ends at a window, which a short probe would not show."""
+    config = config.get_text_config()  # a model that sees images too has one for its language model
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         return set(kinds) == {"full_attention"}
     windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     return not any(windows) or getattr(config, "use_sliding_window", True) is False
+
+
+def _has_fixed_positions(model: Any) -> bool:
+    """Whether a position is encoded alike in rows of every length, which a short probe would not show."""
+    found = [getattr(module, "rope_type", None) for module in model.modules()]
+    types = {str(kind) for entry in found for kind in (entry.values() if isinstance(entry, dict) else [entry])}
+    return not any(name in kind for kind in types for name in ROPE_OF_THE_LONGEST)
 
 
 def _probe(model: Any) -> bool:
@@ -121,11 +146,17 @@ def _probe(model: Any) -> bool:
         expected = torch.cat([alone[0], alone[1][4:]])
         model.set_attn_implementation(NAME)
         found = None
-        with contextlib.suppress(TypeError):  # a forward that takes no position_ids or passes nothing on
+        # a forward that takes no position_ids or passes nothing on; attention of another kind
+        with contextlib.suppress(TypeError):
             found = hidden_states(model, ids[None], positions, segments)[0]
     half = expected.dtype.itemsize == 2 or torch.is_autocast_enabled(model.device.type)
-    limit = (HALF_TOLERANCE if half else PROBE_TOLERANCE) * expected.abs().max()
-    same = found is not None and bool((found - expected).abs().max() <= limit)
+    limit = HALF_TOLERANCE if half else PROBE_TOLERANCE
+    same = found is not None and bool((_sizes(found - expected) <= limit * _sizes(expected)).all())
     if not same:
         model.set_attn_implementation(before)
     return same
+
+
+def _sizes(hidden: Tensor) -> Tensor:
+    """(T,) float32: the mean size of (T, D) states. A few of them may be far larger than all others, and noisier."""
+    return hidden.float().abs().mean(-1)

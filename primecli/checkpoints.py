@@ -2,7 +2,7 @@
 
     config.json, *.safetensors, tokenizer files    the model, in the dtype of the one it started from
     _summary.json                                  what the update did
-    trainer/master.safetensors                     parameters that are trained, in float32
+    trainer/master.safetensors                     parameters in float32; with --lora-rank those that are trained
     trainer/base.safetensors                       with --lora-rank: those that stand still, exactly
     trainer/optimizer.safetensors                  AdamW's two moments of each trained parameter, float32
     trainer/primecli.json                          fingerprints, lineage, step, provenance
@@ -218,12 +218,13 @@ def _save_tensors(
 
     trainer = directory / TRAINER_DIRECTORY
     trainer.mkdir()
-    master = {name: parameter.detach().contiguous() for name, parameter in adapters.trained(model).items()}
-    save_file(master, trainer / MASTER)
+    adapted = adapters.has_adapters(model)
+    kept = adapters.trained(model) if adapted else adapters.parameters(model)  # some models hold a few of them still
+    save_file({name: parameter.detach().contiguous() for name, parameter in kept.items()}, trainer / MASTER)
     save_file(dict(moments), trainer / OPTIMIZER)
-    frozen = adapters.frozen(model)
-    if frozen:
-        _save_base(trainer / BASE, frozen, source / TRAINER_DIRECTORY / BASE if same_base else None)
+    if adapted:
+        before = source / TRAINER_DIRECTORY / BASE if same_base else None
+        _save_base(trainer / BASE, adapters.frozen(model), before)
         adapters.merge(model)
     model.to(stored_dtype(source)).save_pretrained(directory)
 

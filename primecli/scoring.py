@@ -91,15 +91,11 @@ def plan(model: Any, place: Placement, sequences: Sequences, rows: Sequence[int]
         return padded
     numbers: dict[bytes, int] = {}
     same = [numbers.setdefault(prompt.tobytes(), len(numbers)) for prompt in prompts]
-    chosen = list(packed_batches(same, [len(prompt) for prompt in prompts], responses, token_budget))
+    chosen = packed_batches(same, [len(prompt) for prompt in prompts], responses, token_budget)
+    packed = [Batch([rows[index] for index in indices], packed=True) for indices in chosen]
     if place.packing == "auto":
-        length = dict(zip(rows, lengths, strict=True))
-        paid = sum(len(batch.rows) * max(length[row] for row in batch.rows) for batch in padded)
-        needed = sum(
-            sum(responses[index] for index in indices)
-            + sum(len(prompts[index]) for index in {same[index]: index for index in indices}.values())
-            for indices in chosen
-        )
+        paid = sum(batch.tokens(sequences) for batch in padded)
+        needed = sum(batch.tokens(sequences) for batch in packed)
         if needed > (1 - PACKING_PAYS) * paid:
             return padded
     from primecli.attention import packs
@@ -112,7 +108,7 @@ def plan(model: Any, place: Placement, sequences: Sequences, rows: Sequence[int]
                 f"{type(model).__name__} computes something else for packed sequences", "leave --packing at auto"
             )
         return padded
-    return [Batch([rows[index] for index in indices], packed=True) for indices in chosen]
+    return packed
 
 
 def _inputs(model: Any, place: Placement, sequences: Sequences, batch: Batch) -> _Inputs:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from primecli import adapters, models, schema
+from primecli import adapters, checkpoints, models, schema
 from primecli.adapters import LoraOptions
 from primecli.models import model_fingerprint
 from primecli.tiny import make_model
@@ -231,3 +231,18 @@ def test_without_peft_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "peft", None)
     result = primecli(*command("update-prm", tiny, tiny, tmp_path / "1"), tmp_path, check=False)
     assert (result.code, "pip install 'primecli[peft]'" in result.line()) == (1, True)
+
+
+def test_parameters_that_a_model_holds_still_are_no_adapters_base(tiny: Path, tmp_path: Path) -> None:
+    """As routers' biases of some mixtures of experts are."""
+    model = models.load_model(tiny, CPU)
+    model.model.norm.weight.requires_grad_(False).fill_(1.25)
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    checkpoints.save(
+        checkpoint, model, {}, source=tiny, same_base=False, record={"step": 1}, lineage=["before"], steps=[]
+    )
+    assert not (checkpoint / "trainer" / checkpoints.BASE).exists()
+    again = models.load_model(tiny, CPU)
+    checkpoints.load_master_weights(again, checkpoint)
+    assert torch.equal(again.model.norm.weight, model.model.norm.weight)
