@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ADAPTER = "default"  # peft's name for the only adapter of a model
 HEAD = "score"  # a critic's
+DEFAULT_ALPHA = 32.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,12 @@ class LoraOptions:
         return f"--lora-rank {self.rank} --lora-alpha {self.alpha:g}{targets}"
 
 
-def lora_options(rank: int | None, alpha: float, targets: str | None) -> LoraOptions | None:
+def lora_options(rank: int | None, alpha: float | None, targets: str | None) -> LoraOptions | None:
     """The command line's options; None where LoRA is not asked for. Raises where peft is not installed."""
     if rank is None:
-        if targets is not None:
-            raise UsageError("--lora-targets needs --lora-rank")
+        for option, value in (("--lora-alpha", alpha), ("--lora-targets", targets)):
+            if value is not None:
+                raise UsageError(f"{option} needs --lora-rank")
         return None
     try:
         import peft  # noqa: F401
@@ -53,7 +55,7 @@ def lora_options(rank: int | None, alpha: float, targets: str | None) -> LoraOpt
     names = tuple(sorted({name.strip() for name in (targets or "").split(",")} - {""}))
     if targets is not None and not names:
         raise UsageError("--lora-targets names no layer", "as in --lora-targets q_proj,v_proj")
-    return LoraOptions(rank, alpha, names)
+    return LoraOptions(rank, DEFAULT_ALPHA if alpha is None else alpha, names)
 
 
 def stored_options(record: Mapping[str, Any]) -> LoraOptions | None:

@@ -214,6 +214,7 @@ def test_adapters_are_not_changed_on_the_way(tiny: Path, tmp_path: Path, primecl
         (["--lora-rank", 2, "--lora-alpha", 0], "0 is not a positive number"),
         (["--lora-rank", 2, "--lora-alpha", "nan"], "nan is not a positive number"),
         (["--lora-targets", "q_proj"], "--lora-targets needs --lora-rank"),
+        (["--lora-alpha", 4], "--lora-alpha needs --lora-rank"),
         (["--lora-rank", 2, "--lora-targets", " ,"], "names no layer"),
         (["--lora-rank", 2, "--lora-targets", "q_proj,query"], "--lora-targets query: the model has no such linear"),
     ],

@@ -63,9 +63,9 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-def positive(value: float) -> float:
+def positive(value: float | None) -> float | None:
     """Refuses 0, numbers below it, nan and inf."""
-    if not 0 < value < math.inf:
+    if value is not None and not 0 < value < math.inf:
         raise typer.BadParameter(f"{value:g} is not a positive number")
     return value
 
@@ -128,8 +128,13 @@ LoraRank = Annotated[
     ),
 ]
 LoraAlpha = Annotated[
-    float,
-    typer.Option("--lora-alpha", help="With --lora-rank: their product counts alpha / rank times.", callback=positive),
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        "--lora-alpha",
+        help="With --lora-rank: their product counts alpha / rank times.  [default: 32]",
+        callback=positive,
+        show_default=False,
+    ),
 ]
 LoraTargets = Annotated[
     Optional[str],  # noqa: UP045

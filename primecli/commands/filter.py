@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -84,9 +85,16 @@ def filter_(
                 run.close_input()
                 break
         if not run.counts.get("kept"):
-            run.warn("no group has passed: widen --accuracy, or sample more prompts or more responses of each")
+            run.warn(f"no group has passed: {_advice(run.counts)}")
         elif groups is not None and passed < groups and not quiet:
             say("filter", f"the input has ended with {passed} of {groups} groups")
+
+
+def _advice(counts: Mapping[str, int | float]) -> str:
+    dropped = {reason: int(counts.get(reason, 0)) for reason in REASONS}
+    if dropped["ungraded"] and dropped["ungraded"] == sum(dropped.values()):
+        return "all are ungraded, and what `verify` said tells why"
+    return "widen --accuracy, or sample more prompts or more responses of each"
 
 
 def _filter_shard(run: StageRun, shard: Shard, low: float, high: float, allow_truncated: bool, room: int | None) -> int:

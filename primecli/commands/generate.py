@@ -317,6 +317,12 @@ def _sample_all(
         raise InputError(
             f"every prompt is longer than {config['max_prompt_tokens']} tokens", "raise --max-prompt-tokens"
         )
+    without = sum(group.prompt.ground_truth is None for group in groups)
+    if without:
+        run.warn(
+            f"{without} of {len(groups)} prompts have no answer, and `verify` cannot grade their responses: an answer "
+            "stands in reward_model.ground_truth, ground_truth or answer, or is named by --answer-column"
+        )
     per_shard = config["prompts_per_shard"]
     parts = [groups[start : start + per_shard] for start in range(0, len(groups), per_shard)]
     run.progress.advance(0, total=len(groups) * params.n)

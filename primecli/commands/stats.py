@@ -68,8 +68,12 @@ def _show(described: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _print(console: Console, table: Table) -> None:
+    """A table at its full width: a terminal that is narrower folds its lines, and no number is cut."""
     print()
+    needed = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    before, console.width = console.width, max(console.width, needed)
     console.print(table)
+    console.width = before
 
 
 def _table(first: str, heads: list[str]) -> Table:

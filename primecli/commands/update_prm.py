@@ -59,7 +59,7 @@ def update_prm(
     offload_optimizer: options.OffloadOptimizer = False,
     preflight: options.Preflight = None,
     lora_rank: options.LoraRank = None,
-    lora_alpha: options.LoraAlpha = 32.0,
+    lora_alpha: options.LoraAlpha = None,
     lora_targets: options.LoraTargets = None,
     log: options.Log = None,
     log_dir: options.LogDir = None,

@@ -71,6 +71,8 @@ def test_a_shard_without_a_kept_group_is_not_written(tmp_path: Path, primecli: A
 def test_nothing_kept_is_said(tmp_path: Path, primecli: Any) -> None:
     directory = graded(tmp_path / "verify", [[1, 1], [1, 1]])
     assert "no group has passed: widen --accuracy" in primecli("filter", directory).err
+    directory = graded(tmp_path / "ungraded" / "verify", [[None, None], [1, None]])
+    assert "no group has passed: all are ungraded" in primecli("filter", directory).err
 
 
 def test_too_few_groups_are_said(tmp_path: Path, primecli: Any) -> None:

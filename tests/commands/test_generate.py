@@ -168,3 +168,11 @@ def test_a_null_prompt_is_named(tiny: Path, tmp_path: Path, primecli: Any) -> No
     result = primecli("generate", "--model", tiny, "--prompts", path, "--out", tmp_path / "g", check=False)
     assert (result.code, f"{path}: row 2: the prompt is null" in result.line()) == (3, True)
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_prompts_without_an_answer_are_said_before_they_are_sampled(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "1+1="}\n{"prompt": "1+2=", "answer": "3"}\n')
+    arguments = ["--model", tiny, "--prompts", file, "--out", tmp_path / "g", *SMALL, "--quiet"]
+    assert "1 of 2 prompts have no answer" in primecli("generate", *arguments).err
+    assert "--answer-column" in primecli("generate", *arguments).err

@@ -62,6 +62,20 @@ def test_the_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_no_number_is_cut_where_there_is_little_room(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = two_sources(tmp_path / "a")
+    tables = []
+    for columns in ("200", "40"):
+        monkeypatch.setenv("COLUMNS", columns)
+        capfd.readouterr()
+        assert cli.run(["stats", str(directory)]) == 0
+        tables.append([line.split() for line in capfd.readouterr().out.splitlines()])
+    assert tables[0] == tables[1]
+    assert any("max" in line for line in tables[1])
+
+
 def test_several_directories(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Shards of two iterations have the same names."""
     for number in (1, 2):

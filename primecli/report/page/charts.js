@@ -28,7 +28,10 @@ function ticks(low, high, count) {
 
 function tickText(value, step) {
   if (value === 0) return "0";
-  if (Math.abs(value) >= 1e6 || step < 1e-5) return String(Number(value.toPrecision(2)).toExponential()).replaceAll("-", "−");
+  if (Math.abs(value) >= 1e6 || step < 1e-5) {
+    const digits = Math.max(2, Math.ceil(Math.log10(Math.abs(value) / step)) + 1); // so that two ticks never read alike
+    return String(Number(value.toPrecision(digits)).toExponential()).replaceAll("-", "−");
+  }
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace("-", "−");
 }
@@ -123,14 +126,15 @@ class Chart {
   frame(xs, low, high, inner) {
     const width = Math.max(this.root.clientWidth - 30, 200);
     const height = Math.min(236, Math.max(170, width * 0.52));
-    const box = { left: 48, right: width - 10, top: 8, bottom: height - 34 };
+    const vertical = ticks(low, high, 4);
+    const longest = Math.max(...vertical.found.map((tick) => tickText(tick, vertical.step).length));
+    const box = { left: Math.max(48, 14 + 6.6 * longest), right: width - 10, top: 8, bottom: height - 34 };
     const y = (value) => box.bottom - ((value - low) / (high - low)) * (box.bottom - box.top);
     const [first, last] = [Math.min(...xs), Math.max(...xs)];
     const pad = inner ? 0.5 : 0;
     const span = last - first + 2 * pad || 1;
     const x = (value) => box.left + 6 + ((value - first + pad) / span) * (box.right - box.left - 12);
     const drawing = svg("svg", { class: "plot", viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "img", "aria-label": this.describe() });
-    const vertical = ticks(low, high, 4);
     for (const tick of vertical.found) {
       drawing.append(svg("line", { class: "grid", x1: box.left, x2: box.right, y1: y(tick), y2: y(tick) }),
         svg("text", { x: box.left - 6, y: y(tick) + 4, "text-anchor": "end" }, tickText(tick, vertical.step)));
