@@ -53,12 +53,12 @@ def largest_micro_batches(plans: Iterable[Sequence[Batch]], sequences: Sequences
     plans: the micro-batches of each mini-batch. Tokens are those computed: filling is, a prompt shared is once.
     """
     lengths = sequences.lengths()
-    found: list[tuple[int, int, Batch]] = []  # tokens, those times the longest row's
-    for batch in (batch for plan in plans for batch in plan):
-        tokens = sequences.computed(batch)
-        found.append((tokens, tokens * max(lengths[row] for row in batch.rows), batch))
-    largest = [max(found, key=lambda entry: entry[place])[2] for place in (0, 1)]
-    return largest[:1] if largest[0] == largest[1] else largest
+    every = [batch for plan in plans for batch in plan]
+    tokens = [sequences.computed(batch) for batch in every]
+    longest = [max(lengths[row] for row in batch.rows) for batch in every]
+    most = max(range(len(every)), key=lambda number: tokens[number])
+    most_squared = max(range(len(every)), key=lambda number: tokens[number] * longest[number])
+    return [every[most]] if most == most_squared else [every[most], every[most_squared]]
 
 
 def try_largest(
