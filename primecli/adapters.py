@@ -75,8 +75,12 @@ def attach(model: Any, options: LoraOptions, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     names = _target_names(model, options.targets)
-    config = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=names, lora_dropout=0.0)  # type: ignore[arg-type]
-    inject_adapter_in_model(config, model, ADAPTER)
+    targets = [f"model.{name}" for name in names]
+    config = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=targets, lora_dropout=0.0)  # type: ignore[arg-type]
+    # shown a transformers model, peft takes names of old checkpoints for it: gate_proj is all experts of some mixtures
+    holder = torch.nn.Module()
+    holder.model = model
+    inject_adapter_in_model(config, holder, ADAPTER)
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     for layer in _layers(model).values():
@@ -90,10 +94,16 @@ def attach(model: Any, options: LoraOptions, seed: int) -> None:
 
 
 def _target_names(model: Any, targets: Sequence[str]) -> list[str]:
-    """Full names of the linear layers that are meant. The head is not one of them: it is as large as the embedding."""
+    """Full names of the linear layers that are meant. The head is not one of them: it is as large as the embedding.
+
+    Nor are those of Mamba's mixers whose weights are taken past the layer, by fused kernels: all but in_proj.
+    """
     import torch
 
     inside = set(model.base_model.modules())
+    for module in model.modules():
+        if "Mamba" in type(module).__name__:
+            inside.difference_update(child for name, child in module.named_children() if name != "in_proj")
     linear = [
         name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module in inside
     ]
@@ -117,7 +127,7 @@ def _layers(model: Any) -> dict[str, Any]:
 
 def has_adapters(model: Any) -> bool:
     """Whether there are adapters in the model, not merged yet."""
-    return hasattr(model, "peft_config")
+    return any(name.endswith(f".lora_A.{ADAPTER}.weight") for name, _ in model.named_parameters())
 
 
 def parameters(model: Any) -> dict[str, torch.nn.Parameter]:
@@ -172,7 +182,6 @@ def merge(model: Any) -> None:
         linear.weight = torch.nn.Parameter(merged_weight(linear.weight.data, a, b, layer.scaling[ADAPTER]))
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, linear)
-    del model.peft_config
 
 
 def merged_weight(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:

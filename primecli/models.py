@@ -257,7 +257,7 @@ def check_head(model: Any, directory: Path) -> None:
 
     from primecli.core.logprobs import token_logprobs
 
-    ids = torch.arange(1, 9, device=model.device)[None, :] % model.config.vocab_size
+    ids = torch.arange(1, 9, device=model.device)[None, :] % model.get_input_embeddings().num_embeddings
     with torch.no_grad():
         logits = model(input_ids=ids, use_cache=False).logits[0]
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]

@@ -97,6 +97,53 @@ def test_all_linear_layers_but_the_head_are_meant(tmp_path: Path) -> None:
     assert 0.5 * 32**-0.5 < float(drawn.detach().abs().max()) <= 32**-0.5
 
 
+SMALL = {
+    "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 48,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("Ernie4_5_Moe", {**SMALL, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16}),
+        ("Mixtral", {**SMALL, "num_local_experts": 4}),
+        ("Qwen2Moe", {**SMALL, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
+    ],
+)
+def test_adapters_in_a_mixture_of_experts_are_beside_its_linear_layers(name: str, settings: dict[str, Any]) -> None:
+    """Experts are one tensor each, and a dense layer or shared expert beside them is no expert."""
+    import transformers
+
+    torch.manual_seed(0)
+    model: Any = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**settings)).eval()
+    names = list(model.state_dict())
+    inside = set(model.base_model.modules())
+    linear = {
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module in inside
+    }
+    adapters.attach(model, LoraOptions(RANK, ALPHA), seed=0)
+    assert adapters.has_adapters(model)
+    assert {name.partition(".lora_")[0] for name in adapters.trained(model)} == linear
+    for value in adapters.trained(model).values():
+        value.data.normal_()
+    expected = model(IDS % 40).logits
+    adapters.merge(model)
+    assert not adapters.has_adapters(model)
+    torch.testing.assert_close(model(IDS % 40).logits, expected, atol=1e-4, rtol=1e-4)
+    assert list(model.state_dict()) == names
+
+
+def test_a_layer_whose_weight_kernels_take_past_it_has_no_adapter() -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=1, state_size=8)
+    model: Any = MambaForCausalLM(config).eval()  # type: ignore[no-untyped-call]
+    adapters.attach(model, LoraOptions(RANK, ALPHA), seed=0)
+    found = {name.partition(".lora_")[0].rpartition(".")[2] for name in adapters.trained(model)}
+    assert found == {"in_proj"}
+
+
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy", "update-critic"])
 def test_processes_of_a_step_are_one_of_all(stage: str, tmp_path: Path, primecli: Any) -> None:
     start = make_model(tmp_path / "bf16", dtype="bfloat16")

@@ -105,3 +105,17 @@ def test_packing_that_the_model_does_not_allow_is_refused(model: Any, monkeypatc
     with pytest.raises(UsageError, match="packed"):
         scoring.plan(model, PACKED, given, [0, 1], 100)
     assert not any(batch.packed for batch in scoring.plan(model, AUTO, given, range(8), 100))
+
+
+def test_a_model_that_sees_images_too_scores_text(tmp_path: Path) -> None:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = {**sizes, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 40, "sliding_window": 16}
+    config = Gemma3Config(
+        text_config=text, vision_config={**sizes, "image_size": 28, "patch_size": 14}, mm_tokens_per_image=4
+    )
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    model = models.load_model(tmp_path, AUTO)
+    given = sequences(prompts=2, responses=4)
+    np.testing.assert_allclose(scoring.score(model, AUTO, given, token_budget=100), alone(model, given), atol=2e-5)
