@@ -115,7 +115,7 @@ def test_a_model_that_sees_images_too_scores_text(tmp_path: Path) -> None:
     config = Gemma3Config(
         text_config=text, vision_config={**sizes, "image_size": 28, "patch_size": 14}, mm_tokens_per_image=4
     )
-    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
     model = models.load_model(tmp_path, AUTO)
     given = sequences(prompts=2, responses=4)
     np.testing.assert_allclose(scoring.score(model, AUTO, given, token_budget=100), alone(model, given), atol=2e-5)
