@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -174,8 +175,9 @@ class ServerEngine:
                 server.check_processed()
         todo = iter(enumerate(requests))
         done: asyncio.Queue[tuple[int, list[Sample]]] = asyncio.Queue()
+        workers: list[asyncio.Task[None]] = []
         with asyncio.Runner() as runner:
-            crew = runner.get_loop().create_task(self._work(todo, done, params))
+            crew = runner.get_loop().create_task(self._work(todo, done, params, workers))
             try:
                 for _ in range(len(requests)):
                     while (found := runner.run(_next(done, crew))) is None:
@@ -183,15 +185,21 @@ class ServerEngine:
                     tick()
                     yield found
             except BaseException:
-                crew.cancel()
+                deque(todo, maxlen=0)  # nothing is left for workers that have not begun
+                for worker in workers:  # not the crew, which may be closing the connections and would leave some open
+                    worker.cancel()
                 raise
             finally:
                 runner.run(_end(crew))
 
     async def _work(
-        self, todo: Iterator[tuple[int, Request]], done: asyncio.Queue[tuple[int, list[Sample]]], params: SamplingParams
+        self,
+        todo: Iterator[tuple[int, Request]],
+        done: asyncio.Queue[tuple[int, list[Sample]]],
+        params: SamplingParams,
+        workers: list[asyncio.Task[None]],
     ) -> None:
-        """Asks for all requests, so many at a time."""
+        """Asks for all requests, so many at a time. workers: the tasks that do are put there."""
         size = self.concurrency * len(self.servers)
         limits = httpx.Limits(max_connections=size, max_keepalive_connections=size)
 
@@ -203,8 +211,7 @@ class ServerEngine:
             httpx.AsyncClient(limits=limits, timeout=TIMEOUT, headers=_headers(), trust_env=False) as client,
             asyncio.TaskGroup() as group,
         ):
-            for _ in range(size):
-                group.create_task(worker())
+            workers += [group.create_task(worker()) for _ in range(size)]
 
     async def _ask(self, client: httpx.AsyncClient, request: Request, params: SamplingParams) -> list[Sample]:
         body = _body(request, params, self.policy.stop_ids)
