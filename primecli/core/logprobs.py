@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 27}  # logits made at a time, float32: 64 MiB, 512 MiB
+LEAST_WORDS = 256  # that the backward pass takes at a time, however many the tokens are
 BLOCK_ELEMENTS = 1 << 20  # of these, softmax takes so many at a time on a CPU: 4 MiB, which stay in its cache
 
 
@@ -56,6 +57,20 @@ def _logits(
     return logits
 
 
+def _tile(words: int, tokens: int, elements: int) -> tuple[int, int]:
+    """How many words by how many tokens of logits the backward pass makes at a time: all tokens, if not too many."""
+    columns = min(words, max(elements // max(1, tokens), min(elements, LEAST_WORDS)))
+    return columns, max(1, elements // columns)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, the sum in the dtype of `total`."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -68,16 +83,17 @@ class _TokenLogprobs(torch.autograd.Function):
         with_entropy: bool,
         chunk_elements: int,
     ) -> tuple[Tensor, Tensor]:
-        ctx.chunk = max(1, chunk_elements // weight.shape[0])
-        block = max(1, BLOCK_ELEMENTS // weight.shape[0]) if hidden.device.type == "cpu" else ctx.chunk
+        ctx.chunk_elements = chunk_elements
+        chunk = max(1, chunk_elements // weight.shape[0])
+        block = max(1, BLOCK_ELEMENTS // weight.shape[0]) if hidden.device.type == "cpu" else chunk
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs = hidden.new_empty(hidden.shape[0], dtype=wide)
         normaliser = torch.empty_like(logprobs)
         entropy = torch.empty_like(logprobs) if with_entropy else logprobs.new_empty(0)
         with torch.autocast(hidden.device.type, enabled=False):
             head = weight.to(hidden.dtype)
-            for start in range(0, hidden.shape[0], ctx.chunk):
-                rows = slice(start, start + ctx.chunk)
+            for start in range(0, hidden.shape[0], chunk):
+                rows = slice(start, start + chunk)
                 logits = _logits(hidden[rows], head, bias, None if temperature is None else temperature[rows])
                 for first in range(0, len(logits), block):
                     part = logits[first : first + block]
@@ -101,38 +117,48 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_entropy = None
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         wide = normaliser.dtype
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=wide) if wants_bias else None
-        head = weight.to(hidden.dtype)
-        for start in range(0, hidden.shape[0], ctx.chunk):
-            rows = slice(start, start + ctx.chunk)
-            heat = None if temperature is None else temperature[rows]
-            log_p = _logits(hidden[rows], head, bias, heat).sub_(normaliser[rows, None])
-            # d logprob / d logits = onehot - p; d entropy / d logits = -p * (log p + entropy)
-            if grad_entropy is None:
-                grad = log_p.exp_().mul_(-grad_logprobs[rows, None])
-            else:
-                p = log_p.exp()
-                factor = log_p.add_(entropy[rows, None]).mul_(grad_entropy[rows, None]).add_(grad_logprobs[rows, None])
-                grad = p.mul_(factor).neg_()
-            grad.scatter_add_(-1, targets[rows, None], grad_logprobs[rows, None])
-            if heat is not None:
-                grad /= heat[:, None].to(wide)
-            if grad_bias is not None:
-                grad_bias += grad.sum(0)
-            grad = grad.to(hidden.dtype)
-            if grad_hidden is not None:
-                grad_hidden[rows] = grad @ head
-            if grad_weight is not None:
-                if grad.dtype == wide:
-                    grad_weight.addmm_(grad.T, hidden[rows])
+        grad_hidden = torch.zeros_like(hidden, dtype=wide) if wants_hidden else None
+        grad_weight = torch.empty_like(weight) if wants_weight else None
+        grad_bias = torch.empty_like(bias) if wants_bias else None
+        words, tokens = _tile(len(weight), len(hidden), ctx.chunk_elements)
+        # a tile of the vocabulary at a time, so that weights are read and their gradients written once
+        for first in range(0, len(weight), words):
+            columns = slice(first, first + words)
+            head = weight[columns].to(hidden.dtype)
+            weight_sum = torch.zeros_like(head, dtype=wide) if wants_weight else None
+            bias_sum = torch.zeros_like(head[:, 0], dtype=wide) if wants_bias else None
+            for start in range(0, len(hidden), tokens):
+                rows = slice(start, start + tokens)
+                heat = None if temperature is None else temperature[rows]
+                log_p = _logits(hidden[rows], head, None if bias is None else bias[columns], heat)
+                log_p -= normaliser[rows, None]
+                # d logprob / d logits = onehot - p; d entropy / d logits = -p * (log p + entropy)
+                if grad_entropy is None:
+                    grad = log_p.exp_().mul_(-grad_logprobs[rows, None])
                 else:
-                    grad_weight += grad.T @ hidden[rows]
+                    p = log_p.exp()
+                    factor = log_p.add_(entropy[rows, None]).mul_(grad_entropy[rows, None])
+                    grad = p.mul_(factor.add_(grad_logprobs[rows, None])).neg_()
+                place = targets[rows, None] - first
+                inside = (place >= 0) & (place < len(head))
+                grad.scatter_add_(-1, place.clamp_(0, len(head) - 1), grad_logprobs[rows, None] * inside)
+                if heat is not None:
+                    grad /= heat[:, None].to(wide)
+                if bias_sum is not None:
+                    bias_sum += grad.sum(0)
+                grad = grad.to(hidden.dtype)
+                if grad_hidden is not None:
+                    _add_product(grad_hidden[rows], grad, head)
+                if weight_sum is not None:
+                    _add_product(weight_sum, grad.T, hidden[rows])
+            if grad_weight is not None and weight_sum is not None:
+                grad_weight[columns] = weight_sum
+            if grad_bias is not None and bias_sum is not None:
+                grad_bias[columns] = bias_sum
         return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None if grad_bias is None else grad_bias.to(bias.dtype),
+            None if grad_hidden is None else grad_hidden.to(hidden.dtype),
+            grad_weight,
+            grad_bias,
             None,
             None,
             None,

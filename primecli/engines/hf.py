@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from primecli.engines import EngineOptions, Groups, Policy, Request, Sample, SamplingParams
 from primecli.models import Placement, load_model, placement, reporting_memory, set_threads
 
 COMPACT_AT = 0.75  # share of a batch still running at which the finished rows leave the cache
+LEAST_ROOM = 32  # tokens for which a cache has room beyond those that it holds, or
+ROOM = 0.25  # that share of them, whichever is more
 
 
 def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
@@ -158,6 +161,44 @@ class HfEngine:
         return [samples[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
+class RoomyLayer(DynamicLayer):
+    """A layer's keys and values with room behind them: a step writes its own, and does not copy all that came before.
+
+    What transformers' own layer holds, (B, K, T, d), as a view into more. It takes over the tensors of such a layer.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+        self._buffers: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Appends (B, K, t, d) keys and values, and returns all that there are."""
+        held = self.keys.shape[-2]
+        length = held + key_states.shape[-2]
+        if self._buffers is None or self._buffers[0].shape[-2] < length:
+            room = length + max(LEAST_ROOM, int(ROOM * length))
+            self._buffers = _with_room(self.keys, room), _with_room(self.values, room)
+        keys, values = self._buffers
+        keys[..., held:length, :] = key_states
+        values[..., held:length, :] = value_states
+        self.keys, self.values = keys[..., :length, :], values[..., :length, :]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Only keeps those rows."""
+        super().batch_select_indices(indices)
+        self._buffers = None
+
+
+def _with_room(held: Tensor, room: int) -> Tensor:
+    """(B, K, room, d) that begins with `held`, (B, K, T, d)."""
+    buffer = held.new_empty((*held.shape[:-2], room, held.shape[-1]))
+    buffer[..., : held.shape[-2], :] = held
+    return buffer
+
+
 class _Decoding:
     """A running batch: its cache, its mask and the logits of the next token. Prompts are filled at the left."""
 
@@ -176,6 +217,9 @@ class _Decoding:
         rows = torch.repeat_interleave(torch.tensor(sizes)).to(place.device)
         self.cache = output.past_key_values
         self.cache.batch_select_indices(rows)
+        for number, layer in enumerate(self.cache.layers):
+            if type(layer) is DynamicLayer:  # others hold a window or a state, which does not grow
+                self.cache.layers[number] = RoomyLayer(layer.keys, layer.values)
         self.logits = output.logits[rows, -1]  # (B, V)
         self.mask = mask[rows]
         self.positions = self.positions[rows, -1:]  # (B, 1)
