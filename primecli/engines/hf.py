@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
 
 from primecli.engines import EngineOptions, Groups, Policy, Request, Sample, SamplingParams
+from primecli.engines.decoding import Decoding, share_keys
 from primecli.models import Placement, load_model, placement, reporting_memory, set_threads
 
 COMPACT_AT = 0.75  # share of a batch still running at which the finished rows leave the cache
-LEAST_ROOM = 32  # tokens for which a cache has room beyond those that it holds, or
-ROOM = 0.25  # that share of them, whichever is more
 
 
 def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
@@ -58,6 +56,7 @@ class HfEngine:
         token_budget: int,
         compact_at: float = COMPACT_AT,
     ) -> None:
+        share_keys(model)
         self.model = model
         self.place = place
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=place.device)
@@ -131,7 +130,7 @@ class HfEngine:
         lengths = np.zeros(rows, dtype=np.int64)
         stopped = np.zeros(rows, dtype=bool)
         alive = torch.arange(rows)  # the row of each place in the running batch
-        state = _Decoding(self.model, self.place, requests, sizes)
+        state = Decoding(self.model, self.place, [request.prompt_ids for request in requests], sizes)
         for step in range(params.max_tokens):
             tick()
             chosen, chosen_logprobs = draw(state.logits, uniforms[alive, step].to(self.place.device), params)
@@ -159,95 +158,6 @@ class HfEngine:
         ]
         ends = np.cumsum(sizes)
         return [samples[end - size : end] for end, size in zip(ends, sizes, strict=True)]
-
-
-class RoomyLayer(DynamicLayer):
-    """A layer's keys and values with room behind them: a step writes its own, and does not copy all that came before.
-
-    What transformers' own layer holds, (B, K, T, d), as a view into more. It takes over the tensors of such a layer.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
-        self._buffers: tuple[Tensor, Tensor] | None = None
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Appends (B, K, t, d) keys and values, and returns all that there are."""
-        held = self.keys.shape[-2]
-        length = held + key_states.shape[-2]
-        if self._buffers is None or self._buffers[0].shape[-2] < length:
-            room = length + max(LEAST_ROOM, int(ROOM * length))
-            self._buffers = _with_room(self.keys, room), _with_room(self.values, room)
-        keys, values = self._buffers
-        keys[..., held:length, :] = key_states
-        values[..., held:length, :] = value_states
-        self.keys, self.values = keys[..., :length, :], values[..., :length, :]
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Only keeps those rows."""
-        super().batch_select_indices(indices)
-        self._buffers = None
-
-
-def _with_room(held: Tensor, room: int) -> Tensor:
-    """(B, K, room, d) that begins with `held`, (B, K, T, d)."""
-    buffer = held.new_empty((*held.shape[:-2], room, held.shape[-1]))
-    buffer[..., : held.shape[-2], :] = held
-    return buffer
-
-
-class _Decoding:
-    """A running batch: its cache, its mask and the logits of the next token. Prompts are filled at the left."""
-
-    def __init__(self, model: Any, place: Placement, requests: list[Request], sizes: list[int]) -> None:
-        self.model, self.place = model, place
-        width = max(len(request.prompt_ids) for request in requests)
-        ids = torch.zeros(len(requests), width, dtype=torch.int64)
-        mask = torch.zeros(len(requests), width, dtype=torch.int64)
-        for row, request in enumerate(requests):
-            ids[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
-            mask[row, width - len(request.prompt_ids) :] = 1
-        mask = mask.to(place.device)
-        self.positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
-        output = self._forward(ids.to(place.device), mask, self.positions, None)
-        # the samples of a prompt share its forward pass; B rows from here on
-        rows = torch.repeat_interleave(torch.tensor(sizes)).to(place.device)
-        self.cache = output.past_key_values
-        self.cache.batch_select_indices(rows)
-        for number, layer in enumerate(self.cache.layers):
-            if type(layer) is DynamicLayer:  # others hold a window or a state, which does not grow
-                self.cache.layers[number] = RoomyLayer(layer.keys, layer.values)
-        self.logits = output.logits[rows, -1]  # (B, V)
-        self.mask = mask[rows]
-        self.positions = self.positions[rows, -1:]  # (B, 1)
-
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
-        with self.place.autocast():
-            return self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-
-    def keep(self, places: Tensor) -> None:
-        """Drops all other places of the batch."""
-        places = places.to(self.place.device)
-        self.cache.batch_select_indices(places)
-        self.mask, self.positions = self.mask[places], self.positions[places]
-
-    def advance(self, tokens: Tensor) -> None:
-        """Appends one token to each place: tokens (B,)."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-        self.positions = self.positions + 1
-        output = self._forward(tokens[:, None], self.mask, self.positions, self.cache)
-        self.cache = output.past_key_values
-        self.logits = output.logits[:, -1]
 
 
 def _uniforms(request: Request, sample: int, params: SamplingParams) -> np.ndarray:

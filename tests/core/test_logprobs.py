@@ -28,7 +28,7 @@ def with_all_logits(
     return log_p.gather(-1, targets[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
 
 
-@pytest.mark.parametrize("chunk", [1, WORDS * 2, WORDS * 100])
+@pytest.mark.parametrize("chunk", [1, WORDS // 2, WORDS * 2, WORDS * 100])
 def test_values_and_gradients_are_those_of_all_logits(chunk: int) -> None:
     hidden, weight, bias, targets, temperature = inputs()
     leaves = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
@@ -69,6 +69,20 @@ def test_bfloat16_states_give_float32_logprobs() -> None:
     assert ours.logprobs.dtype == torch.float32
     exact = (hidden @ weight.T).float().log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
     torch.testing.assert_close(ours.logprobs, exact)
+
+
+@pytest.mark.parametrize("chunk", [WORDS // 2, WORDS * 2, WORDS * 100])
+def test_gradients_of_bfloat16_states_are_summed_in_float32(chunk: int) -> None:
+    hidden, weight, _, targets, _ = inputs(torch.bfloat16)
+    hidden, weight = hidden.repeat(50, 1), weight.float()
+    targets = targets.repeat(50)
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    ours = torch.autograd.grad(token_logprobs(hidden, weight, targets, chunk_elements=chunk).logprobs.sum(), leaves)
+    assert [gradient.dtype for gradient in ours] == [torch.bfloat16, torch.float32]
+    doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    exact = torch.autograd.grad(token_logprobs(doubles[0], doubles[1], targets).logprobs.sum(), doubles)
+    for found, expected in zip(ours, exact, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
 
 
 def test_no_tensor_of_tokens_by_vocabulary_is_made() -> None:
