@@ -21,7 +21,7 @@ TRAINER_DIRECTORY = "trainer"
 TRAINER_FILE = "primecli.json"
 NOT_OF_THE_WEIGHTS = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-LARGE_BLOCK = 32 << 20  # bytes
+LARGE_BLOCKS = (1 << 30, 32 << 20)  # bytes: from here on a block is given back; the second is older glibcs' most
 HEAD_TOLERANCE = 1e-3  # nats; a head of another form is off by far more, rounding by far less
 
 
@@ -290,12 +290,12 @@ def keep_freed_memory() -> None:
     """Has the C library keep what is freed for what is allocated next, until the process ends.
 
     glibc would give it back and ask for it again at each step, and the kernel fills every page with zeros anew: 5 to
-    10% of a step of a small model on the CPU. Blocks of more than `LARGE_BLOCK` are given back all the same. Other C
+    10% of a step of a small model on the CPU. Blocks of more than `LARGE_BLOCKS` are given back all the same. Other C
     libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+        any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGE_BLOCKS)  # the first that is taken
         mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 

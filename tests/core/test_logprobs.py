@@ -28,17 +28,35 @@ def with_all_logits(
     return log_p.gather(-1, targets[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
 
 
+@pytest.mark.parametrize("kept", [0, WORDS * 3, None])
 @pytest.mark.parametrize("chunk", [1, WORDS // 2, WORDS * 2, WORDS * 100])
-def test_values_and_gradients_are_those_of_all_logits(chunk: int) -> None:
+def test_values_and_gradients_are_those_of_all_logits(chunk: int, kept: int | None) -> None:
     hidden, weight, bias, targets, temperature = inputs()
     leaves = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
-    ours = token_logprobs(hidden, weight, targets, bias=bias, temperature=temperature, chunk_elements=chunk)
+    ours = token_logprobs(
+        hidden, weight, targets, bias=bias, temperature=temperature, chunk_elements=chunk, kept_elements=kept
+    )
     theirs = with_all_logits(hidden, weight, bias, targets, temperature)
     torch.testing.assert_close(tuple(ours), theirs, rtol=0, atol=1e-12)
     mix = torch.linspace(-1, 1, TOKENS, dtype=torch.float64)
     our_gradients = torch.autograd.grad((mix * ours.logprobs).sum() + (mix**2 * ours.entropy).sum(), leaves)
     their_gradients = torch.autograd.grad((mix * theirs[0]).sum() + (mix**2 * theirs[1]).sum(), leaves)
     torch.testing.assert_close(our_gradients, their_gradients, rtol=0, atol=1e-11)
+
+
+def test_logits_are_kept_for_one_backward_pass_and_made_again_for_another() -> None:
+    hidden, weight, _, targets, _ = inputs()
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    total = token_logprobs(hidden, weight, targets).logprobs.sum()
+    first, second = (torch.autograd.grad(total, leaves, retain_graph=True) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-12)
+
+
+def test_no_tokens_have_no_gradient() -> None:
+    hidden, weight, _, targets, _ = inputs()
+    weight.requires_grad_()
+    (found,) = torch.autograd.grad(token_logprobs(hidden[:0], weight, targets[:0]).logprobs.sum(), [weight])
+    assert not found.any()
 
 
 def test_without_entropy_the_rest_is_the_same() -> None:
@@ -99,6 +117,6 @@ def test_no_tensor_of_tokens_by_vocabulary_is_made() -> None:
     hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(1000, 4)
     with Watch():
         token_logprobs(
-            hidden, weight, torch.zeros(64, dtype=torch.int64), chunk_elements=2000
+            hidden, weight, torch.zeros(64, dtype=torch.int64), chunk_elements=2000, kept_elements=4000
         ).logprobs.sum().backward()  # type: ignore[no-untyped-call]
     assert largest <= weight.numel() <= 64 * 1000 / 16
