@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 27}  # logits made at a time, float32: 64 MiB, 512 MiB
-KEPT_ELEMENTS = {"cpu": 1 << 26, "cuda": 1 << 28}  # of them, those kept for the backward pass: 256 MiB, 1 GiB
+CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits made at a time, float32: 16 MiB, 512 MiB
+KEPT_ELEMENTS = {"cpu": 3 << 24, "cuda": 3 << 27}  # of them, those kept for the backward pass: 192 MiB, 1.5 GiB
 LEAST_WORDS = 256  # that the backward pass takes at a time, however many the tokens are
 BLOCK_ELEMENTS = 1 << 20  # of these, softmax takes so many at a time on a CPU: 4 MiB, which stay in its cache
 
