@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from primecli.models import keep_freed_memory
 from tests.benchmarks import loop, trl_loop
 from tests.benchmarks.measuring import Cost, Figure, in_turn, peak_mib, ratio, reset_peak, run_process, show
 
@@ -41,7 +42,10 @@ def test_a_process_is_timed_and_its_failure_is_not_hidden() -> None:
         run_process([sys.executable, "-c", "raise SystemExit('no such thing')"])
 
 
-def test_peak_memory_is_of_what_was_held_since_the_reset() -> None:
+@pytest.mark.parametrize("keeps_freed", [False, True])
+def test_peak_memory_is_of_what_was_held_since_the_reset(keeps_freed: bool) -> None:
+    if keeps_freed:
+        keep_freed_memory()
     block = bytearray(200 << 20)
     del block
     reset_peak()
