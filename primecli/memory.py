@@ -88,6 +88,45 @@ def try_largest(
             parameter.grad = None
 
 
+def gather_embedding_gradient(model: Any) -> None:
+    """Has the gradient of the looked up words added, row by row, to the one that the embedding has already.
+
+    Autograd would make a second one of the embedding's size, zero but for the rows of the micro-batch. Models that look
+    words up in another way than torch.nn.Embedding, or do not train their embedding, are left as they are.
+    """
+    import torch
+
+    embedding = model.get_input_embeddings()
+    if type(embedding) is torch.nn.Embedding and embedding.weight.requires_grad:
+        embedding.register_forward_hook(_without_autograd, with_kwargs=True)
+
+
+def _without_autograd(
+    embedding: torch.nn.Embedding, given: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+) -> Tensor:
+    """The output of a lookup as a leaf, which gives its gradient to the rows of the embedding's."""
+    import torch
+
+    if not output.requires_grad:
+        return output
+    (ids,) = given or named.values()
+
+    def pass_on(leaf: Tensor) -> None:
+        gradient, leaf.grad = leaf.grad, None
+        if gradient is None:
+            return
+        if embedding.padding_idx is not None:
+            gradient = gradient.masked_fill((ids == embedding.padding_idx)[..., None], 0)
+        if embedding.weight.grad is None:
+            embedding.weight.grad = torch.zeros_like(embedding.weight)
+        # index_add_ would add in any order on a GPU
+        embedding.weight.grad.index_put_((ids,), gradient.to(embedding.weight.dtype), accumulate=True)
+
+    leaf = output.detach().requires_grad_()
+    leaf.register_post_accumulate_grad_hook(pass_on)  # type: ignore[no-untyped-call]
+    return leaf
+
+
 def recompute_activations(model: Any) -> None:
     """Keeps of each layer its input alone; the backward pass makes the rest again.
 

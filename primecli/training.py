@@ -92,6 +92,7 @@ class Trainer:
         checkpoints.load_parameters(self.model, directory, self.state, options.lora, options.seed)
         if options.lora is not None and place.dtype == torch.bfloat16:
             adapters.hold_compactly(self.model)
+        memory.gather_embedding_gradient(self.model)
         if options.memory.gradient_checkpointing:
             memory.recompute_activations(self.model)
         with models.reporting_memory(self._remedies(0), "the optimizer's moments"):

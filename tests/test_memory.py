@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import OPTConfig, OPTForCausalLM
+from transformers import OPTConfig, OPTForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from primecli import models, scoring
 from primecli.errors import PrimecliError
-from primecli.memory import MemoryOptions, largest_micro_batches, recompute_activations, try_largest
+from primecli.memory import (
+    MemoryOptions,
+    gather_embedding_gradient,
+    largest_micro_batches,
+    recompute_activations,
+    try_largest,
+)
 from primecli.scoring import Batch, Sequences
 
 SEQUENCES = Sequences(
@@ -39,6 +46,63 @@ def forward_and_backward(model: Any) -> tuple[Tensor, int]:
     (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()  # type: ignore[no-untyped-call]
     gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
     return torch.cat(gradients), activations
+
+
+def nodes(tensor: Tensor) -> set[str]:
+    """The kinds of operation that autograd goes back through from a tensor."""
+    found, ahead = set(), [tensor.grad_fn]
+    while ahead:
+        if (node := ahead.pop()) is not None:
+            found.add(node.name())
+            ahead.extend(before for before, _ in node.next_functions)
+    return found
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_looked_up_words_give_their_gradient_to_the_rows_of_the_one_that_is_there(tied: bool) -> None:
+    """Over two micro-batches, the padding's word among the ids, which has no gradient of its own."""
+    config = Qwen2Config(
+        vocab_size=80,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=tied,
+        pad_token_id=41,
+    )
+    torch.manual_seed(0)
+    plain = Qwen2ForCausalLM(config).eval()  # type: ignore[no-untyped-call]
+    lean = Qwen2ForCausalLM(config).eval()  # type: ignore[no-untyped-call]
+    lean.load_state_dict(plain.state_dict())
+    gather_embedding_gradient(lean)
+    place = models.placement("cpu", "float32")
+    for model in (plain, lean):
+        for rows in ([0, 1], [2]):
+            found = scoring.sequence_logprobs(model, place, SEQUENCES, Batch(rows)).logprobs
+            assert ("EmbeddingBackward0" in nodes(found)) is (model is plain)
+            (found * torch.linspace(-1, 1, len(found))).sum().backward()  # type: ignore[no-untyped-call]
+    expected = dict(plain.named_parameters())
+    for name, parameter in lean.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-5, atol=1e-6, msg=name)
+    assert tied is bool(lean.get_input_embeddings().weight.grad[41].any())
+    with torch.no_grad():
+        assert not scoring.sequence_logprobs(lean, place, SEQUENCES, Batch([0])).logprobs.requires_grad
+
+
+def test_words_may_be_given_by_name() -> None:
+    embedding = torch.nn.Embedding(5, 2)
+    gather_embedding_gradient(SimpleNamespace(get_input_embeddings=lambda: embedding))
+    embedding(input=torch.tensor([[1, 1, 3]])).sum().backward()
+    assert embedding.weight.grad is not None
+    assert embedding.weight.grad[:, 0].tolist() == [0, 2, 0, 1, 0]
+
+
+def test_an_embedding_that_is_not_trained_is_left_as_it_is(tiny: Path) -> None:
+    model = models.load_model(tiny, models.placement("cpu", "float32"))
+    model.get_input_embeddings().weight.requires_grad_(False)
+    gather_embedding_gradient(model)
+    assert not model.get_input_embeddings()._forward_hooks
 
 
 def test_recomputed_activations_are_not_kept_and_change_no_gradient(tiny: Path) -> None:

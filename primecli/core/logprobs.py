@@ -7,14 +7,15 @@ the vocabulary and the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits made at a time, float32: 16 MiB, 512 MiB
-KEPT_ELEMENTS = {"cpu": 3 << 24, "cuda": 3 << 27}  # of them, those kept for the backward pass: 192 MiB, 1.5 GiB
+KEPT_ELEMENTS = {"cpu": 1 << 26, "cuda": 3 << 27}  # of them, those kept for the backward pass: 256 MiB, 1.5 GiB
 LEAST_WORDS = 256  # that the backward pass takes at a time, however many the tokens are
 BLOCK_ELEMENTS = 1 << 20  # of these, softmax takes so many at a time on a CPU: 4 MiB, which stay in its cache
 
@@ -65,22 +66,23 @@ def _tiles(
     bias: Tensor | None,
     temperature: Tensor | None,
     tile: tuple[int, int],
-    kept: Sequence[tuple[Tensor, Tensor]] = (),
+    kept: deque[tuple[Tensor, Tensor]] | None = None,
 ) -> Iterator[tuple[Tensor, slice, slice]]:
     """The logits of some tokens and words, (t, w), of their own memory, with the words and the tokens that they are of.
 
     All tokens of the same words come one after another, so that the weights of each word are read once. kept: the first
-    tiles, less a number for each token: given out rather than made.
+    tiles, less a number for each token: given out rather than made, and taken from there, so that each is freed once it
+    has been used.
     """
     words, tokens = tile
-    there = iter(kept)
     for first in range(0, len(weight), words):
         columns = slice(first, min(first + words, len(weight)))
         head = weight[columns].to(hidden.dtype)
         for start in range(0, len(hidden), tokens):
             rows = slice(start, min(start + tokens, len(hidden)))
-            if (found := next(there, None)) is not None:
-                yield found[0].add_(found[1][:, None]), columns, rows
+            if kept:
+                found, less = kept.popleft()
+                yield found.add_(less[:, None]), columns, rows
                 continue
             logits = hidden[rows] @ head.T
             logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -98,10 +100,12 @@ def _within(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
     return place.clamp_(0, columns.stop - columns.start - 1), inside
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, the sum in the dtype of `total`."""
+def _add_product(total: Tensor, left: Tensor, right: Tensor, *, afresh: bool = False) -> None:
+    """total += left @ right, the sum in the dtype of `total`; afresh: whatever `total` held does not count."""
     if total.dtype == left.dtype:
-        total.addmm_(left, right)
+        total.addmm_(left, right, beta=0 if afresh else 1)
+    elif afresh:
+        total.copy_(left @ right)
     else:
         total += left @ right
 
@@ -120,7 +124,7 @@ class _TokenLogprobs(torch.autograd.Function):
         kept_elements: int,
     ) -> tuple[Tensor, Tensor]:
         words, tokens = ctx.tile = _tile(len(weight), len(hidden), chunk_elements)
-        kept: list[tuple[Tensor, Tensor]] = []  # the first tiles' logits less what follows, (t, w) and (t,)
+        kept: deque[tuple[Tensor, Tensor]] = deque()  # the first tiles' logits less what follows, (t, w) and (t,)
         block = max(1, BLOCK_ELEMENTS // words) if hidden.device.type == "cpu" else tokens
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         # of the logits so far, token by token: the target's, the largest, and, relative to the largest, the sum of
@@ -170,11 +174,13 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_bias = blank(bias) if wants_bias else None
         weight_sum: Tensor | None = None
         bias_sum: Tensor | None = None
-        kept, ctx.kept = ctx.kept, []  # they are written to: a second backward pass makes its own
+        kept, ctx.kept = ctx.kept, deque()  # they are written to: a second backward pass makes its own
         for log_p, columns, rows in _tiles(hidden, weight, bias, temperature, ctx.tile, kept):
             head = weight[columns].to(hidden.dtype)
             if rows.start == 0:
-                weight_sum = torch.zeros_like(head, dtype=wide) if wants_weight else None
+                if grad_weight is not None:  # summed where it is to be, if that is exact
+                    there = grad_weight[columns]
+                    weight_sum = there if there.dtype == wide else torch.empty_like(there, dtype=wide)
                 bias_sum = torch.zeros_like(head[:, 0], dtype=wide) if wants_bias else None
             log_p -= normaliser[rows, None]
             # d logprob / d logits = onehot - p; d entropy / d logits = -p * (log p + entropy)
@@ -194,9 +200,9 @@ class _TokenLogprobs(torch.autograd.Function):
             if grad_hidden is not None:
                 _add_product(grad_hidden[rows], grad, head)
             if weight_sum is not None:
-                _add_product(weight_sum, grad.T, hidden[rows])
+                _add_product(weight_sum, grad.T, hidden[rows], afresh=rows.start == 0)
             if rows.stop >= len(hidden):
-                if grad_weight is not None and weight_sum is not None:
+                if grad_weight is not None and weight_sum is not None and grad_weight.dtype != wide:
                     grad_weight[columns] = weight_sum
                 if grad_bias is not None and bias_sum is not None:
                     grad_bias[columns] = bias_sum

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,20 @@ from tests.benchmarks.measuring import (  # noqa: E402
     show,
 )
 
-SMALL, LARGE = 1000, 151_936
+SIZES = SMALL, LARGE = 1000, 151_936
 KINDS = ("scoring", "training")
 ATOL = 2e-4  # nats
 
 
 def load(directory: Path) -> tuple[Any, Any]:
-    """A model in float32 on the CPU, and its placement."""
+    """A model in float32 on the CPU as the stages have it, and its placement."""
+    from primecli.memory import gather_embedding_gradient
     from primecli.models import load_model, placement
 
     place = placement("cpu", "float32")
-    return load_model(directory, place), place
+    model = load_model(directory, place)
+    gather_embedding_gradient(model)
+    return model, place
 
 
 def sequences_of(rows: int, tokens: int, words: int) -> Any:
@@ -109,17 +113,20 @@ def memory(directory: Path, kind: str, words: int, options: argparse.Namespace) 
 
 def seconds(directory: Path, kind: str, words: int, options: argparse.Namespace) -> dict[str, list[float]]:
     """CPU seconds of both ways, by round, after a check that they give the same."""
+    from primecli.models import load_model
+
     model, place = load(directory)
+    plain = load_model(directory, place)
     sequences = sequences_of(options.timed_rows, options.row_tokens, words)
     ways: dict[str, Callable[[], Any]] = {
         "chunked": lambda: chunked(model, place, sequences, kind),
-        "all logits": lambda: all_logits(model, sequences, kind),
+        "all logits": lambda: all_logits(plain, sequences, kind),
     }
     gradients = []
     found = []
-    for way in ways.values():
+    for way, its_model in zip(ways.values(), (model, plain), strict=True):
         found.append(way())
-        gradients.append([] if kind == "scoring" else _some_gradients(model))
+        gradients.append([] if kind == "scoring" else _some_gradients(its_model))
     check_close(f"{kind}: log-probabilities", found[0], found[1], atol=ATOL)
     check_close(f"{kind}: gradients", gradients[0], gradients[1], atol=1e-3, rtol=1e-3)
 
@@ -154,7 +161,7 @@ def main() -> None:
     parser.add_argument("--timed-rows", type=int, default=2, help="sequences that are timed")
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=2, help="of the timing")
+    parser.add_argument("--rounds", type=int, default=2, help="of each measurement")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
@@ -168,10 +175,13 @@ def main() -> None:
         command = [sys.executable, __file__, *given, "--directory", str(place / str(words))]
         return run_process([*command, "--side", what, kind, str(words)]).said
 
+    def memory_of(kind: str) -> dict[str, list[dict[str, float]]]:
+        return in_turn({str(words): partial(ask, "memory", kind, words) for words in SIZES}, options.rounds)
+
     figures = []
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        for words in (SMALL, LARGE):
+        for words in SIZES:
             make = (
                 "import sys; from pathlib import Path; from tests.benchmarks.made import make_model; "
                 f"make_model(Path(sys.argv[1]), words={words}, width={options.width}, layers={options.layers})"
@@ -179,7 +189,7 @@ def main() -> None:
             run_process([sys.executable, "-c", make, str(place / str(words))])
         for kind in KINDS:
             figures += [
-                memory_figure(kind, ask("memory", kind, LARGE), ask("memory", kind, SMALL)),
+                memory_figure(kind, memory_of(kind)),
                 time_figure(kind, ask("seconds", kind, LARGE)),
             ]
     title = (
@@ -189,12 +199,20 @@ def main() -> None:
     show(title, figures, options.json)
 
 
-def memory_figure(kind: str, large: dict[str, float], small: dict[str, float]) -> Figure:
+def memory_figure(kind: str, found: dict[str, list[dict[str, float]]]) -> Figure:
     """The large vocabulary's memory over the small one's."""
-    value = large["mib"] / small["mib"]
-    left_out = f"; left out {large['left_out']:,.0f} and {small['left_out']:,.1f} MiB" if large["left_out"] else ""
-    text = f"{value:.2f}×  {large['mib']:,.0f} MiB"
-    return Figure(f"{kind}, memory", value, text, f"{SMALL:,} words {small['mib']:,.0f} MiB{left_out}", "<= 1.3")
+    large, small = ([one["mib"] for one in found[str(words)]] for words in (LARGE, SMALL))
+    left = [found[str(words)][0]["left_out"] for words in (LARGE, SMALL)]
+    left_out = f"; left out {left[0]:,.0f} and {left[1]:,.1f} MiB" if left[0] else ""
+    value = ratio(large, small)
+    text = f"{value}  {statistics.median(large):,.0f} MiB"
+    return Figure(
+        f"{kind}, memory",
+        value.median,
+        text,
+        f"{SMALL:,} words {statistics.median(small):,.0f} MiB{left_out}",
+        "<= 1.3",
+    )
 
 
 def time_figure(kind: str, found: dict[str, list[float]]) -> Figure:
