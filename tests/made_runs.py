@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from primecli import schema, shards
-from primecli.runs import SHARD_STAGES
-from primecli.summary import Status, Summary
+from primecli.catalog import SHARD_STAGES
+from primecli.pipeline.summary import Status, Summary
+from primecli.shards import parquet, schema
 from tests.builders import rollout, write_shards
 
 STARTED = "2026-01-02T03:{minute:02d}:00+00:00"
@@ -86,7 +86,7 @@ def trained_rows(root: Path) -> list[dict[str, Any]]:
     """The rows of every shard that reached compute-advantages, read without primecli."""
     import pyarrow.parquet as pq
 
-    paths = sorted(root.glob(f"*/{SHARD_STAGES[-1]}/{shards.shard_name(0, 1)}"))
+    paths = sorted(root.glob(f"*/{SHARD_STAGES[-1]}/{parquet.shard_name(0, 1)}"))
     return [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from primecli import cli
-from primecli.cli import COMMANDS
+from primecli.catalog import NAMES
 from primecli.errors import PrimecliError
 from tests.conftest import check_golden
 
@@ -29,7 +29,7 @@ def imported(*arguments: str) -> set[str]:
 HEAVY = {"torch", "transformers", "vllm", "pyarrow", "numpy", "sympy", "rich"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in NAMES)])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     modules = imported(*arguments)
     assert "primecli.commands.update_policy" in modules
@@ -45,7 +45,7 @@ def test_verify_imports_neither_torch_nor_transformers(tmp_path: Any) -> None:
     assert not {"torch", "transformers", "vllm"} & modules
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_command_has_a_help_page_with_an_example(name: str, primecli: Any, capfd: Any) -> None:
     from primecli import cli
 
@@ -69,7 +69,7 @@ def test_a_defect_is_one_line_and_debug_shows_the_traceback(primecli: Any, monke
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr("primecli.inputs.Inputs.__init__", broken)
+    monkeypatch.setattr("primecli.pipeline.inputs.Inputs.__init__", broken)
     result = primecli("verify", "x", check=False)
     assert (result.code, "unexpected ZeroDivisionError: two lines" in result.line()) == (1, True)
     assert "Traceback" in primecli("verify", "x", "--debug", check=False).err
@@ -111,7 +111,7 @@ def test_layers_are_kept() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", ["primecli", *COMMANDS])
+@pytest.mark.parametrize("name", ["primecli", *NAMES])
 def test_help_pages_are_the_golden_ones(
     name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

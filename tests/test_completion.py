@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from primecli.cli import COMMANDS
+from primecli.catalog import NAMES
 from tests.conftest import shell
 
 
@@ -54,7 +54,7 @@ def test_fish_gets_one_line_a_word_with_its_description() -> None:
     words = [line.split("\t") for line in lines]
     assert all(len(pair) == 2 and pair[0].startswith("--") and pair[1] for pair in words)
     assert ["--answer-regex", "Takes the first group of this regular expression as the answer, such as…"] in words
-    assert [line.split("\t")[0] for line in ask("fish", "primecli ")] == list(COMMANDS)
+    assert [line.split("\t")[0] for line in ask("fish", "primecli ")] == list(NAMES)
 
 
 def test_zsh_gets_an_expression_that_quotes_end_in() -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from primecli import schema
-from primecli.models import model_fingerprint
-from primecli.tiny import make_model
+from primecli.models.identity import model_fingerprint
+from primecli.setup.tiny_model import make_model
+from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 from tests.conftest import DATA, read_rows, shell, summary
 from tests.warm_processes import PLAIN, Warm

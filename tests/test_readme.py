@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from primecli import schema
-from primecli.cli import COMMANDS
+from primecli.catalog import NAMES
+from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def test_every_command_of_the_readme_exists_with_its_options(capfd: Any) -> None
     calls = re.findall(r"primecli ([a-z-]+)((?:[^|`\n]|\\\n)*)", README.replace("\\\n", " "))
     assert len(calls) > 10
     for name, rest in calls:
-        if name not in COMMANDS:
+        if name not in NAMES:
             continue
         assert cli.run([name, "--help"]) == 0
         page = capfd.readouterr().out

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from primecli.warm import VARIABLE
+from primecli.warm.protocol import VARIABLE
 
 T = TypeVar("T")
 

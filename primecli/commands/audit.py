@@ -29,9 +29,7 @@ def audit(
     seed: options.Seed = 0,
     partial: options.Partial = False,
 ) -> None:
-    """Ask whether the process reward is being gamed.
-
-    A response's score is the sum of its process rewards. The audit holds it against the outcome, within groups
+    """A response's score is the sum of its process rewards. The audit holds it against the outcome, within groups
     and over the batch, against length, and against repeating itself; says ok, watch or bad, with the bounds; and
     shows the groups where score and outcome disagree most: those whose best-scored wrong response is furthest
     above their worst-scored right one. Intervals are 95%, by resampling whole groups. Responses without an
@@ -59,11 +57,11 @@ def audit(
     """
     import contextlib
 
-    from primecli import audit as auditing
+    from primecli.analysis import audit as auditing
+    from primecli.analysis.responses import collect
     from primecli.errors import ReaderClosed
-    from primecli.inputs import Inputs
-    from primecli.progress import say
-    from primecli.responses import collect
+    from primecli.pipeline.inputs import Inputs
+    from primecli.pipeline.progress import say
 
     gates = [_gate(text) for text in fail_on or ()]
     reports: dict[str, dict[str, Any]] = {}
@@ -78,7 +76,7 @@ def audit(
 def _show(reports: Mapping[str, Mapping[str, Any]], as_json: bool) -> None:
     import json
 
-    from primecli.audit_tables import show
+    from primecli.analysis.audit_view import show
 
     if as_json:
         print(json.dumps([{"input": label, **report} for label, report in reports.items()], indent=2, allow_nan=False))
@@ -88,7 +86,7 @@ def _show(reports: Mapping[str, Mapping[str, Any]], as_json: bool) -> None:
 
 def _sources(arguments: list[str]) -> dict[str, list[str]]:
     """The inputs that are audited apart: each directory where several are named, else all together."""
-    from primecli.inputs import places
+    from primecli.pipeline.inputs import places
 
     found = [] if arguments == ["-"] else [place for text in arguments for place in places(text)]
     if len(found) > 1 and all(place.is_dir() for place in found):
@@ -126,7 +124,7 @@ def _gate(text: str) -> tuple[str, str, float]:
     """A condition of --fail-on: metric, < or >, bound; raises UsageError."""
     import math
 
-    from primecli.audit import METRICS
+    from primecli.analysis.audit import METRICS
     from primecli.errors import UsageError
 
     match = re.fullmatch(r"\s*([\w-]+)\s*([<>])\s*(\S+)\s*", text)
@@ -145,7 +143,7 @@ def _gate(text: str) -> tuple[str, str, float]:
 def _check(gates: Sequence[tuple[str, str, float]], reports: Mapping[str, Mapping[str, Any]]) -> None:
     """One line on stderr for each condition that holds, or that cannot be told; then GateError or InputError."""
     from primecli.errors import GateError, InputError, PrimecliError
-    from primecli.progress import say
+    from primecli.pipeline.progress import say
 
     failures: list[PrimecliError] = []
     for label, report in reports.items():

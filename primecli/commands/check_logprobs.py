@@ -11,9 +11,9 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from primecli.inputs import Shard
-    from primecli.models import Placement
-    from primecli.rollouts import Rollouts
+    from primecli.models.device import Placement
+    from primecli.shards.parquet import Shard
+    from primecli.shards.rollouts import Rollouts
 
 COLUMNS = ("engine", "rollouts", "tokens", "gap mean", "gap p95", "gap max", "ess tokens", "ess responses")
 
@@ -41,9 +41,7 @@ def check_logprobs(
     partial: options.Partial = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Compare the sampler's log-probabilities with the trainer's.
-
-    The rollouts' tokens are scored by the code that trains, at the temperature of each row. The table on stdout
+    """The rollouts' tokens are scored by the code that trains, at the temperature of each row. The table on stdout
     has, for each engine that sampled: the gap |trainer - sampler| of a token's log-probability, in nats (mean,
     95th percentile, maximum), and the effective sample size of the importance weights exp(trainer - sampler) as
     a share of their number, of tokens and of whole responses: 1 where both agree.
@@ -55,9 +53,11 @@ def check_logprobs(
     import contextlib
 
     from primecli.errors import GateError, ReaderClosed
-    from primecli.inputs import Inputs
-    from primecli.models import load_model, model_fingerprint, placement, resolve_dtype, resolve_model, set_threads
-    from primecli.progress import Progress, say
+    from primecli.models.device import placement, resolve_dtype, set_threads
+    from primecli.models.identity import model_fingerprint, resolve_model
+    from primecli.models.loading import load_model
+    from primecli.pipeline.inputs import Inputs
+    from primecli.pipeline.progress import Progress, say
 
     by_engine: dict[str, list[Shard]] = {}
     inputs = Inputs(shards or (), partial=partial, together=True, warn=lambda text: say("check-logprobs", text))
@@ -96,9 +96,9 @@ def _engine(shard: Shard) -> str:
 
 
 def _load(parts: Sequence[Shard]) -> Rollouts:
-    from primecli import schema
     from primecli.errors import InputError
-    from primecli.rollouts import check_untouched_distribution, load_rollouts
+    from primecli.shards import schema
+    from primecli.shards.rollouts import check_untouched_distribution, load_rollouts
 
     columns = [schema.ROLLOUT_LOGPROBS, *schema.SAMPLED_WITH, schema.POLICY_FINGERPRINT]
     rollouts = load_rollouts(parts, columns, token_ids=True)
@@ -109,8 +109,8 @@ def _load(parts: Sequence[Shard]) -> Rollouts:
 
 
 def _compare_weights(batches: dict[str, Rollouts], fingerprint: str, model: str) -> None:
-    from primecli import schema
-    from primecli.progress import say
+    from primecli.pipeline.progress import say
+    from primecli.shards import schema
 
     sampled = [found for rollouts in batches.values() for found in rollouts.strings[schema.POLICY_FINGERPRINT]]
     others = sum(found != fingerprint for found in sampled)
@@ -118,17 +118,17 @@ def _compare_weights(batches: dict[str, Rollouts], fingerprint: str, model: str)
         say("check-logprobs", f"{others} of {len(sampled)} rollouts were sampled by other weights than {model}")
 
 
-def _compare(model: Any, place: Placement, rollouts: Rollouts, token_budget: int, progress: Any) -> list[float]:
+def _compare(model: Any, place: Placement, rollouts: Rollouts, micro_batch_tokens: int, progress: Any) -> list[float]:
     """Mean, 95th percentile and maximum of the gap; effective sample sizes of tokens and of responses."""
     import numpy as np
     import torch
 
-    from primecli import schema
     from primecli.core.metrics import effective_sample_size
-    from primecli.scoring import score
+    from primecli.models.scoring import score
+    from primecli.shards import schema
 
     sequences = rollouts.sequences(temperature=True)
-    trainer = score(model, place, sequences, token_budget=token_budget, done=progress.advance)
+    trainer = score(model, place, sequences, micro_batch_tokens=micro_batch_tokens, done=progress.advance)
     log_ratio = trainer.astype(np.float64) - rollouts.values[schema.ROLLOUT_LOGPROBS]
     gap = np.abs(log_ratio)
     of_responses = np.add.reduceat(log_ratio, rollouts.starts()[:-1])

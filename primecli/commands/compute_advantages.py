@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from primecli.advantages import Settings
-    from primecli.inputs import Shard
-    from primecli.rollouts import Rollouts
-    from primecli.stage import StageRun
-    from primecli.tokens import Speller
+    from primecli.models.token_text import Speller
+    from primecli.pipeline.stage_run import StageRun
+    from primecli.shards.parquet import Shard
+    from primecli.shards.rollouts import Rollouts
+    from primecli.stages.compute_advantages import Settings
 
 
 class EstimatorName(StrEnum):
@@ -135,9 +135,7 @@ def compute_advantages(
     partial: options.Partial = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Turn rewards into token advantages.
-
-    Combines outcome and process rewards. Reads the whole batch before it writes: scaling and whitening are
+    """Combines outcome and process rewards. Reads the whole batch before it writes: scaling and whitening are
     over all of it, never over a shard. --process-coef 0 is outcome-only and needs no score-prm;
     --estimator gae needs score-values.
 
@@ -147,9 +145,9 @@ def compute_advantages(
 
       primecli compute-advantages --outcome-coef 1 --process-coef 1 runs/1/score-prm
     """
-    from primecli import schema
-    from primecli.advantages import Settings
-    from primecli.stage import StageOptions, StageRun
+    from primecli.pipeline.stage_run import StageOptions, StageRun
+    from primecli.shards import schema
+    from primecli.stages.compute_advantages import Settings
 
     settings = Settings(
         estimator.value,
@@ -199,7 +197,7 @@ def _import_torch() -> None:
 def _speller(run: StageRun, batch: Sequence[Shard], given: str | None) -> Speller:
     """What spells the responses, its identity taken into the recipe."""
     from primecli.errors import InputError
-    from primecli.tokens import Spellers, sampler
+    from primecli.models.token_text import Spellers, sampler
 
     path, provenance = batch[0].path, batch[0].footer.provenance
     speller = Spellers(given).find(path, provenance)
@@ -217,9 +215,9 @@ def _speller(run: StageRun, batch: Sequence[Shard], given: str | None) -> Spelle
 def _compute(
     batch: Sequence[Shard], columns: Sequence[str], settings: Settings, speller: Speller | None
 ) -> tuple[Rollouts, dict[str, np.ndarray]]:
-    from primecli.advantages import advantages_of
-    from primecli.rollouts import load_rollouts
-    from primecli.steps import step_ends
+    from primecli.models.steps import step_ends
+    from primecli.shards.rollouts import load_rollouts
+    from primecli.stages.compute_advantages import advantages_of
 
     rollouts = load_rollouts(batch, columns, token_ids=speller is not None)
     ends = None
@@ -234,8 +232,8 @@ def _commit_shard(
 ) -> None:
     import numpy as np
 
-    from primecli import schema
-    from primecli.shards import list_column, with_columns
+    from primecli.shards import schema
+    from primecli.shards.parquet import list_column, with_columns
 
     starts = rollouts.starts()
     lengths = rollouts.response_lengths[first:last]

@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from primecli.doctor import Check
+    from primecli.setup.doctor import Check
 
 
 def doctor(
@@ -18,9 +18,7 @@ def doctor(
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """See whether everything works here: versions, devices, space, sandbox, extras.
-
-    At the end a whole iteration runs with real processes, a tiny random model and four prompts, in a temporary
+    """At the end a whole iteration runs with real processes, a tiny random model and four prompts, in a temporary
     directory. Nothing is downloaded, nothing is left behind. `note` is good to know; `failed` stops stages from
     working, and gives exit code 1.
 
@@ -32,9 +30,9 @@ def doctor(
     import json
     from dataclasses import asdict
 
-    from primecli.doctor import checks
     from primecli.errors import ReaderClosed
-    from primecli.progress import say
+    from primecli.pipeline.progress import say
+    from primecli.setup.doctor import checks
 
     found = []
     if iteration:

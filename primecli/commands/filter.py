@@ -12,14 +12,14 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from primecli.inputs import Shard
-    from primecli.stage import StageRun
+    from primecli.pipeline.stage_run import StageRun
+    from primecli.shards.parquet import Shard
 
 ACCURACY_ROUNDING = 1e-6  # rewards are float32: a mean of 0.2 may stand as 0.20000000298
 REASONS = ("ungraded", "truncated", "too_hard", "too_easy")
 
 
-def filter_(
+def filter(
     shards: options.Shards = None,
     accuracy: Annotated[
         tuple[float, float],
@@ -42,9 +42,7 @@ def filter_(
     partial: options.Partial = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Keep the groups worth learning from, whole.
-
-    A group passes when its accuracy is within the bounds and no response of it was cut short. A group with
+    """A group passes when its accuracy is within the bounds and no response of it was cut short. A group with
     an ungraded response never passes. _summary.json counts why groups were dropped.
 
     With --groups N this stage behaves like head: after N groups it closes its input, and generate, which
@@ -54,10 +52,10 @@ def filter_(
 
       primecli filter --accuracy 0.2 0.8 --groups 64 runs/1/verify
     """
-    from primecli import schema
     from primecli.errors import UsageError
-    from primecli.progress import say
-    from primecli.stage import StageOptions, StageRun
+    from primecli.pipeline.progress import say
+    from primecli.pipeline.stage_run import StageOptions, StageRun
+    from primecli.shards import schema
 
     low, high = accuracy
     if not 0 <= low <= high <= 1:
@@ -100,7 +98,7 @@ def _advice(counts: Mapping[str, int | float]) -> str:
 def _filter_shard(run: StageRun, shard: Shard, low: float, high: float, allow_truncated: bool, room: int | None) -> int:
     import pyarrow as pa
 
-    from primecli import schema
+    from primecli.shards import schema
 
     table = run.read(shard)
     verdicts = judge_groups(table, low, high, allow_truncated)
@@ -122,7 +120,7 @@ def _filter_shard(run: StageRun, shard: Shard, low: float, high: float, allow_tr
 
 def judge_groups(table: pa.Table, low: float, high: float, allow_truncated: bool) -> dict[str, str | None]:
     """Why each group is dropped, one of REASONS, or None where it is kept; in the order of the shard."""
-    from primecli import schema
+    from primecli.shards import schema
 
     rewards: dict[str, list[float | None]] = {}
     truncated: set[str] = set()

@@ -15,10 +15,10 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from primecli.engines import EngineOptions, SamplingParams
     from primecli.files import Json
-    from primecli.prompts import PromptColumns
-    from primecli.stage import StageRun
+    from primecli.generation.engines import EngineOptions, SamplingParams
+    from primecli.generation.prompts import PromptColumns
+    from primecli.pipeline.stage_run import StageRun
 
 
 class EngineName(StrEnum):
@@ -150,9 +150,7 @@ def generate(
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Sample responses: prompts in, rollout shards out.
-
-    Each shard holds whole groups: the N samples of a prompt, with their exact token ids and the
+    """Each shard holds whole groups: the N samples of a prompt, with their exact token ids and the
     log-probabilities of the distribution that they were sampled from.
 
     Which prompts an iteration takes depends on --seed, --step and --batch-prompts alone, so a loop that was
@@ -167,11 +165,11 @@ def generate(
       primecli generate --model ckpt/policy/0 --prompts train.jsonl --n 4 \\
         --step 1 --batch-prompts 256 --out runs/1/generate
     """
-    from primecli.engines import EngineOptions, SamplingParams, resolve_engine
     from primecli.errors import UsageError
-    from primecli.models import resolve_dtype
-    from primecli.prompts import PromptColumns
-    from primecli.stage import StageOptions, StageRun
+    from primecli.generation.engines import EngineOptions, SamplingParams, resolve_engine
+    from primecli.generation.prompts import PromptColumns
+    from primecli.models.device import resolve_dtype
+    from primecli.pipeline.stage_run import StageOptions, StageRun
 
     if step > 1 and batch_prompts is None:
         raise UsageError(f"--step {step} without --batch-prompts: every step would take all prompts")
@@ -186,7 +184,7 @@ def generate(
         device=device.value,
         dtype=resolve_dtype(device.value, dtype.value),
         threads=threads,
-        token_budget=micro_batch_tokens,
+        micro_batch_tokens=micro_batch_tokens,
         tensor_parallel=tensor_parallel,
         gpu_memory=gpu_memory,
         engine_args=_engine_args(engine_arg or []),
@@ -259,8 +257,8 @@ def _engine_args(pairs: list[str]) -> dict[str, Any]:
 
 def _check_options(engine: str, how: EngineOptions) -> None:
     """Raises UsageError for an option of another engine than the one that samples."""
-    from primecli.engines import EngineOptions
     from primecli.errors import UsageError
+    from primecli.generation.engines import EngineOptions
 
     given = {
         "--url": (how.urls, "vllm-server"),
@@ -285,15 +283,15 @@ def _sample_all(
     model_name: str,
     how: EngineOptions,
 ) -> None:
-    from primecli.encoder import Encoder
-    from primecli.engines.policy import read_policy
     from primecli.errors import InputError
     from primecli.files import file_hash, fingerprint
-    from primecli.models import model_fingerprint, resolve_model, tokenizer_fingerprint
-    from primecli.prompts import read_prompts, stream_positions
-    from primecli.recipe import Recipe
-    from primecli.sampling import Group, Sampler, rollout_table
-    from primecli.shards import shard_name
+    from primecli.generation.encoder import Encoder
+    from primecli.generation.engines.policy_info import read_policy
+    from primecli.generation.prompts import read_prompts, stream_positions
+    from primecli.generation.sampler import Group, Sampler, rollout_table
+    from primecli.models.identity import model_fingerprint, resolve_model, tokenizer_fingerprint
+    from primecli.pipeline.recipe import Recipe
+    from primecli.shards.parquet import shard_name
 
     config = run.config
     prompts = read_prompts(files, columns)
@@ -348,7 +346,7 @@ def _sample_all(
 def _counts(table: pa.Table) -> dict[str, float]:
     import pyarrow.compute as pc
 
-    from primecli import schema
+    from primecli.shards import schema
 
     return {
         "rollouts": table.num_rows,

@@ -31,9 +31,7 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
 ) -> None:
-    """Write a Makefile and options for a run on your own model.
-
-    The Makefile is the loop: an iteration is a pipeline of stages, iterations follow one another, and a make after
+    """The Makefile is the loop: an iteration is a pipeline of stages, iterations follow one another, and a make after
     a kill goes on where it stopped. primecli.toml has every option of the stages, with its meaning and its default.
     Example prompts and a README come with them. Nothing is run or downloaded. A file that exists is not overwritten,
     and then none is written.
@@ -46,8 +44,8 @@ def init(
     """
     import shlex
 
-    from primecli import starter
     from primecli.errors import UsageError
+    from primecli.setup import starter
 
     if prompts is not None and not prompts.is_file():
         raise UsageError(f"--prompts {prompts}: {'is no file' if prompts.exists() else 'no such file'}")

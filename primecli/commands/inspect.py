@@ -13,7 +13,7 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from primecli.inspecting import Rollout
+    from primecli.analysis.rollout import Rollout
 
 
 class Sort(StrEnum):
@@ -119,9 +119,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
     partial: options.Partial = False,
 ) -> None:
-    """Show a rollout, its tokens coloured by what they were rewarded with.
-
-    A line a step: its sum, the sum so far, its text. Blue is above 0, orange below. Without colour (--no-color,
+    """A line a step: its sum, the sum so far, its text. Blue is above 0, orange below. Without colour (--no-color,
     NO_COLOR, a pipe) marks stand under the tokens instead. Reads the rows that it shows; filters and orders
     read the columns that they need.
 
@@ -136,11 +134,11 @@ def inspect(
     """
     import itertools
 
+    from primecli.analysis.rollout import AGAINST_MODEL, Reader
+    from primecli.analysis.search import Wanted, find, find_pairs
     from primecli.errors import InputError, UsageError
-    from primecli.finding import Wanted, find, find_pairs
-    from primecli.inputs import Inputs
-    from primecli.inspecting import AGAINST_MODEL, Reader
-    from primecli.progress import say
+    from primecli.pipeline.inputs import Inputs
+    from primecli.pipeline.progress import say
 
     if color.value in AGAINST_MODEL and model is None:
         raise UsageError(
@@ -167,8 +165,8 @@ def inspect(
 
 def _tell(rollouts: list[Rollout], measure: str) -> None:
     """What has to be known of what is shown, a line each."""
-    from primecli.inspecting import AGAINST_MODEL, sampled_otherwise
-    from primecli.progress import say
+    from primecli.analysis.rollout import AGAINST_MODEL, sampled_otherwise
+    from primecli.pipeline.progress import say
 
     if not all(rollout.spelled for rollout in rollouts):
         say("inspect", "the tokenizer that sampled is not here: tokens stand as their numbers (name it by --tokenizer)")
@@ -180,8 +178,8 @@ def _tell(rollouts: list[Rollout], measure: str) -> None:
 def _print_json(rollouts: list[Rollout], measure: str) -> None:
     import json
 
-    from primecli.inspecting import as_json
-    from primecli.tokens import safe_json
+    from primecli.analysis.rollout import as_json
+    from primecli.models.token_text import safe_json
 
     for rollout in rollouts:
         print(safe_json(json.dumps(as_json(rollout, measure), ensure_ascii=False, allow_nan=False)))
@@ -190,13 +188,15 @@ def _print_json(rollouts: list[Rollout], measure: str) -> None:
 def _draw(
     rollouts: list[Rollout], measure: str, theme: Theme, scale: float | None, *, no_color: bool, first: bool
 ) -> None:
-    from primecli import heat
-    from primecli.screen import Screen
+    from primecli.analysis import heatmap
+    from primecli.analysis.rollout_view import Screen
 
     console = _console(no_color)
     colors = {None: "none", "standard": "basic", "windows": "basic"}.get(console.color_system, "full")
-    shade = heat.background() if theme is Theme.auto else theme.value
-    screen = Screen(console, heat.Paint("none" if console.no_color else colors, heat.THEMES[shade]), measure, scale)
+    shade = heatmap.background() if theme is Theme.auto else theme.value
+    screen = Screen(
+        console, heatmap.Paint("none" if console.no_color else colors, heatmap.THEMES[shade]), measure, scale
+    )
     if not first:
         screen.rule()
     screen.show(rollouts)

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from primecli.lineage import Made, Record
+    from primecli.analysis.lineage import Made, Record
 
 
 UNLIMITED = 100_000  # columns, where no terminal limits them: a command stays on its line
@@ -50,9 +50,7 @@ def lineage(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what made a shard or a checkpoint.
-
-    A tree of the commands, the newest first, with the models and shards they used and their own origins.
+    """A tree of the commands, the newest first, with the models and shards they used and their own origins.
     --diff compares configuration, models, seeds and versions, stage by stage. --replay prints a script that
     makes it again in the same places, to be run where the commands were run; what is there already is skipped.
 
@@ -65,9 +63,9 @@ def lineage(
     """
     import json
 
-    from primecli import lineage as tracing
+    from primecli.analysis import lineage as tracing
     from primecli.errors import UsageError
-    from primecli.inputs import places_of
+    from primecli.pipeline.inputs import places_of
 
     if replay and diff is not None:
         raise UsageError("--replay and --diff are asked for at once", "choose one")
@@ -92,7 +90,7 @@ def _show(made: Made, depth: int | None) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
-    from primecli.tokens import printable
+    from primecli.models.token_text import printable
 
     tree = Tree(Text(printable(_title(made)), style="bold"), guide_style="dim")
     _grow(tree, made, {made.path}, depth)
@@ -126,7 +124,7 @@ def _grow(tree: Tree, made: Made, shown: set[Path], depth: int | None) -> None:
 def _follow(place: Tree, made: Made, label: str, shown: set[Path], depth: int | None) -> None:
     from rich.text import Text
 
-    from primecli.tokens import printable
+    from primecli.models.token_text import printable
 
     again = made.path in shown
     cut = "  …" if depth == 0 and not again else "  (above)" if again else ""
@@ -139,7 +137,7 @@ def _follow(place: Tree, made: Made, label: str, shown: set[Path], depth: int | 
 def _command(record: Record) -> Any:
     from rich.text import Text
 
-    from primecli.tokens import printable
+    from primecli.models.token_text import printable
 
     seconds = record.get("seconds")
     text = Text(str(record.get("stage")), style="bold cyan")
@@ -153,8 +151,8 @@ def _command(record: Record) -> Any:
 def _add_models(place: Tree, record: Record, shown: set[Path], depth: int | None) -> None:
     from rich.text import Text
 
-    from primecli.lineage import models_of
-    from primecli.tokens import printable
+    from primecli.analysis.lineage import models_of
+    from primecli.models.token_text import printable
 
     for model in models_of(record):
         if model.made is not None:
@@ -167,9 +165,9 @@ def _add_models(place: Tree, record: Record, shown: set[Path], depth: int | None
 def _add_inputs(place: Tree, record: Record, shown: set[Path], depth: int | None) -> None:
     from rich.text import Text
 
+    from primecli.analysis.lineage import input_directories, look_up
     from primecli.errors import InputError
-    from primecli.lineage import input_directories, look_up
-    from primecli.tokens import printable
+    from primecli.models.token_text import printable
 
     for directory in input_directories(record):
         count = sum(Path(entry["path"]).parent == directory for entry in record["inputs"])
@@ -189,8 +187,8 @@ def _show_differences(first: Made, second: Made, names: tuple[str, str], as_json
     from rich.table import Table
     from rich.text import Text
 
-    from primecli.lineage import differences
-    from primecli.tokens import printable
+    from primecli.analysis.lineage import differences
+    from primecli.models.token_text import printable
 
     found = list(differences(first, second))
     if as_json:

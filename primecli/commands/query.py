@@ -39,9 +39,7 @@ def query(
     ] = Format.table,
     partial: options.Partial = False,
 ) -> None:
-    """Ask shards with SQL.
-
-    DuckDB runs it; the shards are the table `rollouts`, with the columns `filename` and `file_row_number` (from 0)
+    """DuckDB runs it; the shards are the table `rollouts`, with the columns `filename` and `file_row_number` (from 0)
     beside their own; a column that some shards do not have is NULL there. Needs the package duckdb. Nothing is written,
     unless the SQL itself says COPY ... TO, and no extension is loaded, so that nothing goes over the network.
 
@@ -55,8 +53,8 @@ def query(
       primecli query 'runs/*/verify' --format csv "SELECT filename, avg(outcome_reward) FROM rollouts GROUP BY 1"
     """
     from primecli.errors import InputError, PrimecliError, UsageError
-    from primecli.inputs import Inputs
-    from primecli.progress import say
+    from primecli.pipeline.inputs import Inputs
+    from primecli.pipeline.progress import say
 
     *places, sql = shards
     if not any(letter.isspace() for letter in sql.strip()):
@@ -105,7 +103,7 @@ def _print(output: Format, heads: Sequence[str], rows: Iterator[tuple[Any, ...]]
     import csv
     import json
 
-    from primecli.tokens import printable, safe_json
+    from primecli.models.token_text import printable, safe_json
 
     if output is Format.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -127,8 +125,8 @@ def _print_table(heads: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from primecli.progress import say
-    from primecli.tokens import printable
+    from primecli.models.token_text import printable
+    from primecli.pipeline.progress import say
 
     kept = list(itertools.islice(rows, TABLE_ROWS))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")

@@ -13,7 +13,7 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from primecli.runs import Run
+    from primecli.report.runs import Run
 
 
 class Format(StrEnum):
@@ -67,9 +67,7 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is no report.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write what runs have come to as one page, or as Markdown.
-
-    A run is a directory with _summary.json files somewhere below: those that the stages have left. The number in a
+    """A run is a directory with _summary.json files somewhere below: those that the stages have left. The number in a
     path is the iteration (runs/a/3/verify, runs/a/policy/3), and what stands below a directory called eval, test,
     heldout or val is an evaluation. Curves come from the summaries alone, rollouts from the shards that are left.
 
@@ -80,8 +78,8 @@ def report(
 
       primecli report runs/a runs/b --out report.html
     """
-    from primecli.progress import say
-    from primecli.runs import find_run
+    from primecli.pipeline.progress import say
+    from primecli.report.runs import find_run
 
     named = [one for text in runs for one in _named(text)]
     found = [find_run(path, name) for name, path in named]
@@ -94,7 +92,7 @@ def report(
 
         text, target = markdown(found), out
     else:
-        from primecli.report.assemble import MARK
+        from primecli.report.page import MARK
 
         target = out or Path("report.html")
         _check_target(target, MARK, force)
@@ -109,7 +107,7 @@ def report(
 
 def _named(text: str) -> list[tuple[str | None, Path]]:
     """NAME=DIR, or the directories of a path or a glob, where one is there of the whole name or no name is given."""
-    from primecli.inputs import places
+    from primecli.pipeline.inputs import places
 
     name, equals, rest = text.partition("=")
     if equals and name and "/" not in name and not Path(text).is_dir():
@@ -130,10 +128,10 @@ def _distinct_names(runs: Sequence[Run]) -> None:
 
 
 def _page(runs: Sequence[Run], limit: int, tokenizer: str | None, compress: bool, quiet: bool) -> str:
-    from primecli.progress import say
-    from primecli.report.assemble import build_page
+    from primecli.models.token_text import Spellers
+    from primecli.pipeline.progress import say
+    from primecli.report.page import build_page
     from primecli.report.rollouts import choose, embed
-    from primecli.tokens import Spellers
 
     choice = choose(runs, limit)
     embedding = embed(choice, Spellers(tokenizer))

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from primecli.early import EarlyModels
-    from primecli.scoring import Sequences
-    from primecli.stage import StageRun
+    from primecli.models.preload import EarlyModels
+    from primecli.pipeline.stage_run import StageRun
+    from primecli.shards.rollouts import Sequences
 
 
 def score_prm(
@@ -32,20 +32,19 @@ def score_prm(
     partial: options.Partial = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Give every token its process reward.
-
-    The reward of a token is beta * (log-probability under the PRM - log-probability under the reference),
+    """The reward of a token is beta * (log-probability under the PRM - log-probability under the reference),
     in nats, at temperature 1. Behind update-prm in a pipe, this stage sees the updated PRM.
 
     Example:
 
       primecli score-prm --prm ckpt/prm/1 --ref ckpt/sft runs/1/filter
     """
-    from primecli import schema
-    from primecli.early import EarlyModels
-    from primecli.models import model_fingerprint, resolve_dtype, resolve_model
-    from primecli.rollouts import STORED_REFERENCES, reference_columns
-    from primecli.stage import StageOptions, StageRun
+    from primecli.models.device import resolve_dtype
+    from primecli.models.identity import model_fingerprint, resolve_model
+    from primecli.models.preload import EarlyModels
+    from primecli.pipeline.stage_run import StageOptions, StageRun
+    from primecli.shards import schema
+    from primecli.shards.rollouts import STORED_REFERENCES, reference_columns
 
     run = StageRun(
         "score-prm",
@@ -89,7 +88,7 @@ def score_prm(
 
 
 def _compare_beta(run: StageRun, prm: Path, beta: float) -> None:
-    from primecli.models import trained_with
+    from primecli.models.identity import trained_with
 
     trained = trained_with(prm).get("beta")
     if trained is not None and trained != beta:
@@ -107,7 +106,7 @@ class _Scorer:
 
     def models(self) -> dict[str, Any]:
         """The models by role, loaded once."""
-        from primecli.models import placement, set_threads
+        from primecli.models.device import placement, set_threads
 
         if self._models is None:
             set_threads(self.run.execution["threads"])
@@ -124,11 +123,16 @@ class _Scorer:
         import numpy as np
         import torch
 
-        from primecli import schema
         from primecli.core.rewards import implicit_process_rewards
-        from primecli.rollouts import STORED_REFERENCES, check_lists, check_untouched_distribution, split_rows
-        from primecli.scoring import Sequences
-        from primecli.shards import flat_column, list_column, with_columns
+        from primecli.shards import schema
+        from primecli.shards.parquet import flat_column, list_column, with_columns
+        from primecli.shards.rollouts import (
+            STORED_REFERENCES,
+            Sequences,
+            check_lists,
+            check_untouched_distribution,
+            split_rows,
+        )
 
         check_lists(table, path)
         _, lengths = flat_column(table, schema.RESPONSE_IDS)
@@ -158,8 +162,9 @@ class _Scorer:
         return with_columns(table, lists), counts
 
     def _logprobs(self, sequences: Sequences) -> dict[str, np.ndarray]:
-        from primecli import pipe
-        from primecli.scoring import peak_memory_gib, score
+        from primecli.models.device import peak_memory_gib
+        from primecli.models.scoring import score
+        from primecli.pipeline import pipe
 
         def done(rows: int) -> None:
             pipe.check_reader()
@@ -168,7 +173,7 @@ class _Scorer:
         found = {}
         for role, model in self.models().items():
             budget = self.run.execution["micro_batch_tokens"]
-            found[role] = score(model, self.place, sequences, token_budget=budget, done=done)
+            found[role] = score(model, self.place, sequences, micro_batch_tokens=budget, done=done)
         self.run.gauges["peak_memory_gib"] = peak_memory_gib(self.place)
         return found
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from primecli.early import EarlyModels
-    from primecli.stage import StageRun
+    from primecli.models.preload import EarlyModels
+    from primecli.pipeline.stage_run import StageRun
 
 
 def score_values(
@@ -28,9 +28,7 @@ def score_values(
     partial: options.Partial = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Give every token its value: what a critic expects from there on.
-
-    For PPO: compute-advantages --estimator gae takes the values as baseline, and update-critic trains on what
+    """For PPO: compute-advantages --estimator gae takes the values as baseline, and update-critic trains on what
     came instead. The critic is a causal LM with a value head; any model or checkpoint can start one, and then
     expects 0 everywhere.
 
@@ -38,10 +36,12 @@ def score_values(
 
       primecli score-values --critic ckpt/critic/1 runs/1/score-prm
     """
-    from primecli import schema
-    from primecli.early import EarlyModels
-    from primecli.models import load_critic, model_fingerprint, resolve_dtype, resolve_model
-    from primecli.stage import StageOptions, StageRun
+    from primecli.models.device import resolve_dtype
+    from primecli.models.identity import model_fingerprint, resolve_model
+    from primecli.models.loading import load_critic
+    from primecli.models.preload import EarlyModels
+    from primecli.pipeline.stage_run import StageOptions, StageRun
+    from primecli.shards import schema
 
     run = StageRun(
         "score-values",
@@ -86,14 +86,17 @@ class _Scorer:
         """The table with the column of this stage, and its counts."""
         import numpy as np
 
-        from primecli import models, pipe, schema, scoring
-        from primecli.rollouts import check_lists, split_rows
-        from primecli.shards import flat_column, list_column, with_columns
+        from primecli.models import scoring
+        from primecli.models.device import peak_memory_gib, placement, set_threads
+        from primecli.pipeline import pipe
+        from primecli.shards import schema
+        from primecli.shards.parquet import flat_column, list_column, with_columns
+        from primecli.shards.rollouts import Sequences, check_lists, split_rows
 
         check_lists(table, path)
         if self._model is None:
-            models.set_threads(self.run.execution["threads"])
-            self.place = models.placement(
+            set_threads(self.run.execution["threads"])
+            self.place = placement(
                 self.run.execution["device"], self.run.config["dtype"], self.run.execution["packing"]
             )
             self._model = self.early.load(self.directory, self.place)
@@ -105,12 +108,12 @@ class _Scorer:
         values = scoring.score(
             self._model,
             self.place,
-            scoring.Sequences(split_rows(table, schema.PROMPT_IDS), split_rows(table, schema.RESPONSE_IDS)),
-            token_budget=self.run.execution["micro_batch_tokens"],
+            Sequences(split_rows(table, schema.PROMPT_IDS), split_rows(table, schema.RESPONSE_IDS)),
+            micro_batch_tokens=self.run.execution["micro_batch_tokens"],
             done=done,
             per_token=scoring.sequence_values,
         )
-        self.run.gauges["peak_memory_gib"] = scoring.peak_memory_gib(self.place)
+        self.run.gauges["peak_memory_gib"] = peak_memory_gib(self.place)
         _, lengths = flat_column(table, schema.RESPONSE_IDS)
         counts = {"tokens": len(values), "value_sum": float(values.sum(dtype=np.float64))}
         return with_columns(table, {schema.VALUES: list_column(values, lengths, schema.VALUES)}), counts

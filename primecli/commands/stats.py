@@ -20,9 +20,7 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     partial: options.Partial = False,
 ) -> None:
-    """Say what shards come to: accuracy, pass@k, verdicts, lengths, rewards.
-
-    By data source where there are several. Accuracy is the mean outcome reward. pass@k is the unbiased estimate from
+    """By data source where there are several. Accuracy is the mean outcome reward. pass@k is the unbiased estimate from
     the samples of each group, right being an outcome reward of 1; --json has its standard errors too. A response's
     reward is the sum of its process rewards. One pass, whatever the size; what no shard has yet is left out.
 
@@ -34,9 +32,9 @@ def stats(
     """
     import json
 
-    from primecli.inputs import Inputs
-    from primecli.progress import say
-    from primecli.statistics import ALL, describe, gather
+    from primecli.analysis.statistics import ALL, describe, gather
+    from primecli.pipeline.inputs import Inputs
+    from primecli.pipeline.progress import say
 
     gathered = gather(Inputs(shards or (), partial=partial, together=True, warn=lambda text: say("stats", text)))
     described = {ALL: describe(gathered)}
@@ -51,7 +49,7 @@ def stats(
 def _show(described: Mapping[str, Mapping[str, Any]]) -> None:
     from rich.console import Console
 
-    from primecli.statistics import ALL
+    from primecli.analysis.statistics import ALL
 
     whole = described[ALL]
     console = Console(highlight=False)
@@ -135,7 +133,7 @@ def _quantiles(described: Mapping[str, Mapping[str, Any]], several: bool) -> Tab
 def _label(text: str) -> Any:
     from rich.text import Text
 
-    from primecli.tokens import printable
+    from primecli.models.token_text import printable
 
     return Text(printable(text))
 

@@ -11,8 +11,9 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from primecli.early import EarlyModels
-    from primecli.training import TrainingOptions, UpdateRun
+    from primecli.models.preload import EarlyModels
+    from primecli.training.trainer import TrainingOptions
+    from primecli.training.update_run import UpdateRun
 
 
 def update_critic(
@@ -60,9 +61,7 @@ def update_critic(
     partial: options.Partial = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train the critic of PPO on returns.
-
-    The critic is a causal LM with a value head; any model or checkpoint can start one, and then expects 0
+    """The critic is a causal LM with a value head; any model or checkpoint can start one, and then expects 0
     everywhere. The loss is half the squared error to the returns that compute-advantages --estimator gae
     stored, clipped around the values that score-values stored. Passes its input paths on once the checkpoint
     is complete.
@@ -75,13 +74,17 @@ def update_critic(
         | primecli update-critic --critic ckpt/critic/0 --checkpoint ckpt/critic/1 \\
         | primecli update-policy --policy ckpt/policy/0 --checkpoint ckpt/policy/1
     """
-    from primecli import models, schema
-    from primecli.adapters import lora_options
-    from primecli.checkpoints import check_adapters
-    from primecli.critic import check_origin
-    from primecli.early import EarlyModels
-    from primecli.memory import MemoryOptions
-    from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
+    from primecli.models import loading
+    from primecli.models.checkpoints import check_adapters
+    from primecli.models.device import resolve_dtype
+    from primecli.models.identity import resolve_model, trainer_fingerprint
+    from primecli.models.lora import lora_options
+    from primecli.models.preload import EarlyModels
+    from primecli.shards import schema
+    from primecli.training.critic import check_origin
+    from primecli.training.memory import MemoryOptions
+    from primecli.training.trainer import TrainingOptions, options_json
+    from primecli.training.update_run import UpdateOptions, UpdateRun
 
     memory = MemoryOptions(gradient_checkpointing, offload_optimizer, preflight)
     lora = lora_options(lora_rank, lora_alpha, lora_targets)
@@ -95,7 +98,7 @@ def update_critic(
             **options_json(training),
             "value_clip": value_clip,
             "loss_aggregation": loss_aggregation.value,
-            "dtype": models.resolve_dtype(device.value, dtype.value),
+            "dtype": resolve_dtype(device.value, dtype.value),
         },
         execution={
             "critic": critic,
@@ -109,12 +112,12 @@ def update_critic(
         seed=seed,
     )
     with run:
-        source = models.resolve_model(critic)
+        source = resolve_model(critic)
         run.use_model("critic", source)
-        run.models["trainer"] = models.trainer_fingerprint(source)
+        run.models["trainer"] = trainer_fingerprint(source)
         check_adapters(source, run.stage, lora)
         ids = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
-        early = EarlyModels(threads, models.load_critic)
+        early = EarlyModels(threads, loading.load_critic)
         run.read([*ids, schema.VALUES, schema.RETURNS], while_idle=lambda: early.begin([(source, "float32")]))
         if not run.skip():
             check_origin(run.shards, run.models["critic"])
@@ -122,13 +125,15 @@ def update_critic(
 
 
 def _train(run: UpdateRun, source: Path, training: TrainingOptions, early: EarlyModels) -> None:
-    from primecli import critic, models, schema
-    from primecli.rollouts import load_rollouts
-    from primecli.training import Trainer
+    from primecli.models.device import placement, set_threads
+    from primecli.shards import schema
+    from primecli.shards.rollouts import load_rollouts
+    from primecli.training import critic
+    from primecli.training.trainer import Trainer
 
     rollouts = load_rollouts(run.shards, [schema.VALUES, schema.RETURNS], token_ids=True)
-    models.set_threads(run.execution["threads"])
-    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
+    set_threads(run.execution["threads"])
+    place = placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
     trainer = Trainer(source, place, training, run.stage, load=early.load, on_step=run.log_step)
     critic.preflight(trainer, rollouts)
     clip = float(run.config["value_clip"]) or None

@@ -12,9 +12,10 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from primecli.early import EarlyModels
-    from primecli.policy import PolicyOptions
-    from primecli.training import TrainingOptions, UpdateRun
+    from primecli.models.preload import EarlyModels
+    from primecli.training.policy import PolicyOptions
+    from primecli.training.trainer import TrainingOptions
+    from primecli.training.update_run import UpdateRun
 
 
 class OldLogprobs(StrEnum):
@@ -142,9 +143,7 @@ def update_policy(
     partial: options.Partial = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train the policy on the advantages.
-
-    The loss is PPO's clipped surrogate, with a KL to a reference and an entropy bonus where asked for.
+    """The loss is PPO's clipped surrogate, with a KL to a reference and an entropy bonus where asked for.
 
     Rollouts of another policy than --policy are refused, unless --max-staleness allows them. Log-probabilities
     are taken at the temperature that the rollouts were sampled with. Passes its input paths on once the
@@ -156,13 +155,16 @@ def update_policy(
       primecli update-policy --policy ckpt/policy/0 \\
         --checkpoint ckpt/policy/1 runs/1/compute-advantages
     """
-    from primecli import models, schema
-    from primecli.adapters import lora_options
-    from primecli.checkpoints import check_adapters
-    from primecli.early import EarlyModels
-    from primecli.memory import MemoryOptions
-    from primecli.policy import FROM_SHARDS, PolicyOptions
-    from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
+    from primecli.models.checkpoints import check_adapters
+    from primecli.models.device import resolve_dtype
+    from primecli.models.identity import resolve_model, trainer_fingerprint
+    from primecli.models.lora import lora_options
+    from primecli.models.preload import EarlyModels
+    from primecli.shards import schema
+    from primecli.training.memory import MemoryOptions
+    from primecli.training.policy import FROM_SHARDS, PolicyOptions
+    from primecli.training.trainer import TrainingOptions, options_json
+    from primecli.training.update_run import UpdateOptions, UpdateRun
 
     memory = MemoryOptions(gradient_checkpointing, offload_optimizer, preflight)
     lora = lora_options(lora_rank, lora_alpha, lora_targets)
@@ -191,7 +193,7 @@ def update_policy(
         config={
             **options_json(training),
             **loss.as_json(),
-            "dtype": models.resolve_dtype(device.value, dtype.value),
+            "dtype": resolve_dtype(device.value, dtype.value),
         },
         execution={
             "policy": policy,
@@ -208,11 +210,11 @@ def update_policy(
         seed=seed,
     )
     with run:
-        source = models.resolve_model(policy)
+        source = resolve_model(policy)
         run.use_model("policy", source)
-        run.models["trainer"] = models.trainer_fingerprint(source)
+        run.models["trainer"] = trainer_fingerprint(source)
         check_adapters(source, run.stage, lora)
-        reference = None if ref in (None, FROM_SHARDS) else models.resolve_model(str(ref))
+        reference = None if ref in (None, FROM_SHARDS) else resolve_model(str(ref))
         if reference is not None:
             run.use_model("ref", reference)
         early = EarlyModels(threads)
@@ -233,10 +235,13 @@ def _train(
 ) -> None:
     import numpy as np
 
-    from primecli import models, policy, schema, scoring
-    from primecli.progress import say
-    from primecli.rollouts import load_rollouts
-    from primecli.training import Trainer
+    from primecli.models import scoring
+    from primecli.models.device import placement, set_threads
+    from primecli.pipeline.progress import say
+    from primecli.shards import schema
+    from primecli.shards.rollouts import load_rollouts
+    from primecli.training import policy
+    from primecli.training.trainer import Trainer
 
     there = set.intersection(*(set(shard.footer.columns) for shard in run.shards))
     parts = [name for name in (schema.OUTCOME_ADVANTAGES, schema.PROCESS_ADVANTAGES) if name in there]
@@ -244,9 +249,9 @@ def _train(
     biased = policy.check_sampling(rollouts, loss)
     if biased is not None:
         say(run.stage, biased)
-    models.set_threads(run.execution["threads"])
-    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
-    budget = training.token_budget
+    set_threads(run.execution["threads"])
+    place = placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
+    budget = training.micro_batch_tokens
     trainer = Trainer(source, place, training, run.stage, load=early.load, on_step=run.log_step)
     staleness = policy.check_staleness(rollouts, trainer.state.lineage, run.execution["max_staleness"])
     policy.preflight(trainer, rollouts, loss)
@@ -262,7 +267,9 @@ def _train(
         run.progress.advance(0, total=len(rollouts) * (training.epochs + ahead))
         if ahead:
             sequences = rollouts.sequences(temperature=True)
-            old.values = scoring.score(trainer.model, place, sequences, token_budget=budget, done=run.progress.advance)
+            old.values = scoring.score(
+                trainer.model, place, sequences, micro_batch_tokens=budget, done=run.progress.advance
+            )
             health = policy.logprob_gap(rollouts, old, loss.max_logprob_gap)
         for rows in trainer.mini_batches(len(rollouts)):
             policy.take_step(trainer, rollouts, rows, old, loss)

@@ -12,8 +12,9 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from primecli.early import EarlyModels
-    from primecli.training import TrainingOptions, UpdateRun
+    from primecli.models.preload import EarlyModels
+    from primecli.training.trainer import TrainingOptions
+    from primecli.training.update_run import UpdateRun
 
 
 class PrmLoss(StrEnum):
@@ -67,9 +68,7 @@ def update_prm(
     partial: options.Partial = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train the process reward model on outcomes.
-
-    The score of a response is the sum of its tokens' implicit rewards, beta * (log p_prm - log p_ref); the
+    """The score of a response is the sum of its tokens' implicit rewards, beta * (log p_prm - log p_ref); the
     loss is its binary cross-entropy against the outcome reward, or that of the pairs of a group. Reads the
     whole batch; once the checkpoint is complete, passes its input paths on, so that a score-prm behind it uses
     the new PRM.
@@ -83,13 +82,16 @@ def update_prm(
       primecli update-prm --prm ckpt/prm/0 --ref ckpt/sft \\
         --checkpoint ckpt/prm/1 runs/1/filter
     """
-    from primecli import models, schema
-    from primecli.adapters import lora_options
-    from primecli.checkpoints import check_adapters
-    from primecli.early import EarlyModels
-    from primecli.memory import MemoryOptions
-    from primecli.rollouts import STORED_REFERENCES, reference_columns
-    from primecli.training import TrainingOptions, UpdateOptions, UpdateRun, options_json
+    from primecli.models.checkpoints import check_adapters
+    from primecli.models.device import resolve_dtype
+    from primecli.models.identity import resolve_model, trainer_fingerprint
+    from primecli.models.lora import lora_options
+    from primecli.models.preload import EarlyModels
+    from primecli.shards import schema
+    from primecli.shards.rollouts import STORED_REFERENCES, reference_columns
+    from primecli.training.memory import MemoryOptions
+    from primecli.training.trainer import TrainingOptions, options_json
+    from primecli.training.update_run import UpdateOptions, UpdateRun
 
     memory = MemoryOptions(gradient_checkpointing, offload_optimizer, preflight)
     lora = lora_options(lora_rank, lora_alpha, lora_targets)
@@ -104,7 +106,7 @@ def update_prm(
             "beta": beta,
             "loss": loss.value,
             "ref": ref if ref in STORED_REFERENCES else "model",
-            "dtype": models.resolve_dtype(device.value, dtype.value),
+            "dtype": resolve_dtype(device.value, dtype.value),
         },
         execution={
             "prm": prm,
@@ -119,11 +121,11 @@ def update_prm(
         seed=seed,
     )
     with run:
-        source = models.resolve_model(prm)
+        source = resolve_model(prm)
         run.use_model("prm", source)
-        run.models["trainer"] = models.trainer_fingerprint(source)
+        run.models["trainer"] = trainer_fingerprint(source)
         check_adapters(source, run.stage, lora)
-        reference = None if ref in STORED_REFERENCES else models.resolve_model(ref)
+        reference = None if ref in STORED_REFERENCES else resolve_model(ref)
         if reference is not None:
             run.use_model("ref", reference)
         needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS, schema.OUTCOME_REWARD]
@@ -135,20 +137,22 @@ def update_prm(
 
 
 def _train(run: UpdateRun, source: Path, ref: Path | str, training: TrainingOptions, early: EarlyModels) -> None:
-    from primecli import models, prm, schema
-    from primecli.rollouts import check_untouched_distribution, load_rollouts, reference_columns
-    from primecli.training import Trainer
+    from primecli.models.device import placement, set_threads
+    from primecli.shards import schema
+    from primecli.shards.rollouts import check_untouched_distribution, load_rollouts, reference_columns
+    from primecli.training import prm
+    from primecli.training.trainer import Trainer
 
     rollouts = load_rollouts(run.shards, [schema.OUTCOME_REWARD, *reference_columns(str(ref))], token_ids=True)
     if ref == "rollout":
         check_untouched_distribution(rollouts.values, "--ref rollout")
     prm.check_graded(rollouts)
-    models.set_threads(run.execution["threads"])
-    place = models.placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
+    set_threads(run.execution["threads"])
+    place = placement(str(run.execution["device"]), str(run.config["dtype"]), str(run.execution["packing"]))
     beta, loss, evaluate = float(run.config["beta"]), str(run.config["loss"]), bool(run.execution["evaluate"])
     with run.progress:
         run.progress.advance(0, total=len(rollouts) * training.epochs)
-        budget = training.token_budget
+        budget = training.micro_batch_tokens
         trainer = Trainer(source, place, training, run.stage, load=early.load, on_step=run.log_step)
         prm.preflight(trainer, rollouts, loss)
         rollouts.values[schema.REF_LOGPROBS] = prm.reference_logprobs(rollouts, ref, place, budget, early.load)

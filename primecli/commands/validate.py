@@ -11,7 +11,7 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from primecli.validating import Problem, Validator
+    from primecli.analysis.validation import Problem, Validator
 
 
 def validate(
@@ -20,9 +20,7 @@ def validate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     partial: options.Partial = False,
 ) -> None:
-    """Check shards: types, lengths of lists, whole groups, finite numbers, provenance.
-
-    Prints each problem with its shard, row and column, and ends with exit code 3 when there is one. Rows are
+    """Prints each problem with its shard, row and column, and ends with exit code 3 when there is one. Rows are
     counted from 0. The rows are held against the hash that was taken when they were written, against the policy that
     the provenance names, and process rewards against the log-probabilities that they come from.
 
@@ -34,11 +32,11 @@ def validate(
     """
     import contextlib
 
+    from primecli.analysis.validation import Validator
     from primecli.errors import InputError, ReaderClosed
-    from primecli.inputs import Inputs
-    from primecli.progress import say
-    from primecli.tokens import printable
-    from primecli.validating import Validator
+    from primecli.models.token_text import printable
+    from primecli.pipeline.inputs import Inputs
+    from primecli.pipeline.progress import say
 
     validator = Validator()
     inputs = Inputs(shards or (), partial=partial, together=True, warn=lambda text: say("validate", text))

@@ -16,8 +16,8 @@ from primecli.commands import _options as options
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from primecli.inputs import Shard
-    from primecli.stage import StageRun
+    from primecli.pipeline.stage_run import StageRun
+    from primecli.shards.parquet import Shard
     from primecli.verifiers import Grade
     from primecli.verifiers.pool import GradingPool
 
@@ -90,9 +90,7 @@ def verify(
     partial: options.Partial = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Grade responses: outcome rewards.
-
-    math takes the answer from the last \\boxed{}, else from a final-answer phrase, else it is the last number.
+    """math takes the answer from the last \\boxed{}, else from a final-answer phrase, else it is the last number.
     code runs the program of a response against its tests in a sandbox.
 
     What the model caused is reward 0, with the verdict wrong, unparseable or timeout. Where the verifier itself or the
@@ -103,9 +101,9 @@ def verify(
 
       primecli verify --timeout 5 runs/1/generate
     """
-    from primecli import schema
     from primecli.errors import QuarantineError
-    from primecli.stage import StageOptions, StageRun
+    from primecli.pipeline.stage_run import StageOptions, StageRun
+    from primecli.shards import schema
 
     run = StageRun(
         "verify",
@@ -180,8 +178,8 @@ class _Graders:
 
     def names(self, shard: Shard) -> list[str]:
         """The verifier of each row of a shard."""
-        from primecli import schema
-        from primecli.shards import read_table
+        from primecli.shards import schema
+        from primecli.shards.parquet import read_table
         from primecli.verifiers import choose_verifier
 
         columns = [name for name in (schema.ABILITY, schema.DATA_SOURCE) if name in shard.footer.columns]
@@ -204,7 +202,7 @@ class _Graders:
 
     def pool(self, name: str) -> GradingPool:
         """The workers of a verifier."""
-        from primecli.progress import say
+        from primecli.pipeline.progress import say
         from primecli.verifiers.pool import GradingPool
 
         if name not in self._pools:
@@ -221,7 +219,8 @@ class _Graders:
 
     def grade(self, table: pa.Table, names: Sequence[str]) -> tuple[pa.Table, dict[str, float]]:
         """The table with the columns of this stage, and its counts."""
-        from primecli import pipe, schema
+        from primecli.pipeline import pipe
+        from primecli.shards import schema
         from primecli.verifiers import Task
 
         tasks = [
@@ -245,8 +244,8 @@ class _Graders:
 
 
 def _with_grades(table: pa.Table, grades: Sequence[Grade]) -> tuple[pa.Table, dict[str, float]]:
-    from primecli import schema
-    from primecli.shards import with_columns
+    from primecli.shards import schema
+    from primecli.shards.parquet import with_columns
     from primecli.verifiers import VERDICTS
 
     fields = {

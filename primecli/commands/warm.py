@@ -13,9 +13,7 @@ def warm(
         typer.Argument(metavar="-- COMMAND...", help="What to run, with its arguments.", show_default=False),
     ],
 ) -> None:
-    """Run a command, and start the stages under it in a fraction of a second.
-
-    Beside COMMAND runs a helper that has imported torch and transformers. A stage that needs them is forked from it
+    """Beside COMMAND runs a helper that has imported torch and transformers. A stage that needs them is forked from it
     and gives the same result, exit code and files, without the seconds that the imports take. The helper ends
     with COMMAND; a stage that then still runs is interrupted.
 
@@ -27,6 +25,6 @@ def warm(
 
       primecli warm -- make -j1
     """
-    from primecli.warm_start import become_command
+    from primecli.warm.launch import become_command
 
     become_command(command)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from primecli.iteration_log import IterationLog
-    from primecli.runs import Run
+    from primecli.report.iteration_log import IterationLog
+    from primecli.report.runs import Run
 
 PLAIN_WIDTH = 120  # columns where stdout is no terminal
 
@@ -48,9 +48,7 @@ def watch(
         ),
     ] = None,
 ) -> None:
-    """Follow a loop in the terminal: its numbers, the stages at work, the time left.
-
-    Reads the _summary.json files below the run, as primecli report does, and counts the rollouts of stages that are
+    """Reads the _summary.json files below the run, as primecli report does, and counts the rollouts of stages that are
     not done. Starts nothing and, without --log, writes nothing. A run that was killed or has failed says so.
 
     --log gives the numbers of each iteration, those of the report's curves, to TensorBoard or wandb, once each. It
@@ -90,8 +88,8 @@ def watch(
 def _iteration_log(names: list[options.Logger] | None, directory: Path) -> IterationLog | None:
     if not names:
         return None
-    from primecli.iteration_log import IterationLog
-    from primecli.progress import say
+    from primecli.pipeline.progress import say
+    from primecli.report.iteration_log import IterationLog
 
     def tell(text: str) -> None:
         say("watch", text)
@@ -101,7 +99,7 @@ def _iteration_log(names: list[options.Logger] | None, directory: Path) -> Itera
 
 def _look(directory: Path, numbers: IterationLog | None) -> Run:
     """The run as it is now, its numbers logged."""
-    from primecli.runs import find_run
+    from primecli.report.runs import find_run
 
     run = find_run(directory, may_be_empty=True)
     if numbers is not None:
@@ -112,7 +110,7 @@ def _look(directory: Path, numbers: IterationLog | None) -> Run:
 def _print(console: Console, run: Run, total: int | None, terminal: bool) -> None:
     import time
 
-    from primecli.live import render
+    from primecli.report.live import render
 
     height = console.height if terminal else 10**6
     console.print(render(run, total, time.time(), height=height, width=console.width))
@@ -125,7 +123,7 @@ def _follow(
 
     from rich.live import Live
 
-    from primecli.live import render
+    from primecli.report.live import render
 
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
 
@@ -145,7 +143,7 @@ def _until_ended(
     """Looks again and again; returns the run as it was last."""
     import time
 
-    from primecli.live import has_ended, is_over
+    from primecli.report.live import has_ended, is_over
 
     while True:
         run = _look(directory, numbers)

@@ -48,21 +48,21 @@ def unpad(padded: Tensor, mask: Tensor) -> Tensor:
     return padded[mask]
 
 
-def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Rows grouped so that no group pads to more than `token_budget` tokens.
+def micro_batches(lengths: Sequence[int], micro_batch_tokens: int) -> Iterator[list[int]]:
+    """Rows grouped so that no group pads to more than `micro_batch_tokens` tokens.
 
     lengths: tokens of each row. Rows are taken from the longest to the shortest, so that a group holds
     rows of like length and the first group is the largest: what fits there fits everywhere. A row that is
     longer than the budget comes alone. Yields lists of row numbers; each row comes once.
 
-    >>> list(micro_batches([2, 9, 3, 4], token_budget=10))
+    >>> list(micro_batches([2, 9, 3, 4], micro_batch_tokens=10))
     [[1], [3, 2], [0]]
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     group: list[int] = []
     for row in order:
         longest = lengths[group[0]] if group else lengths[row]
-        if group and longest * (len(group) + 1) > token_budget:
+        if group and longest * (len(group) + 1) > micro_batch_tokens:
             yield group
             group = []
         group.append(row)
@@ -71,15 +71,15 @@ def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[in
 
 
 def packed_batches(
-    prompts: Sequence[int], prompt_lengths: Sequence[int], response_lengths: Sequence[int], token_budget: int
+    prompts: Sequence[int], prompt_lengths: Sequence[int], response_lengths: Sequence[int], micro_batch_tokens: int
 ) -> Iterator[list[int]]:
-    """Rows grouped so that no group holds more than `token_budget` tokens, a prompt that rows share counted once.
+    """Rows grouped so that no group holds more than `micro_batch_tokens` tokens, a prompt that rows share counted once.
 
     prompts: of each row a number that is the same for the same prompt; lengths: tokens of each row's. Rows of a prompt
     stay together as far as the budget goes; the longest row comes in the first group. A row that is longer than the
     budget comes alone. Yields lists of row numbers; each row comes once.
 
-    >>> list(packed_batches([0, 0, 1, 0], [5, 5, 1, 5], [3, 2, 2, 2], token_budget=10))
+    >>> list(packed_batches([0, 0, 1, 0], [5, 5, 1, 5], [3, 2, 2, 2], micro_batch_tokens=10))
     [[0, 1], [3, 2]]
     """
     members: dict[int, list[int]] = {}
@@ -96,7 +96,7 @@ def packed_batches(
         here = False  # whether the prompt is in the group
         for row in rows:
             added = response_lengths[row] + (0 if here else prompt_lengths[row])
-            if group and tokens + added > token_budget:
+            if group and tokens + added > micro_batch_tokens:
                 yield group
                 group, tokens = [], 0
                 added = response_lengths[row] + prompt_lengths[row]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from primecli.runs import STAGES, TRAINING, Entry, Run, number
+from primecli.catalog import STAGES
+from primecli.report.runs import TRAINING, Entry, Run, number
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from primecli.progress import duration
+from primecli.pipeline.progress import duration
 from primecli.report.curves import configuration_differences
-from primecli.report.numbers import Headline, headlines, notes
-from primecli.runs import TRAINING, Run
+from primecli.report.headlines import Headline, headlines, notes
+from primecli.report.runs import TRAINING, Run
 
 MARK = "<!-- primecli report -->"
 """By this a file is known as a report, which the next one may replace."""

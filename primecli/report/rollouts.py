@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from primecli import schema, shards
+from primecli.catalog import SHARD_STAGES
+from primecli.models.token_text import Speller, Spellers
+from primecli.pipeline.summary import committed
 from primecli.report.payload import Payload, quantise
-from primecli.rollouts import check_lists
-from primecli.runs import FINISHED, SHARD_STAGES, TRAINING, Entry, Run
-from primecli.summary import committed
-from primecli.tokens import Speller, Spellers
+from primecli.report.runs import FINISHED, TRAINING, Entry, Run
+from primecli.shards import parquet, schema
+from primecli.shards.rollouts import check_lists
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,7 +121,7 @@ def _directory_groups(entry: Entry) -> Iterator[tuple[Path, str, tuple[int, ...]
         path = entry.path / name
         if path.exists():
             rows: dict[str, list[int]] = {}
-            for row, group in enumerate(shards.read_table(path, [schema.GROUP_ID])[schema.GROUP_ID].to_pylist()):
+            for row, group in enumerate(parquet.read_table(path, [schema.GROUP_ID])[schema.GROUP_ID].to_pylist()):
                 rows.setdefault(group, []).append(row)
             yield from ((path, group, tuple(found)) for group, found in rows.items())
 
@@ -155,7 +156,7 @@ class Embedding:
         """Reads these groups of one shard and adds their rollouts."""
         path = groups[0].path
         table = _read_rows(path, [row for group in groups for row in group.rows])
-        speller = self.spellers.find(path, shards.read_footer(path).provenance)
+        speller = self.spellers.find(path, parquet.read_footer(path).provenance)
         values = {name: np.split(*_flat(table, name)) for name in VALUES if name in table.column_names}
         rows = table.drop_columns([name for name in VALUES if name in table.column_names]).to_pylist()
         start = 0
@@ -258,7 +259,7 @@ def _read_rows(path: Path, rows: Sequence[int]) -> pa.Table:
 
     file = pq.ParquetFile(path)
     present = file.schema_arrow.names
-    shards.require_columns(path, present, NEEDED)
+    parquet.require_columns(path, present, NEEDED)
     columns = [name for name in WANTED if name in present]
     parts, first, kept = [], 0, 0
     places: dict[int, int] = {}
@@ -271,13 +272,13 @@ def _read_rows(path: Path, rows: Sequence[int]) -> pa.Table:
             kept += len(inside)
         first += count
     table = pa.concat_tables(parts).take(pa.array([places[row] for row in rows]))
-    table = shards.conform(table.select(columns), path)
+    table = parquet.conform(table.select(columns), path)
     check_lists(table, path)
     return table
 
 
 def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
-    values, lengths = shards.flat_column(table, name)
+    values, lengths = parquet.flat_column(table, name)
     return values, np.cumsum(lengths)[:-1]
 
 

@@ -21,8 +21,8 @@ from primecli.files import file_hash
 VERDICTS = ("correct", "wrong", "unparseable", "timeout", "error")
 
 VERIFIERS: dict[str, str] = {
-    "code": "primecli.verifiers.code:CodeVerifier",
-    "math": "primecli.verifiers.math:MathVerifier",
+    "code": "primecli.verifiers.code.verifier:CodeVerifier",
+    "math": "primecli.verifiers.math.verifier:MathVerifier",
 }
 
 

@@ -193,7 +193,7 @@ class GradingPool:
 
     def _start(self) -> None:
         path = [os.path.abspath(entry) for entry in sys.path]
-        code = f"import sys; sys.path[:] = {path!r}; from primecli.verifiers._worker import main; main()"
+        code = f"import sys; sys.path[:] = {path!r}; from primecli.verifiers.worker import main; main()"
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,

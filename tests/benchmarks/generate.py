@@ -24,9 +24,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from primecli.engines import Engine, EngineOptions, Policy, Request, SamplingParams, open_engine  # noqa: E402
-from primecli.engines.hf import HfEngine  # noqa: E402
-from primecli.models import load_model, placement  # noqa: E402
+from primecli.generation.engines import Engine, EngineOptions, Policy, Request, SamplingParams, open_engine  # noqa: E402
+from primecli.generation.engines.hf import HfEngine  # noqa: E402
+from primecli.models.device import placement  # noqa: E402
+from primecli.models.loading import load_model  # noqa: E402
 from tests.benchmarks.made import make_model  # noqa: E402
 
 WORDS = 2000
@@ -101,7 +102,7 @@ def main() -> None:
                 options.repeats,
             )
         for compact_at, name in ((0.0, "hf, finished rows kept"), (0.75, "hf, finished rows dropped")):
-            hf = HfEngine(model, where, stop_ids=stops, token_budget=10**7, compact_at=compact_at)
+            hf = HfEngine(model, where, stop_ids=stops, micro_batch_tokens=10**7, compact_at=compact_at)
             measure(name, lambda hf=hf: with_engine(hf, requests, params), options.repeats)  # type: ignore[misc]
         if importlib.util.find_spec("vllm") is None:
             print("vllm is not installed here")

@@ -62,10 +62,10 @@ class Bench:
     """A model and rollouts on a device."""
 
     def __init__(self, directory: Path, options: argparse.Namespace) -> None:
-        from primecli.inputs import Inputs
-        from primecli.models import placement
-        from primecli.policy import PolicyOptions
-        from primecli.rollouts import load_rollouts
+        from primecli.models.device import placement
+        from primecli.pipeline.inputs import Inputs
+        from primecli.shards.rollouts import load_rollouts
+        from primecli.training.policy import PolicyOptions
         from tests.benchmarks.made import make_model, write_rollouts
 
         self.options = options
@@ -143,30 +143,31 @@ class Bench:
 
     def score(self) -> tuple[float, float, float]:
         """FLOP/s, tokens/s and GiB of scoring the batch by one model."""
-        from primecli.models import load_model
-        from primecli.scoring import score
+        from primecli.models.loading import load_model
+        from primecli.models.scoring import score
 
         self.reset_memory()
         model = load_model(self.model, self.place)
         sequences = self.rollouts.sequences()
         budget = self.options.micro_batch_tokens
         rows = list(range(len(self.rollouts)))
-        score(model, self.place, sequences, token_budget=budget)
-        seconds = self.timed(lambda: score(model, self.place, sequences, token_budget=budget))
+        score(model, self.place, sequences, micro_batch_tokens=budget)
+        seconds = self.timed(lambda: score(model, self.place, sequences, micro_batch_tokens=budget))
         return self.flops(model.config, rows) / seconds, sum(sequences.lengths()) / seconds, self.peak_gib()
 
     def update(self) -> tuple[float, float, float]:
         """FLOP/s, tokens/s and GiB of the optimizer steps over the batch, after a first one."""
-        from primecli import policy, schema
-        from primecli.memory import MemoryOptions
-        from primecli.training import Trainer, TrainingOptions
+        from primecli.shards import schema
+        from primecli.training import policy
+        from primecli.training.memory import MemoryOptions
+        from primecli.training.trainer import Trainer, TrainingOptions
 
         self.reset_memory()
         given = self.options
         saving = MemoryOptions(given.gradient_checkpointing, given.offload_optimizer)
         training = TrainingOptions(
             lr=1e-6, mini_batch=given.mini_batch, epochs=1, grad_clip=1.0, weight_decay=0.0, warmup_steps=0,
-            shuffle=False, seed=0, token_budget=given.micro_batch_tokens, memory=saving,
+            shuffle=False, seed=0, micro_batch_tokens=given.micro_batch_tokens, memory=saving,
         )  # fmt: skip
         trainer = Trainer(self.model, self.place, training, "update-policy")
         old = policy.OldLogprobs(self.rollouts.values[schema.ROLLOUT_LOGPROBS].copy(), from_first_forward=True)

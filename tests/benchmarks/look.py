@@ -21,7 +21,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from primecli import shards  # noqa: E402
+from primecli.shards import parquet  # noqa: E402
 from tests.benchmarks.made import write_rollouts  # noqa: E402
 
 WORDS = 1000
@@ -99,7 +99,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        shard = directory / shards.shard_name(0, 1)
+        shard = directory / parquet.shard_name(0, 1)
         # in a process of its own: what a process held before its fork counts as memory of the child
         writing = multiprocessing.get_context("spawn").Process(
             target=write_rollouts, args=(shard, options.rows, options.tokens)

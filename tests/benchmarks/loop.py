@@ -60,7 +60,7 @@ def make_model(task: Path, directory: Path) -> None:
 
 def ordered_prompts(path: Path, out: Path, iterations: int, batch: int) -> None:
     """The prompts that primecli takes in its iterations, in that order, for a side that reads a file from its start."""
-    from primecli.prompts import stream_positions
+    from primecli.generation.prompts import stream_positions
 
     lines = path.read_text().splitlines()
     taken = [
@@ -176,12 +176,12 @@ def main() -> None:
     if options.batch_prompts * options.n % options.mini_batch:
         parser.error("--mini-batch must divide the rollouts of an iteration: TRL drops what is left over")
     options.model = options.model and options.model.resolve()
-    from primecli.cli import COMMANDS
+    from primecli.catalog import NAMES
 
     with tempfile.TemporaryDirectory() as name:
         loop = Loop(Path(name), options)
         sides = {"TRL": loop.trl, "primecli": loop.primecli}
-        if "warm" in COMMANDS:
+        if "warm" in NAMES:
             command = (sys.executable, "-m", "primecli", "warm", "--")
             sides["primecli warm"] = lambda: loop.primecli(command)
         found = in_turn(sides, options.rounds)

@@ -10,7 +10,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from primecli import schema, shards  # noqa: E402
+from primecli.shards import parquet, schema  # noqa: E402
 
 GROUP = 4
 STAGES = ("generate", "verify", "score-prm", "compute-advantages")
@@ -22,7 +22,7 @@ def make_model(directory: Path, *, words: int, width: int, layers: int, seed: in
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from transformers.utils import logging
 
-    from primecli.models import model_fingerprint
+    from primecli.models.identity import model_fingerprint
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.manual_seed(seed)
@@ -102,7 +102,7 @@ def write_rollouts(
         },
     }
     lists[schema.ROLLOUT_LOGPROBS] = (-np.abs(lists[schema.ROLLOUT_LOGPROBS][0]), lengths)
-    columns |= {name: shards.list_column(values, sizes, name) for name, (values, sizes) in lists.items()}
+    columns |= {name: parquet.list_column(values, sizes, name) for name, (values, sizes) in lists.items()}
     names = [column.name for column in schema.COLUMNS if column.name in columns and column.stage in stages]
     arrays = [
         columns[name]
@@ -112,4 +112,4 @@ def write_rollouts(
     ]
     table = pa.Table.from_arrays(arrays, schema=schema.arrow_schema(names))
     record = {"stage": "generate", "command": "", "config": {}, "fingerprint": "f", "inputs": []}
-    shards.write_shard(path, table, fingerprint="f", recipe={}, counts={}, provenance=[record])
+    parquet.write_shard(path, table, fingerprint="f", recipe={}, counts={}, provenance=[record])

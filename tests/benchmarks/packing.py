@@ -53,7 +53,7 @@ def make_sequences(case: Case, words: int) -> Any:
     """Random tokens: prompts within a third of their mean, responses within a half."""
     import numpy as np
 
-    from primecli.scoring import Sequences
+    from primecli.shards.rollouts import Sequences
 
     random = np.random.default_rng(0)
 
@@ -70,24 +70,25 @@ def compare(case: Case, rounds: int) -> list[Figure]:
     """Packed over padded, scoring and training."""
     import torch
 
-    from primecli import models, scoring
+    from primecli.models import loading, scoring
+    from primecli.models.device import Placement
     from tests.benchmarks.made import make_model
 
     words = 64 if case.width < 100 else 4000
-    padded = models.Placement(torch.device("cpu"), torch.float32, "off")
+    padded = Placement(torch.device("cpu"), torch.float32, "off")
     packed = replace(padded, packing="on")
     with tempfile.TemporaryDirectory() as directory:
         make_model(Path(directory), words=words, width=case.width, layers=4 if case.width < 100 else 6)
-        model = models.load_model(Path(directory), padded)
+        model = loading.load_model(Path(directory), padded)
     sequences = make_sequences(case, words)
     rows = range(len(sequences.prompt_ids))
 
-    def train(place: models.Placement) -> None:
+    def train(place: Placement) -> None:
         model.zero_grad()
         for batch in scoring.plan(model, place, sequences, rows, BUDGET):
             scoring.sequence_logprobs(model, place, sequences, batch).logprobs.sum().backward()  # type: ignore[no-untyped-call]
 
-    def timed(work: Callable[[models.Placement], object], place: models.Placement) -> Callable[[], float]:
+    def timed(work: Callable[[Placement], object], place: Placement) -> Callable[[], float]:
         def run() -> float:
             start = time.process_time()
             work(place)
@@ -95,8 +96,8 @@ def compare(case: Case, rounds: int) -> list[Figure]:
 
         return run
 
-    def score(place: models.Placement) -> np.ndarray:
-        return scoring.score(model, place, sequences, token_budget=BUDGET)
+    def score(place: Placement) -> np.ndarray:
+        return scoring.score(model, place, sequences, micro_batch_tokens=BUDGET)
 
     check_close(case.name, score(packed), score(padded), atol=1e-4)
     chosen = scoring.plan(model, replace(padded, packing="auto"), sequences, rows, BUDGET)

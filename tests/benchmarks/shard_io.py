@@ -29,13 +29,12 @@ LIMIT = 0.03  # of the stage's time
 
 def read(path: Path) -> tuple[Any, Any]:
     """The table and its sequences, as score-prm takes them in."""
-    from primecli import schema, shards
-    from primecli.rollouts import check_lists, split_rows
-    from primecli.scoring import Sequences
+    from primecli.shards import parquet, schema
+    from primecli.shards.rollouts import Sequences, check_lists, split_rows
 
-    shards.read_footer(path)
-    table = shards.read_table(path)
-    shards.check_groups(table, path)
+    parquet.read_footer(path)
+    table = parquet.read_table(path)
+    parquet.check_groups(table, path)
     check_lists(table, path)
     return table, Sequences(split_rows(table, schema.PROMPT_IDS), split_rows(table, schema.RESPONSE_IDS))
 
@@ -44,29 +43,31 @@ def write(path: Path, table: Any) -> None:
     """The table with score-prm's columns, as it commits them."""
     import numpy as np
 
-    from primecli import schema, shards
+    from primecli.shards import parquet, schema
 
-    values, lengths = shards.flat_column(table, schema.ROLLOUT_LOGPROBS)
+    values, lengths = parquet.flat_column(table, schema.ROLLOUT_LOGPROBS)
     columns = {
-        name: shards.list_column(np.ascontiguousarray(values + shift), lengths, name)
+        name: parquet.list_column(np.ascontiguousarray(values + shift), lengths, name)
         for shift, name in enumerate((schema.PRM_LOGPROBS, schema.REF_LOGPROBS, schema.PROCESS_REWARDS))
     }
     record = {"stage": "score-prm", "command": "", "config": {}, "fingerprint": "f", "inputs": []}
-    shards.write_shard(
-        path, shards.with_columns(table, columns), fingerprint="f", recipe={}, counts={}, provenance=[record]
+    parquet.write_shard(
+        path, parquet.with_columns(table, columns), fingerprint="f", recipe={}, counts={}, provenance=[record]
     )
 
 
-def score_some(directory: Path, sequences: Any, rows: int, token_budget: int) -> tuple[float, int]:
+def score_some(directory: Path, sequences: Any, rows: int, micro_batch_tokens: int) -> tuple[float, int]:
     """Seconds and tokens of scoring the first `rows` by one model."""
-    from primecli.models import load_model, placement
-    from primecli.scoring import Sequences, score
+    from primecli.models.device import placement
+    from primecli.models.loading import load_model
+    from primecli.models.scoring import score
+    from primecli.shards.rollouts import Sequences
 
     place = placement("cpu", "float32")
     model = load_model(directory, place)
     some = Sequences(sequences.prompt_ids[:rows], sequences.response_ids[:rows])
     start = time.perf_counter()
-    score(model, place, some, token_budget=token_budget)
+    score(model, place, some, micro_batch_tokens=micro_batch_tokens)
     return time.perf_counter() - start, sum(some.lengths())
 
 
@@ -90,7 +91,8 @@ def share(io: float, compute: float) -> float:
 
 def one_round(directory: Path, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of reading, writing and the models, for the whole shard."""
-    from primecli.models import set_threads, warm_imports
+    from primecli.models.device import set_threads
+    from primecli.models.loading import warm_imports
 
     warm_imports()
     set_threads(options.threads)

@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from primecli.warm import VARIABLE, ready_file  # noqa: E402
+from primecli.warm.protocol import VARIABLE, ready_file  # noqa: E402
 from tests.benchmarks.measuring import Figure, environment, in_turn, ratio, show  # noqa: E402
 
 PRIMECLI = [sys.executable, "-m", "primecli"]
@@ -51,8 +51,8 @@ WHOLE = {
 
 def make(directory: Path) -> None:
     """A model, prompts and rollouts, and a named pipe where a shard should be."""
-    from primecli.models import model_fingerprint
-    from primecli.tiny import make_model
+    from primecli.models.identity import model_fingerprint
+    from primecli.setup.tiny_model import make_model
     from tests.builders import rollouts, write_shards
 
     model = make_model(directory / "model")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from primecli.models import keep_freed_memory
+from primecli.models.device import keep_freed_memory
 from tests.benchmarks import loop, trl_loop
 from tests.benchmarks.measuring import Cost, Figure, in_turn, peak_mib, ratio, reset_peak, run_process, show
 
@@ -72,7 +72,7 @@ def test_what_stages_add_comes_to_the_iteration() -> None:
 
 def test_trl_grades_as_verify_does() -> None:
     from primecli.verifiers import Task
-    from primecli.verifiers.math import MathVerifier
+    from primecli.verifiers.math.verifier import MathVerifier
 
     verifier = MathVerifier()
     for response in ("7+5=2\n\\boxed{2}", "\\boxed{3}", "2", "\\boxed{3}\\boxed{2}", ""):

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from primecli import schema
+from primecli.shards import schema
 from tests.benchmarks import shard_io
 
 

@@ -20,6 +20,6 @@ def test_both_moments_are_measured_and_failures_are_not(tmp_path: Path) -> None:
 
 
 def test_the_stages_that_are_measured_are_forked() -> None:
-    from primecli.warm import STAGES
+    from primecli.catalog import COMMANDS
 
-    assert set(start.READY) | set(start.WHOLE) <= STAGES
+    assert set(start.READY) | set(start.WHOLE) <= {command.name for command in COMMANDS if command.forked}

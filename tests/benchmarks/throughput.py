@@ -105,12 +105,12 @@ def read(directory: Path) -> dict[str, list[Any]]:
     return {name: table[name].to_pylist() for name in columns}
 
 
-def batches(data: dict[str, list[Any]], rows: list[int], token_budget: int) -> Iterator[list[int]]:
+def batches(data: dict[str, list[Any]], rows: list[int], micro_batch_tokens: int) -> Iterator[list[int]]:
     """The rows in micro-batches, as primecli plans them: its only part in the bare loops."""
     from primecli.core.ragged import micro_batches
 
     lengths = [len(data["prompt_ids"][row]) + len(data["response_ids"][row]) for row in rows]
-    for chosen in micro_batches(lengths, token_budget):
+    for chosen in micro_batches(lengths, micro_batch_tokens):
         yield [rows[index] for index in chosen]
 
 
@@ -229,7 +229,7 @@ CHECKS = {"score-prm": check_score, "update-policy": check_update}
 
 def one_side(directory: Path, options: argparse.Namespace) -> None:
     """Runs a side in this process and prints its seconds of work and its peak memory."""
-    from primecli.models import warm_imports
+    from primecli.models.loading import warm_imports
 
     warm_imports()
     from transformers import Qwen2ForCausalLM  # noqa: F401

@@ -45,9 +45,11 @@ def one_pass(directory: Path, kind: str, options: argparse.Namespace) -> dict[st
     import numpy as np
     import torch
 
-    from primecli.memory import recompute_activations
-    from primecli.models import load_model, placement
-    from primecli.scoring import Batch, Sequences, sequence_logprobs
+    from primecli.models.device import placement
+    from primecli.models.loading import load_model
+    from primecli.models.scoring import Batch, sequence_logprobs
+    from primecli.shards.rollouts import Sequences
+    from primecli.training.memory import recompute_activations
 
     place = placement("cpu", "float32", "off")
     model = load_model(directory, place)
@@ -74,7 +76,7 @@ def optimizers(options: argparse.Namespace) -> Figure:
     """The fused step's time over the plain one's."""
     import torch
 
-    from primecli.optimizer import BETAS, AdamW
+    from primecli.training.optimizer import BETAS, AdamW
 
     torch.manual_seed(0)
     start = [torch.randn(1024, 1024) for _ in range(max(1, options.numbers // 1024**2))]

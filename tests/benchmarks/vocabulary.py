@@ -46,8 +46,9 @@ ATOL = 2e-4  # nats
 
 def load(directory: Path) -> tuple[Any, Any]:
     """A model in float32 on the CPU as the stages have it, and its placement."""
-    from primecli.memory import gather_embedding_gradient
-    from primecli.models import load_model, placement
+    from primecli.models.device import placement
+    from primecli.models.loading import load_model
+    from primecli.training.memory import gather_embedding_gradient
 
     place = placement("cpu", "float32")
     model = load_model(directory, place)
@@ -59,7 +60,7 @@ def sequences_of(rows: int, tokens: int, words: int) -> Any:
     """Rows of one prompt token and tokens - 1 of a response, at random."""
     import numpy as np
 
-    from primecli.scoring import Sequences
+    from primecli.shards.rollouts import Sequences
 
     ids = np.random.default_rng(0).integers(0, words, (rows, tokens)).astype(np.int32)
     return Sequences(list(ids[:, :1]), list(ids[:, 1:]))
@@ -69,12 +70,12 @@ def chunked(model: Any, place: Any, sequences: Any, kind: str) -> Any:
     """The log-probabilities (N,) as the stages take them, with gradients left in the model where training."""
     import torch
 
-    from primecli.scoring import plan, score, sequence_logprobs
+    from primecli.models.scoring import plan, score, sequence_logprobs
 
     rows = len(sequences.prompt_ids)
     budget = sum(sequences.lengths())
     if kind == "scoring":
-        return score(model, place, sequences, token_budget=budget)
+        return score(model, place, sequences, micro_batch_tokens=budget)
     model.zero_grad(set_to_none=True)
     (batch,) = plan(model, place, sequences, range(rows), budget)
     found = sequence_logprobs(model, place, sequences, batch, with_entropy=False).logprobs
@@ -113,7 +114,7 @@ def memory(directory: Path, kind: str, words: int, options: argparse.Namespace) 
 
 def seconds(directory: Path, kind: str, words: int, options: argparse.Namespace) -> dict[str, list[float]]:
     """CPU seconds of both ways, by round, after a check that they give the same."""
-    from primecli.models import load_model
+    from primecli.models.loading import load_model
 
     model, place = load(directory)
     plain = load_model(directory, place)

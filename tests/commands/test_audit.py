@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from primecli import cli, schema
-from primecli.audit import METRICS, SECTIONS
+from primecli import cli
+from primecli.analysis.audit import METRICS, SECTIONS
+from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows, shell
 from tests.test_cli import imported
@@ -162,7 +163,7 @@ def test_paths_come_through_the_pipe(tmp_path: Path) -> None:
 
 def test_it_needs_no_torch(tmp_path: Path) -> None:
     modules = imported("audit", str(scored(tmp_path / "a")))
-    assert "primecli.audit_tables" in modules
+    assert "primecli.analysis.audit_view" in modules
     assert not {"torch", "transformers", "vllm"} & modules
 
 

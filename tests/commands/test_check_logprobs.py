@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from primecli import schema
-from primecli.models import load_model, placement
-from primecli.rollouts import truncated_sampling
-from primecli.scoring import Sequences, score
+from primecli.models.device import placement
+from primecli.models.loading import load_model
+from primecli.models.scoring import score
+from primecli.shards import schema
+from primecli.shards.rollouts import Sequences, truncated_sampling
 from tests.builders import rollouts, write_shards
 
 
@@ -34,7 +35,7 @@ def shifted(model: Path, directory: Path, gap: np.ndarray, temperature: float = 
         [np.array(row[schema.RESPONSE_IDS]) for row in rows],
         np.full(len(rows), temperature, dtype=np.float32),
     )
-    exact = score(load_model(model, place), place, sequences, token_budget=1000).astype(np.float64)
+    exact = score(load_model(model, place), place, sequences, micro_batch_tokens=1000).astype(np.float64)
     ends = np.cumsum([len(row[schema.RESPONSE_IDS]) for row in rows])
     assert len(exact) == len(gap)
     for row, values in zip(rows, np.split(exact - gap, ends[:-1]), strict=True):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tokenizers import pre_tokenizers
 
-from primecli import schema
+from primecli.shards import schema
 from tests.builders import rollout, rollouts, write_shards
 from tests.conftest import read_rows, summary
 from tests.core.reference import CASES, NAMES

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification
 
-from primecli import schema
-from primecli.models import model_fingerprint
+from primecli.models.identity import model_fingerprint
+from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows, summary
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from primecli import cli, doctor
+from primecli import cli
+from primecli.setup import doctor
 
 
 def test_all_is_well_here_with_a_whole_iteration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any) -> None:

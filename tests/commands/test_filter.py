@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from primecli import schema
+from primecli.shards import schema
 from tests.builders import rollout, write_shards
 from tests.conftest import read_rows, summary
 

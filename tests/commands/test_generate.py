@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from primecli import schema
-from primecli.models import load_model, placement
-from primecli.scoring import Sequences, score
+from primecli.models.device import placement
+from primecli.models.loading import load_model
+from primecli.models.scoring import score
+from primecli.shards import schema
+from primecli.shards.rollouts import Sequences
 from tests.conftest import read_rows, summary
 
 SMALL = ["--n", 2, "--max-tokens", 8, "--prompts-per-shard", 2]
@@ -42,7 +44,7 @@ def test_logprobs_are_the_trainers(tiny: Path, prompts: Path, tmp_path: Path, pr
         [np.array(row[schema.RESPONSE_IDS]) for row in rows],
         np.array([row[schema.TEMPERATURE] for row in rows]),
     )
-    exact = score(load_model(tiny, place), place, sequences, token_budget=100)
+    exact = score(load_model(tiny, place), place, sequences, micro_batch_tokens=100)
     ours = np.concatenate([row[schema.ROLLOUT_LOGPROBS] for row in rows])
     np.testing.assert_allclose(ours, exact, atol=3e-6)
 

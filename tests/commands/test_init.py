@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 
 from primecli import cli
-from primecli.config import options
+from primecli.setup.config import options
 from tests.conftest import shell, summary
 
 NAMES = ["Makefile", "primecli.toml", "README.md", "prompts.jsonl"]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tokenizers import pre_tokenizers
 
-from primecli import cli, schema
+from primecli import cli
+from primecli.shards import schema
 from tests.builders import rollout, write_shards
 from tests.conftest import check_golden, read_rows
 

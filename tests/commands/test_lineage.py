@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from primecli import cli
-from primecli.models import model_fingerprint
-from primecli.shards import read_footer
+from primecli.models.identity import model_fingerprint
+from primecli.shards.parquet import read_footer
 from tests.builders import rollouts, write_shards
 from tests.conftest import shell
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from primecli import cli, pipe, schema
+from primecli import cli
+from primecli.pipeline import pipe
+from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 from tests.conftest import shell
 

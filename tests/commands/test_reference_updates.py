@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from primecli import schema
-from primecli.models import load_model, model_fingerprint, placement
-from primecli.scoring import Sequences, score
+from primecli.models.device import placement
+from primecli.models.identity import model_fingerprint
+from primecli.models.loading import load_model
+from primecli.models.scoring import score
+from primecli.shards import schema
+from primecli.shards.rollouts import Sequences
 from tests.builders import rollout, write_shards
 from tests.conftest import summary
 from tests.core.reference import CASES, NAMES
@@ -31,7 +34,7 @@ def case_rows(case: dict[str, Any], model: Path) -> tuple[list[dict[str, Any]], 
     sequences = Sequences(
         [np.array(row[schema.PROMPT_IDS]) for row in rows], [np.array(row[schema.RESPONSE_IDS]) for row in rows]
     )
-    flat = score(load_model(model, place), place, sequences, token_budget=10**6)
+    flat = score(load_model(model, place), place, sequences, micro_batch_tokens=10**6)
     return rows, np.split(flat, np.cumsum(case["lengths"])[:-1])
 
 

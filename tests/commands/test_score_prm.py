@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from primecli import schema
-from primecli.models import load_model, placement
+from primecli.models.device import placement
+from primecli.models.loading import load_model
+from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows
 

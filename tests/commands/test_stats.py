@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from primecli import cli, schema
+from primecli import cli
+from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 
 

@@ -11,9 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from primecli import schema
-from primecli.models import load_model, model_fingerprint, placement
-from primecli.scoring import Sequences, score
+from primecli.models.device import placement
+from primecli.models.identity import model_fingerprint
+from primecli.models.loading import load_model
+from primecli.models.scoring import score
+from primecli.shards import schema
+from primecli.shards.rollouts import Sequences
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows, summary
 
@@ -35,7 +38,7 @@ def own_logprobs(rows: list[dict[str, Any]], model: Path, temperature: float = 1
         [np.array(row[schema.RESPONSE_IDS]) for row in rows],
         np.full(len(rows), temperature, dtype=np.float32),
     )
-    flat = score(load_model(model, place), place, sequences, token_budget=10**6)
+    flat = score(load_model(model, place), place, sequences, micro_batch_tokens=10**6)
     return np.split(flat, np.cumsum([len(row[schema.RESPONSE_IDS]) for row in rows])[:-1])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from primecli import schema
+from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows, summary
 

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from primecli import schema, scoring
-from primecli.models import model_fingerprint
-from primecli.tiny import make_model
+from primecli.models import scoring
+from primecli.models.identity import model_fingerprint
+from primecli.setup.tiny_model import make_model
+from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows, summary
 

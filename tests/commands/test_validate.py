@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from primecli import cli, schema, shards, streaming, validating
+from primecli import cli
+from primecli.analysis import validation
+from primecli.shards import parquet, schema, streaming
 from tests.builders import rollouts, write_shards
 
 Change = Callable[[list[dict[str, Any]]], None]
@@ -43,7 +45,7 @@ def test_a_changed_row_is_noticed(
     """As when somebody writes rewards of their own into a shard and keeps its footer."""
     (path,) = graded(tiny, tmp_path, prompts, primecli).glob("*.parquet")
     table = pq.ParquetFile(path).read()
-    raw = pq.read_metadata(path).metadata[shards.FOOTER_KEY]
+    raw = pq.read_metadata(path).metadata[parquet.FOOTER_KEY]
     place = table.column_names.index(schema.OUTCOME_REWARD)
     ones = pa.array([1.0] * table.num_rows, type=pa.float32())
     changed = table.set_column(place, table.schema.field(place), ones)
@@ -51,8 +53,8 @@ def test_a_changed_row_is_noticed(
         (tmp_path / name).mkdir()
         target = tmp_path / name / path.name
         with pq.ParquetWriter(target, rows.schema, compression="zstd") as writer:
-            writer.write_table(rows, row_group_size=shards.ROW_GROUP_ROWS)
-            writer.add_key_value_metadata({shards.FOOTER_KEY: raw})
+            writer.write_table(rows, row_group_size=parquet.ROW_GROUP_ROWS)
+            writer.add_key_value_metadata({parquet.FOOTER_KEY: raw})
     assert run(capfd, tmp_path / "same")[0] == 0
     code, out, _ = run(capfd, tmp_path / "changed")
     assert code == 3
@@ -104,7 +106,7 @@ def test_rows_are_counted_over_parts(tmp_path: Path, capfd: Any, monkeypatch: py
     whole = run(capfd, directory)
     expected = {"row 6, rollout_logprobs", "row 9, response_ids", "row 13, outcome_reward", "row 12, sample_index"}
     assert {line.split(": ")[1] for line in whole[1][1:]} == expected
-    monkeypatch.setattr(validating, "raw_stream", lambda path: streaming.raw_stream(path, rows=3))
+    monkeypatch.setattr(validation, "raw_stream", lambda path: streaming.raw_stream(path, rows=3))
     parts = run(capfd, directory)
     assert (sorted(parts[1]), parts[2]) == (sorted(whole[1]), whole[2])
 
@@ -113,9 +115,9 @@ def rewritten(source: Path, target: Path, column: str, values: pa.Array) -> Path
     """A shard with another column, its hash taken anew: as by a tool that knows the format."""
     table = pq.ParquetFile(source).read().replace_schema_metadata(None)
     place = table.column_names.index(column)
-    footer = shards.read_footer(source)
+    footer = parquet.read_footer(source)
     target.mkdir()
-    shards.write_shard(
+    parquet.write_shard(
         target / source.name,
         table.set_column(place, table.schema.field(place), values),
         fingerprint=str(footer.fingerprint),
@@ -151,11 +153,11 @@ def test_a_footer_of_another_shard(
     tiny: Path, tmp_path: Path, prompts: Path, primecli: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (path,) = graded(tiny, tmp_path, prompts, primecli).glob("*.parquet")
-    footer = shards.read_footer(path)
+    footer = parquet.read_footer(path)
     recipe = {**(footer.recipe or {}), "seed": 99}
     broken = dict(footer.provenance[0])
     del broken["config"]
-    shards.write_shard(
+    parquet.write_shard(
         path,
         pq.ParquetFile(path).read().replace_schema_metadata(None),
         fingerprint=str(footer.fingerprint),

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from primecli import schema
-from primecli.verifiers.sandbox import bwrap_problem
+from primecli.shards import schema
+from primecli.verifiers.sandbox.process import bwrap_problem
 from tests.builders import rollout, write_shards
 from tests.conftest import read_rows
 
@@ -92,7 +92,7 @@ def test_verifiers_that_are_not_there(arguments: list[str], message: str, tmp_pa
 
 
 def test_no_sandbox_no_grades(tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("primecli.verifiers.sandbox.bwrap_problem", lambda: "bubblewrap is not installed")
+    monkeypatch.setattr("primecli.verifiers.sandbox.process.bwrap_problem", lambda: "bubblewrap is not installed")
     result = primecli("verify", mixed(tmp_path / "generate"), check=False)
     assert result.code == 2
     assert "bubblewrap" in result.line()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from primecli.warm import VARIABLE
+from primecli.warm.protocol import VARIABLE
 from tests.builders import rollouts, write_shards
 from tests.conftest import summary
 from tests.warm_processes import PRIMECLI, Warm, eventually, helper_processes, state, wait_for_first_shard

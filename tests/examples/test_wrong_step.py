@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from primecli import schema
+from primecli.shards import schema
 from tests.builders import rollout, write_shards
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "arithmetic"

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from primecli import cli, schema
+from primecli import cli
+from primecli.shards import schema
 from tests.made_runs import make_byte_tokenizer, make_run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

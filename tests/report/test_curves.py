@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from primecli.report.curves import CHARTS, all_metrics, chart_series, configuration_differences, stage_seconds
-from primecli.runs import find_run
+from primecli.report.runs import find_run
 from tests.made_runs import make_run, write_summary
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from primecli.report.markdown import MARK, markdown, sparkline
-from primecli.runs import find_run
+from primecli.report.runs import find_run
 from tests.made_runs import make_run, write_summary
 
 

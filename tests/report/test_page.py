@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from primecli import schema
+from primecli.shards import schema
 from tests.made_runs import make_run, trained_rows, write_summary
 from tests.report.conftest import write_report
 from tests.report.reading import page_json

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from primecli import schema
+from primecli.models.token_text import Spellers
 from primecli.report.payload import quantise
 from primecli.report.rollouts import choose, embed
-from primecli.runs import find_run
-from primecli.tokens import Spellers
+from primecli.report.runs import find_run
+from primecli.shards import schema
 from tests.builders import rollout
 from tests.made_runs import make_byte_tokenizer, make_run, trained_rows, write_stage, write_summary
 from tests.report.reading import columns, texts

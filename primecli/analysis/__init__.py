@@ -1,0 +1,1 @@
+"""Looking at rollouts: search, drawing, statistics, lineage, audit."""

@@ -1,0 +1,228 @@
+"""The reports of `primecli.audit` as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from primecli.analysis.audit import HEALTH, METRICS, SECTIONS, Bound
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+EXPLAINED_WIDTH = 150  # columns of a terminal from which the table says what each metric is
+WIDEST = 1000  # columns that any table fits into
+MARKS = {"ok": "", "watch": " !", "bad": " !!"}
+COLOURS = {"ok": "", "watch": "yellow", "bad": "bold red"}
+
+Report = Mapping[str, Any]
+
+
+def show(reports: Mapping[str, Report]) -> None:
+    """Prints one report whole, or several beside each other with the last one's disagreements; by label."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    last = list(reports.values())[-1]
+    if len(reports) == 1:
+        console.print(f"primecli audit: {_counts(last)}\n", soft_wrap=True)
+        explained = console.width >= EXPLAINED_WIDTH
+        _print(console, _metrics_table(last, explained=explained), folds=explained)
+        _show_health(console, last)
+        _print(console, _length_table(last["by_length"]))
+        _show_kinds(console, last["by_kind"])
+    else:
+        for table in _trend_tables(reports, console.width):
+            _print(console, table)
+        _show_trend_health(console, reports)
+    if last["disagreements"]:
+        _show_disagreements(console, last)
+
+
+def _table(title: str | None = None) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+
+
+def _print(console: Console, table: Table, *, folds: bool = False) -> None:
+    """A table that does not fold is printed as wide as it is: better a long line than a number cut short."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    if not folds:
+        natural = Measurement.get(console, console.options.update(width=WIDEST), table).maximum
+        console = Console(highlight=False, width=max(console.width, natural))
+    console.print(table)
+
+
+def _metrics_table(report: Report, *, explained: bool) -> Table:
+    table = _table()
+    table.add_column("metric", no_wrap=True)
+    for heading in ("value", "95% interval", "of", "groups"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if explained:
+        table.add_column("what it is")
+    for name, meaning in METRICS.items():
+        if name in SECTIONS.values() and table.row_count:
+            table.add_section()
+        found = report["metrics"][name]
+        interval = "" if found["low"] is None else f"{found['low']:.3f} … {found['high']:.3f}"
+        of = "" if found["value"] is None else f"{found['items']:,} {found['unit']}"
+        groups = "" if found["value"] is None else f"{found['groups']:,}"
+        table.add_row(name, _cell(report, name), interval, of, groups, *([meaning] if explained else []))
+    return table
+
+
+def _counts(report: Report) -> str:
+    ungraded = f" ({report['ungraded']:,} without an outcome reward left out)" if report["ungraded"] else ""
+    return f"{report['responses']:,} responses in {report['groups']:,} groups{ungraded}"
+
+
+def _cell(report: Report, name: str) -> str:
+    value = report["metrics"][name]["value"]
+    if value is None:
+        return "-"
+    verdict = report["health"].get(name, {}).get("verdict", "ok")
+    return _coloured(f"{value:.3f}{MARKS[verdict]}", verdict)
+
+
+def _coloured(text: str, verdict: str) -> str:
+    return f"[{COLOURS[verdict]}]{text}[/]" if COLOURS[verdict] else text
+
+
+def _bound(bound: Bound) -> str:
+    beyond = "beyond ±" if bound.side == "beyond" else f"{bound.side} "
+    return f"watch {beyond}{bound.watch:g}, bad {beyond}{bound.bad:g}"
+
+
+def _unsure(report: Report, name: str) -> str:
+    verdict = report["health"][name]
+    if report["metrics"][name]["low"] is None:
+        return "; it rests on too few groups for an interval"
+    others = [level for level in verdict["possible"] if level != verdict["verdict"]]
+    return f"; its interval also holds {' and '.join(others)}" if others else ""
+
+
+def _show_health(console: Console, report: Report) -> None:
+    for name, bound in HEALTH.items():
+        verdict = report["health"].get(name)
+        if verdict is None:
+            console.print(f"  -      {name} cannot be computed ({_bound(bound)})", soft_wrap=True)
+            continue
+        word = _coloured(f"{verdict['verdict']:<6}", verdict["verdict"])
+        value = report["metrics"][name]["value"]
+        console.print(f"  {word} {name} is {value:.3f} ({_bound(bound)}){_unsure(report, name)}", soft_wrap=True)
+    console.print()
+
+
+def _trend_tables(reports: Mapping[str, Report], width: int) -> Iterator[Table]:
+    """Inputs as columns, in as many tables as the terminal needs; the last says how far the last is from the first."""
+    from rich.markup import escape
+
+    labels = list(reports)
+    first = max(map(len, METRICS))
+    each = max(*map(len, labels), len("-0.000 !!")) + 2
+    fitting = max((width - first) // each - 1, 1)
+    for start in range(0, len(labels), fitting):
+        part = labels[start : start + fitting]
+        ends = start + fitting >= len(labels)
+        table = _table("primecli audit" if not start else None)
+        table.add_column("metric", no_wrap=True)
+        for label in part:
+            table.add_column(escape(label), justify="right", no_wrap=True)
+        if ends:
+            table.add_column("change", justify="right", no_wrap=True)
+        for count in ("responses", "groups", "ungraded"):
+            table.add_row(count, *(f"{reports[label][count]:,}" for label in part), *([""] if ends else []))
+        for name in METRICS:
+            if name in SECTIONS.values():
+                table.add_section()
+            cells = [_cell(reports[label], name) for label in part]
+            table.add_row(name, *cells, *([_change(list(reports.values()), name)] if ends else []))
+        yield table
+
+
+def _change(reports: Sequence[Report], name: str) -> str:
+    """The last value less the first; with a star where their intervals do not touch."""
+    first, last = (report["metrics"][name] for report in (reports[0], reports[-1]))
+    if first["value"] is None or last["value"] is None:
+        return "-"
+    text = f"{last['value'] - first['value']:+.3f}"
+    if first["low"] is None or last["low"] is None:
+        return text
+    return f"{text} *" if first["high"] < last["low"] or last["high"] < first["low"] else text
+
+
+def _show_trend_health(console: Console, reports: Mapping[str, Report]) -> None:
+    from rich.markup import escape
+
+    console.print("change: last less first; * where their 95% intervals do not touch", soft_wrap=True)
+    lines = 0
+    for label, report in reports.items():
+        for name, verdict in report["health"].items():
+            if verdict["verdict"] != "ok":
+                value = report["metrics"][name]["value"]
+                word = _coloured(f"{verdict['verdict']:<6}", verdict["verdict"])
+                text = escape(f"{label}: {name} is {value:.3f} ({_bound(HEALTH[name])}){_unsure(report, name)}")
+                console.print(f"  {word} {text}", soft_wrap=True)
+                lines += 1
+    if not lines:
+        console.print("  ok     every metric that has a bound, in every column")
+    console.print()
+
+
+def _length_table(quarters: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("reward by length, in quarters of the responses")
+    for heading in ("tokens", "responses", "accuracy", "score", "reward/token", "of right", "of wrong"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for part in quarters:
+        table.add_row(
+            f"{part['tokens_from']}-{part['tokens_to']}",
+            f"{part['responses']:,}",
+            _number(part["accuracy"], 3),
+            _number(part["score"], 4),
+            *(_number(one["reward_per_token"], 5) for one in (part, part["right"], part["wrong"])),
+        )
+    return table
+
+
+def _show_kinds(console: Console, kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    table = _table("responses that are odd, and the others")
+    table.add_column("responses", no_wrap=True)
+    for heading in ("number", "accuracy", "score", "reward/token"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, parts in kinds.items():
+        for label, part in ((name, parts["these"]), (f"not {name}", parts["others"])):
+            if parts["these"]["responses"]:
+                numbers = (
+                    _number(part["accuracy"], 3),
+                    _number(part["score"], 4),
+                    _number(part["reward_per_token"], 5),
+                )
+                table.add_row(label, f"{part['responses']:,}", *numbers)
+    none = [name for name, parts in kinds.items() if not parts["these"]["responses"]]
+    if table.row_count:
+        _print(console, table)
+    if none:
+        console.print(f"no response is {' or '.join(none)}\n")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _show_disagreements(console: Console, report: Report) -> None:
+    from rich.markup import escape
+
+    console.print("groups where score and outcome disagree most:")
+    for found in report["disagreements"]:
+        prompt = "".join(letter if letter.isprintable() else "\ufffd" for letter in found["prompt"])
+        lines = [f"  {found['group_id']} (accuracy {found['accuracy']:.2f}) {prompt}"]
+        lines += [
+            f"    {which}, scored {found[which]['score']:+.4f}: row {found[which]['row']} of {found[which]['shard']}"
+            for which in ("wrong", "right")
+        ]
+        console.print(escape("\n".join(lines)), soft_wrap=True)

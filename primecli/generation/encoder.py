@@ -1,0 +1,58 @@
+"""Prompts to text and token ids by a model's tokenizer, and responses to text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from primecli.errors import InputError
+from primecli.generation.prompts import Prompt
+
+
+class Encoder:
+    """Prompts to text and token ids, responses to text."""
+
+    def __init__(self, directory: Path) -> None:
+        from transformers import AutoTokenizer
+
+        self.directory = directory
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{directory}: its tokenizer cannot be loaded: {reason}") from error
+
+    def encode(self, prompt: Prompt) -> tuple[str, list[int]]:
+        """The prompt's text, after the chat template where it is a list of messages, and its token ids."""
+        try:
+            json.dumps(prompt.content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"prompt {prompt.prompt_id} is no valid Unicode text: {error.reason}") from error
+        if isinstance(prompt.content, str):
+            text, ids = prompt.content, self.tokenizer(prompt.content)["input_ids"]
+        else:
+            if not self.tokenizer.chat_template:
+                raise InputError(
+                    f"{self.directory}: the prompts are messages, and its tokenizer has no chat template",
+                    "use a model with a chat template, or prompts of plain text",
+                )
+            text = self._template(prompt.prompt_id, prompt.content)
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise InputError(f"prompt {prompt.prompt_id} has no tokens")
+        return text, ids
+
+    def _template(self, prompt_id: str, messages: list[dict[str, str]]) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise InputError(
+                f"prompt {prompt_id}: the chat template of {self.directory} refuses it: {error}"
+            ) from error
+
+    def decode(self, ids: Any) -> str:
+        """A response's text, without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))

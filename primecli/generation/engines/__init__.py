@@ -1,0 +1,158 @@
+"""How responses are sampled: engines behind one Protocol. A new engine is one file and one line here.
+
+A file of an engine has a function `open_engine(policy, options)`, which loads what there is to load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ENGINES: dict[str, str] = {
+    "hf": "primecli.generation.engines.hf",
+    "vllm": "primecli.generation.engines.vllm",
+    "vllm-server": "primecli.generation.engines.server",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """What responses are sampled with. temperature 0 is greedy; top_p 1 and top_k 0 truncate nothing."""
+
+    n: int = 4
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 1024
+    seed: int = 0
+
+    def plain(self) -> bool:
+        """Whether the distribution sampled from is the model's own."""
+        return self.temperature == 1 and self.top_p == 1 and self.top_k == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One group to sample: its id, from which with the seed its randomness comes, and its prompt's token ids.
+
+    part: the shard that it is for. Parts are finished in their order as far as an engine can say.
+    """
+
+    group_id: str
+    prompt_ids: Sequence[int]
+    part: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One response. token_ids: the stop token included when it was sampled. logprobs: nats, of each of them,
+    under the distribution sampled from; 0 where that is greedy. finish_reason: stop or length."""
+
+    token_ids: np.ndarray
+    logprobs: np.ndarray
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The model that samples.
+
+    directory: its checkpoint. fingerprint: identity of its weights. stop_ids: tokens that end a response.
+    words: tokens that its tokenizer has. longest: tokens of the longest sequence there can be, prompt and response.
+    """
+
+    directory: Path
+    fingerprint: str
+    stop_ids: tuple[int, ...]
+    words: int
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine runs. Each takes what concerns it.
+
+    dtype: float32 or bfloat16. micro_batch_tokens: tokens of key-value cache at a time (hf). tensor_parallel,
+    gpu_memory (share of a GPU's memory), engine_args: of vllm. urls, reload, concurrency (requests in flight at each URL),
+    retries and probe_gap (largest mean gap of the probe, nats; None is what dtype rounds): of vllm-server.
+    """
+
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int | None = None
+    micro_batch_tokens: int = 131072
+    tensor_parallel: int = 1
+    gpu_memory: float | None = None
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    urls: tuple[str, ...] = ()
+    reload: bool = False
+    concurrency: int = 64
+    retries: int = 6
+    probe_gap: float | None = None
+    debug: bool = False
+
+
+Groups: TypeAlias = "Generator[tuple[int, list[Sample]], None, None]"
+"""Requests' numbers with their samples, as they finish."""
+
+
+class Engine(Protocol):
+    """Samples groups of responses with the weights of one policy."""
+
+    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> Groups:
+        """Yields (number of the request, its n samples), groups as they finish.
+
+        Calls `tick` often. What it raises ends the sampling, as closing the generator does: what is in flight is
+        aborted at once.
+        """
+        ...
+
+    def confirm(self) -> None:
+        """Raises PrimecliError unless the weights that sampled are still those of the policy."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what the engine holds."""
+        ...
+
+
+def open_engine(name: str, policy: Policy, options: EngineOptions) -> Engine:
+    """The engine of that name, loaded. Raises PrimecliError where it cannot be."""
+    from importlib import import_module
+
+    engine: Engine = import_module(ENGINES[name]).open_engine(policy, options)
+    return engine
+
+
+def resolve_engine(name: str, device: str) -> str:
+    """What `auto` comes to: vllm where it is installed and a GPU is there to be used, else hf."""
+    if name != "auto":
+        return name
+    from importlib.util import find_spec
+
+    if device == "cpu" or find_spec("vllm") is None:
+        return "hf"
+    import torch
+
+    return "vllm" if torch.cuda.is_available() else "hf"
+
+
+def group_seed(seed: int, group_id: str) -> int:
+    """The seed of a group's first sample, from 0 to 2**62 - 1; vLLM counts up from it for the others."""
+    import hashlib
+
+    digest = hashlib.sha256(f"{seed}\0{group_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 2
+
+
+def copies(sample: Sample, n: int) -> list[Sample]:
+    """The n samples of a greedy group, which are all the same; log-probability 0, since greedy is certain."""
+    import numpy as np
+
+    certain = Sample(sample.token_ids, np.zeros(len(sample.token_ids), np.float32), sample.finish_reason)
+    return [certain] * n

@@ -1,0 +1,53 @@
+"""An engine without a model, for tests of what stands around one: made-up tokens that depend on the seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from primecli.generation.engines import Groups, Request, Sample, SamplingParams, group_seed
+
+
+class FakeEngine:
+    """Gives uniform random tokens below `words`, each with the log-probability of that.
+
+    backwards: hands groups over from the last to the first, as an engine may. finished: groups handed over so far.
+    aborted: whether sampling ended before its last group. confirmed: how often the weights were asked about.
+    """
+
+    def __init__(self, *, words: int = 256, backwards: bool = False) -> None:
+        self.words = words
+        self.backwards = backwards
+        self.finished = 0
+        self.aborted = False
+        self.confirmed = 0
+        self.closed = False
+
+    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> Groups:
+        """Yields each request's number and samples."""
+        numbers = list(range(len(requests)))
+        left = len(numbers)
+        try:
+            for number in reversed(numbers) if self.backwards else numbers:
+                tick()
+                rng = np.random.default_rng(group_seed(params.seed, requests[number].group_id))
+                lengths = rng.integers(1, params.max_tokens + 1, size=params.n)
+                left -= 1
+                self.finished += 1
+                yield number, [self._one(rng, int(length), params) for length in lengths]
+        finally:
+            self.aborted = left > 0
+
+    def _one(self, rng: np.random.Generator, length: int, params: SamplingParams) -> Sample:
+        tokens = rng.integers(0, self.words, size=length).astype(np.int32)
+        logprobs = np.full(length, -np.log(self.words), dtype=np.float32)
+        return Sample(tokens, logprobs, "length" if length == params.max_tokens else "stop")
+
+    def confirm(self) -> None:
+        """There are no weights that could have changed."""
+        self.confirmed += 1
+
+    def close(self) -> None:
+        """Nothing is held."""
+        self.closed = True

@@ -1,0 +1,202 @@
+"""Sampling with transformers: batched, with a key-value cache, finished rows dropped from the batch.
+
+Each response has its own random numbers, made from (seed, group_id, sample number). So what is sampled
+depends on the weights, the prompt and the seed, not on which prompts stand in the same batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from primecli.generation.engines import EngineOptions, Groups, Policy, Request, Sample, SamplingParams
+from primecli.generation.engines.decoding import Decoding, share_keys
+from primecli.models.device import Placement, placement, reporting_memory, set_threads
+from primecli.models.loading import load_model
+
+COMPACT_AT = 0.75  # share of a batch still running at which the finished rows leave the cache
+
+
+def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
+    """Loads the policy's weights into this process."""
+    set_threads(options.threads)
+    place = placement(options.device, options.dtype)
+    model = load_model(policy.directory, place)
+    return HfEngine(model, place, stop_ids=policy.stop_ids, micro_batch_tokens=options.micro_batch_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Samples `first` … `last` - 1 of a request's group, of which a batch is put together."""
+
+    number: int
+    first: int
+    last: int
+
+
+class HfEngine:
+    """Samples from a transformers model.
+
+    micro_batch_tokens: tokens of key-value cache that a batch may come to, prompts and responses at full length; a
+    single response may come to more. compact_at: share of a batch still running at which finished rows leave it;
+    0 keeps them to the end.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        place: Placement,
+        *,
+        stop_ids: Sequence[int],
+        micro_batch_tokens: int,
+        compact_at: float = COMPACT_AT,
+    ) -> None:
+        share_keys(model)
+        self.model = model
+        self.place = place
+        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=place.device)
+        self.micro_batch_tokens = micro_batch_tokens
+        self.compact_at = compact_at
+
+    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> Groups:
+        """Yields each request's number and samples; of each part, from the longest prompts to the shortest."""
+        begun: dict[int, list[Sample]] = {}
+        for batch in self._batches(requests, params):
+            with torch.inference_mode(), reporting_memory():
+                found = self._sample_batch([requests[piece.number] for piece in batch], batch, params, tick)
+            for piece, samples in zip(batch, found, strict=True):
+                group = begun.setdefault(piece.number, [])
+                group += samples
+                if len(group) == params.n:
+                    yield piece.number, begun.pop(piece.number)
+
+    def confirm(self) -> None:
+        """The weights are in this process, and nothing changes them."""
+
+    def close(self) -> None:
+        """Lets the model go."""
+        self.model = None
+
+    def _batches(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[list[_Piece]]:
+        """Batches within the budget, none over two parts: a shard is the same whichever others are made with it."""
+        order = sorted(
+            range(len(requests)), key=lambda number: (requests[number].part, -len(requests[number].prompt_ids), number)
+        )
+        batch: list[_Piece] = []
+        rows = fit = 0
+        part: int | None = None
+        for number in order:
+            for piece in self._pieces(number, len(requests[number].prompt_ids), params):
+                size = piece.last - piece.first
+                if batch and (rows + size > fit or requests[number].part != part):
+                    yield batch
+                    batch, rows = [], 0
+                if not batch:
+                    part, fit = requests[number].part, self._fit(len(requests[number].prompt_ids), params)
+                batch.append(piece)
+                rows += size
+        if batch:
+            yield batch
+
+    def _fit(self, prompt: int, params: SamplingParams) -> int:
+        return max(1, self.micro_batch_tokens // (prompt + params.max_tokens))
+
+    def _pieces(self, number: int, prompt: int, params: SamplingParams) -> Iterator[_Piece]:
+        size = min(params.n, self._fit(prompt, params))
+        for first in range(0, params.n, size):
+            yield _Piece(number, first, min(first + size, params.n))
+
+    def _sample_batch(
+        self, requests: list[Request], batch: list[_Piece], params: SamplingParams, tick: Callable[[], None]
+    ) -> list[list[Sample]]:
+        sizes = [piece.last - piece.first for piece in batch]
+        rows = sum(sizes)
+        uniforms = torch.from_numpy(
+            np.stack(
+                [
+                    _uniforms(request, sample, params)
+                    for request, piece in zip(requests, batch, strict=True)
+                    for sample in range(piece.first, piece.last)
+                ]
+            )
+        )
+        tokens = torch.zeros(rows, params.max_tokens, dtype=torch.int64)
+        logprobs = torch.zeros(rows, params.max_tokens, dtype=torch.float32)
+        lengths = np.zeros(rows, dtype=np.int64)
+        stopped = np.zeros(rows, dtype=bool)
+        alive = torch.arange(rows)  # the row of each place in the running batch
+        state = Decoding(self.model, self.place, [request.prompt_ids for request in requests], sizes)
+        for step in range(params.max_tokens):
+            tick()
+            chosen, chosen_logprobs = draw(state.logits, uniforms[alive, step].to(self.place.device), params)
+            ended = torch.isin(chosen, self.stop_ids).cpu()
+            active = ~torch.from_numpy(stopped[alive.numpy()])
+            rows_now = alive[active]
+            tokens[rows_now, step] = chosen.cpu()[active]
+            logprobs[rows_now, step] = chosen_logprobs.float().cpu()[active]
+            lengths[rows_now.numpy()] = step + 1
+            stopped[alive[active & ended].numpy()] = True
+            running = ~torch.from_numpy(stopped[alive.numpy()])
+            if not running.any() or step + 1 == params.max_tokens:
+                break
+            if running.float().mean() <= self.compact_at:
+                state.keep(running.nonzero().squeeze(-1))
+                chosen, alive = chosen[running.to(chosen.device)], alive[running]
+            state.advance(chosen)
+        samples = [
+            Sample(
+                tokens[row, : lengths[row]].numpy().astype(np.int32),
+                logprobs[row, : lengths[row]].numpy().copy(),
+                "stop" if stopped[row] else "length",
+            )
+            for row in range(rows)
+        ]
+        ends = np.cumsum(sizes)
+        return [samples[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def _uniforms(request: Request, sample: int, params: SamplingParams) -> np.ndarray:
+    """One uniform number in [0, 1) for each token of a sample: (max_tokens,) float64."""
+    digest = hashlib.sha256(f"{params.seed}\0{request.group_id}\0{sample}".encode()).digest()
+    key = int.from_bytes(digest[:16], "little")
+    return np.random.Generator(np.random.Philox(key=key)).random(params.max_tokens)
+
+
+def sampling_logprobs(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Log-probabilities of the distribution that is sampled from: temperature, then top-k, then top-p.
+
+    logits: (B, V). Returns (B, V) float32, nats; -inf where truncated. The token that crosses top_p stays in.
+    """
+    scaled = logits.float() / params.temperature
+    if params.top_k:
+        kth = scaled.topk(min(params.top_k, scaled.shape[-1]), dim=-1).values[:, -1:]
+        scaled = scaled.masked_fill(scaled < kth, -torch.inf)
+    if params.top_p < 1:
+        ordered, order = scaled.sort(dim=-1, descending=True)
+        probability = ordered.softmax(-1)
+        before = probability.cumsum(-1) - probability  # mass of the tokens ranked above
+        drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= params.top_p)
+        scaled = scaled.masked_fill(drop, -torch.inf)
+    return scaled.log_softmax(-1)
+
+
+def draw(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """One token a row by the inverse of its cumulative distribution.
+
+    logits: (B, V); uniforms: (B,) float64 in [0, 1). Returns tokens (B,) int64 and their log-probabilities
+    (B,), nats. Greedy sampling is certain: log-probability 0.
+    """
+    if params.temperature == 0:
+        best = logits.argmax(-1)
+        return best, torch.zeros_like(best, dtype=torch.float32)
+    logprobs = sampling_logprobs(logits, params)
+    cumulative = logprobs.double().exp().cumsum(-1)  # (B, V)
+    target = (uniforms * cumulative[:, -1]).unsqueeze(-1)
+    tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)

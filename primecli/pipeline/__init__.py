@@ -1,0 +1,1 @@
+"""What every stage shares: the pipe, inputs, recipes, summaries, progress."""

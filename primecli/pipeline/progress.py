@@ -1,0 +1,117 @@
+"""Progress on stderr: a bar with rate and time left on a terminal, elsewhere a plain line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from primecli.pipeline.pipe import in_pipeline
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+PLAIN_SECONDS = 10.0
+
+
+def say(stage: str, text: str) -> None:
+    """One line on stderr."""
+    print(f"primecli {stage}: {text}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them.
+
+    >>> duration(3.21), duration(75), duration(3700)
+    ('3.2 s', '1 min 15 s', '1 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+class Progress:
+    """Counts units of work. A bar is drawn only where no other stage writes to the same terminal."""
+
+    def __init__(self, stage: str, unit: str, *, total: int | None = None, quiet: bool = False) -> None:
+        self.stage = stage
+        self.unit = unit
+        self.total = total
+        self.quiet = quiet
+        self.done = 0
+        self._started: float | None = None  # when the first work was announced: waiting for input is no work
+        self._last_line = time.monotonic()
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _start_bar(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            Task,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as RichProgress
+        from rich.text import Text
+
+        unit = self.unit
+
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text("" if speed is None else f"{speed:.1f} {unit}/s", style="progress.data.speed")
+
+        self._bar = RichProgress(
+            TextColumn(f"primecli {self.stage}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task(self.stage, total=self.total)
+        self._bar.start()
+
+    def advance(self, units: int, *, total: int | None = None) -> None:
+        """Counts `units` more; `total` sets how many there will be, once that is known."""
+        if self._started is None:
+            self._started = self._last_line = time.monotonic()
+            if not self.quiet and sys.stderr.isatty() and not in_pipeline():
+                self._start_bar()
+        self.done += units
+        if total is not None:
+            self.total = total
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done, total=self.total)
+        elif not self.quiet and self.done and time.monotonic() - self._last_line >= PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            say(self.stage, self._line())
+
+    def _line(self) -> str:
+        rate = self.done / max(time.monotonic() - (self._started or 0.0), 1e-9)
+        text = f"{self.done}{f' of {self.total}' if self.total else ''} {self.unit}, {rate:.1f}/s"
+        if self.total and rate > 0:
+            text += f", {duration((self.total - self.done) / rate)} left"
+        return text

@@ -1,0 +1,1 @@
+"""Before the first run: doctor, the configuration file, the starter."""

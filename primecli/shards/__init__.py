@@ -1,0 +1,1 @@
+"""Rollout shards: schema, Parquet, rollouts as arrays."""

@@ -1,0 +1,204 @@
+"""The rollouts of a whole batch as arrays, gathered from its shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from primecli.errors import InputError
+from primecli.shards import parquet, schema
+from primecli.shards.parquet import Shard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """B rollouts with N response tokens in all, in the order of the shards.
+
+    response_lengths: (B,) int64, tokens. group_index: (B,) int64, the number of each row's group.
+    values: columns by name; (N,) for lists over response tokens, (B,) for numbers; null is NaN.
+    strings: columns of text by name. shard_rows: rows of each shard.
+    """
+
+    response_lengths: np.ndarray
+    group_index: np.ndarray
+    values: dict[str, np.ndarray]
+    strings: dict[str, list[str]]
+    shard_rows: tuple[int, ...]
+    prompt_ids: tuple[np.ndarray, ...] = ()
+    response_ids: tuple[np.ndarray, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.response_lengths)
+
+    def starts(self) -> np.ndarray:
+        """(B + 1,): where each row's tokens start among the N; the last is N."""
+        return np.concatenate([[0], np.cumsum(self.response_lengths)])
+
+    def token_rows(self, rows: Sequence[int], name: str) -> np.ndarray:
+        """The values of a per-token column for some rows, one after another."""
+        starts = self.starts()
+        values = self.values[name]
+        return np.concatenate([values[starts[row] : starts[row + 1]] for row in rows])
+
+    def sequences(self, *, temperature: bool = False) -> Sequences:
+        """Token ids for a model; with the rows' sampling temperature where asked for."""
+        heat = self.values[schema.TEMPERATURE] if temperature else None
+        return Sequences(self.prompt_ids, self.response_ids, heat)
+
+
+def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: bool) -> Rollouts:
+    """Reads these columns (and the token ids) of all shards.
+
+    Raises InputError for groups that are incomplete or stand in two shards, for lists of another length
+    than the response, for values that are not finite, and for prompts or responses without tokens.
+    """
+    wanted = list(dict.fromkeys([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS, *columns]))
+    if token_ids:
+        wanted.append(schema.PROMPT_IDS)
+    tables = []
+    owner: dict[str, Shard] = {}
+    for part in parts:
+        extra = [schema.GROUP_SIZE] if schema.GROUP_SIZE in part.footer.columns else []
+        table = parquet.read_table(part.path, [*wanted, *extra])
+        parquet.check_groups(table, part.path)
+        for group in table[schema.GROUP_ID].unique().to_pylist():
+            if group in owner:
+                raise InputError(
+                    f"group {group} stands in two shards, {owner[group].path} and {part.path}",
+                    "all samples of a prompt stand in one shard",
+                )
+            owner[group] = part
+        check_lists(table, part.path)
+        tables.append(table.select(wanted))
+    return _gather(tables, columns, token_ids=token_ids)
+
+
+STORED_REFERENCES = {"rollout": schema.ROLLOUT_LOGPROBS, "shards": schema.REF_LOGPROBS}
+"""What --ref takes a reference's log-probabilities from, where it names no model: a column of the shards."""
+
+
+def reference_columns(ref: str) -> list[str]:
+    """The columns that --ref needs; none where it names a model."""
+    if ref not in STORED_REFERENCES:
+        return []
+    return [STORED_REFERENCES[ref], *(schema.SAMPLED_WITH if ref == "rollout" else ())]
+
+
+def check_untouched_distribution(values: Mapping[str, np.ndarray], option: str, *, temperature: bool = True) -> None:
+    """Raises InputError where rollouts were truncated, or tempered, in sampling.
+
+    Their `rollout_logprobs` are then of another distribution than a model's own log-probabilities.
+    temperature: whether a temperature other than 1 matters.
+    """
+    plain = {schema.TOP_P: 1.0, schema.TOP_K: 0, **({schema.TEMPERATURE: 1.0} if temperature else {})}
+    for name, expected in plain.items():
+        odd = values[name][values[name] != expected]
+        if len(odd):
+            raise InputError(
+                f"{option} needs rollouts sampled with {name} {expected:g}, and some were sampled with {odd[0]:g}",
+                "their rollout_logprobs are of another distribution than the model's",
+            )
+
+
+def truncated_sampling(values: Mapping[str, np.ndarray]) -> str | None:
+    """What is wrong with probability ratios to rollouts that were sampled with top-p or top-k; None where none were.
+
+    values: the columns `top_p` and `top_k`, (B,) each. A trainer's log-probabilities are of the whole vocabulary;
+    truncation left tokens out, whose probability went to the others. So every ratio is too small, and which tokens
+    could be sampled at all depends on the weights of then.
+    """
+    truncated = (values[schema.TOP_P] < 1) | (values[schema.TOP_K] > 0)
+    if not truncated.any():
+        return None
+    return (
+        f"{int(truncated.sum())} of {len(truncated)} rollouts were sampled with top-p or top-k: ratios between the "
+        "trainer's and the sampler's probabilities are biased"
+    )
+
+
+def check_lists(table: pa.Table, path: object, *, first_row: int = 0) -> None:
+    """Raises InputError unless every per-token list is as long as its response and finite, and no row is empty.
+
+    first_row: where in the shard the table starts, for the message.
+    """
+    _, lengths = parquet.flat_column(table, schema.RESPONSE_IDS)
+    for name in (schema.RESPONSE_IDS, schema.PROMPT_IDS):
+        if name in table.column_names:
+            if table[name].combine_chunks().flatten().null_count:
+                raise InputError(f"{path}: {name} holds a null token id")
+            _, found = parquet.flat_column(table, name)
+            if (found == 0).any():
+                raise InputError(f"{path}: {name} is empty at row {first_row + int(np.argmin(found))}")
+    for name in schema.PER_RESPONSE_TOKEN:
+        if name not in table.column_names:
+            continue
+        values, found = parquet.flat_column(table, name)
+        if (found != lengths).any():
+            row = int(np.argmax(found != lengths))
+            raise InputError(
+                f"{path}: {name} has {found[row]} values for {lengths[row]} response tokens at row {first_row + row}"
+            )
+        if not np.isfinite(values).all():
+            token = int(np.argmin(np.isfinite(values)))
+            row = int(np.searchsorted(np.cumsum(found), token, side="right"))
+            raise InputError(f"{path}: {name} is {values[token]} at row {first_row + row}")
+
+
+def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) -> Rollouts:
+    import pyarrow as pa
+
+    whole = pa.concat_tables(tables)
+    _, lengths = parquet.flat_column(whole, schema.RESPONSE_IDS)
+    _, group_index = np.unique(np.asarray(whole[schema.GROUP_ID].to_pylist()), return_inverse=True)
+    values: dict[str, np.ndarray] = {}
+    strings: dict[str, list[str]] = {}
+    for name in columns:
+        column = whole[name]
+        if pa.types.is_list(column.type):
+            values[name] = np.array(parquet.flat_column(whole, name)[0])  # Arrow's own memory cannot be written to
+        elif pa.types.is_string(column.type):
+            strings[name] = column.to_pylist()
+        else:
+            values[name] = np.array(column.to_numpy())
+    rewards = values.get(schema.OUTCOME_REWARD, np.zeros(0))
+    if ((rewards < 0) | (rewards > 1)).any():
+        raise InputError(f"outcome_reward is {rewards[(rewards < 0) | (rewards > 1)][0]:g}; it is within 0 and 1")
+    return Rollouts(
+        response_lengths=lengths.astype(np.int64),
+        group_index=group_index.astype(np.int64),
+        values=values,
+        strings=strings,
+        shard_rows=tuple(table.num_rows for table in tables),
+        prompt_ids=split_rows(whole, schema.PROMPT_IDS) if token_ids else (),
+        response_ids=split_rows(whole, schema.RESPONSE_IDS) if token_ids else (),
+    )
+
+
+def split_rows(table: pa.Table, name: str) -> tuple[np.ndarray, ...]:
+    """The lists of a column, one array a row."""
+    values, lengths = parquet.flat_column(table, name)
+    return tuple(np.split(values, np.cumsum(lengths)[:-1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Prompts with their responses, as token ids.
+
+    prompt_ids, response_ids: one int32 array a row. temperature: (B,), by which logits are divided.
+    """
+
+    prompt_ids: Sequence[np.ndarray]
+    response_ids: Sequence[np.ndarray]
+    temperature: np.ndarray | None = None
+
+    def lengths(self) -> list[int]:
+        """Tokens of each row, prompt and response."""
+        return [
+            len(prompt) + len(response) for prompt, response in zip(self.prompt_ids, self.response_ids, strict=True)
+        ]

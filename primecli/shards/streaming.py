@@ -1,0 +1,87 @@
+"""Reading of shards a part at a time: columns as a stream of small tables, and single rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from primecli.errors import InputError
+from primecli.shards import parquet
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+BATCH_ROWS = 2048
+BUFFER_BYTES = 1 << 20  # of each column that is open: a row group is not read whole, however another tool cut it
+
+
+def stream(path: Path, columns: Sequence[str] | None, *, rows: int = BATCH_ROWS) -> Iterator[tuple[int, pa.Table]]:
+    """Some columns of a shard (all when None), at most `rows` rows at a time, each with the number of its first row.
+
+    Memory is that of `rows` rows, whatever the shard's size. Raises InputError as `shards.read_table` does.
+    """
+    import pyarrow as pa
+
+    footer = parquet.read_footer(path)
+    if footer.rows == 0:
+        raise InputError(f"{path}: the shard has no rows", "an empty shard is never written by primecli")
+    if columns is not None:
+        parquet.require_columns(path, footer.columns, columns)
+    first = 0
+    try:
+        for table in _batches(_open(path), columns, None, rows):
+            yield first, parquet.conform(table, path, first_row=first)
+            first += table.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise parquet.unreadable(path, error) from error
+
+
+def raw_stream(path: Path, *, rows: int = BATCH_ROWS) -> Iterator[tuple[int, pa.Table]]:
+    """All columns as they are in the file, whatever the schema says; Arrow's own errors where it cannot be read."""
+    first = 0
+    for table in _batches(_open(path), None, None, rows):
+        yield first, table
+        first += table.num_rows
+
+
+def read_row(path: Path, row: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
+    """Some columns of one row (all when None), by way of its row group alone.
+
+    Raises InputError where the shard has no such row.
+    """
+    import pyarrow as pa
+
+    try:
+        file = _open(path)
+        first = 0
+        for number in range(file.metadata.num_row_groups):
+            size = file.metadata.row_group(number).num_rows
+            if first <= row < first + size:
+                for table in _batches(file, columns, [number], BATCH_ROWS):
+                    if row < first + table.num_rows:
+                        found = parquet.conform(table.slice(row - first, 1), path, first_row=row)
+                        return dict(found.to_pylist()[0])
+                    first += table.num_rows
+            first += size
+    except (pa.ArrowException, OSError) as error:
+        raise parquet.unreadable(path, error) from error
+    raise InputError(f"{path}: has {first} rows; there is no row {row}", "rows are counted from 0")
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+
+
+def _batches(
+    file: pq.ParquetFile, columns: Sequence[str] | None, row_groups: list[int] | None, rows: int
+) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    names = None if columns is None else list(dict.fromkeys(columns))
+    for batch in file.iter_batches(batch_size=rows, columns=names, row_groups=row_groups):
+        table = pa.Table.from_batches([batch])
+        yield table if names is None else table.select(names)

@@ -1,0 +1,1 @@
+"""What each stage does: its options and one function that runs it."""

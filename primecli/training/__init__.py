@@ -1,0 +1,1 @@
+"""What the updates share: trainer, optimizer, memory, the run."""

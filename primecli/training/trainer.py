@@ -1,0 +1,264 @@
+"""Training shared by update-prm and update-policy: mini-batches, micro-batches, the step, the checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from primecli import __version__
+from primecli.errors import PrimecliError
+from primecli.files import Json
+from primecli.models import checkpoints, loading, lora, scoring
+from primecli.models.device import Placement, reporting_memory
+from primecli.models.identity import TRAINER_DIRECTORY
+from primecli.models.lora import LoraOptions
+from primecli.pipeline.recipe import Recipe
+from primecli.shards.rollouts import Rollouts, Sequences
+from primecli.training import memory
+from primecli.training.memory import MemoryOptions
+from primecli.training.optimizer import AdamW
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """How an update trains. mini_batch: responses an optimizer step; micro_batch_tokens: tokens of a micro-batch.
+
+    memory: what is done to need less of it. lora: the adapters that are trained, all parameters when None.
+    """
+
+    lr: float
+    mini_batch: int
+    epochs: int
+    grad_clip: float
+    weight_decay: float
+    warmup_steps: int
+    shuffle: bool
+    seed: int
+    micro_batch_tokens: int
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
+    lora: LoraOptions | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What a micro-batch gives. loss: (), to be differentiated. sums: metrics, summed over the micro-batch.
+    extremes: metrics named `…_max` or `…_min`, of which a mini-batch keeps the largest or the smallest."""
+
+    loss: Tensor
+    sums: Mapping[str, float]
+    extremes: Mapping[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """A model in float32 with AdamW, at the step where its checkpoint stopped.
+
+    With LoRA only the adapters are trained, see `adapters`; `checkpoints.check_adapters` comes before.
+    load: makes the model of a directory, its parameters in the dtype that is asked for. on_step: told each optimizer
+    step's metrics, as it is taken.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        place: Placement,
+        options: TrainingOptions,
+        stage: str,
+        load: Callable[..., Any] = loading.load_model,
+        on_step: Callable[[Mapping[str, float]], None] | None = None,
+    ) -> None:
+        import torch
+
+        self.directory = directory
+        self.place = place
+        self.options = options
+        self.on_step = on_step
+        self.state = checkpoints.read_state(directory, stage)
+        self.step = self.state.step
+        self.model = load(directory, place, dtype=torch.float32)
+        checkpoints.load_parameters(self.model, directory, self.state, options.lora, options.seed)
+        if options.lora is not None and place.dtype == torch.bfloat16:
+            lora.hold_compactly(self.model)
+        memory.gather_embedding_gradient(self.model)
+        if options.memory.gradient_checkpointing:
+            memory.recompute_activations(self.model)
+        with reporting_memory(self._remedies(0), "the optimizer's moments"):
+            self.optimizer = AdamW(
+                lora.trained(self.model),
+                weight_decay=options.weight_decay,
+                steps=self.step,
+                offload=options.memory.offload_optimizer,
+            )
+        if self.state.has_moments:
+            self.optimizer.load(directory / TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
+        self.history: list[dict[str, float]] = []
+
+    def mini_batches(self, rows: int) -> Iterator[list[int]]:
+        """Row numbers of each mini-batch, epoch by epoch; the last of an epoch may be smaller."""
+        for order in self._orders(rows):
+            for start in range(0, rows, self.options.mini_batch):
+                yield order[start : start + self.options.mini_batch].tolist()
+
+    def group_mini_batches(self, group_index: np.ndarray) -> Iterator[list[int]]:
+        """As `mini_batches`, of whole groups: as many as come to no more than `mini_batch` rows, or a single one."""
+        members = [np.flatnonzero(group_index == group).tolist() for group in range(int(group_index.max()) + 1)]
+        for order in self._orders(len(members)):
+            batch: list[int] = []
+            for group in order.tolist():
+                if batch and len(batch) + len(members[group]) > self.options.mini_batch:
+                    yield batch
+                    batch = []
+                batch.extend(members[group])
+            yield batch
+
+    def _orders(self, number: int) -> Iterator[np.ndarray]:
+        """The order of this many units in each epoch."""
+        for epoch in range(self.options.epochs):
+            if self.options.shuffle:
+                key = [self.options.seed, self.state.step, epoch]
+                yield np.random.Generator(np.random.PCG64(key)).permutation(number)
+            else:
+                yield np.arange(number)
+
+    def steps_for(self, rows: int) -> int:
+        """Optimizer steps that this many rows come to."""
+        return self.options.epochs * math.ceil(rows / self.options.mini_batch)
+
+    def learning_rate(self) -> float:
+        """Constant, after a linear warm-up over the first `warmup_steps` steps of the whole training."""
+        if self.step < self.options.warmup_steps:
+            return self.options.lr * (self.step + 1) / self.options.warmup_steps
+        return self.options.lr
+
+    def preflight(
+        self,
+        sequences: Sequences,
+        mini_batches: Iterable[list[int]],
+        forward: Callable[[scoring.Batch], Tensor],
+    ) -> None:
+        """Tries the largest micro-batch of the whole run, where that is wanted, so that memory runs out now or never.
+
+        `forward` gives a micro-batch's result as a scalar to be differentiated.
+        Weights, moments, random numbers and metrics stay as they are. Raises PrimecliError with what to lower.
+        """
+        if not self.options.memory.has_preflight(self.place.device):
+            return
+        plans = [
+            scoring.plan(self.model, self.place, sequences, rows, self.options.micro_batch_tokens)
+            for rows in mini_batches
+        ]
+        memory.try_largest(plans, sequences, forward, self.optimizer.parameters.values(), self._remedies)
+
+    def _remedies(self, rows: int) -> str:
+        options = self.options
+        return options.memory.remedies(
+            self.place.device, lora=options.lora is not None, micro_batch_tokens=options.micro_batch_tokens, rows=rows
+        )
+
+    def take_step(
+        self,
+        sequences: Sequences,
+        rows: Sequence[int],
+        micro_batch: Callable[[scoring.Batch], MicroBatch],
+        finish: Callable[[dict[str, float]], dict[str, float]],
+    ) -> None:
+        """One optimizer step over a mini-batch, its gradient gathered micro-batch by micro-batch.
+
+        rows: of `sequences`, the mini-batch. `micro_batch` divides its loss by the mini-batch's denominator;
+        `finish` makes the step's metrics from the sums and extremes. Raises PrimecliError for a gradient that is not
+        finite.
+        """
+        import torch
+
+        self.optimizer.zero_grad()
+        sums: dict[str, float] = {}
+        with reporting_memory(self._remedies(len(rows))):
+            for batch in scoring.plan(self.model, self.place, sequences, rows, self.options.micro_batch_tokens):
+                part = micro_batch(batch)
+                part.loss.backward()  # type: ignore[no-untyped-call]
+                for name, value in {**part.sums, "loss": float(part.loss.detach())}.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                for name, value in part.extremes.items():
+                    sums[name] = pick_extreme(name, [sums.get(name, value), value])
+            limit = self.options.grad_clip or math.inf
+            norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+            if not math.isfinite(norm):
+                raise PrimecliError(
+                    f"the gradient is not finite ({norm}) at step {self.step + 1}",
+                    "look at the rewards and advantages of the input; no checkpoint was written",
+                )
+            lr = self.learning_rate()
+            self.optimizer.step(lr)
+        self.step += 1
+        self.history.append({"step": self.step, **finish(sums), "grad_norm": norm, "lr": lr})
+        if self.on_step is not None:
+            self.on_step(self.history[-1])
+
+    def metrics(self) -> dict[str, float]:
+        """Each metric over the steps of this process that have it: its mean, or its extreme where it is one.
+
+        `steps` is their number, `step` the last one's; with LoRA, `trained_parameters` the numbers that are trained.
+        """
+        names = list(dict.fromkeys(name for step in self.history for name in step if name != "step"))
+        over_steps = {name: pick_extreme(name, [step[name] for step in self.history if name in step]) for name in names}
+        trained = sum(parameter.numel() for parameter in self.optimizer.parameters.values())
+        adapters = {"trained_parameters": trained} if self.options.lora else {}
+        return {**over_steps, **adapters, "steps": len(self.history), "step": self.step}
+
+    def save(self, directory: Path, recipe: Recipe, provenance: Mapping[str, Json]) -> None:
+        """Writes the checkpoint; the trainer is done with after that."""
+        record: dict[str, Json] = {
+            "version": __version__,
+            "stage": recipe.stage,
+            "step": self.step,
+            "fingerprint": recipe.fingerprint(),
+            "recipe": recipe.as_json(),
+            "provenance": [*self.state.provenance, provenance],
+        }
+        if self.options.lora is not None:
+            record["lora"] = {**self.options.lora.as_json(), "base": self.state.base or self.state.lineage[-1]}
+        checkpoints.save(
+            directory,
+            self.model,
+            self.optimizer.tensors(),
+            source=self.directory,
+            same_base=self.state.lora is not None,
+            record=record,
+            lineage=self.state.lineage,
+            steps=self.history,
+        )
+
+
+def pick_extreme(name: str, values: Sequence[float]) -> float:
+    """The largest of a metric named `…_max`, the smallest of one named `…_min`, the mean of any other."""
+    if name.endswith("_max"):
+        return max(values)
+    return min(values) if name.endswith("_min") else float(np.mean(values))
+
+
+def options_json(options: TrainingOptions) -> dict[str, Json]:
+    """The options that change the result, for a recipe."""
+    fields = asdict(options)
+    del fields["micro_batch_tokens"], fields["seed"], fields["memory"], fields["lora"]
+    return {**fields, **(options.lora.as_json() if options.lora else {})}
+
+
+def token_places(rollouts: Rollouts, rows: Sequence[int]) -> np.ndarray:
+    """Where the response tokens of some rows stand among the batch's (N,), one row after another: (n,) int64."""
+    starts = rollouts.starts()
+    return np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows])
+
+
+def tensor(values: np.ndarray, place: Placement) -> torch.Tensor:
+    """A float32 tensor on the model's device."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(place.device)

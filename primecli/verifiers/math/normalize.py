@@ -1,0 +1,249 @@
+"""Brings an answer, LaTeX or plain, to one spelling.
+
+Strings only. Everything here is linear in the length of its input, which the caller bounds.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from primecli.verifiers.math.characters import plain_characters
+
+_FORMATTING = re.compile(
+    r"\\(?:left|right|displaystyle|textstyle|scriptstyle|limits|bigl?|Bigl?|biggl?|Biggl?|bigr|Bigr|biggr|Biggr"
+    r"|middle|nonumber|hfill|bf|rm|it|tiny|small|large|Large|LARGE|huge|Huge|normalsize|checkmark|qed|blacksquare"
+    r"|underline|uline|underbar)(?![a-zA-Z])\.?"
+    r"|\\(?:hspace|vspace|label|tag|color|textcolor|phantom|hphantom|vphantom)\*?\s?\{[^{}]*\}"
+)
+_SPACING = re.compile(r"(?<!\\)\\[,;: ]|\\(?:quad|qquad|enspace|thinspace)(?![a-zA-Z])|~|\s+")
+_TEXT_COMMAND = re.compile(
+    r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|bm|boldsymbol|pmb)"
+    r"(?![a-zA-Z])\s*(?=\{)"
+)
+_SYNONYMS = {
+    "dfrac": "frac",
+    "nicefrac": "frac",
+    "sfrac": "frac",
+    "tfrac": "frac",
+    "cfrac": "frac",
+    "le": "leq",
+    "leqslant": "leq",
+    "ge": "geq",
+    "geqslant": "geq",
+    "ne": "neq",
+    "lt": "<",
+    "gt": ">",
+    "times": "cdot",
+    "ast": "cdot",
+    "cdotp": "cdot",
+    "lbrace": "{",
+    "rbrace": "}",
+    "lbrack": "[",
+    "rbrack": "]",
+    "lvert": "|",
+    "rvert": "|",
+    "vert": "|",
+    "mid": "|",
+    "varnothing": "emptyset",
+    "dbinom": "binom",
+    "tbinom": "binom",
+    "iff": "Leftrightarrow",
+    "implies": "Rightarrow",
+    "infin": "infty",
+    "div": "/",
+    "land": "wedge",
+    "colon": ":",
+    "varepsilon": "epsilon",
+    "varphi": "phi",
+}
+COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
+_BARE_SYMBOLS = {"<", ">", "[", "]", "|", "/", ":"}
+_OPERATOR_NAME = re.compile(r"\\operatorname\*?\s*\{\s*([a-zA-Z]{1,20})\s*\}")
+_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:(?:,\s?\\!\s?|\s?\{\s?,\s?\}\s?|\\,)\d{3})+)(?!\d)")
+_QUOTED = re.compile(r"^(['_])(.*)\1$", re.DOTALL)
+_CURRENCY_BEFORE = re.compile(
+    r"^\s*(?:\\text\{\s*)?(?:(?:US|HK|CA|AU|NZ|[ACS])(?=\s?\\?\$)|(?:USD|EUR|GBP|INR|CAD|AUD|Rs\.?)\s?(?=[\d.]))"
+)
+_DEGREE_MARK = re.compile(
+    r"(?:\{\})?\^\{\s*\\circ\s*\}|(?<=\d)\^(?:\{\s*(?:\\text\{\s*o\s*\}|o)\s*\}|\\text\{o\}|o(?![a-z]))"
+)
+_TEXT_SIGN = re.compile(r"\\text\{\s*\\?([%:/+=-])\s*\}")
+_TEXT_NAME = re.compile(r"\\text\{\s*((?:arc)?(?:sin|cos|tan|cot|sec|csc)|ln|log|exp)\s*\}")
+_TEXT_CONSTANT = re.compile(r"\\text\{\s*([a-fi-kn-rt-z])\s*\}")  # m, g, s, h, l are units
+_SLANTED = re.compile(r"\^\{?(\d{1,9})\}?\s?/\s?_\{?(\d{1,9})\}?")
+_TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?10\s?\^")
+_OPERATOR = re.compile(r"[-+=,()\[\]/*<>]")
+_NAMES_LISTED = re.compile(r"\s*[A-Za-z]{1,20}(?:(?:\s*,\s*|\s*,?\s+and\s+)[A-Za-z]{1,20}){1,9}\s*")
+_FOR_ALL = re.compile(
+    r"[,\s]*(?:\\text\{[\s,]*(?:for (?:all|any|every)|where)[^{}]*\}|\bfor (?:all|any|every)\b)[^=]*$"
+    r"|[,\s]*\(?\s*(?:\\text\{[^{}]*\})?\s*[kn]\s*\\in\s*\\mathbb\s*\{?[ZN]\}?\s*\)?$"
+)
+_NEGATIVE = re.compile(r"^(?:\\text\{\s*)?negative\s+\}?(?=[\d\\])", re.IGNORECASE)
+_ANNOUNCED = re.compile(
+    r"^(?:\\text\{(?!\s*(?:(?:option|choice) )?\(?[A-J]\)?\s*:)[^{}]*(?:\b(?:is|are)|:|=)\s*\}"
+    r"|(?:so,? )?(?:the )?(?:final |correct )?answers? ?(?:is|are|:|=))\s*(?=\S)",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=2048)
+def normalize(text: str) -> str:
+    """One spelling for an answer: no formatting commands, no currency, no outer dollars or closing full stop.
+
+    >>> normalize(r"$\\left( 3, \\dfrac{\\pi}{2} \\right)$.")
+    '( 3, \\\\frac{\\\\pi}{2} )'
+    """
+    s = _QUOTED.sub(r"\2", plain_characters(text).strip().strip('`"'))
+    s = _CURRENCY_BEFORE.sub("", _THOUSANDS.sub(lambda m: re.sub(r"[^\d]", "", m.group()), s))
+    s = s.replace("\\!", "").replace("{,}", ",").replace("\\$", "").replace("$", "")
+    s = re.sub(r"(?<!\\)\\[()]", "", s).replace("**", "^" if "**" in s.strip("*") else "")
+    s = re.sub(r"(?<!\\)\\\[(?![^\]]{0,8}(?:em|ex|pt|mm)\])|(?<!\\)\\\]", "", s).strip("* \n\t")
+    s = _TEXT_COMMAND.sub(lambda _: r"\text", s)
+    s = _OPERATOR_NAME.sub(lambda m: "\\" + m.group(1) + " ", s)
+    s = COMMAND.sub(_synonym, s.replace("\\degree", "^{\\circ}"))
+    s = _SPACING.sub(" ", _FORMATTING.sub("", s))
+    s = s.replace("\\%", "%").replace("\\&", "and").replace("^\\circ", "^{\\circ}").replace("{ }", "")
+    s = re.sub(r"\\\{\s*", r"\\{", _DEGREE_MARK.sub("^{\\\\circ}", s))
+    s = re.sub(r"\\text\{\s*[.,]?\s*\}|\\(?:boxed|fbox)(?=\{)|(?<=\d)\{\}", "", s)
+    s = _unwrapped(s)
+    s = _notations(s.replace("\\#", "#").strip())
+    while s and (s[-1] in ".,;:" or s.endswith("\\")):
+        s = s[:-1].rstrip()
+    return strip_braces(_FOR_ALL.sub("", s) or s)
+
+
+def _unwrapped(s: str) -> str:
+    """A formula out of the typeface that wraps the whole of it."""
+    for _ in range(4):
+        s = s.strip()
+        if not s.startswith("\\text{") or _closing(s, 5) != len(s) - 1:
+            break
+        formula = re.search(r"[\\^]", s[6:]) or (_OPERATOR.search(s) and not re.search(r"[A-Za-z]{3}", s[6:]))
+        if not formula and not _NAMES_LISTED.fullmatch(s[6:-1]):
+            break
+        s = s[6:-1]
+    return s
+
+
+def _notations(s: str) -> str:
+    """Rarer spellings of fractions, decimals, powers of ten, function names and announcements."""
+    if "\\text" in s:
+        s = _TEXT_SIGN.sub(r"\1", _TEXT_NAME.sub(lambda m: "\\" + m.group(1) + " ", _TEXT_CONSTANT.sub(r"\1 ", s)))
+    for command, name in (("over", "frac"), ("choose", "binom")):
+        for _ in range(s.count("\\" + command) if "\\" + command in s else 0):
+            s = _infix(s, command, name)
+    s = _SLANTED.sub(r"\\frac{\1}{\2}", _TIMES_TEN.sub(r"\\cdot 10^", s.replace("{:}", ":")))
+    return _NEGATIVE.sub("-", _ANNOUNCED.sub("", repeating_decimals(s)))
+
+
+def _infix(s: str, command: str, name: str) -> str:
+    """`{a \\over b}` as `\\frac{a}{b}`, the first one in `s`."""
+    found = re.search(rf"\\{command}(?![a-zA-Z])", s)
+    if not found:
+        return s
+    start, end = 0, len(s)
+    depth = 0
+    for index in range(found.start() - 1, -1, -1):
+        depth += (s[index] == "}") - (s[index] == "{")
+        if depth < 0:
+            start = index + 1
+            break
+    depth = 0
+    for index in range(found.end(), len(s)):
+        depth += (s[index] == "{") - (s[index] == "}")
+        if depth < 0:
+            end = index
+            break
+    top, bottom = s[start : found.start()].strip(), s[found.end() : end].strip()
+    return f"{s[:start]}\\{name}{{{top}}}{{{bottom}}}{s[end:]}"
+
+
+_REPEATING = re.compile(
+    r"(?<![\d.])(\d{0,12})\.(\d{0,12})(?:\\(?:overline|bar|dot)\s*(?:\{\s*(\d{1,12})\s*\}|(\d))|(?<=\.)\((\d{1,12})\))"
+    r"(?:\s*\\(?:ldots|dots|cdots))?(?![\d\\])"
+)
+_DOTTED_RUN = re.compile(r"(?<![\d.])(\d{0,12})\.(\d{3,40})(?:\s*\\(?:ldots|dots|cdots)(?![a-zA-Z])|\.\.\.+)")
+_TAIL_BLOCK = re.compile(r"(\d*?)(\d{1,8}?)\2+")
+
+
+def repeating_decimals(s: str) -> str:
+    """`0.1\\overline{6}` and `0.1666...` as the fraction that they are.
+
+    >>> repeating_decimals(r"0.\\overline{3}"), repeating_decimals("0.1666..."), repeating_decimals("1.414...")
+    ('\\\\frac{3}{9}', '\\\\frac{15}{90}', '1.414...')
+    """
+    s = _REPEATING.sub(lambda m: _repeating(m.group(1), m.group(2), m.group(3) or m.group(4) or m.group(5)), s)
+    return _DOTTED_RUN.sub(_dotted, s)
+
+
+def _repeating(whole: str, fixed: str, block: str) -> str:
+    top = int(whole + fixed + block) - int(whole + fixed or "0")
+    return f"\\frac{{{top}}}{{{'9' * len(block)}{'0' * len(fixed)}}}"
+
+
+def _dotted(match: re.Match[str]) -> str:
+    block = _TAIL_BLOCK.fullmatch(match.group(2))
+    if block is None:
+        return match.group()
+    fixed, repeated = block.group(1), block.group(2)
+    times = (len(match.group(2)) - len(fixed)) // len(repeated)
+    if times < (3 if len(repeated) == 1 else 2):
+        return match.group()
+    return _repeating(match.group(1), fixed, repeated)
+
+
+def _synonym(match: re.Match[str]) -> str:
+    name = match.group(1)
+    other = _SYNONYMS.get(name)
+    if other is None:
+        return match.group()
+    if other in _BARE_SYMBOLS:
+        return other
+    return "\\" + other
+
+
+def strip_braces(s: str) -> str:
+    """The string without braces that wrap the whole of it.
+
+    >>> strip_braces("{{5}}"), strip_braces("{1}+{2}")
+    ('5', '{1}+{2}')
+    """
+    for _ in range(8):
+        s = s.strip()
+        if not (s.startswith("{") and s.endswith("}") and not s.endswith("\\}")):
+            break
+        if _closing(s, 0) != len(s) - 1:
+            break
+        s = s[1:-1]
+    return s.strip()
+
+
+def squeeze(s: str) -> str:
+    """A normalised answer without spaces and redundant braces, for comparing as a string.
+
+    Two numbers that only a space keeps apart stay apart.
+
+    >>> squeeze(r"\\frac{ 1 }2 + x^{2}") == squeeze(r"\\frac12+x^2")
+    True
+    """
+    s = re.sub(r"(?<=[\da-zA-Z]) +(?=[\da-zA-Z])", "\x00", s).replace(" ", "").replace("\x00", " ")
+    return re.sub(r"\{([\da-zA-Z])\}", r"\1", s)
+
+
+def _closing(s: str, at: int) -> int:
+    """Index of what closes the bracket at `at`, counting only brackets of its kind; -1 where nothing does."""
+    depth = 0
+    i = at
+    while i < len(s):
+        if s[i] == "\\":
+            i += 2
+            continue
+        if s[i] == "{":
+            depth += 1
+        elif s[i] == "}":
+            depth -= 1
+            if depth == 0:
+                return i
+        i += 1
+    return -1

@@ -1,0 +1,224 @@
+"""Relations and what they say: equations up to a factor, inequalities as intervals."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from primecli.verifiers.math.algebra import proportion
+from primecli.verifiers.math.evaluate import Untame, exact
+from primecli.verifiers.math.normalize import squeeze
+from primecli.verifiers.math.parse import Tree, Unreadable, parse_expression, symbols
+from primecli.verifiers.math.parts import Part, split_top
+from primecli.verifiers.math.quantity import read_leaf
+
+_RELATION = re.compile(r"=|<|>|\\(?:leq|geq|neq|approx|Rightarrow|Leftrightarrow|to|equiv|sim)(?![a-zA-Z])")
+_NAME = re.compile(r"(?!\d)[a-zA-Z\\][a-zA-Z\d\\{}_'(),|: ]*")
+_VALUE = re.compile(r"\\(?:frac|sqrt|pi|cdot|log|ln|exp|(?:arc)?(?:sin|cos|tan|cot|sec|csc)|binom)(?![a-zA-Z])")
+_VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|\\(?:theta|alpha|beta|lambda)")
+_ABSOLUTE = re.compile(r"\|\s*([a-zA-Z])\s*(?:([-+])\s*([^|]+))?\|")
+_REALS = ("\\mathbb{R}", "\\mathbbR", "\\R")
+FLIP = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
+
+
+def sides_of(text: str) -> tuple[list[str], list[str]]:
+    """Sides of a relation and its signs; what follows an implication stands for it, an approximation is cut.
+
+    >>> sides_of(r"x = \\frac13 \\approx 0.33")
+    (['x', '\\\\frac13'], ['='])
+    """
+    split = split_top(text, _RELATION)
+    if split is None:
+        return [text], []
+    sides, signs = [side.strip() for side in split[0]], split[1]
+    for index in range(len(signs) - 1, -1, -1):
+        if signs[index] in ("\\Rightarrow", "\\Leftrightarrow"):
+            sides, signs = sides[index + 1 :], signs[index + 1 :]
+            break
+    if "\\approx" in signs:
+        cut = signs.index("\\approx")
+        keep_next = cut == 0 and (is_name(sides[0]) or not sides[0])  # x \\approx 3 says no more than 3
+        sides, signs = (sides[1:2], []) if keep_next else (sides[: cut + 1], signs[:cut])
+    return sides, signs
+
+
+def is_name(side: str) -> bool:
+    """Whether this names a quantity: `x`, `f(x)`, `\\angle ABC`, `\\text{Area}`."""
+    return bool(_NAME.fullmatch(side)) and not _VALUE.search(side)
+
+
+def is_quantity(side: str) -> bool:
+    """Whether this may be what a problem asks for: a name, `\\cos A`, `|z|`, `m + n`, but not `2x` or `x^2`.
+
+    Something in one unknown with numbers in it is an equation still to solve.
+    """
+    if is_name(side):
+        return True
+    try:
+        tree = parse_expression(side)
+    except Unreadable:
+        return False
+    names = symbols(tree)
+    if tree[0] == "call" and tree[1] in ("sin", "cos", "tan", "cot", "sec", "csc", "abs"):
+        return bool(names) and not _has_number(tree)
+    return len(names) > 1 and not _has_number(tree)
+
+
+def _has_number(tree: Tree) -> bool:
+    if tree[0] == "num":
+        return True
+    children = tree[1:2] if tree[0] == "pow" else tree[1:]
+    return any(_has_number(child) for child in children if isinstance(child, tuple))
+
+
+def difference(sides: list[str]) -> Tree:
+    """The tree of left minus right. Raises Unreadable."""
+    return ("add", parse_expression(sides[0]), ("neg", parse_expression(sides[1])))
+
+
+def same_relation(gold: list[str], answer: list[str], gold_sign: str, answer_sign: str, slow: bool) -> bool | None:
+    """Whether one equation or inequality is a constant multiple of the other."""
+    try:
+        left, right = difference(gold), difference(answer)
+        if symbols(left) != symbols(right) or not symbols(left):
+            return False
+        factor = proportion(left, right, tame=not slow)
+    except Unreadable:
+        return False
+    except Untame:
+        return None
+    if factor is None:
+        return False
+    return gold_sign == "=" == answer_sign or gold_sign == (answer_sign if factor > 0 else FLIP[answer_sign])
+
+
+# inequalities -----------------------------------------------------------------------------------------
+
+
+def as_range(part: Part) -> Part | None:
+    """An interval, a union of them, or all numbers but some, where the part says such a thing."""
+    if part.kind in ("union", "except") or (part.kind == "tuple" and len(part.items) == 2 and part.brackets[0] in "(["):
+        return part
+    if part.kind == "list":
+        return _joined(part)
+    if part.kind == "leaf":
+        if squeeze(part.text) in _REALS or read_leaf(part.text).text == "all real numbers":
+            return _interval(part.text, "-\\infty", "\\infty", "()")
+        found = inequality(part.text)
+        return found[1] if found else None
+    return None
+
+
+def _joined(part: Part) -> Part | None:
+    ranges = [inequality(item.text) if item.kind == "leaf" else None for item in part.items]
+    found = [each[1] for each in ranges if each is not None]
+    if len(found) < len(part.items):
+        holes = [item.text for item in part.items if item.kind == "leaf" and "\\mathbb" not in item.text]
+        rest = [item for item in part.items if item.text in holes]
+        if rest and len(rest) < len(part.items):  # x \\in \\mathbb{R}, x \\neq 0
+            return as_range(rest[0] if len(rest) == 1 else Part("list", part.text, tuple(rest), part.brackets))
+        return None
+    if all(each.kind == "except" for each in found):
+        return Part("except", part.text, tuple(item for each in found for item in each.items))
+    if len(found) == 2 and part.brackets != "or" and (both := _overlap(*found)) is not None:
+        return both
+    return None if part.brackets == "and" else Part("union", part.text, tuple(found))
+
+
+def _overlap(left: Part, right: Part) -> Part | None:
+    """`x > 1` and `x < 3` as one interval; None where they do not overlap."""
+    if left.kind != "tuple" or right.kind != "tuple":
+        return None
+    if squeeze(left.items[0].text) == "-\\infty":
+        left, right = right, left
+    if squeeze(left.items[1].text) != "\\infty" or squeeze(right.items[0].text) != "-\\infty":
+        return None
+    low, high = left.items[0].text, right.items[1].text
+    try:
+        values = exact(parse_expression(low)), exact(parse_expression(high))
+    except Unreadable:
+        return None
+    if values[0] is None or values[1] is None or values[0] >= values[1]:
+        return None
+    return _interval(f"{low}<{high}", low, high, left.brackets[0] + right.brackets[1])
+
+
+def _interval(text: str, low: str, high: str, brackets: str) -> Part:
+    return Part("tuple", text, (Part("leaf", low), Part("leaf", high)), brackets)
+
+
+def inequality(text: str) -> tuple[str, Part] | None:
+    """`a < x \\leq b` as ("x", the interval), None for anything else."""
+    sides, signs = sides_of(text)
+    if not signs or len(sides) > 3:
+        return None
+    if signs == ["\\neq"] and _VARIABLE.fullmatch(squeeze(sides[0])):
+        points = tuple(Part("leaf", each) for each in sides[1].split(","))
+        return squeeze(sides[0]), Part("except", text, points)
+    if any(sign not in FLIP for sign in signs):
+        return None
+    if len(sides) == 2:
+        return _one_sided(text, sides, signs[0])
+    if signs[0] in (">", "\\geq"):
+        sides, signs = sides[::-1], [FLIP[sign] for sign in reversed(signs)]
+    name = squeeze(sides[1])
+    if any(sign not in ("<", "\\leq") for sign in signs) or not _VARIABLE.fullmatch(name):
+        return None
+    brackets = ("(" if signs[0] == "<" else "[") + (")" if signs[1] == "<" else "]")
+    return name, _interval(text, sides[0], sides[2], brackets)
+
+
+def _one_sided(text: str, sides: list[str], sign: str) -> tuple[str, Part] | None:
+    if _VARIABLE.fullmatch(squeeze(sides[1])) and not _VARIABLE.fullmatch(squeeze(sides[0])):
+        sides, sign = sides[::-1], FLIP[sign]
+    name, bound = squeeze(sides[0]), sides[1]
+    if (absolute := _ABSOLUTE.fullmatch(sides[0])) is not None:
+        return absolute.group(1), _absolute(text, absolute, bound, sign)
+    if not _VARIABLE.fullmatch(name):
+        solved = _linear(sides, sign)
+        if solved is None:
+            return None
+        name, bound, sign = solved
+    if sign in (">", "\\geq"):
+        return name, _interval(text, bound, "\\infty", ("(" if sign == ">" else "[") + ")")
+    return name, _interval(text, "-\\infty", bound, "(" + (")" if sign == "<" else "]"))
+
+
+def _absolute(text: str, match: re.Match[str], bound: str, sign: str) -> Part:
+    """`|x - a| < c` for positive c."""
+    shift = f"{'-' if match.group(2) == '+' else ''}({match.group(3)})" if match.group(2) else "0"
+    low, high = f"{shift}-({bound})", f"{shift}+({bound})"
+    if sign in ("<", "\\leq"):
+        return _interval(text, low, high, "()" if sign == "<" else "[]")
+    outer = ("()", "()") if sign == ">" else ("(]", "[)")
+    return Part("union", text, (_interval(text, "-\\infty", low, outer[0]), _interval(text, high, "\\infty", outer[1])))
+
+
+_SAMPLES = (Fraction(0), Fraction(1), Fraction(2), Fraction(-3), Fraction(7, 5))
+
+
+def _linear(sides: list[str], sign: str) -> tuple[str, str, str] | None:
+    """`2x > 6` as ("x", "3", ">"), for what is linear in its one symbol with rational coefficients."""
+    try:
+        tree = difference(sides)
+        names = symbols(tree)
+        if len(names) != 1:
+            return None
+        (name,) = names
+        values = [exact(_substitute(tree, name, sample)) for sample in _SAMPLES]
+    except Unreadable:
+        return None
+    start, one = values[0], values[1]
+    if start is None or one is None or one == start:
+        return None
+    slope = one - start
+    if any(value != start + slope * sample for value, sample in zip(values, _SAMPLES, strict=True)):
+        return None
+    root = -start / slope
+    return name, f"{root.numerator}/{root.denominator}", sign if slope > 0 else FLIP[sign]
+
+
+def _substitute(tree: Tree, name: str, value: Fraction) -> Tree:
+    if tree == ("sym", name):
+        return ("num", value)
+    return (tree[0], *(_substitute(child, name, value) if isinstance(child, tuple) else child for child in tree[1:]))

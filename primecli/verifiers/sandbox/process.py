@@ -1,0 +1,348 @@
+"""Starts processes that cannot harm: bubblewrap for what they see, resource limits for what they use.
+
+With bubblewrap a process has no network, its own process tree, a read-only view of the interpreter and of nothing
+else, and a private /tmp of bounded size; it ends with its parent. The limits bound CPU time, memory, threads, files
+and output, and a filter of system calls (Linux on x86_64 and aarch64) refuses new processes, signals, tracing,
+mounts and sockets. Time by the clock is the caller's to bound, with a deadline at each exchange.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import marshal
+import os
+import platform
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, TracebackType
+from typing import Any, Self
+
+from primecli.errors import UsageError
+from primecli.verifiers.sandbox import codec
+
+MODES = ("auto", "bwrap", "limits", "none")
+INSTALL = "apt-get install bubblewrap"
+
+NOTICES = {
+    "limits": "sandbox limits: without bubblewrap a program can read this user's files, write and delete them, and "
+    "read the memory of this user's processes; only CPU time, memory, file size, processes and sockets are bounded",
+    "none": "sandbox none: programs run with all rights of this user; nothing but their time by the clock is bounded",
+}
+"""What a mode gives up, in one line for stderr."""
+
+START_SECONDS = 30.0
+PACKAGES = ("numpy", "numpy.libs", "sortedcontainers")  # seen by programs where they are installed
+
+_SYSTEM_PATHS = ("/usr/lib", "/usr/lib64", "/usr/lib32", "/lib", "/lib64", "/etc/ld.so.cache")
+_PACKAGE = "primecli.verifiers.sandbox"
+
+_BOOT = """
+import marshal, os, sys, types
+def read(size):
+    data = b""
+    while len(data) < size:
+        chunk = os.read(0, size - len(data))
+        if not chunk:
+            os._exit(0)
+        data += chunk
+    return data
+package, modules, config = marshal.loads(read(int(read(12))))
+parts = package.split(".")
+for name in [".".join(parts[:count]) for count in range(1, len(parts) + 1)]:
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = []
+for name, code in modules:
+    module = sys.modules[package + "." + name] = types.ModuleType(package + "." + name)
+    exec(code, module.__dict__)
+    setattr(sys.modules[package], name, module)
+if config["parent"]:
+    sys.modules[package].seccomp.die_with_parent(config["parent"])
+module.main(config)
+"""
+
+
+class SandboxFailed(Exception):
+    """The sandbox did not start or broke by itself; the program is not at fault."""
+
+
+class DeadlinePassed(Exception):
+    """The other side did not answer in time."""
+
+
+class Ended(Exception):
+    """The other side closed its end: the process is over, or as good as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one process may use.
+
+    cpu_seconds: CPU time of a test. memory_bytes: address space. file_bytes: size of one file, stdout among them.
+    tmp_bytes: all of /tmp, with bubblewrap.
+    """
+
+    cpu_seconds: int = 6
+    memory_bytes: int = 1 << 30
+    file_bytes: int = 16 << 20
+    tmp_bytes: int = 64 << 20
+
+
+def resolve_mode(mode: str) -> str:
+    """bwrap, limits or none. `auto` is bwrap, and an error where that does not work.
+
+    Raises UsageError, with the line that installs bubblewrap.
+    """
+    if mode not in MODES:
+        raise UsageError(f"there is no sandbox {mode!r}", f"known: {', '.join(MODES)}")
+    if mode in ("limits", "none"):
+        return mode
+    problem = bwrap_problem()
+    if problem is not None:
+        raise UsageError(
+            f"programs of a model run in bubblewrap only, and {problem}",
+            f"{INSTALL}, or choose --sandbox limits: {NOTICES['limits'].partition(': ')[2]}",
+        )
+    return "bwrap"
+
+
+@functools.cache
+def bwrap_problem() -> str | None:
+    """Why bubblewrap cannot be used here; None where a process started in it."""
+    if shutil.which("bwrap") is None:
+        return "bwrap is not installed"
+    command = [*bwrap_command(Limits()), interpreter(), "-S", "-c", "print(6 * 7)"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"bwrap does not run: {error}"
+    if result.stdout.strip() != "42":
+        return f"bwrap does not work here: {(result.stderr.strip().splitlines() or ['no output'])[-1]}"
+    return None
+
+
+def interpreter() -> str:
+    """The interpreter itself, behind the links of a virtual environment."""
+    return os.path.realpath(sys.executable)
+
+
+def package_paths() -> list[str]:
+    """Installed packages that programs may import."""
+    folders = dict.fromkeys((sysconfig.get_path("platlib"), sysconfig.get_path("purelib")))
+    paths = [os.path.join(folder, name) for folder in folders for name in PACKAGES]
+    return [path for path in paths if os.path.isdir(path)]
+
+
+@functools.cache
+def _view() -> tuple[str, ...]:
+    """The read-only part of the file system that a process in bubblewrap sees."""
+    arguments: list[str] = []
+    for path in _SYSTEM_PATHS:
+        if os.path.islink(path):
+            arguments += ["--symlink", os.readlink(path), path]
+        elif os.path.exists(path):
+            arguments += ["--ro-bind", path, path]
+    program = interpreter()
+    libraries = sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix, "base": sys.base_prefix})
+    for path in dict.fromkeys((program, libraries, sysconfig.get_config_var("LIBDIR"))):
+        if path and os.path.exists(path) and not path.startswith(("/usr/lib/", "/lib/", "/usr/lib64/")):
+            arguments += ["--ro-bind", path, path]
+    for name in ("site-packages", "dist-packages"):
+        if os.path.isdir(os.path.join(libraries, name)):
+            arguments += ["--tmpfs", os.path.join(libraries, name)]
+    for path in package_paths():
+        arguments += ["--ro-bind", path, f"/packages/{os.path.basename(path)}"]
+    return tuple(arguments)
+
+
+def bwrap_command(limits: Limits) -> list[str]:
+    """bubblewrap up to the command that it is to run."""
+    return [
+        *("bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+        *("--uid", "1000", "--gid", "1000", "--hostname", "sandbox"),
+        *_view(),
+        *("--proc", "/proc", "--dev", "/dev", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"),
+        *("--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/"),
+        *("--chdir", "/tmp", "--clearenv"),
+        *(word for name, value in _environment("/tmp").items() for word in ("--setenv", name, value)),
+    ]
+
+
+def _environment(home: str) -> dict[str, str]:
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": home,
+        "TMPDIR": home,
+        "LANG": "C.UTF-8",
+        "PYTHONHASHSEED": "0",  # a program that iterates over a set prints the same each time
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
+@functools.cache
+def _compiled(name: str) -> CodeType:
+    path = Path(__file__).with_name(f"{name}.py")
+    return compile(path.read_bytes(), f"{name}.py", "exec", dont_inherit=True)
+
+
+class Process:
+    """One process in a sandbox, spoken to over its stdin and stdout; a context manager that ends it.
+
+    module: the module of this package whose `main(config)` it runs, with those it needs before it.
+    """
+
+    def __init__(
+        self, mode: str, limits: Limits, modules: Sequence[str], config: dict[str, Any], pass_fds: Sequence[int] = ()
+    ) -> None:
+        assert mode in ("bwrap", "limits", "none"), mode
+        self.mode = mode
+        self._unread = b""
+        self._home: tempfile.TemporaryDirectory[str] | None = None
+        arguments = [interpreter(), "-s", "-S", "-P", "-c", _BOOT]
+        home, environment = None, None
+        if mode == "bwrap":
+            arguments = [*bwrap_command(limits), *arguments]
+            packages = ["/packages"]
+        else:
+            self._home = tempfile.TemporaryDirectory(prefix="primecli-", ignore_cleanup_errors=True)
+            home, environment = self._home.name, _environment(self._home.name)
+            packages = list(dict.fromkeys(os.path.dirname(path) for path in package_paths()))
+        try:
+            self._process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=pass_fds,
+                cwd=home,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._forget_home()
+            raise SandboxFailed(f"{arguments[0]} does not start: {error}") from error
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self.to_process = self._process.stdin.fileno()
+        self.from_process = self._process.stdout.fileno()
+        config = {
+            **config,
+            "limits": mode != "none",
+            "cpu_seconds": limits.cpu_seconds,
+            "memory_bytes": limits.memory_bytes,
+            "file_bytes": limits.file_bytes,
+            "packages": packages,
+            "parent": os.getpid() if mode != "bwrap" and platform.system() == "Linux" else 0,
+        }
+        try:
+            self._greet(modules, config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _greet(self, modules: Sequence[str], config: dict[str, Any]) -> None:
+        load = marshal.dumps((_PACKAGE, [(name, _compiled(name)) for name in modules], config))
+        try:
+            self.send(b"%12d" % len(load) + load, time.monotonic() + START_SECONDS)
+            reply = self.receive(time.monotonic() + START_SECONDS)
+        except (Ended, DeadlinePassed, codec.Malformed) as error:
+            self._process.kill()
+            assert self._process.stderr is not None
+            said = self._process.stderr.read(4000).decode(errors="replace").strip().splitlines()
+            raise SandboxFailed(f"the sandbox did not start: {(said or [type(error).__name__])[-1]}"[:300]) from None
+        if reply != ["hello"]:
+            raise SandboxFailed("the sandbox did not start as it should")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Writes; never blocks beyond the deadline. Raises DeadlinePassed, Ended."""
+        view = memoryview(data)
+        while view:
+            _, ready, _ = select.select([], [self.to_process], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise DeadlinePassed
+            try:
+                view = view[os.write(self.to_process, view[: select.PIPE_BUF]) :]
+            except BrokenPipeError:
+                raise Ended from None
+
+    def read(self, size: int, deadline: float) -> bytes:
+        """That many bytes. Raises DeadlinePassed, Ended."""
+        parts = [self._unread[:size]]
+        self._unread = self._unread[size:]
+        missing = size - len(parts[0])
+        while missing:
+            parts.append(self._chunk(min(missing, 1 << 20), deadline))
+            missing -= len(parts[-1])
+        return b"".join(parts)
+
+    def receive(self, deadline: float) -> Any:
+        """One message, still encoded. Raises DeadlinePassed, Ended, Malformed."""
+        parts = []
+        size = 0
+        chunk = self._unread
+        while b"\n" not in chunk:
+            parts.append(chunk)
+            size += len(chunk)
+            if size > codec.MAX_LINE:
+                raise codec.Malformed(f"a message of more than {codec.MAX_LINE} bytes")
+            chunk = self._chunk(1 << 16, deadline)
+        last, _, self._unread = chunk.partition(b"\n")
+        return codec.load_line(b"".join([*parts, last]))
+
+    def _chunk(self, size: int, deadline: float) -> bytes:
+        ready, _, _ = select.select([self.from_process], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise DeadlinePassed
+        data = os.read(self.from_process, size)
+        if not data:
+            raise Ended
+        return data
+
+    def status(self, seconds: float = 1.0) -> int | None:
+        """The exit status of a process that has ended or is about to; a signal as its negative number."""
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        return 128 - status if self.mode == "bwrap" and status > 128 else status
+
+    @property
+    def pid(self) -> int:
+        """Of bubblewrap, or of the process itself."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """Ends the process and all that it started."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._forget_home()
+
+    def _forget_home(self) -> None:
+        if self._home is not None:
+            self._home.cleanup()

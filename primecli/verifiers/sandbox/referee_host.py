@@ -1,0 +1,104 @@
+"""The caller's side of the referee: a waiting process in a sandbox of its own, and one job for it at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from primecli.verifiers.sandbox.process import DeadlinePassed, Limits, Process, SandboxFailed
+
+MODULES = ("codec", "seccomp", "guest", "names", "referee")
+SLACK_SECONDS = 3.0  # beyond the referee's own clock, before it is taken for stuck
+MAX_REPORTS = 16 << 20
+
+
+class RefereeHost:
+    """Starts the referee when it is first needed and again when it is lost; it ends with this process."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self._process: Process | None = None
+        self._control: socket.socket | None = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def run(self, job: dict[str, Any], program: Process, end: float) -> Iterator[dict[str, Any]]:
+        """The reports on the tests of one job, run against a program that waits for calls.
+
+        Raises DeadlinePassed where the program's values keep the tests busy for too long, SandboxFailed where the
+        referee is lost.
+        """
+        control = self._ready()
+        job_read, job_write = os.pipe()
+        verdict_read, verdict_write = os.pipe()
+        try:
+            fds = [job_read, verdict_write, program.to_process, program.from_process]
+            try:
+                socket.send_fds(control, [b"J"], fds)
+            except OSError as error:
+                self.close()
+                raise SandboxFailed(f"the referee is gone: {error}") from None
+            finally:
+                os.close(job_read)
+                os.close(verdict_write)
+            with os.fdopen(job_write, "wb") as file:
+                job_write = -1
+                with contextlib.suppress(BrokenPipeError):
+                    file.write(json.dumps(job).encode())
+            yield from self._reports(verdict_read, job["seconds"], end)
+        finally:
+            os.close(verdict_read)
+            if job_write >= 0:
+                os.close(job_write)
+
+    def _reports(self, verdict_read: int, seconds: float, end: float) -> Iterator[dict[str, Any]]:
+        called = False
+        unread = b""
+        while True:
+            wait = min(seconds, max(0.0, end - time.monotonic())) + SLACK_SECONDS
+            ready, _, _ = select.select([verdict_read], [], [], wait)
+            data = os.read(verdict_read, 1 << 16) if ready else b""
+            if not data:
+                self.close()
+                if called and not ready:
+                    raise DeadlinePassed
+                raise SandboxFailed("the tests do not end" if not ready else "the process with the tests died")
+            *lines, unread = (unread + data).split(b"\n")
+            for line in lines:
+                report = json.loads(line)
+                if "end" in report:
+                    return
+                called = called or "called" in report
+                if "test" in report:
+                    yield report
+
+    def _ready(self) -> socket.socket:
+        if self._control is not None and self._process is not None and self._process.status(0) is None:
+            return self._control
+        self.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            config = {"control": theirs.fileno()}
+            try:
+                self._process = Process(self.mode, Limits(), MODULES, config, pass_fds=[theirs.fileno()])
+            except BaseException:
+                ours.close()
+                raise
+        self._control = ours
+        return ours
+
+    def close(self) -> None:
+        """Ends the referee."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            self._process.close()
+            self._process = None

@@ -1,0 +1,1 @@
+"""`primecli warm`: stages forked from a helper that has imported everything."""

@@ -1,0 +1,113 @@
+"""A child of the helper of `primecli warm`: becomes what its front process would have been."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import io
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from primecli.warm.protocol import FORKED, PLAIN
+
+Request = dict[str, Any]
+"""What a front asks for: see `front`."""
+
+PR_SET_PDEATHSIG = 1
+
+
+def become(
+    request: Request,
+    descriptors: Sequence[int],
+    connection: socket.socket,
+    helper: int,
+    environment: Mapping[str, str],
+) -> Request:
+    """Makes this process, just forked and with all signals blocked, the one that was asked for; returns the request.
+
+    descriptors: those received, the working directory last. helper: its process. environment: what the libraries
+    were imported in. Where something cannot be had, tells the front and ends.
+    """
+    above = max(request["descriptors"], default=2) + 1
+    answer = fcntl.fcntl(connection.detach(), fcntl.F_DUPFD_CLOEXEC, above)
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.setpgid(0, request["group"])  # the front's session is the helper's, so its group can be joined
+        os.fchdir(descriptors[-1])
+        os.umask(request["umask"])
+        take_descriptors(descriptors[:-1], request["descriptors"])
+        take_signals(request["ignored"])
+        take_environment(request["environment"], environment)
+    except (OSError, ValueError) as error:
+        os.write(answer, f"{PLAIN} a child of the helper cannot become it: {error}\n".encode())
+        os._exit(1)
+    sys.argv, sys.orig_argv, sys.path = request["argv"], request["orig_argv"], request["path"]
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(request["stage"])
+    if os.getppid() != helper:
+        os._exit(1)
+    os.write(answer, f"{FORKED}\n".encode())
+    os.close(answer)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request["mask"])
+    return request
+
+
+def take_descriptors(received: Sequence[int], numbers: Sequence[int]) -> None:
+    """Gives the files received the numbers that they have in the front; closes of 0, 1 and 2 what is closed there."""
+    above = max(numbers, default=2) + 1
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, above) for descriptor in received]
+    for descriptor in received:
+        os.close(descriptor)
+    for descriptor, number in zip(moved, numbers, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if number not in numbers:
+            os.close(number)
+        stream = _stream(number, getattr(sys, name)) if number in numbers else None
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def _stream(number: int, before: TextIO) -> TextIO:
+    """A standard stream as Python opens it: what the helper's knew of its file (a terminal? a pipe?) is of another."""
+    stream = open(  # noqa: SIM115
+        number,
+        "w" if number else "r",
+        buffering=1 if number == 2 else -1,
+        encoding=before.encoding,
+        errors=before.errors,
+        newline="\n",
+        closefd=False,
+    )
+    if number and isinstance(before, io.TextIOWrapper):
+        stream.reconfigure(write_through=before.write_through)  # with PYTHONUNBUFFERED
+    return stream
+
+
+def take_signals(ignored: Sequence[int]) -> None:
+    """Ignores what the front ignores; everything else is as Python finds it at its start."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+        elif signal.getsignal(number) is not None:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
+
+
+def take_environment(theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    """The front's environment; where torch has read a variable already, what follows from it."""
+    os.environ.clear()
+    os.environ.update(theirs)
+    time.tzset()
+    threads = theirs.get("OMP_NUM_THREADS")
+    if threads and threads != ours.get("OMP_NUM_THREADS"):
+        sys.modules["torch"].set_num_threads(int(threads))
+    sys.modules["numpy"].random.seed()  # not that of every other child; `random` sees to it itself

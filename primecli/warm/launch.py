@@ -1,0 +1,102 @@
+"""Starts the helper of `primecli warm`, and becomes the command that it is for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from primecli.errors import PrimecliError, UsageError
+from primecli.warm.protocol import VARIABLE
+
+SERVE = "from primecli.__main__ import serve; serve()"  # what the helper is
+LONGEST_SOCKET_PATH = 107  # bytes, on Linux
+
+
+def become_command(command: Sequence[str]) -> NoReturn:
+    """Starts a helper, unless one answers, and becomes `command`: the same process, with its signals and exit code."""
+    if shutil.which(command[0]) is None:
+        raise UsageError(f"{command[0]}: no such command")
+    if not can_serve():
+        print("primecli warm: this needs Linux 5.3 or newer: stages start in the plain way", file=sys.stderr)
+    elif not _answers(os.environ.get(VARIABLE)):
+        os.environ[VARIABLE] = start_helper()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what it becomes would go on doing so
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvp(command[0], list(command))
+    except OSError as error:
+        raise PrimecliError(f"{command[0]}: cannot be run: {error.strerror}") from error
+
+
+def can_serve() -> bool:
+    """Whether this system has what the helper needs. Elsewhere forking after imports is not safe (macOS) or unknown."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def _answers(path: str | None) -> bool:
+    """Whether a helper listens there: `primecli warm` under `primecli warm` needs no second one."""
+    if not path:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def start_helper() -> str:
+    """Starts a helper that ends when this process ends; returns the path of its socket, in a directory of mode 0700.
+
+    The socket takes connections from now on, while the helper still imports.
+    """
+    directory = tempfile.mkdtemp(prefix="primecli-warm-")
+    if len(os.fsencode(f"{directory}/socket")) > LONGEST_SOCKET_PATH:
+        os.rmdir(directory)
+        directory = tempfile.mkdtemp(prefix="primecli-warm-", dir="/tmp")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(f"{directory}/socket")
+    listener.listen(128)
+    command = os.pidfd_open(os.getpid())
+    between = os.fork()
+    if between == 0:
+        # the helper is not to be a child of COMMAND, which may wait for all its children
+        if os.fork() == 0:
+            _become_helper(listener.fileno(), command, directory)
+        os._exit(0)
+    os.waitpid(between, 0)
+    os.close(command)
+    listener.close()
+    return f"{directory}/socket"
+
+
+def _become_helper(listening: int, command: int, directory: str) -> NoReturn:
+    try:
+        os.setpgid(0, 0)  # what the terminal sends to COMMAND's group is not meant for the helper
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        if null == 2:  # stderr was closed
+            os.set_inheritable(2, True)
+        for descriptor in (listening, command):
+            os.set_inheritable(descriptor, True)
+        os.chdir(Path(__file__).parents[2])  # so that it imports this primecli
+        arguments = [str(listening), str(command), directory]
+        os.execv(sys.executable, [sys.executable, "-c", SERVE, *arguments])
+    finally:
+        os._exit(1)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from primecli.generation.engines.decoding import LEAST_ROOM, NAME, Decoding, RoomyLayer, attend, share_keys
+from primecli.models.device import placement
+
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15]]
+
+
+def states(tokens: int, *, rows: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(rows, 2, tokens, 4, generator=generator) for _ in range(2))  # type: ignore[return-value]
+
+
+def make_model(**config: Any) -> Any:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=50, **{**shape, "num_key_value_heads": 2, **config})).eval()  # type: ignore[no-untyped-call]
+
+
+def test_a_layer_with_room_holds_what_transformers_own_holds() -> None:
+    theirs, ours = DynamicLayer(), RoomyLayer(*states(7))  # type: ignore[no-untyped-call]
+    theirs.update(*states(7))
+    for step in range(LEAST_ROOM + 20):
+        if step in (3, LEAST_ROOM + 3):
+            for layer in (ours, theirs):
+                layer.batch_select_indices(torch.tensor([0, 2] if step == 3 else [1]))
+        new = states(1 + step % 2, rows=len(ours.keys), seed=step)
+        for found, expected in zip(ours.update(*new), theirs.update(*new), strict=True):
+            assert torch.equal(found, expected)
+        assert ours.get_seq_length() == theirs.get_seq_length()
+        assert ours.get_mask_sizes(1) == theirs.get_mask_sizes(1)
+
+
+def test_steps_write_into_the_same_memory() -> None:
+    layer = RoomyLayer(*states(7))
+    places = {layer.update(*states(1, seed=step))[0].data_ptr() for step in range(LEAST_ROOM)}
+    assert len(places) == 1
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("mask", ["none", "rows", "heads"])
+def test_heads_that_share_keys_see_what_they_see_with_copies(tokens: int, mask: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    query = torch.randn(3, 6, tokens, 4, generator=generator)
+    key, value = states(9)
+    seen = {"none": None, "rows": torch.rand(3, 1, tokens, 9) > 0.3, "heads": torch.rand(3, 6, tokens, 9) > 0.3}[mask]
+    if seen is not None:
+        seen[..., 0] = True
+    module = torch.nn.Module()
+    module.num_key_value_groups = 3  # type: ignore[assignment]
+    expected, _ = sdpa_attention_forward(module, query, key, value, seen, scaling=0.4)
+    found, _ = attend(module, query, key, value, seen, scaling=0.4)
+    torch.testing.assert_close(found, expected)
+
+
+def test_only_a_model_that_shares_keys_gets_this_attention() -> None:
+    shared, own = make_model(), make_model(num_key_value_heads=4)
+    for model in (shared, own):
+        share_keys(model)
+    assert [model.config._attn_implementation for model in (shared, own)] == [NAME, "sdpa"]
+    eager = make_model(attn_implementation="eager")
+    share_keys(eager)
+    assert eager.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"num_key_value_heads": 4}, {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}],
+    ids=["shared keys", "own keys", "a window"],
+)
+def test_logits_are_those_of_the_whole_sequence(config: dict[str, Any]) -> None:
+    model = make_model(**config)
+    share_keys(model)
+    samples = [2, 1, 2]
+    rows = [list(prompt) for prompt, number in zip(PROMPTS, samples, strict=True) for _ in range(number)]
+    with torch.inference_mode():
+        state = Decoding(model, placement("cpu", "float32"), PROMPTS, samples)
+        for step in range(LEAST_ROOM + 10):
+            expected = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in rows])
+            torch.testing.assert_close(state.logits, expected, atol=2e-5, rtol=1e-4)
+            tokens = torch.arange(len(rows)) * 3 + step % 7
+            if step in (6, 20):
+                rows, tokens = rows[1:], tokens[1:]
+                state.keep(torch.arange(1, len(rows) + 1))
+            state.advance(tokens)
+            for row, token in zip(rows, tokens.tolist(), strict=True):
+                row.append(token)

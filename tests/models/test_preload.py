@@ -1,0 +1,178 @@
+"""Models that load ahead."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from primecli import cli
+from primecli.errors import InputError
+from primecli.models import loading, preload
+from primecli.models.device import Placement, placement
+from primecli.models.preload import EarlyModels
+from primecli.pipeline import pipe
+from tests.builders import rollouts, write_shards
+from tests.conftest import read_rows
+
+WAIT_SECONDS = 0.5  # after which a stage that loads nothing gets its paths
+CPU = placement("cpu", "float32")
+
+
+class Loader:
+    """Loads as `load_model` does, and notes in which thread."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+
+    def __call__(self, directory: Path, place: Placement, **options: Any) -> Any:
+        self.threads.append(threading.current_thread())
+        return loading.load_model(directory, place, **options)
+
+
+def same(model: Any, directory: Path) -> bool:
+    wanted = loading.load_model(directory, CPU).state_dict()
+    return all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_that_is_there_loads_ahead_and_is_given_out_once(tiny: Path, other: Path) -> None:
+    loader = Loader()
+    ahead = EarlyModels(None, loader)
+    ahead.begin([(tiny, "float32"), (other, "float32"), ("not/there/yet", "float32")])
+    first, second = ahead.load(other, CPU), ahead.load(tiny, CPU)
+    assert threading.main_thread() not in loader.threads
+    assert len(loader.threads) == 2
+    assert same(first, other)
+    assert same(second, tiny)
+    assert ahead.load(tiny, CPU) is not second
+    assert loader.threads[2:] == [threading.main_thread()]
+
+
+def test_one_directory_in_two_roles_is_two_models(tiny: Path) -> None:
+    loader = Loader()
+    ahead = EarlyModels(None, loader)
+    ahead.begin([(tiny, "float32"), (tiny, "bfloat16"), (tiny, "float32")])
+    found = [ahead.load(tiny, CPU), ahead.load(tiny, CPU), ahead.load(tiny, placement("cpu", "bfloat16"))]
+    assert len(set(map(id, found))) == 3
+    assert [model.dtype for model in found] == [torch.float32, torch.float32, torch.bfloat16]
+    assert threading.main_thread() not in loader.threads
+
+
+def test_a_model_that_has_changed_meanwhile_is_loaded_again(tiny: Path, other: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(tiny, directory)
+    loader = Loader()
+    ahead = EarlyModels(None, loader)
+    ahead.begin([(directory, "float32")])
+    assert ahead._thread is not None
+    ahead._thread.join()
+    shutil.rmtree(directory)
+    shutil.copytree(other, directory)
+    assert same(ahead.load(directory, CPU), other)
+    assert loader.threads[1:] == [threading.main_thread()]
+
+
+def test_what_is_wrong_with_a_model_is_said_when_it_is_needed(tiny: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(tiny, directory)
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    ahead = EarlyModels(None)
+    ahead.begin([(directory, "float32")])
+    with pytest.raises(InputError, match="damaged weights"):
+        ahead.load(directory, CPU)
+
+
+def test_a_defect_in_the_thread_is_not_swallowed(tiny: Path) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    ahead = EarlyModels(None, broken)
+    ahead.begin([(tiny, "float32")])
+    with pytest.raises(ZeroDivisionError):
+        ahead.load(tiny, CPU)
+
+
+def test_nothing_loads_ahead_where_memory_is_short(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = sum(path.stat().st_size for path in tiny.glob("*.safetensors"))
+    loader = Loader()
+    for available, threads in ((8 * weights, 0), (8 * weights + 4, 1)):
+        monkeypatch.setattr(preload, "_available_bytes", lambda available=available: available)
+        ahead = EarlyModels(None, loader)
+        ahead.begin([(tiny, "float32")])
+        assert (ahead._thread is not None) == bool(threads)
+        ahead.load(tiny, CPU)
+    assert [thread is threading.main_thread() for thread in loader.threads] == [True, False]
+
+
+def test_available_memory_is_some_of_all() -> None:
+    assert 0 < preload._available_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Runs a stage in this process with paths that come after a wait; returns what it began to load meanwhile."""
+
+    def run(paths: Sequence[Path], *arguments: object) -> list[Path]:
+        begun = threading.Event()
+        wanted: list[Path] = []
+        begin = EarlyModels.begin
+
+        def noted(ahead: EarlyModels, names: Sequence[tuple[Path | str, str]]) -> None:
+            begin(ahead, names)
+            wanted.extend(Path(name) for name, _ in names)
+            begun.set()
+
+        reading, writing = os.pipe()
+
+        def write() -> None:
+            begun.wait(WAIT_SECONDS)
+            with open(writing, "w") as stream:
+                stream.writelines(f"{path}\n" for path in paths)
+
+        with open(reading) as stdin, monkeypatch.context() as patch:
+            patch.setattr(pipe, "IDLE_SECONDS", 0.02)
+            patch.setattr(EarlyModels, "begin", noted)
+            patch.setattr("sys.stdin", stdin)
+            writer = threading.Thread(target=write)
+            writer.start()
+            code = cli.run([str(argument) for argument in (*arguments, "--quiet", "-")])
+            writer.join()
+        assert code == 0, capfd.readouterr().err
+        return wanted
+
+    return run
+
+
+def test_an_update_loads_ahead_what_it_trains_unless_its_checkpoint_is_there(
+    piped: Any, tiny: Path, other: Path, tmp_path: Path, primecli: Any
+) -> None:
+    directory = write_shards(tmp_path / "filter", rollouts(2, 2))
+    shards = sorted(directory.glob("*.parquet"))
+    command = ["update-prm", "--prm", tiny, "--ref", other, "--mini-batch", 4, "--lr", 1e-3, "--checkpoint"]
+    assert set(piped(shards, *command, tmp_path / "ahead")) == {tiny, other}
+    assert piped(shards, *command, tmp_path / "ahead") == []  # it is there
+    primecli(*command, tmp_path / "plain", directory)
+    for name in ("model.safetensors", "trainer/master.safetensors"):
+        assert (tmp_path / "ahead" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+
+
+def test_scores_of_models_that_loaded_ahead_are_the_same(
+    piped: Any, tiny: Path, other: Path, tmp_path: Path, primecli: Any
+) -> None:
+    directory = write_shards(tmp_path / "filter", rollouts(2, 2))
+    shards = sorted(directory.glob("*.parquet"))
+    score = ["score-prm", "--prm", tiny, "--ref", other, "--out"]
+    assert piped(shards, *score, tmp_path / "ahead") == [tiny, other]
+    primecli(*score, tmp_path / "plain", directory)
+    assert read_rows(tmp_path / "ahead") == read_rows(tmp_path / "plain")
+    values = ["score-values", "--critic", tiny, "--out"]
+    assert piped(shards, *values, tmp_path / "values") == [tiny]
+    primecli(*values, tmp_path / "plain-values", directory)
+    assert read_rows(tmp_path / "values") == read_rows(tmp_path / "plain-values")

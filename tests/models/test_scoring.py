@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from primecli.errors import UsageError
+from primecli.models import loading, scoring
+from primecli.models.device import Placement
+from primecli.shards.rollouts import Sequences
+
+PADDED = Placement(torch.device("cpu"), torch.float32, "off")
+PACKED = replace(PADDED, packing="on")
+AUTO = replace(PADDED, packing="auto")
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> Any:
+    return loading.load_model(tiny, PADDED)
+
+
+def sequences(*, prompts: int, responses: int, prompt_tokens: int = 12, seed: int = 0) -> Sequences:
+    """Groups of responses to prompts of about that many tokens, and one response of a single token."""
+    random = np.random.default_rng(seed)
+
+    def tokens(count: int) -> np.ndarray:
+        return random.integers(1, 20, count).astype(np.int32)
+
+    first = [tokens(int(random.integers(1, 2 * prompt_tokens))) for _ in range(prompts)]
+    answers = [tokens(1 if index == 0 else int(random.integers(1, 30))) for index in range(prompts * responses)]
+    heat = random.uniform(0.5, 2, prompts * responses).astype(np.float32)
+    return Sequences([first[index % prompts] for index in range(len(answers))], answers, heat)
+
+
+def alone(model: Any, given: Sequences) -> np.ndarray:
+    """(N,) log-probabilities, each sequence by itself, from whole logits in float64."""
+    found = []
+    assert given.temperature is not None
+    for prompt, response, heat in zip(given.prompt_ids, given.response_ids, given.temperature, strict=True):
+        ids = torch.from_numpy(np.concatenate([prompt, response]).astype(np.int64))
+        with torch.no_grad():
+            logits = model(input_ids=ids[None]).logits[0, len(prompt) - 1 : -1].double() / float(heat)
+        found.append(torch.log_softmax(logits, -1).gather(-1, ids[len(prompt) :, None])[:, 0].numpy())
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("place", [PADDED, PACKED, AUTO], ids=lambda place: place.packing)
+@pytest.mark.parametrize("budget", [1, 100, 100_000])
+def test_logprobs_are_those_of_each_sequence_alone(model: Any, place: Placement, budget: int) -> None:
+    given = sequences(prompts=5, responses=4)
+    found = scoring.score(model, place, given, micro_batch_tokens=budget)
+    np.testing.assert_allclose(found, alone(model, given), atol=2e-5)
+
+
+def gradient(model: Any, place: Placement, given: Sequences, budget: int) -> list[torch.Tensor]:
+    model.zero_grad()
+    for batch in scoring.plan(model, place, given, range(len(given.prompt_ids)), budget):
+        found = scoring.sequence_logprobs(model, place, given, batch, with_entropy=True)
+        (found.logprobs.sum() + 0.1 * found.entropy.sum()).backward()  # type: ignore[no-untyped-call]
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def test_the_gradient_does_not_depend_on_packing(model: Any) -> None:
+    given = sequences(prompts=3, responses=4)
+    padded, packed = gradient(model, PADDED, given, 64), gradient(model, PACKED, given, 64)
+    scale = max(float(part.abs().max()) for part in padded)
+    assert scale > 1e-3
+    for one, other in zip(padded, packed, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-5 * scale, rtol=1e-4)
+
+
+def tokens_computed(model: Any, place: Placement, given: Sequences, budget: int = 10**6) -> int:
+    """Places that go through the model."""
+    seen: list[int] = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda _, __, output: seen.append(output[..., 0].numel()))
+    try:
+        scoring.plan(model, place, given, range(len(given.prompt_ids)), budget)  # a probe may be among what it runs
+        seen.clear()
+        scoring.score(model, place, given, micro_batch_tokens=budget)
+    finally:
+        hook.remove()
+    return sum(seen)
+
+
+def test_a_shared_prompt_is_computed_once(model: Any) -> None:
+    prompt = np.arange(1, 16, dtype=np.int32)
+    given = Sequences([prompt] * 3, [np.arange(1, size, dtype=np.int32) for size in (4, 6, 11)])
+    assert tokens_computed(model, PADDED, given) == 3 * (15 + 10)
+    assert tokens_computed(model, PACKED, given) == 15 + 2 + 4 + 9  # the last token of each predicts nothing
+    assert tokens_computed(model, AUTO, given) == 15 + 2 + 4 + 9
+
+
+def test_auto_pads_where_packing_saves_little(model: Any) -> None:
+    given = Sequences([np.array([1 + row], np.int32) for row in range(4)], [np.arange(1, 20, dtype=np.int32)] * 4)
+    assert tokens_computed(model, AUTO, given) == 4 * 20
+    assert tokens_computed(model, PACKED, given) == 4 * 19
+
+
+def test_packing_that_the_model_does_not_allow_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("primecli.models.packed_attention.packs", lambda model: False)
+    given = sequences(prompts=2, responses=4)
+    with pytest.raises(UsageError, match="packed"):
+        scoring.plan(model, PACKED, given, [0, 1], 100)
+    assert not any(batch.packed for batch in scoring.plan(model, AUTO, given, range(8), 100))
+
+
+def test_a_model_that_sees_images_too_scores_text(tmp_path: Path) -> None:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = {**sizes, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 40, "sliding_window": 16}
+    config = Gemma3Config(
+        text_config=text, vision_config={**sizes, "image_size": 28, "patch_size": 14}, mm_tokens_per_image=4
+    )
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    model = loading.load_model(tmp_path, AUTO)
+    given = sequences(prompts=2, responses=4)
+    np.testing.assert_allclose(
+        scoring.score(model, AUTO, given, micro_batch_tokens=100), alone(model, given), atol=2e-5
+    )

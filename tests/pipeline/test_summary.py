@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from primecli.errors import InputError
+from primecli.files import LOCK_NAME, lock
+from primecli.pipeline.summary import Status, Summary, check_producer, read_summary
+from primecli.shards.parquet import shard_name
+
+SHARDS = {shard_name(0, 2), shard_name(1, 2)}
+
+
+def write(directory: Path, status: Status, error: str | None = None) -> Path:
+    for name in SHARDS:
+        (directory / name).touch()
+    Summary("generate", status, shards=sorted(SHARDS), error=error).write(directory)
+    return directory
+
+
+@pytest.mark.parametrize("status", ["complete", "stopped-by-reader"])
+def test_who_ended_well_is_taken(tmp_path: Path, status: Status) -> None:
+    check_producer(write(tmp_path, status), SHARDS)
+    check_producer(tmp_path, None)
+
+
+def test_a_directory_of_another_tool_is_taken(tmp_path: Path) -> None:
+    check_producer(tmp_path, {"a"})
+
+
+def test_who_failed_is_named_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="generate failed after 2 shards: no space"):
+        check_producer(write(tmp_path, "failed", "no space"), SHARDS)
+
+
+def test_who_was_killed_and_who_still_runs_are_told_apart(tmp_path: Path) -> None:
+    write(tmp_path, "running")
+    with pytest.raises(InputError, match="generate was killed after 2 shards"):
+        check_producer(tmp_path, SHARDS)
+    with lock(tmp_path / LOCK_NAME, "x"), pytest.raises(InputError, match="generate is still running"):
+        check_producer(tmp_path, SHARDS)
+
+
+def test_a_part_of_what_was_committed_is_not_the_whole(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="1 of the 2 shards of generate did not come through the pipe, rollouts-00001"):
+        check_producer(write(tmp_path, "complete"), {shard_name(0, 2)})
+    check_producer(tmp_path, None)
+
+
+def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
+    (tmp_path / "_summary.json").write_text("{")
+    with pytest.raises(InputError, match=r"_summary\.json: cannot be read"):
+        read_summary(tmp_path)

@@ -1,0 +1,97 @@
+"""What `primecli init` writes holds together: the options exist, the Makefile gives the others, the prompts grade."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from primecli import cli
+from primecli.catalog import STAGES
+from primecli.errors import UsageError
+from primecli.setup import starter
+from primecli.setup.config import SHARED, options, read_config
+from tests.builders import rollout, write_shards
+from tests.conftest import read_rows
+
+COMMANDS: dict[str, Any] = get_command(cli.app).commands  # type: ignore[attr-defined]
+
+
+def test_every_option_of_the_loop_is_in_the_file_or_given_by_the_makefile(tmp_path: Path) -> None:
+    text = starter.options_file(COMMANDS)
+    shared, *sections = re.split(r"^\[(.+)\]$", text, flags=re.MULTILINE)
+    assert tuple(sections[::2]) == STAGES
+    given = r"^# ([a-z-]+) ="
+    assert set(re.findall(given, shared, flags=re.MULTILINE)) == set(SHARED) - {"seed"}
+    for stage, body in zip(sections[::2], sections[1::2], strict=True):
+        names = re.findall(given, body, flags=re.MULTILINE)
+        wired = starter.WIRED.get(stage, frozenset())
+        assert sorted([*names, *wired, *starter.OF_ONE_CALL & set(options(COMMANDS[stage]))]) == sorted(
+            {*options(COMMANDS[stage])} - ({*SHARED} - wired)
+        )
+
+
+def test_without_its_marks_the_file_says_what_the_options_do_without_it(tmp_path: Path) -> None:
+    file = tmp_path / "primecli.toml"
+    file.write_text(starter.options_file(COMMANDS))
+    assert not any(read_config(file, COMMANDS).values())
+    file.write_text(re.sub(r"^# ([a-z-]+ = )", r"\1", file.read_text(), flags=re.MULTILINE))
+    found = read_config(file, COMMANDS)  # raises for a name or a type that is none
+    assert sum(map(len, found.values())) > 60
+    for stage in STAGES:
+        for option in options(COMMANDS[stage]).values():
+            if option.name in found[stage]:
+                value, _ = found[stage][str(option.name)]
+                default = getattr(option.default, "value", option.default)
+                assert value == (list(default) if isinstance(default, tuple) else default or value)
+
+
+def test_the_makefile_gives_what_the_file_leaves_to_it() -> None:
+    text = (Path(starter.__file__).parent / "Makefile").read_text()
+    for name in ("sampling", "logs"):
+        (value,) = re.findall(rf"^{name} +:?= (.*)$", text, flags=re.MULTILINE)
+        text = text.replace(f"$({name})", value)
+    given: dict[str, set[str]] = {}
+    for part in text.split("$(PRIMECLI) ")[1:]:
+        stage, _, rest = part.partition(" ")
+        given.setdefault(stage.split("\n")[0], set()).update(re.findall(r"--([a-z-]+)", rest.partition("\n\n")[0]))
+    given["compute-advantages"].remove("process-coef")  # where there is no PRM
+    for stage in STAGES:
+        assert given.get(stage, set()) - {"out"} == starter.WIRED.get(stage, set()), stage
+        assert given.get(stage, set()) <= set(options(COMMANDS[stage]))
+
+
+def test_the_example_prompts_are_graded_as_they_should_be(tmp_path: Path, primecli: Any) -> None:
+    from primecli.generation.prompts import PromptColumns, read_prompts
+
+    file = tmp_path / starter.PROMPTS
+    file.write_text(starter.contents(COMMANDS, None, None)[starter.PROMPTS])
+    prompts = read_prompts([file], PromptColumns())
+    assert {prompt.ability for prompt in prompts} == {"math", "code"}
+    programs = iter(["print(sum(map(int, input().split())))", "def double(x):\n    return x + x"])
+    rows = []
+    for number, prompt in enumerate(prompts):
+        right = rf"\boxed{{{prompt.ground_truth}}}" if prompt.ability == "math" else f"```python\n{next(programs)}\n```"
+        for index, response in enumerate([right, r"\boxed{99999}"]):
+            columns = {"response": response, "ground_truth": prompt.ground_truth, "ability": prompt.ability}
+            rows.append(rollout(number, index, 2, **columns))
+    (shard,) = primecli("verify", write_shards(tmp_path / "in", rows), "--sandbox", "limits", "--force").paths
+    assert [row["outcome_reward"] for row in read_rows(shard)] == [1.0, 0.0] * len(prompts)
+
+
+def test_names_that_make_cannot_work_with_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "my model").mkdir()
+    with pytest.raises(UsageError, match="make cannot work with such a name"):
+        starter.contents(COMMANDS, str(tmp_path / "my model"), None)
+
+
+def test_the_readme_names_the_columns_that_are_read() -> None:
+    readme = starter.contents(COMMANDS, None, None)["README.md"]
+    rows = starter.contents(COMMANDS, None, None)[starter.PROMPTS].splitlines()
+    for column in {name for row in rows for name in json.loads(row)} - {"reward_model"}:
+        assert f"| `{column}` |" in readme
+    assert "| `reward_model.ground_truth` |" in readme

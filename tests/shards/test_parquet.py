@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from primecli.errors import InputError
+from primecli.shards import parquet, schema
+
+
+def table(**columns: Any) -> pa.Table:
+    rows = {"group_id": ["a", "a", "b", "b"], "sample_index": [0, 1, 0, 1], "group_size": [2, 2, 2, 2], **columns}
+    return pa.table({name: pa.array(values, schema.BY_NAME[name].arrow_type()) for name, values in rows.items()})
+
+
+def write(path: Path, rows: pa.Table, **footer: Any) -> Path:
+    parquet.write_shard(path, rows, **{"fingerprint": "f", "recipe": {}, "counts": {}, "provenance": [], **footer})
+    return path
+
+
+def test_the_footer_comes_back(tmp_path: Path) -> None:
+    chain = [{"stage": "generate", "seconds": 1.5}, {"stage": "verify"}]
+    path = write(tmp_path / "s.parquet", table(), recipe={"config": {"n": 2}}, counts={"groups": 2}, provenance=chain)
+    footer = parquet.read_footer(path)
+    assert (footer.rows, footer.fingerprint, footer.recipe) == (4, "f", {"config": {"n": 2}})
+    assert list(footer.provenance) == chain
+    assert footer.counts == {"groups": 2}
+
+
+def test_content_is_that_of_the_rows_alone(tmp_path: Path) -> None:
+    first = parquet.read_footer(write(tmp_path / "1.parquet", table(), provenance=[{"seconds": 1}], fingerprint="x"))
+    second = parquet.read_footer(write(tmp_path / "2.parquet", table(), provenance=[{"seconds": 2}], fingerprint="y"))
+    third = parquet.read_footer(write(tmp_path / "3.parquet", table(sample_index=[1, 0, 0, 1])))
+    assert first.content == second.content != third.content
+
+
+def test_another_tools_file_is_known_by_its_bytes(tmp_path: Path) -> None:
+    pq.write_table(table(), tmp_path / "1.parquet")
+    pq.write_table(table(sample_index=[1, 0, 0, 1]), tmp_path / "2.parquet")
+    first, second = (parquet.read_footer(tmp_path / f"{number}.parquet") for number in (1, 2))
+    assert first.fingerprint is None
+    assert first.content != second.content
+
+
+def test_duckdb_reads_the_footer_and_the_rows(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    write(tmp_path / parquet.shard_name(0, 1), table(), provenance=[{"stage": "generate"}])
+    found = duckdb.sql(f"select decode(value) from parquet_kv_metadata('{tmp_path}/*.parquet') where key = 'primecli'")
+    assert '"stage": "generate"' in found.fetchall()[0][0]
+    assert duckdb.sql(f"select count(*) from '{tmp_path}/rollouts-*.parquet'").fetchall() == [(4,)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"is empty \(0 bytes\)"),
+        (b"hello, world", "not a Parquet file"),
+        (b"PAR1 and then nothing more", "a truncated or damaged Parquet file"),
+    ],
+)
+def test_what_is_not_a_shard_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "s.parquet"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{path}: {message}"):
+        parquet.read_footer(path)
+
+
+def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.parquet", table())
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match="truncated or damaged"):
+        parquet.read_table(path)
+
+
+def test_missing_columns_say_who_makes_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.parquet", table())
+    with pytest.raises(InputError, match=r"lacks the column process_rewards .made by `primecli score-prm`"):
+        parquet.read_table(path, ["group_id", "process_rewards"])
+
+
+def test_nulls_and_types_are_checked(tmp_path: Path) -> None:
+    pq.write_table(table(group_id=["a", None, "b", "b"]), tmp_path / "null.parquet")
+    with pytest.raises(InputError, match="column group_id is null at row 1"):
+        parquet.read_table(tmp_path / "null.parquet")
+    pq.write_table(pa.table({"sample_index": [[1], [2]]}), tmp_path / "type.parquet")
+    with pytest.raises(InputError, match=r"sample_index is list<.*> instead of int32"):
+        parquet.read_table(tmp_path / "type.parquet")
+
+
+@pytest.mark.parametrize(
+    ("index", "size", "message"),
+    [
+        ([0, 1, 0, 1], [2, 2, 3, 3], "group b is incomplete: it has 2 of 3 samples"),
+        ([0, 0, 0, 1], [2, 2, 2, 2], r"group a has the sample_index values \[0, 0\]"),
+        ([0, 2, 0, 1], [2, 2, 2, 2], r"group a has the sample_index values \[0, 2\]"),
+    ],
+)
+def test_groups_that_are_not_whole_are_named(index: list[int], size: list[int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parquet.check_groups(table(sample_index=index, group_size=size), Path("s.parquet"))
+
+
+def test_groups_may_stand_in_any_order() -> None:
+    rows = table(group_id=["a", "b", "a", "b"], sample_index=[1, 0, 0, 1])
+    assert parquet.check_groups(rows, Path("s.parquet")) == 2
+
+
+def test_list_columns_come_back(tmp_path: Path) -> None:
+    values, lengths = np.arange(6, dtype=np.float32), np.array([1, 0, 3, 2])
+    array = parquet.list_column(values, lengths, schema.ADVANTAGES)
+    rows = parquet.with_columns(table(), {schema.ADVANTAGES: array})
+    assert rows[schema.ADVANTAGES].to_pylist() == [[0], [], [1, 2, 3], [4, 5]]
+    back, sizes = parquet.flat_column(rows.slice(2), schema.ADVANTAGES)
+    assert (back.tolist(), sizes.tolist()) == ([1, 2, 3, 4, 5], [3, 2])

@@ -1,0 +1,210 @@
+"""Programs that attack: none passes, hangs or harms."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from primecli.errors import UsageError
+from primecli.verifiers import Grade, Task
+from primecli.verifiers.code.verifier import CodeVerifier
+from primecli.verifiers.pool import GradingPool
+from primecli.verifiers.sandbox import process
+from tests.verifiers.sandbox.test_programs import BENT, HOSTILE
+
+pytestmark = pytest.mark.skipif(process.bwrap_problem() is not None, reason=f"no sandbox: {process.bwrap_problem()}")
+
+CASES = range(1, 4)
+TRUTHS: dict[str, dict[str, Any]] = {
+    "stdin": {"inputs": [f"{x}\n" for x in CASES], "outputs": [f"{7919 * x}\n" for x in CASES]},
+    "calls": {"fn_name": "f", "inputs": [[x] for x in CASES], "outputs": [7919 * x for x in CASES]},
+    "check": {"test": "def check(f):\n    assert f(1) == 7919\n    assert f(2) == 15838\n", "entry_point": "f"},
+    "asserts": {"asserts": ["assert f(1) == 7919", "assert f(2) == 15838"]},
+}
+RIGHT = {"stdin": "print(7919 * int(input()))", "calls": "def f(x): return 7919 * x"}
+RIGHT |= {"check": RIGHT["calls"], "asserts": RIGHT["calls"]}
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[CodeVerifier]:
+    verifier = CodeVerifier(sandbox="bwrap", test_timeout=2, program_timeout=6, memory_mb=512)
+    yield verifier
+    verifier.close()
+
+
+OPTIONS = {"sandbox": "bwrap", "test_timeout": 0.4, "program_timeout": 4, "memory_mb": 512}
+
+
+@pytest.fixture(scope="module")
+def hostile_grades() -> dict[tuple[str, str], Grade | None]:
+    """All hostile programs, graded beside each other; nothing of them is left."""
+    keys = [(name, form) for name in HOSTILE for form in ("stdin", "check")]
+    keys += [(name, form) for name in BENT for form in ("calls", "check", "asserts")]
+    code = HOSTILE | BENT
+    before = _sandboxes()
+    with GradingPool("code", workers=2, timeout=30, options=OPTIONS) as pool:
+        grades = pool.grade_list(
+            [Task(f"```python\n{code[name]}\n```", json.dumps(TRUTHS[form])) for name, form in keys]
+        )
+    _wait_for_no_sandbox_beside(before)
+    return dict(zip(keys, grades, strict=True))
+
+
+def _wait_for_no_sandbox_beside(before: set[int]) -> None:
+    until = time.monotonic() + 10
+    while left := _sandboxes() - before:
+        assert time.monotonic() < until, left
+        time.sleep(0.05)
+
+
+def _sandboxes() -> set[int]:
+    listing = subprocess.run(["ps", "-eww", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    lines = [line.split(None, 1) for line in listing.splitlines()]
+    return {int(line[0]) for line in lines if len(line) == 2 and "import marshal, os, sys, types" in line[1]}
+
+
+@pytest.mark.parametrize("form", TRUTHS)
+def test_the_right_program_passes(verifier: CodeVerifier, form: str) -> None:
+    assert verifier.grade(Task(RIGHT[form], json.dumps(TRUTHS[form]))).verdict == "correct"
+
+
+@pytest.mark.parametrize("form", ["stdin", "check"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_programs(hostile_grades: dict[tuple[str, str], Grade | None], name: str, form: str) -> None:
+    grade = hostile_grades[name, form]
+    assert grade is not None
+    assert grade.reward == 0.0, grade  # an error, also that of the pool's deadline, would have none
+
+
+@pytest.mark.parametrize("name", BENT)
+@pytest.mark.parametrize("form", ["calls", "check", "asserts"])
+def test_bent_results(hostile_grades: dict[tuple[str, str], Grade | None], name: str, form: str) -> None:
+    grade = hostile_grades[name, form]
+    assert grade is not None
+    assert grade.reward == 0.0, grade
+
+
+def test_a_loose_test_is_not_passed_by_operators(verifier: CodeVerifier) -> None:
+    statements = ["assert abs(f(1) - 7919) < 1e-6", "assert f(1) > 7000", "assert f(1)", "assert f(1) in [7919]"]
+    for name in ("equal to everything", "operators of everything", "class that claims to be int"):
+        for statement in statements:
+            grade = verifier.grade(Task(BENT[name], json.dumps({"asserts": [statement]})))
+            assert grade.reward == 0.0, (name, statement)
+
+
+def seen_by(verifier: CodeVerifier, expression: str) -> str:
+    """What an expression gives in the sandbox: taken from the failure that shows stdout."""
+    truth = json.dumps({"inputs": [""], "outputs": ["?"]})
+    return verifier.grade(Task(f"import os, socket\nprint({expression})", truth)).first_failure or ""
+
+
+def test_what_a_program_sees(verifier: CodeVerifier, tmp_path: Path) -> None:
+    secret = Path(__file__)
+    assert "stdout 'False" in seen_by(verifier, f"os.path.exists({str(secret)!r})")
+    assert "stdout 'False" in seen_by(verifier, f"os.path.exists({str(tmp_path)!r})")
+    assert "stdout '[]" in seen_by(verifier, "sorted(os.listdir('/tmp'))")
+    assert "stdout \"['lo']" in seen_by(
+        verifier, "[line.split(':')[0].strip() for line in list(open('/proc/net/dev'))[2:]]"
+    )
+    names = seen_by(verifier, "sorted(os.environ)")
+    assert "PYTHONHASHSEED" in names
+    assert "USER" not in names
+    assert "stdout '1000" in seen_by(verifier, "os.getuid()")
+    for path in ("/x", "/usr/lib/x", "/dev/shm/x", "/proc/sys/kernel/core_pattern", sys.base_prefix + "/x"):
+        assert "exit status 1" in seen_by(verifier, f"open({path!r}, 'w')"), path
+
+
+def test_network_is_out_of_reach(verifier: CodeVerifier) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        assert "exit status 1" in seen_by(verifier, f"socket.create_connection({address!r}, 1)")
+    assert "exit status 1" in seen_by(verifier, "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)")
+
+
+def test_deleting_files_harms_nobody(verifier: CodeVerifier, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("kept")
+    delete = f"import shutil, os\nfor p in ({str(tmp_path)!r}, '/', {sys.base_prefix!r}, os.path.expanduser('~')):\n"
+    delete += "    shutil.rmtree(p, ignore_errors=True)\nprint(7919)"
+    assert verifier.grade(Task(delete, json.dumps(TRUTHS["stdin"]))).reward == 0.0
+    assert kept.read_text() == "kept"
+    assert verifier.grade(Task(RIGHT["stdin"], json.dumps(TRUTHS["stdin"]))).reward == 1.0
+
+
+def test_a_test_finds_nothing_of_the_one_before(verifier: CodeVerifier) -> None:
+    program = (
+        "import os\nx = input()\nprint(os.listdir('/tmp'))\nos.makedirs('/tmp/a/b')\nopen('/tmp/a/c', 'w').close()"
+    )
+    truth = {"inputs": ["1", "2", "3"], "outputs": ["[]"] * 3}
+    assert verifier.grade(Task(program, json.dumps(truth))).verdict == "correct"
+
+
+def test_the_sandbox_ends_with_its_worker() -> None:
+    sleep = "import time\ntime.sleep(50)"
+    before = _sandboxes()
+    with GradingPool("code", workers=1, timeout=100, options={"sandbox": "bwrap", "test_timeout": 30}) as pool:
+        grading = iter(pool.grade_all([Task(sleep, json.dumps(TRUTHS["stdin"]))], cancelled=lambda: bool(done)))
+        done: list[bool] = []
+
+        def kill() -> None:
+            until = time.monotonic() + 30
+            while len(_sandboxes() - before) < 2 and time.monotonic() < until:
+                time.sleep(0.05)
+            done.append(True)
+            os.kill(pool.worker_pids[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        assert list(grading) == []
+        killer.join()
+        _wait_for_no_sandbox_beside(before)
+
+
+def test_grades_come_through_the_pool() -> None:
+    with GradingPool("code", workers=2, timeout=100, options={"sandbox": "bwrap"}) as pool:
+        tasks = [Task(RIGHT[form], json.dumps(truth)) for form, truth in TRUTHS.items()] * 2
+        grades = pool.grade_list([*tasks, Task("x = 1", json.dumps(TRUTHS["asserts"]))])
+    assert [grade and grade.reward for grade in grades] == [1.0] * 8 + [0.0]
+    last = grades[-1]
+    assert last is not None
+    assert (last.tests_passed, last.tests_total) == (0, 2)
+    assert last.first_failure == "test 1 of 2: NameError: name 'f' is not defined (line 1 of the tests)"
+
+
+@pytest.mark.parametrize("mode", ["limits", "none"])
+@pytest.mark.parametrize("form", TRUTHS)
+def test_the_other_modes_grade_alike_and_say_what_they_give_up(mode: str, form: str) -> None:
+    verifier = CodeVerifier(sandbox=mode, test_timeout=0.5)
+    assert verifier.notice
+    assert verifier.grade(Task(RIGHT[form], json.dumps(TRUTHS[form]))).verdict == "correct"
+    wrong = RIGHT[form].replace("7919", "7918")
+    assert verifier.grade(Task(wrong, json.dumps(TRUTHS[form]))).verdict == "wrong"
+    assert verifier.grade(Task("while True: pass", json.dumps(TRUTHS[form]))).verdict == "timeout"
+    verifier.close()
+
+
+def test_limits_bind_without_bubblewrap() -> None:
+    verifier = CodeVerifier(sandbox="limits", test_timeout=0.6, program_timeout=4)
+    for name in ("memory hog", "slow memory hog", "endless output", "fork bomb that gives up", "killing the parent"):
+        grade = verifier.grade(Task(HOSTILE[name], json.dumps(TRUTHS["stdin"])))
+        assert grade.reward == 0.0, name
+    verifier.close()
+
+
+def test_auto_is_bubblewrap_or_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CodeVerifier().sandbox == "bwrap"
+    assert CodeVerifier().notice is None
+    monkeypatch.setattr(process, "bwrap_problem", lambda: "bwrap is not installed")
+    with pytest.raises(UsageError, match="apt-get install bubblewrap"):
+        CodeVerifier()
+    with pytest.raises(UsageError, match="no sandbox 'docker'"):
+        CodeVerifier(sandbox="docker")
