@@ -21,6 +21,7 @@ from primecli import __version__, catalog
 from primecli.errors import Interrupted, PrimecliError, ReaderClosed
 from primecli.pipeline import pipe
 from primecli.setup import config
+from primecli.setup.command_line import typer_function
 from primecli.warm.protocol import first_word
 
 SETTINGS: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
@@ -40,7 +41,7 @@ class Commands(Mapping[str, Any]):
             function = getattr(import_module(f"primecli.commands.{command.module}"), command.module)
             single = typer.Typer(add_completion=False, **SETTINGS)
             page = f"{command.summary}\n\n{inspect.cleandoc(function.__doc__ or '')}"
-            single.command(name, cls=config.Command, help=page, short_help=command.summary)(function)
+            single.command(name, cls=config.Command, help=page, short_help=command.summary)(typer_function(function))
             self._built[name] = get_command(single)
         return self._built[name]
 

@@ -5,29 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
-import typer
-
-from primecli.commands import _options as options
+from primecli.options import Option, Partial, Seed, Shards
 
 
 def audit(
-    shards: options.Shards = None,
+    shards: Shards = (),
     fail_on: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            "--fail-on",
+        tuple[str, ...],
+        Option(
+            "End with exit code 5 where the metric's value is so, such as 'pair-accuracy<0.6'; may be repeated. Quote "
+            "it: < and > are the shell's.",
             metavar="METRIC<VALUE|METRIC>VALUE",
-            help="End with exit code 5 where the metric's value is so, such as 'pair-accuracy<0.6'; may be repeated. "
-            "Quote it: < and > are the shell's.",
-            show_default=False,
         ),
-    ] = None,
-    top: Annotated[int, typer.Option("--top", min=0, help="Groups of the strongest disagreement to show.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the bins of the calibration.")] = False,
-    seed: options.Seed = 0,
-    partial: options.Partial = False,
+    ] = (),
+    top: Annotated[int, Option("Groups of the strongest disagreement to show.", min=0)] = 5,
+    as_json: Annotated[bool, Option("Print JSON, with the bins of the calibration.", flags="--json")] = False,
+    seed: Seed = 0,
+    partial: Partial = False,
 ) -> None:
     """A response's score is the sum of its process rewards. The audit holds it against the outcome, within groups
     and over the batch, against length, and against repeating itself; says ok, watch or bad, with the bounds; and

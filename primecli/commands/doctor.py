@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from primecli.options import Option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 def doctor(
     iteration: Annotated[
-        bool, typer.Option("--iteration/--no-iteration", help="Run a whole iteration too, with a tiny random model.")
+        bool, Option("Run a whole iteration too, with a tiny random model.", flags="--iteration/--no-iteration")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+    as_json: Annotated[bool, Option("Print JSON.", flags="--json")] = False,
+) -> int:
     """At the end a whole iteration runs with real processes, a tiny random model and four prompts, in a temporary
     directory. Nothing is downloaded, nothing is left behind. `note` is good to know; `failed` stops stages from
     working, and gives exit code 1.
@@ -48,7 +48,8 @@ def doctor(
         else:
             _show(found)
     if failed:
-        raise typer.Exit(1)
+        return 1
+    return 0
 
 
 def _show(found: Sequence[Check]) -> None:

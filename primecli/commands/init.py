@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
+
+from primecli.options import Option
 
 
 def init(
     context: typer.Context,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write.", show_default=False)],
+    directory: Annotated[Path, Option("Where to write.", argument=True, metavar="DIR")],
     model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--model",
-            metavar="DIR|HUB_ID",
-            help="The SFT model to start from.  [default: none, to be written into the Makefile]",
-            show_default=False,
-        ),
+        str | None,
+        Option("The SFT model to start from.  [default: none, to be written into the Makefile]", metavar="DIR|HUB_ID"),
     ] = None,
     prompts: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--prompts",
-            metavar="FILE",
-            help="Prompts to train on, Parquet or JSONL.  [default: a file of a few examples]",
-            show_default=False,
-        ),
+        Path | None,
+        Option("Prompts to train on, Parquet or JSONL.  [default: a file of a few examples]", metavar="FILE"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
+    force: Annotated[bool, Option("Overwrite files that are there.")] = False,
 ) -> None:
     """The Makefile is the loop: an iteration is a pipeline of stages, iterations follow one another, and a make after
     a kill goes on where it stopped. primecli.toml has every option of the stages, with its meaning and its default.

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from primecli.commands import _options as options
+from primecli.options import Option, Partial, Shards, StepSeparator, separator
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,72 +50,38 @@ PIPE_WIDTH = 100  # columns where there is no terminal
 
 
 def inspect(
-    shards: options.Shards = None,
-    row: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--row", min=0, help="The row of its shard, from 0.", show_default=False),
-    ] = None,
-    group: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--group", metavar="ID", help="A group_id, or its beginning.", show_default=False),
-    ] = None,
-    verdict: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--verdict", metavar="NAME", help="correct, wrong, unparseable, timeout or error.", show_default=False
-        ),
-    ] = None,
+    shards: Shards = (),
+    row: Annotated[int | None, Option("The row of its shard, from 0.", min=0)] = None,
+    group: Annotated[str | None, Option("A group_id, or its beginning.", metavar="ID")] = None,
+    verdict: Annotated[str | None, Option("correct, wrong, unparseable, timeout or error.", metavar="NAME")] = None,
     sort: Annotated[
-        Optional[Sort],  # noqa: UP045
-        typer.Option(
-            "--sort",
-            help="Largest first; disagreement: wrong of a high reward, right of a low; lowest-token: lowest first.",
-            show_default=False,
-        ),
+        Sort | None,
+        Option("Largest first; disagreement: wrong of a high reward, right of a low; lowest-token: lowest first."),
     ] = None,
-    ascending: Annotated[bool, typer.Option("--ascending", help="Turns the order round.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many rollouts, or pairs, to show.")] = 1,
+    ascending: Annotated[bool, Option("Turns the order round.")] = False,
+    limit: Annotated[int, Option("How many rollouts, or pairs, to show.", min=1)] = 1,
     color: Annotated[
-        Color, typer.Option("--color", help="What tokens are coloured by; ratio and logprob-gap need --model.")
+        Color, Option("What tokens are coloured by; ratio and logprob-gap need --model.")
     ] = Color.process_rewards,
     model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--model",
-            metavar="DIR|HUB_ID",
-            help="Its log-probabilities of the shown tokens, against the sampler's.",
-            show_default=False,
-        ),
+        str | None, Option("Its log-probabilities of the shown tokens, against the sampler's.", metavar="DIR|HUB_ID")
     ] = None,
-    side_by_side: Annotated[
-        bool, typer.Option("--side-by-side", help="A right and a wrong sample of one group beside each other.")
-    ] = False,
-    step_separator: options.StepSeparator = "\\n",
+    side_by_side: Annotated[bool, Option("A right and a wrong sample of one group beside each other.")] = False,
+    step_separator: StepSeparator = "\\n",
     scale: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(
-            "--scale",
-            min=0.0,
-            help="Where the colour scale ends.  [default: the largest value shown]",
-            show_default=False,
-            callback=options.finite,
-        ),
+        float | None, Option("Where the colour scale ends.  [default: the largest value shown]", min=0.0)
     ] = None,
     tokenizer: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--tokenizer",
+        str | None,
+        Option(
+            "Spells the tokens.  [default: that of the model that sampled, where it is still there]",
             metavar="DIR|HUB_ID",
-            help="Spells the tokens.  [default: that of the model that sampled, where it is still there]",
-            show_default=False,
         ),
     ] = None,
-    theme: Annotated[
-        Theme, typer.Option("--theme", help="The terminal's background; auto looks at COLORFGBG, else dark.")
-    ] = Theme.auto,
-    no_color: Annotated[bool, typer.Option("--no-color", help="Marks in place of colours, as NO_COLOR does.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
-    partial: options.Partial = False,
+    theme: Annotated[Theme, Option("The terminal's background; auto looks at COLORFGBG, else dark.")] = Theme.auto,
+    no_color: Annotated[bool, Option("Marks in place of colours, as NO_COLOR does.")] = False,
+    as_json: Annotated[bool, Option("Print JSON lines.", flags="--json")] = False,
+    partial: Partial = False,
 ) -> None:
     """A line a step: its sum, the sum so far, its text. Blue is above 0, orange below. Without colour (--no-color,
     NO_COLOR, a pipe) marks stand under the tokens instead. Reads the rows that it shows; filters and orders
@@ -148,7 +112,7 @@ def inspect(
     search = find_pairs if side_by_side else find
     found = search(inputs, Wanted(row, group, verdict), sort=sort and sort.value, ascending=ascending)
     measure = color.value if color.value in AGAINST_MODEL else color.value.replace("-", "_")
-    reader = Reader(measure, separator=options.separator(step_separator), tokenizer=tokenizer, model=model)
+    reader = Reader(measure, separator=separator(step_separator), tokenizer=tokenizer, model=model)
     shown = 0
     for shown, places in enumerate(itertools.islice(found, limit), start=1):
         rollouts = [reader.read(place) for place in (places if isinstance(places, tuple) else (places,))]

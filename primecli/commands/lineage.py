@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from primecli.options import Option
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -20,35 +20,19 @@ UNLIMITED = 100_000  # columns, where no terminal limits them: a command stays o
 
 def lineage(
     made: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(
+        tuple[str, ...],
+        Option(
+            "Shards, directories of them, checkpoints or globs. With none, or with -, paths are read from stdin.",
+            argument=True,
             metavar="[SHARD|CHECKPOINT]...",
-            help="Shards, directories of them, checkpoints or globs. With none, or with -, paths are read from stdin.",
-            show_default=False,
         ),
-    ] = None,
-    diff: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--diff",
-            metavar="OTHER",
-            help="Say instead what differs between it and another.",
-            show_default=False,
-        ),
-    ] = None,
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Print instead the shell commands that make it again.")
-    ] = False,
+    ] = (),
+    diff: Annotated[Path | None, Option("Say instead what differs between it and another.", metavar="OTHER")] = None,
+    replay: Annotated[bool, Option("Print instead the shell commands that make it again.")] = False,
     depth: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(
-            "--depth",
-            min=0,
-            help="Follow so many models and inputs one behind another.  [default: all]",
-            show_default=False,
-        ),
+        int | None, Option("Follow so many models and inputs one behind another.  [default: all]", min=0)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, Option("Print JSON.", flags="--json")] = False,
 ) -> None:
     """A tree of the commands, the newest first, with the models and shards they used and their own origins.
     --diff compares configuration, models, seeds and versions, stage by stage. --replay prints a script that

@@ -6,9 +6,7 @@ import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from primecli.commands import _options as options
+from primecli.options import Option, Partial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,16 +26,15 @@ FETCHED = 2048  # rows held at a time
 
 def query(
     shards: Annotated[
-        list[str],
-        typer.Argument(
+        tuple[str, ...],
+        Option(
+            "Shards, directories or globs, or none where paths come from stdin; then SQL.",
+            argument=True,
             metavar="[SHARDS]... SQL",
-            help="Shards, directories or globs, or none where paths come from stdin; then SQL.",
         ),
     ],
-    output: Annotated[
-        Format, typer.Option("--format", help="A table, CSV with a header, or JSON lines.")
-    ] = Format.table,
-    partial: options.Partial = False,
+    output: Annotated[Format, Option("A table, CSV with a header, or JSON lines.", flags="--format")] = Format.table,
+    partial: Partial = False,
 ) -> None:
     """DuckDB runs it; the shards are the table `rollouts`, with the columns `filename` and `file_row_number` (from 0)
     beside their own; a column that some shards do not have is NULL there. Needs the package duckdb. Nothing is written,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from primecli.commands import _options as options
+from primecli.options import Option, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,47 +23,28 @@ class Format(StrEnum):
 
 def report(
     runs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUNS...",
-            help="Directories of runs, or globs; NAME=DIR gives one another name.",
-            show_default=False,
-        ),
+        tuple[str, ...],
+        Option("Directories of runs, or globs; NAME=DIR gives one another name.", argument=True, metavar="RUNS..."),
     ],
     out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="The file to write.  [default: report.html; with --format md, stdout]",
-            show_default=False,
-        ),
+        Path | None, Option("The file to write.  [default: report.html; with --format md, stdout]", metavar="FILE")
     ] = None,
-    format: Annotated[
-        Format, typer.Option("--format", help="A page for a browser, or Markdown for a pull request.")
-    ] = (Format.html),
+    format: Annotated[Format, Option("A page for a browser, or Markdown for a pull request.")] = Format.html,
     max_rollouts: Annotated[
-        int,
-        typer.Option(
-            "--max-rollouts",
-            min=0,
-            help="Rollouts in the page, in whole groups, taken evenly from all iterations; 0 is none.",
-        ),
+        int, Option("Rollouts in the page, in whole groups, taken evenly from all iterations; 0 is none.", min=0)
     ] = 2000,
     tokenizer: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--tokenizer",
+        str | None,
+        Option(
+            "Spells the tokens.  [default: that of the model that sampled, where it is still there]",
             metavar="DIR|HUB_ID",
-            help="Spells the tokens.  [default: that of the model that sampled, where it is still there]",
-            show_default=False,
         ),
     ] = None,
     compress: Annotated[
-        bool, typer.Option("--compress/--no-compress", help="Pack the rollouts in the page with gzip.")
+        bool, Option("Pack the rollouts in the page with gzip.", flags="--compress/--no-compress")
     ] = True,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is no report.")] = False,
-    quiet: options.Quiet = False,
+    force: Annotated[bool, Option("Overwrite a file that is no report.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """A run is a directory with _summary.json files somewhere below: those that the stages have left. The number in a
     path is the iteration (runs/a/3/verify, runs/a/policy/3), and what stands below a directory called eval, test,

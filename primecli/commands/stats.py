@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from primecli.commands import _options as options
+from primecli.options import Option, Partial, Shards
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def stats(
-    shards: options.Shards = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    partial: options.Partial = False,
+    shards: Shards = (),
+    as_json: Annotated[bool, Option("Print JSON.", flags="--json")] = False,
+    partial: Partial = False,
 ) -> None:
     """By data source where there are several. Accuracy is the mean outcome reward. pass@k is the unbiased estimate from
     the samples of each group, right being an outcome reward of 1; --json has its standard errors too. A response's

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from primecli.commands import _options as options
+from primecli.options import Option, Partial, Shards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def validate(
-    shards: options.Shards = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Problems to print; all are counted.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    partial: options.Partial = False,
+    shards: Shards = (),
+    limit: Annotated[int, Option("Problems to print; all are counted.", min=1)] = 20,
+    as_json: Annotated[bool, Option("Print JSON.", flags="--json")] = False,
+    partial: Partial = False,
 ) -> None:
     """Prints each problem with its shard, row and column, and ends with exit code 3 when there is one. Rows are
     counted from 0. The rows are held against the hash that was taken when they were written, against the policy that

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from primecli.options import Option
 
 
 def warm(
     command: Annotated[
-        list[str],
-        typer.Argument(metavar="-- COMMAND...", help="What to run, with its arguments.", show_default=False),
+        tuple[str, ...], Option("What to run, with its arguments.", argument=True, metavar="-- COMMAND...")
     ],
 ) -> None:
     """Beside COMMAND runs a helper that has imported torch and transformers. A stage that needs them is forked from it

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from primecli.commands import _options as options
+from primecli.options import Option
+from primecli.pipeline.loggers import LoggerName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,32 +20,20 @@ PLAIN_WIDTH = 120  # columns where stdout is no terminal
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.", show_default=False)],
+    run: Annotated[Path, Option("The directory of a run.", argument=True, metavar="RUN")],
     iterations: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(
-            "--iterations",
-            min=1,
-            help="How many the loop is to make: then the time left of all is told, and watching ends with the last.",
-            show_default=False,
+        int | None,
+        Option(
+            "How many the loop is to make: then the time left of all is told, and watching ends with the last.", min=1
         ),
     ] = None,
-    interval: Annotated[float, typer.Option("--interval", min=0.2, help="Seconds between two looks.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Print once and end, as where stdout is no terminal.")] = False,
+    interval: Annotated[float, Option("Seconds between two looks.", min=0.2)] = 2.0,
+    once: Annotated[bool, Option("Print once and end, as where stdout is no terminal.")] = False,
     log: Annotated[
-        Optional[list[options.Logger]],  # noqa: UP045
-        typer.Option(
-            "--log",
-            help="Log the numbers there too, as they come, until the run has ended; may be given twice.",
-            show_default=False,
-        ),
-    ] = None,
-    log_dir: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            "--log-dir", metavar="DIR", help="What --log writes.  [default: log in the run]", show_default=False
-        ),
-    ] = None,
+        tuple[LoggerName, ...],
+        Option("Log the numbers there too, as they come, until the run has ended; may be given twice."),
+    ] = (),
+    log_dir: Annotated[Path | None, Option("What --log writes.  [default: log in the run]", metavar="DIR")] = None,
 ) -> None:
     """Reads the _summary.json files below the run, as primecli report does, and counts the rollouts of stages that are
     not done. Starts nothing and, without --log, writes nothing. A run that was killed or has failed says so.
@@ -85,7 +72,7 @@ def watch(
             numbers.close()
 
 
-def _iteration_log(names: list[options.Logger] | None, directory: Path) -> IterationLog | None:
+def _iteration_log(names: tuple[LoggerName, ...], directory: Path) -> IterationLog | None:
     if not names:
         return None
     from primecli.pipeline.progress import say

@@ -30,6 +30,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -37,12 +38,18 @@ from primecli.catalog import COMMANDS
 from primecli.errors import InputError, UsageError
 from primecli.files import lock, make_directory
 
-NAMES = ("tensorboard", "wandb")
 SPACES = {command.name: command.trains for command in COMMANDS if command.trains}
 """What stands before the name of a metric, by stage: the role of the model that it trains."""
 
 DIRECTORY = "log"
 FINISH_SECONDS = 60.0  # for wandb to upload what is left; the checkpoint is complete by then, the next stage waits
+
+
+class LoggerName(StrEnum):
+    """Where numbers go besides files."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
 
 
 def default_directory(checkpoint: Path) -> Path:

@@ -166,7 +166,7 @@ def test_the_log_directory_and_the_run_are_those_that_the_user_names(
     assert not (tmp_path / "run/log").exists()
 
 
-@pytest.mark.parametrize("name", loggers.NAMES)
+@pytest.mark.parametrize("name", list(loggers.LoggerName))
 @pytest.mark.parametrize("there", ["nothing", "a directory of that name"])
 def test_a_logger_that_is_not_installed_is_said_before_anything_is_done(
     name: str, there: str, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch

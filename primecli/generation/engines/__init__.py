@@ -78,8 +78,8 @@ class EngineOptions:
     """How an engine runs. Each takes what concerns it.
 
     dtype: float32 or bfloat16. micro_batch_tokens: tokens of key-value cache at a time (hf). tensor_parallel,
-    gpu_memory (share of a GPU's memory), engine_args: of vllm. urls, reload, concurrency (requests in flight at each URL),
-    retries and probe_gap (largest mean gap of the probe, nats; None is what dtype rounds): of vllm-server.
+    gpu_memory (share of a GPU's memory), engine_args: of vllm. urls, reload, concurrency (requests in flight at each
+    URL), retries and probe_gap (largest mean gap of the probe, nats; None is what dtype rounds): of vllm-server.
     """
 
     device: str = "auto"
