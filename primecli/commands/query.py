@@ -62,7 +62,7 @@ def query(
     try:
         import duckdb
     except ImportError:
-        raise PrimecliError("query needs the package duckdb", "pip install 'primecli[duckdb]'") from None
+        raise PrimecliError("query needs the package duckdb", "pip install duckdb") from None
     names = ", ".join("'" + _literal(str(path)) + "'" for path in inputs.paths())
     settings: dict[str, Any] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
     with duckdb.connect(config=settings) as connection:

@@ -51,7 +51,7 @@ def lora_options(rank: int | None, alpha: float | None, targets: str | None) -> 
     try:
         import peft  # noqa: F401
     except ImportError:
-        raise PrimecliError("--lora-rank needs the package peft", "pip install 'primecli[peft]'") from None
+        raise PrimecliError("--lora-rank needs the package peft", "pip install peft") from None
     names = tuple(sorted({name.strip() for name in (targets or "").split(",")} - {""}))
     if targets is not None and not names:
         raise UsageError("--lora-targets names no layer", "as in --lora-targets q_proj,v_proj")

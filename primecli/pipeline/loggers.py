@@ -66,7 +66,7 @@ def check(names: Sequence[str]) -> None:
     for name in names:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:  # without an origin it is a directory that happens to have this name
-            raise UsageError(f"--log {name}: {name} is not installed", f"pip install 'primecli[{name}]'")
+            raise UsageError(f"--log {name}: {name} is not installed", f"pip install {name}")
     if "wandb" in names:
         _check_account()
 

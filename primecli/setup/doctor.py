@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "note", "failed"]
 
+DISTRIBUTION = "primecli-rl"  # as pip knows this package
 OLDEST_PYTHON = (3, 11)
 IMPORTED = ("torch", "transformers", "pyarrow", "math_verify")  # what breaks an installation where it is half there
 DISTRIBUTIONS = {"math_verify": "math-verify"}
@@ -85,11 +87,11 @@ def packages() -> Iterator[Check]:
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            yield Check(requirement.name, "failed", "is not installed", f"pip install '{_plain(requirement)}'")
+            yield Check(requirement.name, "failed", "is not installed", _install(requirement))
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            hint = f"pip install '{_plain(requirement)}'"
-            yield Check(requirement.name, "failed", f"{version}, and {requirement.specifier} is needed", hint)
+            found = f"{version}, and {requirement.specifier} is needed"
+            yield Check(requirement.name, "failed", found, _install(requirement))
         else:
             problem = _import_problem(requirement.name)
             yield Check(requirement.name, "failed" if problem else "ok", problem or version)
@@ -99,14 +101,21 @@ def _requirements() -> list[Requirement]:
     """What primecli requires, with its extras; nothing where it runs without being installed."""
     from packaging.requirements import Requirement
 
+    distribution = _distribution()
+    return [Requirement(line) for line in (distribution and distribution.requires) or []]
+
+
+def _distribution() -> metadata.Distribution | None:
+    """What is installed of primecli; None where it runs without being installed."""
     try:
-        return [Requirement(line) for line in metadata.requires("primecli") or []]
+        return metadata.distribution(DISTRIBUTION)
     except metadata.PackageNotFoundError:
-        return []
+        return None
 
 
-def _plain(requirement: object) -> str:
-    return str(requirement).partition(";")[0].strip()
+def _install(*requirements: Requirement) -> str:
+    """The command that installs these, with the versions that primecli asks for."""
+    return f"pip install {shlex.join(str(line).partition(';')[0].strip() for line in requirements)}"
 
 
 def _import_problem(distribution: str) -> str | None:
@@ -233,16 +242,18 @@ def _namespaces() -> str:
 def extras() -> Iterator[Check]:
     """What can be installed besides, and whether it is."""
     lines = _requirements()
-    names = metadata.metadata("primecli").get_all("Provides-Extra") if lines else []
+    distribution = _distribution()
+    names = distribution.metadata.get_all("Provides-Extra") if distribution else []
     for extra in sorted(names or []):
         if extra == "dev":
             continue
         wanted = [line for line in lines if line.marker and line.marker.evaluate({"extra": extra})]
         wanted = [line for line in wanted if line.marker and not line.marker.evaluate({"extra": ""})]
         found = {line.name: _version(line.name) for line in wanted}
-        missing = [name for name, version in found.items() if version is None]
+        missing = [line for line in wanted if found[line.name] is None]
         if missing:
-            yield Check(f"[{extra}]", "note", f"{', '.join(missing)} not installed", f"pip install 'primecli[{extra}]'")
+            names_missing = ", ".join(line.name for line in missing)
+            yield Check(f"[{extra}]", "note", f"{names_missing} not installed", _install(*missing))
         else:
             yield Check(f"[{extra}]", "ok", ", ".join(f"{name} {version}" for name, version in found.items()))
 
@@ -299,6 +310,9 @@ def run_pipeline(stages: Sequence[Sequence[str]], directory: Path, seconds: floa
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PRIMECLI_")}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    if _distribution() is None:  # the directory that primecli was found in is not where the stages run
+        paths = [str(Path(__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     deadline = time.monotonic() + seconds
     processes: list[subprocess.Popen[bytes]] = []
     logs = [directory / f"{number}-{stage[0]}.log" for number, stage in enumerate(stages)]

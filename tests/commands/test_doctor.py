@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from primecli import cli
 from primecli.setup import doctor
@@ -29,7 +29,7 @@ def test_all_is_well_here_with_a_whole_iteration(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_failed_check_is_a_line_and_exit_code_1(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-    monkeypatch.setattr(metadata, "requires", lambda _: ["nowhere>=1"])
+    monkeypatch.setattr(doctor, "_requirements", lambda: [Requirement("nowhere>=1")])
     monkeypatch.setattr(doctor, "accelerators", lambda: iter(()))
     assert cli.run(["doctor", "--no-iteration"]) == 1
     out, err = capfd.readouterr()

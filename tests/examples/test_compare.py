@@ -284,5 +284,5 @@ def test_pictures_without_matplotlib_are_refused_before_the_runs(tmp_path: Path)
     # A Python without the extra: `false` fails as the import does.
     refused = make(f"WORK={tmp_path}", "PYTHON=false", "plot-extra")
     assert refused.returncode == 2
-    assert "pip install -e '.[plot]'" in refused.stderr
+    assert "pip install -c constraints.txt -e '.[plot]'" in refused.stderr
     assert make(f"WORK={tmp_path}", "PYTHON=false", "plot-extra", "PLOT=").returncode == 0

