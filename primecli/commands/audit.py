@@ -61,7 +61,7 @@ def audit(
 
     gates = [_gate(text) for text in fail_on or ()]
     reports: dict[str, dict[str, Any]] = {}
-    for label, arguments in _sources(shards or []).items():
+    for label, arguments in _sources(list(shards)).items():
         parts = Inputs(arguments, partial=partial, together=True, warn=lambda text: say("audit", text))
         reports[label] = auditing.report(collect(parts), seed=seed, top=top)
     with contextlib.suppress(ReaderClosed):  # who reads no further asks for the conditions all the same
