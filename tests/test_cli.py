@@ -36,6 +36,10 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert not HEAVY & modules
 
 
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    assert not any(module.startswith("primecli.commands.") for module in imported("--help"))
+
+
 def test_verify_imports_neither_torch_nor_transformers(tmp_path: Any) -> None:
     from tests.builders import rollouts, write_shards
 

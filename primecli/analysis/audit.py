@@ -1,6 +1,6 @@
 """Is the process reward still worth optimising: what of it follows the outcome, and what follows something else.
 
-A response's score is the sum of its process rewards. `report` gives everything as plain values.
+A response's score is the sum of its process rewards. `audit_responses` gives everything as plain values.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def by_kind(responses: Responses) -> dict[str, dict[str, Any]]:
     }
 
 
-def report(responses: Responses, *, seed: int = 0, top: int = 5) -> dict[str, Any]:
+def audit_responses(responses: Responses, *, seed: int = 0, top: int = 5) -> dict[str, Any]:
     """The whole audit as plain values, as `primecli audit --json` prints it; None where there is nothing to compute.
 
     metrics: by name, each `Estimate` as a dict. health: as `health`. calibration: the bins of `calibration`.

@@ -217,32 +217,3 @@ def _identity(directory: Path) -> str | None:
         return tokenizer_fingerprint(directory)
     except OSError:  # a directory of a tokenizer alone has no config.json
         return None
-
-
-def printable(text: str) -> str:
-    """Text that cannot steer a terminal, nor change the order of what stands there, a character for a character.
-
-    Control characters become their pictures, other spaces a space, what has no picture U+FFFD; newlines stay.
-
-    >>> printable("a\\x1b[31mb\\u202ec")
-    'a␛[31mb\ufffdc'
-    """
-    return "".join(letter if letter.isprintable() or letter == "\n" else _visible(letter) for letter in text)
-
-
-def _visible(letter: str) -> str:
-    if letter in "\t\u00a0" or (letter.isspace() and letter > "\u1000"):
-        return " "
-    if letter < " ":
-        return chr(0x2400 + ord(letter))
-    return "\u2421" if letter == "\x7f" else BROKEN
-
-
-def safe_json(text: str) -> str:
-    """JSON text with what `printable` replaces as escapes: as valid as before, and nothing that steers a terminal."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else _escaped(letter) for letter in text)
-
-
-def _escaped(letter: str) -> str:
-    units = letter.encode("utf-16-be")
-    return "".join(f"\\u{units[place]:02x}{units[place + 1]:02x}" for place in range(0, len(units), 2))

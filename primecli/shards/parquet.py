@@ -20,6 +20,7 @@ from primecli.files import Json, file_hash, write_atomically
 from primecli.shards import parquet, schema
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 FOOTER_KEY = b"primecli"
@@ -216,6 +217,16 @@ def flat_column(table: pa.Table, name: str) -> tuple[Any, Any]:
     array = table[name].combine_chunks()
     offsets = array.offsets.to_numpy()
     return array.flatten().to_numpy(zero_copy_only=False), np.diff(offsets)
+
+
+def list_sums(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of each row's list, (B,) float64, and its length, (B,)."""
+    import numpy as np
+
+    values, lengths = flat_column(table, name)
+    totals = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    ends = np.cumsum(lengths)
+    return totals[ends] - totals[ends - lengths], lengths
 
 
 class _HashingFile:
