@@ -59,7 +59,7 @@ def _has_accelerator_files() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
 
 
-def placement(device: str, dtype: str, packing: str = "auto") -> Placement:
+def resolve_placement(device: str, dtype: str, packing: str = "auto") -> Placement:
     """`auto` is the GPU where there is one. dtype: as `resolve_dtype` gives it. packing: as in `Placement`."""
     import torch
 

@@ -101,7 +101,7 @@ def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
     return mask
 
 
-def packs(model: Any) -> bool:
+def can_pack(model: Any) -> bool:
     """Whether the model computes the same for packed sequences as for each alone, found out on a short probe.
 
     Not so for attention of other kinds (a window, a bias or a cap on the scores), or positions that the model counts

@@ -82,10 +82,10 @@ def plan(
         needed = sum(batch.tokens(sequences) for batch in packed)
         if needed > (1 - PACKING_PAYS) * paid:
             return padded
-    from primecli.models.packed_attention import packs
+    from primecli.models.packed_attention import can_pack
 
     with place.autocast():
-        possible = packs(model)
+        possible = can_pack(model)
     if not possible:
         if place.packing == "on":
             raise UsageError(

@@ -182,7 +182,7 @@ class Spellers:
         """
         if self._given is not None:
             return self._given
-        model, identity = sampler(provenance)
+        model, identity = sampling_model(provenance)
         if model is None:
             self.missing["shards that do not say their model"] = None
             return None
@@ -205,7 +205,7 @@ class Spellers:
         return self._by_identity[key]
 
 
-def sampler(provenance: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
+def sampling_model(provenance: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
     """The model that `generate` sampled with, as it was named, and the hash of its tokenizer; None where not said."""
     made = next((record for record in reversed(provenance) if record.get("stage") == "generate"), None)
     name = ((made or {}).get("config") or {}).get("model")

@@ -53,12 +53,12 @@ def _import_torch() -> None:
 def _speller(run: StageRun, batch: Sequence[Shard], given: str | None) -> Speller:
     """What spells the responses, its identity taken into the recipe."""
     from primecli.errors import InputError
-    from primecli.models.token_text import Spellers, sampler
+    from primecli.models.token_text import Spellers, sampling_model
 
     path, provenance = batch[0].path, batch[0].footer.provenance
     speller = Spellers(given).find(path, provenance)
     if speller is None:
-        name, _ = sampler(provenance)
+        name, _ = sampling_model(provenance)
         raise InputError(
             f"--granularity step needs the tokenizer that the rollouts were sampled with, and {path} "
             + (f"names {name}, which is not here" if name else "does not say which"),

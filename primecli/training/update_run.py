@@ -22,7 +22,7 @@ from primecli.models.identity import (
     trainer_fingerprint,
 )
 from primecli.models.loading import load_model
-from primecli.models.preload import EarlyModels
+from primecli.models.preload import Preloader
 from primecli.pipeline import loggers, pipe
 from primecli.pipeline.inputs import Inputs
 from primecli.pipeline.progress import duration
@@ -181,7 +181,7 @@ def run_update(
     with UpdateRun(stage, options) as run:
         source = run.use_trained_model(role, model)
         directory = None if reference is None else run.use_model("ref", reference)
-        early = EarlyModels(options.threads, load)
+        early = Preloader(options.threads, load)
         wanted = [(source, "float32"), *([] if directory is None else [(directory, options.resolved_dtype())])]
         run.read([*TOKENS, *needs], while_idle=lambda: early.begin(wanted))
         if not run.skip():

@@ -62,7 +62,7 @@ class Bench:
     """A model and rollouts on a device."""
 
     def __init__(self, directory: Path, options: argparse.Namespace) -> None:
-        from primecli.models.device import placement
+        from primecli.models.device import resolve_placement
         from primecli.pipeline.inputs import Inputs
         from primecli.shards.rollouts import load_rollouts
         from primecli.training.options import PolicyOptions
@@ -83,7 +83,7 @@ class Bench:
             fingerprint=fingerprint,
             stages=("generate", "verify", "compute-advantages"),
         )
-        self.place = placement(options.device, "bfloat16", options.packing)
+        self.place = resolve_placement(options.device, "bfloat16", options.packing)
         self.loss = PolicyOptions()
         shards = list(Inputs([str(directory / "rollouts-00000-of-00001.parquet")], partial=True))
         self.rollouts = load_rollouts(shards, columns(self.loss), token_ids=True)

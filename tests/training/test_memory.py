@@ -15,7 +15,7 @@ from transformers import OPTConfig, OPTForCausalLM, Qwen2Config, Qwen2ForCausalL
 
 from primecli.errors import PrimecliError
 from primecli.models import loading, scoring
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.scoring import Batch
 from primecli.shards.rollouts import Sequences
 from primecli.training.memory import (
@@ -42,7 +42,7 @@ def forward_and_backward(model: Any) -> tuple[Tensor, int]:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     model.zero_grad()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logprobs = scoring.sequence_logprobs(model, place, SEQUENCES, Batch([0, 1, 2])).logprobs
@@ -81,7 +81,7 @@ def test_looked_up_words_give_their_gradient_to_the_rows_of_the_one_that_is_ther
     lean = Qwen2ForCausalLM(config).eval()  # type: ignore[no-untyped-call]
     lean.load_state_dict(plain.state_dict())
     gather_embedding_gradient(lean)
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     for model in (plain, lean):
         for rows in ([0, 1], [2]):
             found = scoring.sequence_logprobs(model, place, SEQUENCES, Batch(rows)).logprobs
@@ -104,14 +104,14 @@ def test_words_may_be_given_by_name() -> None:
 
 
 def test_an_embedding_that_is_not_trained_is_left_as_it_is(tiny: Path) -> None:
-    model = loading.load_model(tiny, placement("cpu", "float32"))
+    model = loading.load_model(tiny, resolve_placement("cpu", "float32"))
     model.get_input_embeddings().weight.requires_grad_(False)
     gather_embedding_gradient(model)
     assert not model.get_input_embeddings()._forward_hooks
 
 
 def test_recomputed_activations_are_not_kept_and_change_no_gradient(tiny: Path) -> None:
-    model = loading.load_model(tiny, placement("cpu", "float32"))
+    model = loading.load_model(tiny, resolve_placement("cpu", "float32"))
     calls = []
     model.model.layers[0].mlp.register_forward_pre_hook(lambda *given: calls.append(1))
     expected, kept = forward_and_backward(model)
@@ -124,7 +124,7 @@ def test_recomputed_activations_are_not_kept_and_change_no_gradient(tiny: Path) 
     assert float(expected.abs().max()) > 0
     assert still_kept < 0.5 * kept
     calls.clear()
-    scoring.score(model, placement("cpu", "float32", "off"), SEQUENCES, micro_batch_tokens=10**6)
+    scoring.score(model, resolve_placement("cpu", "float32", "off"), SEQUENCES, micro_batch_tokens=10**6)
     assert len(calls) == 1
 
 
@@ -152,7 +152,7 @@ def test_a_model_without_known_layers_is_refused() -> None:
 
 @pytest.mark.parametrize("mini_batches", [1, 2])
 def test_trying_leaves_nothing_behind(mini_batches: int, tiny: Path) -> None:
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     model = loading.load_model(tiny, place)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()

@@ -63,14 +63,15 @@ class Policy:
     """The model that samples.
 
     directory: its checkpoint. fingerprint: identity of its weights. stop_ids: tokens that end a response.
-    words: tokens that its tokenizer has. longest: tokens of the longest sequence there can be, prompt and response.
+    vocabulary_size: tokens that its tokenizer has. max_length: tokens of the longest sequence there can be, prompt and
+    response.
     """
 
     directory: Path
     fingerprint: str
     stop_ids: tuple[int, ...]
-    words: int
-    longest: int
+    vocabulary_size: int
+    max_length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +98,14 @@ class EngineOptions:
     debug: bool = False
 
 
-Groups: TypeAlias = "Generator[tuple[int, list[Sample]], None, None]"
+SampledGroups: TypeAlias = "Generator[tuple[int, list[Sample]], None, None]"
 """Requests' numbers with their samples, as they finish."""
 
 
 class Engine(Protocol):
     """Samples groups of responses with the weights of one policy."""
 
-    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> Groups:
+    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
         """Yields (number of the request, its n samples), groups as they finish.
 
         Calls `tick` often. What it raises ends the sampling, as closing the generator does: what is in flight is

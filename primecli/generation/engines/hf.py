@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from primecli.generation.engines import EngineOptions, Groups, Policy, Request, Sample, SamplingParams
+from primecli.generation.engines import EngineOptions, Policy, Request, Sample, SampledGroups, SamplingParams
 from primecli.generation.engines.decoding import Decoding, share_keys
-from primecli.models.device import Placement, placement, reporting_memory, set_threads
+from primecli.models.device import Placement, reporting_memory, resolve_placement, set_threads
 from primecli.models.loading import load_model
 
 # When this share of a batch or less is still running, its ended rows are removed from the key-value cache. That copies
@@ -28,7 +28,7 @@ COMPACT_AT = 0.75
 def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
     """Loads the policy's weights into this process."""
     set_threads(options.threads)
-    place = placement(options.device, options.dtype)
+    place = resolve_placement(options.device, options.dtype)
     model = load_model(policy.directory, place)
     return HfEngine(model, place, stop_ids=policy.stop_ids, micro_batch_tokens=options.micro_batch_tokens)
 
@@ -66,7 +66,7 @@ class HfEngine:
         self.micro_batch_tokens = micro_batch_tokens
         self.compact_at = compact_at
 
-    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> Groups:
+    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
         """Yields each request's number and samples; of each part, from the longest prompts to the shortest."""
         begun: dict[int, list[Sample]] = {}
         for batch in self._batches(requests, params):

@@ -51,17 +51,17 @@ def make_probe(policy: Policy, options: EngineOptions) -> tuple[Probe, TiedHead 
     """
     import numpy as np
 
-    from primecli.models.device import placement, set_threads
+    from primecli.models.device import resolve_placement, set_threads
     from primecli.models.loading import load_model
     from primecli.models.scoring import score
     from primecli.shards.rollouts import Sequences
 
     set_threads(options.threads)
-    place = placement("cpu" if options.device == "auto" else options.device, options.dtype)
+    place = resolve_placement("cpu" if options.device == "auto" else options.device, options.dtype)
     model = load_model(policy.directory, place)
     rng = np.random.default_rng(0)
-    words = min(policy.words, model.get_input_embeddings().num_embeddings)
-    ids = rng.integers(0, words, size=min(PROBE_TOKENS, policy.longest - 1)).astype(np.int32)
+    words = min(policy.vocabulary_size, model.get_input_embeddings().num_embeddings)
+    ids = rng.integers(0, words, size=min(PROBE_TOKENS, policy.max_length - 1)).astype(np.int32)
     logprobs = score(model, place, Sequences([ids[:1]], [ids[1:]]), micro_batch_tokens=PROBE_TOKENS)
     gap = PROBE_GAP[options.dtype] if options.probe_gap is None else options.probe_gap
     return Probe(tuple(int(token) for token in ids), logprobs, gap), _tied_head(model)
