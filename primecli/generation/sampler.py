@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PromptGroup:
-    """One prompt to sample: where it stands in the stream of prompts, its text and its token ids."""
+    """One prompt to sample n responses to.
+
+    position: its position in the stream of prompts, from 0; see `prompts.stream_positions`.
+    prompt: as read from the prompt file.
+    text: the prompt after the chat template.
+    prompt_ids: token ids of the text.
+    """
 
     position: int
     prompt: Prompt

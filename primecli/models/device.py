@@ -24,8 +24,9 @@ LARGE_BLOCKS = (1 << 30, 32 << 20)  # bytes: from here on a block is given back;
 class Placement:
     """Where, in what precision and how a model computes.
 
-    dtype: of products; parameters that are trained stay float32 (`autocast` makes the difference). packing: whether
-    sequences share a row and their prompt, `auto`, `on` or `off`: see `scoring.plan`.
+    device: such as cpu or cuda.
+    dtype: of products; parameters that are trained stay float32, and `autocast` makes up the difference.
+    packing: whether sequences share a row and their prompt, `auto`, `on` or `off`; see `scoring.plan`.
     """
 
     device: torch.device

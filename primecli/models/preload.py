@@ -79,7 +79,13 @@ class Preloader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Loaded:
-    """A model, and the signature that its directory had before it was read."""
+    """A model that was loaded ahead.
+
+    directory: where it was loaded from.
+    signature: names, sizes and times of the files there, from before they were read (`identity.signature`).
+    dtype: of its parameters.
+    model: the model, on the CPU.
+    """
 
     directory: Path
     signature: Any

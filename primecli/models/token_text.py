@@ -21,7 +21,12 @@ TOKENIZER_FILE = "tokenizer.json"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A text and the tokens [first, last) that it stands for: one, or those that make one character together."""
+    """A piece of a response's text: that of one token, or of the tokens that make up one character.
+
+    text: the text.
+    first: index of its first token in the response, from 0.
+    last: index after its last token.
+    """
 
     text: str
     first: int

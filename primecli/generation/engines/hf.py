@@ -35,7 +35,12 @@ def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Samples `first` … `last` - 1 of a request's group, of which a batch is put together."""
+    """Some samples of one request; a batch is made of such pieces.
+
+    number: the request's number.
+    first: its first sample in the piece, from 0.
+    last: the sample after the last.
+    """
 
     number: int
     first: int

@@ -28,8 +28,12 @@ PROBE_GAP = {"float32": 1e-3, "bfloat16": 0.1}
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """token_ids: (T,). logprobs: (T - 1,) nats, of each token after the first, as the checkpoint gives them.
-    gap: the largest mean gap, nats, of an answer that is taken for the checkpoint's."""
+    """A fixed sequence of tokens, with the checkpoint's own answer.
+
+    token_ids: the T tokens.
+    logprobs: (T - 1,) float32, nats, of each token after the first, as the checkpoint computes them.
+    gap: largest mean difference, nats, at which a server's answer still counts as the checkpoint's.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: np.ndarray
@@ -38,7 +42,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class TiedHead:
-    """A head that is stored as the embeddings alone. stored: the embeddings' name in the files; head: the head's."""
+    """The names of a head and of the embeddings whose weights it shares.
+
+    stored: name of the embeddings' weights in the files, such as model.embed_tokens.weight.
+    head: name of the head's weights, which the files do not have, such as lm_head.weight.
+    """
 
     stored: str
     head: str
