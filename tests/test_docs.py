@@ -374,6 +374,13 @@ def test_the_table_answers_the_questions_that_are_asked() -> None:
         assert [what for what, where in rows.items() if subject in what and answer in where], subject
 
 
+def test_names_in_the_text_of_the_architecture_exist() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "primecli").rglob("*.py"))
+    for name in inline_code(ARCHITECTURE):
+        if name.isidentifier() and ("_" in name or name[0].isupper()) and name not in {"NAME"}:
+            assert re.search(rf"^\s*(def|class) {name}\b|^{name}\b.*=|^    {name}:", code, flags=re.MULTILINE), name
+
+
 def test_paths_in_the_text_of_the_architecture_exist() -> None:
     for code in inline_code(ARCHITECTURE):
         if re.fullmatch(r"(?:[\w.]+/)+[\w.]*|\w+\.py", code) and "NAME" not in code:
