@@ -202,8 +202,8 @@ def opponent_scores(scores: Tensor, outcome_rewards: Tensor, group_index: Tensor
     """
     opponents = torch.zeros_like(scores)
     for rows in group_rows(group_index):
-        mine, others = outcome_rewards[rows, None], outcome_rewards[None, rows]
-        compared = torch.where(mine > 0, others < mine, others > mine)  # (n, n)
+        own, others = outcome_rewards[rows, None], outcome_rewards[None, rows]
+        compared = torch.where(own > 0, others < own, others > own)  # (n, n)
         total = (compared * scores.detach()[None, rows]).sum(-1)
         opponents[rows] = total / compared.sum(-1).clamp(min=1)
     return opponents

@@ -67,11 +67,11 @@ def resolve_placement(device: str, dtype: str, packing: str = "auto") -> Placeme
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return Placement(place, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype], packing)
+    return Placement(resolved, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype], packing)
 
 
 def first_line(error: BaseException) -> str:
@@ -116,13 +116,13 @@ def reporting_memory(hint: str = "lower --micro-batch-tokens", what: str = "") -
         raise PrimecliError(f"out of memory{what and f' on {what}'}: {first_line(error)}", hint) from error
 
 
-def peak_memory_gib(place: Placement) -> float:
+def peak_memory_gib(placement: Placement) -> float:
     """The most memory that this process has held so far, GiB: of the GPU where it computes there, else of the CPU."""
     import resource
 
     import torch
 
-    if place.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(place.device) / 2**30
+    if placement.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(placement.device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

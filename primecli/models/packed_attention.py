@@ -65,9 +65,9 @@ def attend(
     attention needs no mask. Returns (B, T, H, d). The work is that of the segments alone: T² is never made.
     Raises TypeError for what it would have to leave out: a mask, dropout, a cache, a window, a cap, a bias, sinks.
     """
-    wanted = {name for name, argument in others.items() if _matters(name, argument)}
-    if attention_mask is not None or dropout or wanted or query.shape[2] != key.shape[2]:
-        kind = ", ".join(sorted(wanted)) or "a mask, a cache or dropout"
+    unsupported = {name for name, argument in others.items() if _matters(name, argument)}
+    if attention_mask is not None or dropout or unsupported or query.shape[2] != key.shape[2]:
+        kind = ", ".join(sorted(unsupported)) or "a mask, a cache or dropout"
         raise TypeError(f"{type(module).__name__} asks for attention with {kind}, which {NAME} has not")
     shared = query.shape[1] != key.shape[1]
     if segments is None:
@@ -76,8 +76,8 @@ def attend(
     sizes = [segment.length for segment in segments]
     keys, values = torch.split(key, sizes, dim=2), torch.split(value, sizes, dim=2)
     pieces = []
-    for own, (part, segment) in enumerate(zip(torch.split(query, sizes, dim=2), segments, strict=True)):
-        seen, known, mask = keys[own], values[own], None
+    for number, (part, segment) in enumerate(zip(torch.split(query, sizes, dim=2), segments, strict=True)):
+        seen, known, mask = keys[number], values[number], None
         if segment.prefix is not None:
             seen = torch.cat([keys[segment.prefix], seen], dim=2)
             known = torch.cat([values[segment.prefix], known], dim=2)
@@ -128,8 +128,8 @@ def _has_full_attention(config: Any) -> bool:
 
 def _has_fixed_positions(model: Any) -> bool:
     """Whether a position is encoded alike in rows of every length, which a short probe would not show."""
-    found = [getattr(module, "rope_type", None) for module in model.modules()]
-    types = {str(kind) for entry in found for kind in (entry.values() if isinstance(entry, dict) else [entry])}
+    rope_types = [getattr(module, "rope_type", None) for module in model.modules()]
+    types = {str(kind) for entry in rope_types for kind in (entry.values() if isinstance(entry, dict) else [entry])}
     return not any(name in kind for kind in types for name in ROPE_OF_THE_LONGEST)
 
 
@@ -139,25 +139,25 @@ def _probe(model: Any) -> bool:
     if not getattr(model, "_supports_attention_backend", False):
         return False
     AttentionInterface.register(NAME, attend)
-    words = model.get_input_embeddings().num_embeddings
-    ids = torch.arange(1, 12, device=model.device) % words
+    vocabulary_size = model.get_input_embeddings().num_embeddings
+    ids = torch.arange(1, 12, device=model.device) % vocabulary_size
     first, second = torch.cat([ids[:4], ids[4:7]]), torch.cat([ids[:4], ids[7:]])
     positions = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 7]], device=model.device)
     segments = [Segment(4), Segment(3, prefix=0), Segment(4, prefix=0)]
-    before = model.config._attn_implementation
+    original = model.config._attn_implementation
     with torch.no_grad():
         alone = [model.base_model(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in (first, second)]
         expected = torch.cat([alone[0], alone[1][4:]])
         model.set_attn_implementation(NAME)
-        found = None
+        packed = None
         # a forward that takes no position_ids or passes nothing on; attention of another kind
         with contextlib.suppress(TypeError):
-            found = hidden_states(model, ids[None], positions, segments)[0]
+            packed = hidden_states(model, ids[None], positions, segments)[0]
     half = expected.dtype.itemsize == 2 or torch.is_autocast_enabled(model.device.type)
     limit = HALF_TOLERANCE if half else PROBE_TOLERANCE
-    same = found is not None and bool((_sizes(found - expected) <= limit * _sizes(expected)).all())
+    same = packed is not None and bool((_sizes(packed - expected) <= limit * _sizes(expected)).all())
     if not same:
-        model.set_attn_implementation(before)
+        model.set_attn_implementation(original)
     return same
 
 

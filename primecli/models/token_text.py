@@ -65,8 +65,8 @@ class Speller:
         that make no character are U+FFFD, as the decoder has it. An id that is not in the vocabulary is its number,
         `<999>`, and the only text that decoding does not give.
         """
-        found = iter(self._spell([token for token in ids if self._knows(token)]))
-        return [next(found) if self._knows(token) else number(token) for token in ids]
+        texts = iter(self._spell([token for token in ids if self._knows(token)]))
+        return [next(texts) if self._knows(token) else id_text(token) for token in ids]
 
     def fingerprint(self) -> str:
         """Identity of the tokenizer: of the model's, where it is in a model's directory, else of the file."""
@@ -121,13 +121,13 @@ class Speller:
 
     def pieces(self, ids: Sequence[int]) -> list[Piece]:
         """The texts as pieces for showing: tokens without a text are of one piece with the token behind them."""
-        found: list[Piece] = []
+        pieces: list[Piece] = []
         first = 0
-        for place, text in enumerate(self.texts(ids)):
-            if text or place + 1 == len(ids):
-                found.append(Piece(text, first, place + 1))
-                first = place + 1
-        return found
+        for index, text in enumerate(self.texts(ids)):
+            if text or index + 1 == len(ids):
+                pieces.append(Piece(text, first, index + 1))
+                first = index + 1
+        return pieces
 
     def texts_of(self, ids: Sequence[int], response: str) -> list[str] | None:
         """As `texts`; None where they do not come to `response`: then this is not the tokenizer that sampled it.
@@ -155,14 +155,14 @@ def _letters(text: str) -> str:
     return re.sub(rf"[\s{BROKEN}]+", "", text)
 
 
-def number(token: int) -> str:
+def id_text(token: int) -> str:
     """The text of a token that cannot be spelled."""
     return f"<{token}>"
 
 
 def number_pieces(ids: Sequence[int]) -> list[Piece]:
     """Tokens as their numbers, where there is no tokenizer."""
-    return [Piece(number(token), place, place + 1) for place, token in enumerate(ids)]
+    return [Piece(id_text(token), index, index + 1) for index, token in enumerate(ids)]
 
 
 class Spellers:
@@ -226,9 +226,9 @@ def _candidates(name: str, above: Sequence[Path]) -> Iterator[Path]:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(name, TOKENIZER_FILE)
-        if isinstance(found, str):
-            yield Path(found).parent
+        file = try_to_load_from_cache(name, TOKENIZER_FILE)
+        if isinstance(file, str):
+            yield Path(file).parent
 
 
 def _identity(directory: Path) -> str | None:
@@ -264,4 +264,4 @@ def safe_json(text: str) -> str:
 
 def _escaped(letter: str) -> str:
     units = letter.encode("utf-16-be")
-    return "".join(f"\\u{units[place]:02x}{units[place + 1]:02x}" for place in range(0, len(units), 2))
+    return "".join(f"\\u{units[index]:02x}{units[index + 1]:02x}" for index in range(0, len(units), 2))

@@ -202,8 +202,8 @@ def with_columns(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
     for name, values in columns.items():
         field = schema.BY_NAME[name].field()
         array = values if isinstance(values, pa.Array) else pa.array(values, type=field.type)
-        place = table.schema.get_field_index(name)
-        table = table.append_column(field, array) if place < 0 else table.set_column(place, field, array)
+        index = table.schema.get_field_index(name)
+        table = table.append_column(field, array) if index < 0 else table.set_column(index, field, array)
     return table
 
 
@@ -332,13 +332,13 @@ def check_groups(table: pa.Table, path: Path) -> int:
     sizes: dict[str, int] = {}
     if schema.GROUP_SIZE in table.column_names:
         sizes = dict(zip(groups, table[schema.GROUP_SIZE].to_pylist(), strict=True))
-    for group, found in samples.items():
-        expected = sizes.get(group, len(found))
-        if sorted(found) != list(range(expected)):
+    for group, present in samples.items():
+        expected = sizes.get(group, len(present))
+        if sorted(present) != list(range(expected)):
             raise InputError(
-                f"{path}: group {group} is incomplete: it has {len(found)} of {expected} samples"
-                if len(found) < expected
-                else f"{path}: group {group} has the sample_index values {sorted(found)}",
+                f"{path}: group {group} is incomplete: it has {len(present)} of {expected} samples"
+                if len(present) < expected
+                else f"{path}: group {group} has the sample_index values {sorted(present)}",
                 "all samples of a prompt stand in one shard; make the shard again",
             )
     return len(samples)

@@ -61,8 +61,8 @@ def read_row(path: Path, row: int, columns: Sequence[str] | None = None) -> dict
             if first <= row < first + size:
                 for table in _batches(file, columns, [number], BATCH_ROWS):
                     if row < first + table.num_rows:
-                        found = parquet.conform(table.slice(row - first, 1), path, first_row=row)
-                        return dict(found.to_pylist()[0])
+                        picked = parquet.conform(table.slice(row - first, 1), path, first_row=row)
+                        return dict(picked.to_pylist()[0])
                     first += table.num_rows
             first += size
     except (pa.ArrowException, OSError) as error:

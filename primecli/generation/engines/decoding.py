@@ -105,19 +105,21 @@ def _with_room(held: Tensor, room: int) -> Tensor:
 class Decoding:
     """A running batch: its cache, its mask and the logits of the next token. Prompts are filled at the left."""
 
-    def __init__(self, model: Any, place: Placement, prompts: Sequence[Sequence[int]], sizes: Sequence[int]) -> None:
-        self.model, self.place = model, place
+    def __init__(
+        self, model: Any, placement: Placement, prompts: Sequence[Sequence[int]], sizes: Sequence[int]
+    ) -> None:
+        self.model, self.placement = model, placement
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.int64)
         mask = torch.zeros(len(prompts), width, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        mask = mask.to(place.device)
+        mask = mask.to(placement.device)
         self.positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
-        output = self._forward(ids.to(place.device), mask, self.positions, None)
+        output = self._forward(ids.to(placement.device), mask, self.positions, None)
         # the samples of a prompt share its forward pass; B rows from here on
-        rows = torch.repeat_interleave(torch.tensor(sizes)).to(place.device)
+        rows = torch.repeat_interleave(torch.tensor(sizes)).to(placement.device)
         self.cache = output.past_key_values
         self.cache.batch_select_indices(rows)
         for number, layer in enumerate(self.cache.layers):
@@ -129,7 +131,7 @@ class Decoding:
         self.positions = self.positions[rows, -1:]  # (B, 1)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
-        with self.place.autocast():
+        with self.placement.autocast():
             return self.model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -139,14 +141,14 @@ class Decoding:
                 logits_to_keep=1,
             )
 
-    def keep(self, places: Tensor) -> None:
-        """Drops all other places of the batch."""
-        places = places.to(self.place.device)
-        self.cache.batch_select_indices(places)
-        self.mask, self.positions = self.mask[places], self.positions[places]
+    def keep(self, rows: Tensor) -> None:
+        """Drops all other rows of the batch."""
+        rows = rows.to(self.placement.device)
+        self.cache.batch_select_indices(rows)
+        self.mask, self.positions = self.mask[rows], self.positions[rows]
 
     def advance(self, tokens: Tensor) -> None:
-        """Appends one token to each place: tokens (B,)."""
+        """Appends one token to each row: tokens (B,)."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self.positions = self.positions + 1
         output = self._forward(tokens[:, None], self.mask, self.positions, self.cache)

@@ -36,9 +36,9 @@ def stop_ids(directory: Path, config: Any, tokenizer: Any) -> tuple[int, ...]:
     from transformers import GenerationConfig
 
     if (directory / "generation_config.json").exists():
-        found = GenerationConfig.from_pretrained(directory, local_files_only=True).eos_token_id
+        stop = GenerationConfig.from_pretrained(directory, local_files_only=True).eos_token_id
     else:
-        found = GenerationConfig.from_model_config(config).eos_token_id
-    ids = set(found if isinstance(found, list) else [found])
+        stop = GenerationConfig.from_model_config(config).eos_token_id
+    ids = set(stop if isinstance(stop, list) else [stop])
     ids.add(tokenizer.eos_token_id)
     return tuple(sorted(token for token in ids if token is not None))
