@@ -15,7 +15,7 @@ from torch import Tensor
 
 MAX_LOG_RATIO = 20.0  # exp(20) is 5e8: far outside any clip, and its square is still a float32
 AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean")
-KL_ESTIMATES = ("k1", "k2", "k3", "abs")
+KL_ESTIMATES = ("k1", "k2", "k3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str) -> Tensor:
     """Per-token estimate of KL(policy || reference) from a token that the policy sampled (Schulman, 2020).
 
     With d = log p - log p_ref: k1 is d, unbiased, and negative at times; k2 is d^2 / 2; k3 is exp(-d) - 1 + d,
-    unbiased and never negative; abs is |d|. As a loss, the expected gradient of k2 is that of the KL itself;
+    unbiased and never negative. As a loss, the expected gradient of k2 is that of the KL itself;
     k1's is zero, and k3's is that of the KL the other way around.
 
     logprobs, ref_logprobs: nats, one shape. Returns that shape. Raises ValueError for an unknown kind.
@@ -134,8 +134,6 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str) -> Tensor:
     if kind == "k3":
         bounded = difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         return torch.expm1(-bounded) + bounded
-    if kind == "abs":
-        return difference.abs()
     raise ValueError(f"the KL estimate is {kind!r}; it is one of {', '.join(KL_ESTIMATES)}")
 
 

@@ -32,6 +32,7 @@ from primecli.models import lora
 from primecli.models.identity import (
     TRAINER_DIRECTORY,
     TRAINER_FILE,
+    is_checkpoint,
     model_fingerprint,
     read_trainer_record,
     weights_fingerprint,
@@ -88,7 +89,7 @@ def read_state(directory: Path, stage: str) -> TrainerState:
 
     A PRM that starts from a policy's checkpoint takes its weights and lineage, not its moments and step.
     """
-    if not (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():
+    if not is_checkpoint(directory):
         return TrainerState(0, (model_fingerprint(directory),), (), has_moments=False)
     record = read_trainer_record(directory)
     same_stage = record.get("stage") == stage
@@ -119,7 +120,7 @@ def load_master_weights(model: torch.nn.Module, directory: Path, *, of_another_k
 
     of_another_kind: the checkpoint need not have all of them, as a policy that starts a critic has no value head.
     """
-    if (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():  # a checkpoint that has lost it is damaged
+    if is_checkpoint(directory):  # a checkpoint that has lost it is damaged
         path = directory / TRAINER_DIRECTORY / MASTER
         saved = load_tensors(path)
         options = lora.stored_options(read_trainer_record(directory))

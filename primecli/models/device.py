@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from primecli.errors import PrimecliError, UsageError
+from primecli.errors import PrimecliError, UsageError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -70,14 +70,8 @@ def resolve_placement(device: str, dtype: str, packing: str = "auto") -> Placeme
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"--device {device}: {first_line(error)}") from error
     return Placement(resolved, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype], packing)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, its type's name where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def set_threads(threads: int | None) -> None:

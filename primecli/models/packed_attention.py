@@ -1,43 +1,25 @@
-"""Attention over packed sequences: several of them in one row, each seeing itself and the prompt that it shares.
-
-Registered with transformers as an attention implementation, so that it serves every model that takes one.
-"""
+"""Packed sequences: several of them in one row, each seeing itself and the prompt that it shares, where a model can."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
-from torch.nn.functional import scaled_dot_product_attention
 
-NAME = "primecli"  # as transformers knows it
-PROBE_TOLERANCE = 1e-4  # of a token's hidden state, in the mean: seeing another sequence is far off
-HALF_TOLERANCE = 5e-2  # as above, where products are taken with 8 or 11 bits
+from primecli.models.attention import PACKED, Segment, register_packed
 
-CHANGING_NOTHING = {"position_ids", "cache_position", "use_cache", "is_causal", "deterministic"}
-"""Arguments of an attention that may be given and have no effect here; is_causal is True by then."""
+PROBE_TOLERANCE = 1e-4  # of a token's hidden state, on average: seeing another sequence is far off
+HALF_TOLERANCE = 5e-2  # the same where products are taken with 8 or 11 bits
 ROPE_OF_THE_LONGEST = ("dynamic", "longrope")  # they turn every token of a row by the row's largest position
 
 _packs: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
-class Segment(NamedTuple):
-    """The next tokens of a packed row: a prompt, a response, or both. They see each other causally.
-
-    length: how many tokens.
-    prefix: number (from 0) of the segment that they see as a whole, which holds their prompt; None where they see none.
-    """
-
-    length: int
-    prefix: int | None = None
-
-
 def hidden_states(model: Any, ids: Tensor, positions: Tensor, segments: list[Segment]) -> Tensor:
-    """(1, T, D): the last hidden states of a packed row, by a model that `packs`.
+    """(1, T, D): the last hidden states of a packed row, by a model for which `can_pack` holds.
 
     ids: (1, T) int64; positions: (1, T) int64, of each token in its own sequence; segments: of T places in all.
     """
@@ -45,64 +27,6 @@ def hidden_states(model: Any, ids: Tensor, positions: Tensor, segments: list[Seg
         input_ids=ids, position_ids=positions, use_cache=False, segments=segments
     ).last_hidden_state
     return hidden
-
-
-def attend(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float | None = None,
-    segments: list[Segment] | None = None,
-    dropout: float = 0.0,
-    **others: Any,
-) -> tuple[Tensor, None]:
-    """What transformers calls in each layer. query: (B, H, T, d); key, value: (B, K, T, d), H a multiple of K.
-
-    segments: of the row, B being 1; without them each row is one sequence that is filled at the right, so that causal
-    attention needs no mask. Returns (B, T, H, d). The work is that of the segments alone: T² is never made.
-    Raises TypeError for what it would have to leave out: a mask, dropout, a cache, a window, a cap, a bias, sinks.
-    """
-    unsupported = {name for name, argument in others.items() if _matters(name, argument)}
-    if attention_mask is not None or dropout or unsupported or query.shape[2] != key.shape[2]:
-        kind = ", ".join(sorted(unsupported)) or "a mask, a cache or dropout"
-        raise TypeError(f"{type(module).__name__} asks for attention with {kind}, which {NAME} has not")
-    shared = query.shape[1] != key.shape[1]
-    if segments is None:
-        output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=shared)
-        return output.transpose(1, 2).contiguous(), None  # some layers take a view of it
-    sizes = [segment.length for segment in segments]
-    keys, values = torch.split(key, sizes, dim=2), torch.split(value, sizes, dim=2)
-    pieces = []
-    for number, (part, segment) in enumerate(zip(torch.split(query, sizes, dim=2), segments, strict=True)):
-        seen, known, mask = keys[number], values[number], None
-        if segment.prefix is not None:
-            seen = torch.cat([keys[segment.prefix], seen], dim=2)
-            known = torch.cat([values[segment.prefix], known], dim=2)
-            mask = _lower_right(segment.length, seen.shape[2], query.device)
-        pieces.append(
-            scaled_dot_product_attention(
-                part, seen, known, mask, is_causal=mask is None, scale=scaling, enable_gqa=shared
-            )
-        )
-    return torch.cat([piece.transpose(1, 2) for piece in pieces], dim=1), None
-
-
-def _matters(name: str, argument: object) -> bool:
-    """Whether an argument that a model gives its attention asks for another than causal attention over all of a row."""
-    if name == "is_causal":
-        return argument is False
-    return not (name in CHANGING_NOTHING or argument is None or argument is False)
-
-
-def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
-    """The mask by which the last of the queries sees all keys, and each one before it a key less."""
-    if device.type == "cpu":  # quicker there than what follows, which is for the flash kernel
-        return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
-    mask: Tensor = causal_lower_right(queries, keys)
-    return mask
 
 
 def can_pack(model: Any) -> bool:
@@ -134,11 +58,9 @@ def _has_fixed_positions(model: Any) -> bool:
 
 
 def _probe(model: Any) -> bool:
-    from transformers import AttentionInterface
-
     if not getattr(model, "_supports_attention_backend", False):
         return False
-    AttentionInterface.register(NAME, attend)
+    register_packed()
     vocabulary_size = model.get_input_embeddings().num_embeddings
     ids = torch.arange(1, 12, device=model.device) % vocabulary_size
     first, second = torch.cat([ids[:4], ids[4:7]]), torch.cat([ids[:4], ids[7:]])
@@ -148,7 +70,7 @@ def _probe(model: Any) -> bool:
     with torch.no_grad():
         alone = [model.base_model(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in (first, second)]
         expected = torch.cat([alone[0], alone[1][4:]])
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(PACKED)
         packed = None
         # a forward that takes no position_ids or passes nothing on; attention of another kind
         with contextlib.suppress(TypeError):

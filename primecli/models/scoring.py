@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from primecli.core.logprobs import TokenLogprobs
-    from primecli.models.packed_attention import Segment
+    from primecli.models.attention import Segment
 
 PACKING_PAYS = 0.15  # of the padded tokens, saved: about what attention by segments costs small models on the CPU
 
@@ -70,8 +70,8 @@ def plan(
 ) -> list[Batch]:
     """All of `rows`, in batches of no more than `micro_batch_tokens` tokens, the longest row in the first.
 
-    They are packed where `placement.packing` is `on`; with `auto`, on the CPU, if that saves `PACKING_PAYS` of the tokens
-    and the model can. Raises UsageError where packing is `on` and the model cannot.
+    They are packed where `placement.packing` is `on`; with `auto`, on the CPU, if that saves `PACKING_PAYS` of the
+    tokens and the model can be packed. Raises UsageError where packing is `on` and the model cannot be packed.
     """
     from primecli.core.ragged import micro_batches, packed_batches
 
@@ -155,7 +155,7 @@ def _packed(
     """
     import numpy as np
 
-    from primecli.models.packed_attention import Segment
+    from primecli.models.attention import Segment
 
     counts = Counter(prompt.tobytes() for prompt in prompts)
     ids: list[np.ndarray] = []

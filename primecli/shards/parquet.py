@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -130,6 +130,15 @@ def require_columns(path: Path, present: Sequence[str], needed: Iterable[str]) -
         raise InputError(f"{path}: lacks the column{plural} {', '.join(missing)}", hint)
 
 
+def check_readable(path: Path, columns: Sequence[str] | None) -> None:
+    """Raises InputError where the shard has no rows, or lacks one of these columns."""
+    footer = read_footer(path)
+    if footer.rows == 0:
+        raise InputError(f"{path}: the shard has no rows", "an empty shard is never written by primecli")
+    if columns is not None:
+        require_columns(path, footer.columns, columns)
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A shard's rows: the named columns, cast to their schema types; all columns when None.
 
@@ -139,32 +148,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    footer = read_footer(path)
-    if footer.rows == 0:
-        raise InputError(f"{path}: the shard has no rows", "an empty shard is never written by primecli")
-    if columns is not None:
-        require_columns(path, footer.columns, columns)
+    check_readable(path, columns)
     try:
         table = pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
     return conform(table.select(columns) if columns is not None else table, path)
-
-
-def read_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-    """As `read_table`, some rows at a time: memory does not grow with the shard. A file without rows gives none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        row = 0
-        for number in range(file.metadata.num_row_groups):  # asked for all at once, Arrow would hold them all
-            for batch in file.iter_batches(rows, row_groups=[number], columns=list(columns), use_threads=False):
-                yield conform(pa.Table.from_batches([batch]).select(columns), path, first_row=row)
-                row += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
 
 
 def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:

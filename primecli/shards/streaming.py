@@ -24,11 +24,7 @@ def stream(path: Path, columns: Sequence[str] | None, *, rows: int = BATCH_ROWS)
     """
     import pyarrow as pa
 
-    footer = parquet.read_footer(path)
-    if footer.rows == 0:
-        raise InputError(f"{path}: the shard has no rows", "an empty shard is never written by primecli")
-    if columns is not None:
-        parquet.require_columns(path, footer.columns, columns)
+    parquet.check_readable(path, columns)
     first = 0
     try:
         for table in _batches(_open(path), columns, None, rows):

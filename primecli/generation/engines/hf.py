@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from primecli.generation.engines import EngineOptions, Policy, Request, Sample, SampledGroups, SamplingParams
-from primecli.generation.engines.decoding import Decoding, share_keys
+from primecli.generation.engines.decoding import Decoding, avoid_key_copies
 from primecli.models.device import Placement, reporting_memory, resolve_placement, set_threads
 from primecli.models.loading import load_model
 
@@ -64,7 +64,7 @@ class HfEngine:
         micro_batch_tokens: int,
         compact_at: float = COMPACT_AT,
     ) -> None:
-        share_keys(model)
+        avoid_key_copies(model)
         self.model = model
         self.placement = placement
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=placement.device)
