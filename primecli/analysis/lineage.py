@@ -12,7 +12,7 @@ from typing import Any
 
 from primecli import catalog
 from primecli.errors import InputError
-from primecli.models.identity import TRAINER_DIRECTORY, TRAINER_FILE, read_trainer_record
+from primecli.models.identity import is_checkpoint, read_trainer_record
 from primecli.pipeline.invocation import without_file
 from primecli.shards import parquet
 
@@ -91,11 +91,6 @@ def _origin_of_first(shards: Sequence[Path]) -> Origin:
     recipe = [(record.get("stage"), _settings(record)) for record in first.chain]
     alike = sum([(record.get("stage"), _settings(record)) for record in other.chain] == recipe for other in others)
     return replace(first, alike=1 + alike, unlike=len(others) - alike)
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether a directory is a checkpoint that an update wrote."""
-    return (path / TRAINER_DIRECTORY / TRAINER_FILE).exists()
 
 
 def models_of(record: Record) -> list[UsedModel]:

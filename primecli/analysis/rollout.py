@@ -151,26 +151,26 @@ class Reader:
         from primecli.models import scoring
         from primecli.shards.rollouts import Sequences
 
-        model, device = self._load_model()
+        model, placement = self._load_model()
         temperature = columns.get(schema.TEMPERATURE) or 1.0  # greedy sampling (0) divides nothing
         sequences = Sequences(
             [np.array(columns[schema.PROMPT_IDS])],
             [np.array(columns[schema.RESPONSE_IDS])],
             np.array([temperature], dtype=np.float32),
         )
-        logprobs = scoring.score(model, device, sequences, micro_batch_tokens=1)
+        logprobs = scoring.score(model, placement, sequences, micro_batch_tokens=1)
         log_ratio = logprobs - np.asarray(columns[schema.ROLLOUT_LOGPROBS], dtype=np.float32)
         return np.abs(log_ratio) if self.measure is Measure.logprob_gap else log_ratio
 
     def _load_model(self) -> tuple[Any, Placement]:
-        from primecli.models.device import placement, resolve_dtype
+        from primecli.models.device import resolve_dtype, resolve_placement
         from primecli.models.identity import resolve_model
         from primecli.models.loading import load_model
 
         if self._loaded is None:
             directory = resolve_model(str(self.model))
-            device = placement("auto", resolve_dtype("auto", "auto"))
-            self._loaded = load_model(directory, device), device
+            placement = resolve_placement("auto", resolve_dtype("auto", "auto"))
+            self._loaded = load_model(directory, placement), placement
         return self._loaded
 
 

@@ -15,17 +15,18 @@ from torch import Tensor
 
 MAX_LOG_RATIO = 20.0  # exp(20) is 5e8: far outside any clip, and its square is still a float32
 AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean")
-KL_ESTIMATES = ("k1", "k2", "k3", "abs")
+KL_ESTIMATES = ("k1", "k2", "k3")
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyLoss:
-    """A policy loss and what to watch about it, without gradient.
+    """A policy loss, and what to watch about it. Only the loss has a gradient.
 
-    loss: (), the weighted sum of the tokens' terms. ratio: (...), new over old probability of each token.
-    clipped_low, clipped_high: (...) bool, tokens whose term was taken at the clip: a ratio that fell below the lower
-    bound with a negative advantage, or rose above the upper one with a positive advantage.
-    dual_clipped: (...) bool, tokens of negative advantage at the dual clip.
+    loss: (), the weighted sum of the tokens' terms.
+    ratio: (...), new over old probability of each token, such as 1.02.
+    clipped_low: (...) bool, tokens with a negative advantage whose ratio fell below the lower bound.
+    clipped_high: (...) bool, tokens with a positive advantage whose ratio rose above the upper bound.
+    dual_clipped: (...) bool, tokens with a negative advantage whose term was bounded by the dual clip.
     """
 
     loss: Tensor
@@ -117,7 +118,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str) -> Tensor:
     """Per-token estimate of KL(policy || reference) from a token that the policy sampled (Schulman, 2020).
 
     With d = log p - log p_ref: k1 is d, unbiased, and negative at times; k2 is d^2 / 2; k3 is exp(-d) - 1 + d,
-    unbiased and never negative; abs is |d|. As a loss, the expected gradient of k2 is that of the KL itself;
+    unbiased and never negative. As a loss, the expected gradient of k2 is that of the KL itself;
     k1's is zero, and k3's is that of the KL the other way around.
 
     logprobs, ref_logprobs: nats, one shape. Returns that shape. Raises ValueError for an unknown kind.
@@ -133,14 +134,16 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str) -> Tensor:
     if kind == "k3":
         bounded = difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         return torch.expm1(-bounded) + bounded
-    if kind == "abs":
-        return difference.abs()
     raise ValueError(f"the KL estimate is {kind!r}; it is one of {', '.join(KL_ESTIMATES)}")
 
 
 @dataclass(frozen=True, slots=True)
 class ValueLoss:
-    """A critic's loss, (), and, without gradient, the tokens (...) bool whose clipped term was taken."""
+    """A critic's loss, and what to watch about it. Only the loss has a gradient.
+
+    loss: (), the weighted sum of the tokens' terms.
+    clipped: (...) bool, tokens whose clipped term was the larger one and was used.
+    """
 
     loss: Tensor
     clipped: Tensor
@@ -197,8 +200,8 @@ def opponent_scores(scores: Tensor, outcome_rewards: Tensor, group_index: Tensor
     """
     opponents = torch.zeros_like(scores)
     for rows in group_rows(group_index):
-        mine, others = outcome_rewards[rows, None], outcome_rewards[None, rows]
-        compared = torch.where(mine > 0, others < mine, others > mine)  # (n, n)
+        own, others = outcome_rewards[rows, None], outcome_rewards[None, rows]
+        compared = torch.where(own > 0, others < own, others > own)  # (n, n)
         total = (compared * scores.detach()[None, rows]).sum(-1)
         opponents[rows] = total / compared.sum(-1).clamp(min=1)
     return opponents

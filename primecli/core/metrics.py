@@ -15,18 +15,22 @@ CALIBRATION_BINS = 10
 
 @dataclass(frozen=True, slots=True)
 class PairCounts:
-    """Pairs of a better and a worse response, by group. right, pairs: (G,) float64, weighted pairs."""
+    """Pairs of a better and a worse response of one group, counted by group.
 
-    right: Tensor
+    correct: (G,) float64, pairs whose better response has the higher score; a tie counts half.
+    pairs: (G,) float64, all pairs.
+    """
+
+    correct: Tensor
     pairs: Tensor
 
     def accuracy(self) -> float | None:
         """The share of all pairs that are ordered rightly; None where there is no pair."""
-        return float(self.right.sum() / self.pairs.sum()) if self.pairs.sum() > 0 else None
+        return float(self.correct.sum() / self.pairs.sum()) if self.pairs.sum() > 0 else None
 
     def mean_over_groups(self, without_pairs: float = 0.5) -> float:
         """The mean of the groups' own accuracies; a group without pairs counts `without_pairs`."""
-        accuracies = torch.where(self.pairs > 0, self.right / self.pairs.clamp(min=1e-12), without_pairs)
+        accuracies = torch.where(self.pairs > 0, self.correct / self.pairs.clamp(min=1e-12), without_pairs)
         return float(accuracies.mean())
 
 
@@ -42,14 +46,14 @@ def count_pairs(
     >>> count_pairs(torch.tensor([2.0, 1.0, 3.0]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0, 0, 0])).accuracy()
     0.5
     """
-    right, pairs = [], []
+    correct, pairs = [], []
     for rows in group_rows(group_index):
         difference = (outcome_rewards[rows, None] - outcome_rewards[None, rows]).double().clamp(min=0)  # (n, n)
         weight = difference if by_difference else (difference > 0).double()
         ordered = (1 + torch.sign(scores[rows, None] - scores[None, rows]).double()) / 2
-        right.append((weight * ordered).sum())
+        correct.append((weight * ordered).sum())
         pairs.append(weight.sum())
-    return PairCounts(torch.stack(right), torch.stack(pairs))
+    return PairCounts(torch.stack(correct), torch.stack(pairs))
 
 
 def calibration_error(scores: Tensor, outcome_rewards: Tensor, bins: int = CALIBRATION_BINS) -> float:
@@ -61,8 +65,8 @@ def calibration_error(scores: Tensor, outcome_rewards: Tensor, bins: int = CALIB
     0.5
     """
     predicted = scores.double().sigmoid()
-    place = (predicted * bins).long().clamp(max=bins - 1)
-    gaps = predicted.new_zeros(bins).index_add(0, place, predicted - outcome_rewards.double())
+    bin_index = (predicted * bins).long().clamp(max=bins - 1)
+    gaps = predicted.new_zeros(bins).index_add(0, bin_index, predicted - outcome_rewards.double())
     return float(gaps.abs().sum() / len(scores))
 
 
@@ -75,8 +79,8 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     0.75
     """
     spread = returns.double().var(correction=0)
-    left = (returns.double() - values.double()).var(correction=0)
-    return float(1 - left / spread) if spread > 0 else float("nan")
+    residual = (returns.double() - values.double()).var(correction=0)
+    return float(1 - residual / spread) if spread > 0 else float("nan")
 
 
 def effective_sample_size(log_weights: Tensor) -> float:

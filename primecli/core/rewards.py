@@ -63,8 +63,8 @@ def last_token(response_mask: Tensor) -> Tensor:
     >>> last_token(torch.tensor([[True, True, False]]))
     tensor([[False,  True, False]])
     """
-    place = torch.arange(response_mask.shape[1], device=response_mask.device)[None, :]
-    return place == response_mask.sum(-1, keepdim=True) - 1
+    index = torch.arange(response_mask.shape[1], device=response_mask.device)[None, :]
+    return index == response_mask.sum(-1, keepdim=True) - 1
 
 
 def drop_last_token(rewards: Tensor, response_mask: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from primecli.models import lora
 from primecli.models.identity import (
     TRAINER_DIRECTORY,
     TRAINER_FILE,
+    is_checkpoint,
     model_fingerprint,
     read_trainer_record,
     weights_fingerprint,
@@ -65,8 +66,15 @@ NOT_COPIED = (
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """Where training stands. step: optimizer steps taken by this stage; lineage: weights of all ancestors,
-    oldest first, this checkpoint's own last. lora, base: what this stage trained with, and the weights beneath."""
+    """How far a checkpoint has been trained.
+
+    step: optimizer steps that this stage has taken, over all its processes.
+    lineage: fingerprints of the weights of all ancestors, oldest first, this checkpoint's own last.
+    provenance: the records of the updates that made it, oldest first.
+    has_moments: whether it holds this stage's optimizer moments.
+    lora: the adapters that this stage trained it with; None for all parameters.
+    base: fingerprint of the weights beneath the adapters; None without adapters.
+    """
 
     step: int
     lineage: tuple[str, ...]
@@ -81,17 +89,17 @@ def read_state(directory: Path, stage: str) -> TrainerState:
 
     A PRM that starts from a policy's checkpoint takes its weights and lineage, not its moments and step.
     """
-    if not (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():
+    if not is_checkpoint(directory):
         return TrainerState(0, (model_fingerprint(directory),), (), has_moments=False)
     record = read_trainer_record(directory)
-    own = record.get("stage") == stage
+    same_stage = record.get("stage") == stage
     return TrainerState(
-        step=int(record["step"]) if own else 0,
+        step=int(record["step"]) if same_stage else 0,
         lineage=tuple(record["lineage"]),
         provenance=tuple(record.get("provenance", ())),
-        has_moments=own,
-        lora=lora.stored_options(record) if own else None,
-        base=record["lora"]["base"] if own and record.get("lora") else None,
+        has_moments=same_stage,
+        lora=lora.stored_options(record) if same_stage else None,
+        base=record["lora"]["base"] if same_stage and record.get("lora") else None,
     )
 
 
@@ -112,13 +120,13 @@ def load_master_weights(model: torch.nn.Module, directory: Path, *, of_another_k
 
     of_another_kind: the checkpoint need not have all of them, as a policy that starts a critic has no value head.
     """
-    if (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():  # a checkpoint that has lost it is damaged
+    if is_checkpoint(directory):  # a checkpoint that has lost it is damaged
         path = directory / TRAINER_DIRECTORY / MASTER
         saved = load_tensors(path)
         options = lora.stored_options(read_trainer_record(directory))
         if options is not None:
             saved = lora.merge_tensors(load_tensors(path.with_name(BASE)), saved, options)
-        _fill(model, saved, path, partly=of_another_kind)
+        _copy_into(model, saved, path, partly=of_another_kind)
 
 
 def load_parameters(model: Any, directory: Path, state: TrainerState, asked: LoraOptions | None, seed: int) -> None:
@@ -138,10 +146,10 @@ def load_parameters(model: Any, directory: Path, state: TrainerState, asked: Lor
 def load_adapted(model: torch.nn.Module, directory: Path) -> None:
     """Puts a checkpoint's parameters into a model with adapters as they are, nothing merged."""
     path = directory / TRAINER_DIRECTORY / MASTER
-    _fill(model, {**load_tensors(path.with_name(BASE)), **load_tensors(path)}, path)
+    _copy_into(model, {**load_tensors(path.with_name(BASE)), **load_tensors(path)}, path)
 
 
-def _fill(model: torch.nn.Module, saved: dict[str, torch.Tensor], path: Path, *, partly: bool = False) -> None:
+def _copy_into(model: torch.nn.Module, saved: dict[str, torch.Tensor], path: Path, *, partly: bool = False) -> None:
     import torch
 
     with torch.no_grad():
@@ -229,19 +237,19 @@ def _save_tensors(
     save_file({name: parameter.detach().contiguous() for name, parameter in kept.items()}, trainer / MASTER)
     save_file(dict(moments), trainer / OPTIMIZER)
     if adapted:
-        before = source / TRAINER_DIRECTORY / BASE if same_base else None
-        _save_base(trainer / BASE, lora.frozen(model), before)
+        previous = source / TRAINER_DIRECTORY / BASE if same_base else None
+        _save_base(trainer / BASE, lora.frozen(model), previous)
         lora.merge(model)
     model.to(stored_dtype(source)).save_pretrained(directory)
 
 
-def _save_base(path: Path, frozen: Mapping[str, torch.nn.Parameter], before: Path | None) -> None:
+def _save_base(path: Path, frozen: Mapping[str, torch.nn.Parameter], previous: Path | None) -> None:
     from safetensors.torch import save_file
 
-    if before is None:
+    if previous is None:
         save_file({name: lora.compact(value.detach()).contiguous() for name, value in frozen.items()}, path)
         return
     try:
-        os.link(before, path)
+        os.link(previous, path)
     except OSError:  # another file system, or one without links
-        shutil.copyfile(before, path)
+        shutil.copyfile(previous, path)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from primecli.errors import PrimecliError, UsageError
+from primecli.errors import PrimecliError, UsageError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +24,9 @@ LARGE_BLOCKS = (1 << 30, 32 << 20)  # bytes: from here on a block is given back;
 class Placement:
     """Where, in what precision and how a model computes.
 
-    dtype: of products; parameters that are trained stay float32 (`autocast` makes the difference). packing: whether
-    sequences share a row and their prompt, `auto`, `on` or `off`: see `scoring.plan`.
+    device: such as cpu or cuda.
+    dtype: of products; parameters that are trained stay float32, and `autocast` makes up the difference.
+    packing: whether sequences share a row and their prompt, `auto`, `on` or `off`; see `scoring.plan`.
     """
 
     device: torch.device
@@ -59,24 +60,18 @@ def _has_accelerator_files() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
 
 
-def placement(device: str, dtype: str, packing: str = "auto") -> Placement:
+def resolve_placement(device: str, dtype: str, packing: str = "auto") -> Placement:
     """`auto` is the GPU where there is one. dtype: as `resolve_dtype` gives it. packing: as in `Placement`."""
     import torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return Placement(place, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype], packing)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, its type's name where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+        raise UsageError(f"--device {device}: {first_line(error)}") from error
+    return Placement(resolved, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype], packing)
 
 
 def set_threads(threads: int | None) -> None:
@@ -115,13 +110,13 @@ def reporting_memory(hint: str = "lower --micro-batch-tokens", what: str = "") -
         raise PrimecliError(f"out of memory{what and f' on {what}'}: {first_line(error)}", hint) from error
 
 
-def peak_memory_gib(place: Placement) -> float:
+def peak_memory_gib(placement: Placement) -> float:
     """The most memory that this process has held so far, GiB: of the GPU where it computes there, else of the CPU."""
     import resource
 
     import torch
 
-    if place.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(place.device) / 2**30
+    if placement.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(placement.device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from primecli.errors import InputError
+from primecli.errors import InputError, first_line
 from primecli.files import file_hash, fingerprint, read_json
 
 TRAINER_DIRECTORY = "trainer"
@@ -37,16 +37,19 @@ def _snapshot(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{name}: no such directory here, and the hub did not give a model of that id: {reason}"
+            f"{name}: no such directory here, and the hub did not give a model of that id: {first_line(error)}"
         ) from error
+
+
+def is_checkpoint(directory: Path) -> bool:
+    """Whether an update made this model directory: it has the trainer's record beside the weights."""
+    return (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists()
 
 
 def model_fingerprint(directory: Path) -> str:
     """Identity of a model's weights: the hash that its checkpoint records, else that of its safetensors files."""
-    record = directory / TRAINER_DIRECTORY / TRAINER_FILE
-    if record.exists():
+    if is_checkpoint(directory):
         return str(read_trainer_record(directory)["weights"])
     return weights_fingerprint(directory)
 
@@ -64,7 +67,7 @@ def weights_fingerprint(directory: Path) -> str:
 
 def trainer_fingerprint(directory: Path) -> str | None:
     """Identity of what a checkpoint holds besides its weights, as its record has it; None for a plain model."""
-    if not (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():
+    if not is_checkpoint(directory):
         return None
     record = read_trainer_record(directory)
     return fingerprint([record.get("stage"), record["step"], record.get("fingerprint")])
@@ -72,7 +75,7 @@ def trainer_fingerprint(directory: Path) -> str | None:
 
 def trained_with(directory: Path) -> dict[str, Any]:
     """The options of the update that made a checkpoint; none for a plain model."""
-    if not (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():
+    if not is_checkpoint(directory):
         return {}
     return dict(read_trainer_record(directory).get("recipe", {}).get("config", {}))
 

@@ -25,7 +25,12 @@ DEFAULT_ALPHA = 32.0
 
 @dataclass(frozen=True, slots=True)
 class LoraOptions:
-    """rank, alpha: as above. targets: last parts of the names of linear layers; all of them when empty."""
+    """The adapters to train.
+
+    rank: size of the low-rank matrices, such as 16.
+    alpha: scale of their product, which counts alpha / rank times; such as 32.
+    targets: last parts of the names of the linear layers, such as q_proj; all linear layers when empty.
+    """
 
     rank: int
     alpha: float
@@ -60,10 +65,10 @@ def lora_options(rank: int | None, alpha: float | None, targets: str | None) -> 
 
 def stored_options(record: Mapping[str, Any]) -> LoraOptions | None:
     """What a checkpoint's record says that it was trained with."""
-    found = record.get("lora")
-    if found is None:
+    adapters = record.get("lora")
+    if adapters is None:
         return None
-    return LoraOptions(int(found["lora_rank"]), float(found["lora_alpha"]), tuple(found["lora_targets"]))
+    return LoraOptions(int(adapters["lora_rank"]), float(adapters["lora_alpha"]), tuple(adapters["lora_targets"]))
 
 
 def attach(model: Any, options: LoraOptions, seed: int) -> None:
@@ -191,12 +196,12 @@ def merged_weight(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 def merge_tensors(base: Mapping[str, Tensor], trained: Mapping[str, Tensor], options: LoraOptions) -> dict[str, Tensor]:
     """A checkpoint's parameters as one float32 model: its base and its trained tensors, by name, merged."""
-    found = {name: tensor.float() for name, tensor in base.items()}
+    merged = {name: tensor.float() for name, tensor in base.items()}
     for name, tensor in trained.items():
         if ".lora_" not in name:
-            found[name] = tensor
+            merged[name] = tensor
         elif name.endswith(".lora_A.weight"):
             stem = name.removesuffix("lora_A.weight")
             b = trained[f"{stem}lora_B.weight"]
-            found[f"{stem}weight"] = merged_weight(found[f"{stem}weight"], tensor, b, options.alpha / options.rank)
-    return found
+            merged[f"{stem}weight"] = merged_weight(merged[f"{stem}weight"], tensor, b, options.alpha / options.rank)
+    return merged

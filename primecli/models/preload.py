@@ -1,8 +1,8 @@
 """Models that load while a stage waits for its first shard.
 
-    early = EarlyModels(threads=None)
+    early = Preloader(threads=None)
     for shard in run.shards(needs, while_idle=lambda: early.begin([(directory, "float32")])):
-        model = early.load(directory, place)   # the one that has been loaded, or loads it now
+        model = early.load(directory, placement)  # the one that has been loaded, or loads it now
 
 They load in a thread, so that a stage that turns out to need none of them (its output is there, its reader has gone)
 does not wait for them; and into the CPU's memory, since that of a GPU may be the stage's before until its shards come.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from primecli.errors import PrimecliError
 from primecli.models import loading
-from primecli.models.device import Placement, placement, set_threads
+from primecli.models.device import Placement, resolve_placement, set_threads
 from primecli.models.identity import signature
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SHARE_OF_MEMORY = 0.25  # of what is available: the stages before are at work, and others wait with their models
 
 
-class EarlyModels:
+class Preloader:
     """Models that load ahead, each given out once. load: as `models.load_model`. threads: as the stage's option."""
 
     def __init__(self, threads: int | None, load: Callable[..., Any] = loading.load_model) -> None:
@@ -37,49 +37,56 @@ class EarlyModels:
         self._loaded: list[_Loaded] = []
         self._error: Exception | None = None
 
-    def begin(self, wanted: Sequence[tuple[Path | str, str]]) -> None:
-        """Imports what models need, then starts to load those that are there. wanted: directories, each with its dtype.
+    def begin(self, models: Sequence[tuple[Path | str, str]]) -> None:
+        """Imports what models need, then starts to load those that are there. models: directories, each with its dtype.
 
         None where they would take more than `SHARE_OF_MEMORY` of the memory that is available.
         """
         loading.warm_imports()  # here rather than in the thread: two threads that import can get in each other's way
-        there = [(Path(name), dtype) for name, dtype in wanted if Path(name).is_dir()]
-        needed = sum(_most_bytes(directory) for directory, _ in there)
-        if there and needed < SHARE_OF_MEMORY * _available_bytes():
+        present = [(Path(name), dtype) for name, dtype in models if Path(name).is_dir()]
+        needed = sum(_most_bytes(directory) for directory, _ in present)
+        if present and needed < SHARE_OF_MEMORY * _available_bytes():
             # a daemon, which the end of the process does not wait for
-            self._thread = threading.Thread(target=self._run, args=(there,), daemon=True)
+            self._thread = threading.Thread(target=self._run, args=(present,), daemon=True)
             self._thread.start()
 
-    def _run(self, wanted: Sequence[tuple[Path, str]]) -> None:
+    def _run(self, models: Sequence[tuple[Path, str]]) -> None:
         try:
             set_threads(self._threads)
-            for directory, dtype in wanted:
-                before, place = signature(directory), placement("cpu", dtype)
-                self._loaded.append(_Loaded(directory, before, place.dtype, self._load(directory, place)))
+            for directory, dtype in models:
+                earlier, placement = signature(directory), resolve_placement("cpu", dtype)
+                self._loaded.append(_Loaded(directory, earlier, placement.dtype, self._load(directory, placement)))
         except (PrimecliError, FileNotFoundError):
             return  # a checkpoint that is being replaced; what is wrong with it in the end, `load` finds
         except Exception as error:
             self._error = error
 
-    def load(self, directory: Path, place: Placement, *, dtype: torch.dtype | None = None) -> Any:
+    def load(self, directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
         """The model of a directory as it is now, as `models.load_model` gives it."""
         if self._thread is not None:
             self._thread.join()  # all of it: while transformers loads, torch's default dtype is not what others expect
             self._thread = None
         if self._error is not None:
             raise self._error
-        found = [one for one in self._loaded if (one.directory, one.dtype) == (directory, dtype or place.dtype)]
-        if not found:
-            return self._load(directory, place, dtype=dtype)
-        self._loaded.remove(found[0])
-        if found[0].signature != signature(directory):
-            return self._load(directory, place, dtype=dtype)
-        return loading.move(found[0].model, place)
+        key = (directory, dtype or placement.dtype)
+        matches = [loaded for loaded in self._loaded if (loaded.directory, loaded.dtype) == key]
+        if not matches:
+            return self._load(directory, placement, dtype=dtype)
+        self._loaded.remove(matches[0])
+        if matches[0].signature != signature(directory):
+            return self._load(directory, placement, dtype=dtype)
+        return loading.move(matches[0].model, placement)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Loaded:
-    """A model, and the signature that its directory had before it was read."""
+    """A model that was loaded ahead.
+
+    directory: where it was loaded from.
+    signature: names, sizes and times of the files there, from before they were read (`identity.signature`).
+    dtype: of its parameters.
+    model: the model, on the CPU.
+    """
 
     directory: Path
     signature: Any

@@ -32,9 +32,9 @@ def last_of_steps(texts: Sequence[str], separator: str) -> np.ndarray:
     """
     if not separator:
         raise UsageError("--step-separator is empty", "give the text that stands between two steps")
-    closes = np.cumsum([len(text) for text in texts], dtype=np.int64)  # where each text ends
-    found = [match.end() for match in re.finditer(f"(?:{re.escape(separator)})+", "".join(texts))]
+    text_ends = np.cumsum([len(text) for text in texts], dtype=np.int64)  # where each text ends
+    separator_ends = [match.end() for match in re.finditer(f"(?:{re.escape(separator)})+", "".join(texts))]
     ends = np.zeros(len(texts), dtype=bool)
-    ends[np.searchsorted(closes, found)] = True
+    ends[np.searchsorted(text_ends, separator_ends)] = True
     ends[-1:] = True
     return ends

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -17,7 +17,7 @@ def typer_function(function: Callable[..., int | None]) -> Callable[..., int | N
     function: takes either one object of options, which is built and checked before the call, or each of its options,
         and with them a typer.Context if it asks for one. It may return an exit code.
     """
-    kind = _options_type(function)
+    kind = options_type(function)
     declared = declarations(kind or function)
 
     def call(**values: Any) -> int | None:
@@ -47,7 +47,8 @@ def typer_function(function: Callable[..., int | None]) -> Callable[..., int | N
     return call
 
 
-def _options_type(function: Callable[..., int | None]) -> type[Options] | None:
+def options_type(function: Callable[..., int | None]) -> type[Options] | None:
+    """The class of options that a command takes as its only argument; None for one that takes them each."""
     hints = [hint for name, hint in get_type_hints(function).items() if name != "return"]
     return hints[0] if len(hints) == 1 and isinstance(hints[0], type) and issubclass(hints[0], Options) else None
 
@@ -67,6 +68,8 @@ def _annotation(one: Declaration) -> Any:
         kind = list[get_args(kind)[0]]  # type: ignore[misc]
         if one.default is not inspect.Parameter.empty:
             kind = kind | None
+    if one.option.choices:
+        kind = Literal[one.option.choices]
     return Annotated[kind, _typer_parameter(one)]
 
 

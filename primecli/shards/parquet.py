@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -40,7 +40,16 @@ def shard_name(index: int, total: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What a shard's footer says. A file of another tool has no fingerprint and no provenance."""
+    """What a shard's footer says.
+
+    rows: number of rollouts.
+    columns: names of the columns, in the file's order.
+    content: hash of the rows, 32 hex digits; of the whole file where another tool wrote it.
+    fingerprint: hash of everything that decides the content, 32 hex digits; None where another tool wrote it.
+    recipe: what the fingerprint is a hash of; None where another tool wrote it.
+    counts: sums over the rows, such as {"groups": 64}; None where another tool wrote it.
+    provenance: one record for each stage so far, oldest first; empty where another tool wrote it.
+    """
 
     rows: int
     columns: tuple[str, ...]
@@ -122,6 +131,15 @@ def require_columns(path: Path, present: Sequence[str], needed: Iterable[str]) -
         raise InputError(f"{path}: lacks the column{plural} {', '.join(missing)}", hint)
 
 
+def check_readable(path: Path, columns: Sequence[str] | None) -> None:
+    """Raises InputError where the shard has no rows, or lacks one of these columns."""
+    footer = read_footer(path)
+    if footer.rows == 0:
+        raise InputError(f"{path}: the shard has no rows", "an empty shard is never written by primecli")
+    if columns is not None:
+        require_columns(path, footer.columns, columns)
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A shard's rows: the named columns, cast to their schema types; all columns when None.
 
@@ -131,32 +149,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    footer = read_footer(path)
-    if footer.rows == 0:
-        raise InputError(f"{path}: the shard has no rows", "an empty shard is never written by primecli")
-    if columns is not None:
-        require_columns(path, footer.columns, columns)
+    check_readable(path, columns)
     try:
         table = pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
     return conform(table.select(columns) if columns is not None else table, path)
-
-
-def read_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-    """As `read_table`, some rows at a time: memory does not grow with the shard. A file without rows gives none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        row = 0
-        for number in range(file.metadata.num_row_groups):  # asked for all at once, Arrow would hold them all
-            for batch in file.iter_batches(rows, row_groups=[number], columns=list(columns), use_threads=False):
-                yield conform(pa.Table.from_batches([batch]).select(columns), path, first_row=row)
-                row += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
 
 
 def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:
@@ -194,8 +192,8 @@ def with_columns(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
     for name, values in columns.items():
         field = schema.BY_NAME[name].field()
         array = values if isinstance(values, pa.Array) else pa.array(values, type=field.type)
-        place = table.schema.get_field_index(name)
-        table = table.append_column(field, array) if place < 0 else table.set_column(place, field, array)
+        index = table.schema.get_field_index(name)
+        table = table.append_column(field, array) if index < 0 else table.set_column(index, field, array)
     return table
 
 
@@ -334,13 +332,13 @@ def check_groups(table: pa.Table, path: Path) -> int:
     sizes: dict[str, int] = {}
     if schema.GROUP_SIZE in table.column_names:
         sizes = dict(zip(groups, table[schema.GROUP_SIZE].to_pylist(), strict=True))
-    for group, found in samples.items():
-        expected = sizes.get(group, len(found))
-        if sorted(found) != list(range(expected)):
+    for group, present in samples.items():
+        expected = sizes.get(group, len(present))
+        if sorted(present) != list(range(expected)):
             raise InputError(
-                f"{path}: group {group} is incomplete: it has {len(found)} of {expected} samples"
-                if len(found) < expected
-                else f"{path}: group {group} has the sample_index values {sorted(found)}",
+                f"{path}: group {group} is incomplete: it has {len(present)} of {expected} samples"
+                if len(present) < expected
+                else f"{path}: group {group} has the sample_index values {sorted(present)}",
                 "all samples of a prompt stand in one shard; make the shard again",
             )
     return len(samples)
@@ -348,7 +346,11 @@ def check_groups(table: pa.Table, path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """An input shard: where it is and what its footer says."""
+    """An input shard.
+
+    path: the file.
+    footer: what its footer says.
+    """
 
     path: Path
     footer: parquet.Footer

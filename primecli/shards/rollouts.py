@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rollouts:
-    """B rollouts with N response tokens in all, in the order of the shards.
+    """B rollouts with N response tokens in total, in the order of the shards.
 
-    response_lengths: (B,) int64, tokens. group_index: (B,) int64, the number of each row's group.
+    response_lengths: (B,) int64, tokens.
+    group_index: (B,) int64, the number of each row's group, from 0.
     values: columns by name; (N,) for lists over response tokens, (B,) for numbers; null is NaN.
-    strings: columns of text by name. shard_rows: rows of each shard.
+    strings: text columns by name, B strings each.
+    shard_rows: number of rows of each shard.
+    prompt_ids: token ids of each prompt, one int32 array per row; empty unless they were asked for.
+    response_ids: token ids of each response, likewise.
     """
 
     response_lengths: np.ndarray
@@ -48,8 +52,8 @@ class Rollouts:
 
     def sequences(self, *, temperature: bool = False) -> Sequences:
         """Token ids for a model; with the rows' sampling temperature where asked for."""
-        heat = self.values[schema.TEMPERATURE] if temperature else None
-        return Sequences(self.prompt_ids, self.response_ids, heat)
+        temperatures = self.values[schema.TEMPERATURE] if temperature else None
+        return Sequences(self.prompt_ids, self.response_ids, temperatures)
 
 
 def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: bool) -> Rollouts:
@@ -58,14 +62,14 @@ def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: 
     Raises InputError for groups that are incomplete or stand in two shards, for lists of another length
     than the response, for values that are not finite, and for prompts or responses without tokens.
     """
-    wanted = list(dict.fromkeys([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS, *columns]))
+    needed = list(dict.fromkeys([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS, *columns]))
     if token_ids:
-        wanted.append(schema.PROMPT_IDS)
+        needed.append(schema.PROMPT_IDS)
     tables = []
     owner: dict[str, Shard] = {}
     for part in parts:
         extra = [schema.GROUP_SIZE] if schema.GROUP_SIZE in part.footer.columns else []
-        table = parquet.read_table(part.path, [*wanted, *extra])
+        table = parquet.read_table(part.path, [*needed, *extra])
         parquet.check_groups(table, part.path)
         for group in table[schema.GROUP_ID].unique().to_pylist():
             if group in owner:
@@ -75,7 +79,7 @@ def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: 
                 )
             owner[group] = part
         check_lists(table, part.path)
-        tables.append(table.select(wanted))
+        tables.append(table.select(needed))
     return _gather(tables, columns, token_ids=token_ids)
 
 
@@ -132,21 +136,21 @@ def check_lists(table: pa.Table, path: object, *, first_row: int = 0) -> None:
         if name in table.column_names:
             if table[name].combine_chunks().flatten().null_count:
                 raise InputError(f"{path}: {name} holds a null token id")
-            _, found = parquet.flat_column(table, name)
-            if (found == 0).any():
-                raise InputError(f"{path}: {name} is empty at row {first_row + int(np.argmin(found))}")
+            _, sizes = parquet.flat_column(table, name)
+            if (sizes == 0).any():
+                raise InputError(f"{path}: {name} is empty at row {first_row + int(np.argmin(sizes))}")
     for name in schema.PER_RESPONSE_TOKEN:
         if name not in table.column_names:
             continue
-        values, found = parquet.flat_column(table, name)
-        if (found != lengths).any():
-            row = int(np.argmax(found != lengths))
+        values, sizes = parquet.flat_column(table, name)
+        if (sizes != lengths).any():
+            row = int(np.argmax(sizes != lengths))
             raise InputError(
-                f"{path}: {name} has {found[row]} values for {lengths[row]} response tokens at row {first_row + row}"
+                f"{path}: {name} has {sizes[row]} values for {lengths[row]} response tokens at row {first_row + row}"
             )
         if not np.isfinite(values).all():
             token = int(np.argmin(np.isfinite(values)))
-            row = int(np.searchsorted(np.cumsum(found), token, side="right"))
+            row = int(np.searchsorted(np.cumsum(sizes), token, side="right"))
             raise InputError(f"{path}: {name} is {values[token]} at row {first_row + row}")
 
 
@@ -190,7 +194,9 @@ def split_rows(table: pa.Table, name: str) -> tuple[np.ndarray, ...]:
 class Sequences:
     """Prompts with their responses, as token ids.
 
-    prompt_ids, response_ids: one int32 array a row. temperature: (B,), by which logits are divided.
+    prompt_ids: one int32 array per row.
+    response_ids: one int32 array per row.
+    temperature: (B,) float32, what each row's logits are divided by; None for 1.
     """
 
     prompt_ids: Sequence[np.ndarray]

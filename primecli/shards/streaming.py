@@ -24,11 +24,7 @@ def stream(path: Path, columns: Sequence[str] | None, *, rows: int = BATCH_ROWS)
     """
     import pyarrow as pa
 
-    footer = parquet.read_footer(path)
-    if footer.rows == 0:
-        raise InputError(f"{path}: the shard has no rows", "an empty shard is never written by primecli")
-    if columns is not None:
-        parquet.require_columns(path, footer.columns, columns)
+    parquet.check_readable(path, columns)
     first = 0
     try:
         for table in _batches(_open(path), columns, None, rows):
@@ -61,8 +57,8 @@ def read_row(path: Path, row: int, columns: Sequence[str] | None = None) -> dict
             if first <= row < first + size:
                 for table in _batches(file, columns, [number], BATCH_ROWS):
                     if row < first + table.num_rows:
-                        found = parquet.conform(table.slice(row - first, 1), path, first_row=row)
-                        return dict(found.to_pylist()[0])
+                        picked = parquet.conform(table.slice(row - first, 1), path, first_row=row)
+                        return dict(picked.to_pylist()[0])
                     first += table.num_rows
             first += size
     except (pa.ArrowException, OSError) as error:

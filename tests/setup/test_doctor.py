@@ -83,7 +83,7 @@ def test_extras_say_how_to_install_what_is_missing_of_them(requires: Any) -> Non
 
 
 def test_it_is_looked_up_by_the_name_that_it_is_installed_by() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == doctor.DISTRIBUTION
 
 

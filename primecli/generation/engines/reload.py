@@ -28,8 +28,12 @@ PROBE_GAP = {"float32": 1e-3, "bfloat16": 0.1}
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """token_ids: (T,). logprobs: (T - 1,) nats, of each token after the first, as the checkpoint gives them.
-    gap: the largest mean gap, nats, of an answer that is taken for the checkpoint's."""
+    """A fixed sequence of tokens, with the checkpoint's own answer.
+
+    token_ids: the T tokens.
+    logprobs: (T - 1,) float32, nats, of each token after the first, as the checkpoint computes them.
+    gap: largest mean difference, nats, at which a server's answer still counts as the checkpoint's.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: np.ndarray
@@ -38,7 +42,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class TiedHead:
-    """A head that is stored as the embeddings alone. stored: the embeddings' name in the files; head: the head's."""
+    """The names of a head and of the embeddings whose weights it shares.
+
+    stored: name of the embeddings' weights in the files, such as model.embed_tokens.weight.
+    head: name of the head's weights, which the files do not have, such as lm_head.weight.
+    """
 
     stored: str
     head: str
@@ -51,18 +59,18 @@ def make_probe(policy: Policy, options: EngineOptions) -> tuple[Probe, TiedHead 
     """
     import numpy as np
 
-    from primecli.models.device import placement, set_threads
+    from primecli.models.device import resolve_placement, set_threads
     from primecli.models.loading import load_model
     from primecli.models.scoring import score
     from primecli.shards.rollouts import Sequences
 
     set_threads(options.threads)
-    place = placement("cpu" if options.device == "auto" else options.device, options.dtype)
-    model = load_model(policy.directory, place)
+    placement = resolve_placement("cpu" if options.device == "auto" else options.device, options.dtype)
+    model = load_model(policy.directory, placement)
     rng = np.random.default_rng(0)
-    words = min(policy.words, model.get_input_embeddings().num_embeddings)
-    ids = rng.integers(0, words, size=min(PROBE_TOKENS, policy.longest - 1)).astype(np.int32)
-    logprobs = score(model, place, Sequences([ids[:1]], [ids[1:]]), micro_batch_tokens=PROBE_TOKENS)
+    known = min(policy.vocabulary_size, model.get_input_embeddings().num_embeddings)
+    ids = rng.integers(0, known, size=min(PROBE_TOKENS, policy.max_length - 1)).astype(np.int32)
+    logprobs = score(model, placement, Sequences([ids[:1]], [ids[1:]]), micro_batch_tokens=PROBE_TOKENS)
     gap = PROBE_GAP[options.dtype] if options.probe_gap is None else options.probe_gap
     return Probe(tuple(int(token) for token in ids), logprobs, gap), _tied_head(model)
 
@@ -87,26 +95,26 @@ def reloadable(directory: Path, tied: TiedHead | None) -> Iterator[Path]:
         yield directory.resolve()
         return
     weights = sorted(directory.resolve().glob("*.safetensors"))
-    place = _directory_beside(directory.resolve())
+    links = _directory_beside(directory.resolve())
     try:
         for file in [*weights, *directory.resolve().glob("*.json")]:
             if not file.name.endswith(".index.json"):  # it would hide the head's file
-                (place / file.name).symlink_to(file)
-        _write_head(weights, tied, place / "tied-head.safetensors")
-        yield place
+                (links / file.name).symlink_to(file)
+        _write_head(weights, tied, links / "tied-head.safetensors")
+        yield links
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(links, ignore_errors=True)
 
 
 def _directory_beside(directory: Path) -> Path:
     try:
-        place = Path(tempfile.mkdtemp(prefix=f".{directory.name}.reload-", dir=directory.parent))
-        os.chmod(place, 0o755)  # the server may be another user's
+        links = Path(tempfile.mkdtemp(prefix=f".{directory.name}.reload-", dir=directory.parent))
+        os.chmod(links, 0o755)  # the server may be another user's
     except OSError as error:
         raise PrimecliError(
             f"{directory.parent}: --reload of a model with tied embeddings needs room beside it: {error.strerror}"
         ) from error
-    return place
+    return links
 
 
 def _write_head(weights: list[Path], tied: TiedHead, target: Path) -> None:
