@@ -83,8 +83,8 @@ def claim_groups(groups: Iterable[str], shard: Path, owners: dict[str, Path]) ->
     for group in groups:
         if group in owners:
             raise InputError(
-                f"group {group} stands in two shards, {owners[group]} and {shard}",
-                "all samples of a prompt stand in one shard",
+                f"group {group} is in two shards: {owners[group]} and {shard}",
+                "all samples of a prompt belong in one shard",
             )
         owners[group] = shard
 

@@ -169,7 +169,7 @@ def test_it_needs_no_torch(tmp_path: Path) -> None:
 
 def test_help_names_every_metric(capfd: pytest.CaptureFixture[str]) -> None:
     assert run("audit", "--help") == 0
-    words = capfd.readouterr().out.partition("each is):")[2].partition("A condition")[0].split()
+    words = capfd.readouterr().out.partition("explains each):")[2].partition("If a metric")[0].split()
     for heading in SECTIONS:
         words.remove(heading)
     assert words == list(METRICS)

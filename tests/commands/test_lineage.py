@@ -89,18 +89,18 @@ def test_a_model_that_is_no_longer_the_same_is_not_followed(
     record = tmp_path / "copy" / "ckpt" / "prm" / "1" / "trainer" / "primecli.json"
     record.write_text(record.read_text().replace('"weights": "', '"weights": "other'))
     out = look("runs/1/score-prm")
-    assert "no longer the same there" in out
+    assert "which has changed since" in out
     assert "update-prm" not in out
 
 
 def test_shards_of_a_directory_that_were_made_otherwise_are_counted(
     look: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "one of 2 made alike" in look("runs/1/verify")
+    assert "one of 2 made the same way" in look("runs/1/verify")
     place = tmp_path / "verify"
     shutil.copytree(made / "runs/1/verify", place)
     shutil.copy(sorted((made / "runs/1/generate").glob("*.parquet"))[0], place / "rollouts-00009-of-00010.parquet")
-    assert "one of 2 made alike; 1 beside it made in another way" in look(place)
+    assert "one of 2 made the same way; 1 more made another way" in look(place)
 
 
 def test_what_differs(look: Any, made: Path, tiny: Path) -> None:

@@ -107,7 +107,7 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatc
         (
             (directory, "SELECT nothing FROM rollouts"),
             2,
-            'the SQL does not work: Binder Error: Referenced column "nothing"',
+            'the query failed: Binder Error: Referenced column "nothing"',
         ),
         ((directory,), 2, "shards come first, the query last"),
         ((directory, "SELECT * FROM 'https://example.invalid/a.parquet'"), 2, "requires the extension httpfs"),
