@@ -31,7 +31,7 @@ def graded(tiny: Path, tmp_path: Path, prompts: Path, primecli: Any) -> Path:
     return tmp_path / "verify"
 
 
-def test_what_the_stages_make_is_right(
+def test_shards_of_the_stages_have_no_problems(
     tiny: Path, tmp_path: Path, prompts: Path, primecli: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = run(capfd, graded(tiny, tmp_path, prompts, primecli))
@@ -41,7 +41,7 @@ def test_what_the_stages_make_is_right(
 def test_a_changed_row_is_noticed(
     tiny: Path, tmp_path: Path, prompts: Path, primecli: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As when somebody writes rewards of their own into a shard and keeps its footer."""
+    """As if somebody had replaced the rewards in a shard and kept its footer."""
     (path,) = graded(tiny, tmp_path, prompts, primecli).glob("*.parquet")
     table = pq.ParquetFile(path).read()
     raw = pq.read_metadata(path).metadata[parquet.FOOTER_KEY]
@@ -95,7 +95,7 @@ def test_each_problem_is_named(
 
 
 def rewritten(source: Path, target: Path, column: str, values: pa.Array) -> Path:
-    """A shard with another column, its hash taken anew: as by a tool that knows the format."""
+    """A shard with a column replaced and its hash taken again, as a tool that knows the format would do."""
     table = pq.ParquetFile(source).read().replace_schema_metadata(None)
     place = table.column_names.index(column)
     footer = parquet.read_footer(source)
@@ -111,7 +111,7 @@ def rewritten(source: Path, target: Path, column: str, values: pa.Array) -> Path
     return target
 
 
-def test_rows_that_the_provenance_does_not_make(
+def test_rows_that_contradict_the_provenance(
     tiny: Path, other: Path, tmp_path: Path, prompts: Path, primecli: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     graded(tiny, tmp_path, prompts, primecli)
