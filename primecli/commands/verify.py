@@ -63,7 +63,7 @@ def verify(
     ] = True,
     sandbox: Annotated[
         Sandbox,
-        typer.Option("--sandbox", help="code: auto is bwrap (bubblewrap), or refuses; limits and none give up safety."),
+        typer.Option("--sandbox", help="code: auto is bwrap (bubblewrap), or refuses; limits and none hide no files."),
     ] = Sandbox.auto,
     code_reward: Annotated[
         CodeReward, typer.Option("--code-reward", help="code: 1 when all tests pass, or the fraction that passes.")
