@@ -253,13 +253,3 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """
     mean, scale = whitening(values, mask)
     return (values - mean) * scale * mask
-
-
-ESTIMATORS: dict[str, Estimator] = {
-    "rloo": rloo,
-    "rloo-recipe": rloo_recipe,
-    "reinforce": reinforce,
-    "grpo": grpo,
-    "dr-grpo": dr_grpo,
-    "gae": reinforce,
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +19,14 @@ from primecli.models.device import placement
 from primecli.models.scoring import Batch
 from primecli.shards.rollouts import Sequences
 from primecli.training.memory import (
-    MemoryOptions,
     gather_embedding_gradient,
+    has_preflight,
     largest_micro_batches,
     recompute_activations,
+    remedies,
     try_largest,
 )
+from primecli.training.options import TrainingOptions
 
 SEQUENCES = Sequences(
     [np.arange(1, 4), np.arange(5, 14), np.arange(20, 22)],
@@ -183,19 +186,20 @@ def test_the_largest_is_of_most_tokens_or_longest_rows() -> None:
 
 def test_what_is_left_to_do() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    plain, full = MemoryOptions(), MemoryOptions(gradient_checkpointing=True, offload_optimizer=True)
-    assert plain.remedies(gpu, lora=False, micro_batch_tokens=99, rows=3) == (
+    plain = TrainingOptions(lr=1e-6, micro_batch_tokens=99)
+    adapters = replace(plain, lora_rank=8)
+    saving = replace(adapters, gradient_checkpointing=True, offload_optimizer=True)
+    assert remedies(plain, gpu, rows=3) == (
         "lower --micro-batch-tokens (it is 99), or pass --gradient-checkpointing, or pass --offload-optimizer, or pass "
         "--lora-rank"
     )
-    assert plain.remedies(gpu, lora=True, micro_batch_tokens=99, rows=0) == "pass --offload-optimizer"
-    assert plain.remedies(cpu, lora=True, micro_batch_tokens=99, rows=1) == "pass --gradient-checkpointing"
-    assert (
-        full.remedies(gpu, lora=True, micro_batch_tokens=99, rows=1) == "train on shorter responses, or a smaller model"
-    )
+    assert remedies(adapters, gpu, rows=0) == "pass --offload-optimizer"
+    assert remedies(adapters, cpu, rows=1) == "pass --gradient-checkpointing"
+    assert remedies(saving, gpu, rows=1) == "train on shorter responses, or a smaller model"
 
 
 def test_a_gpu_is_tried_first() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     for wanted, expected in [(None, [False, True]), (True, [True, True]), (False, [False, False])]:
-        assert [MemoryOptions(preflight=wanted).has_preflight(device) for device in (cpu, gpu)] == expected
+        options = TrainingOptions(lr=1e-6, preflight=wanted)
+        assert [has_preflight(options, device) for device in (cpu, gpu)] == expected

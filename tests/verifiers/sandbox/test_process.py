@@ -24,8 +24,8 @@ from primecli.verifiers import Grade, Task
 from primecli.verifiers.code.run import MODULES
 from primecli.verifiers.code.verifier import CodeVerifier
 from primecli.verifiers.pool import GradingPool
-from primecli.verifiers.sandbox import process as sandbox_process
-from primecli.verifiers.sandbox.process import Limits, Process, bwrap_problem
+from primecli.verifiers.sandbox import process
+from primecli.verifiers.sandbox.process import Limits, Process
 from tests.verifiers.sandbox.test_programs import BENT, HOSTILE, LOOK_AROUND
 
 pytestmark = pytest.mark.skipif(bwrap_problem() is not None, reason=f"no sandbox: {bwrap_problem()}")
@@ -206,11 +206,11 @@ def test_without_landlock_neither(hidden: Secrets, form: str, monkeypatch: pytes
 
 def without_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has processes start as on a kernel that does not have it."""
-    source = Path(sandbox_process.__file__).with_name("seccomp.py").read_text()
+    source = Path(process.__file__).with_name("seccomp.py").read_text()
     source += "\ndef look_at_no_other(): pass\n"
     lacking = compile(source, "seccomp.py", "exec", dont_inherit=True)
-    compiled = sandbox_process._compiled
-    monkeypatch.setattr(sandbox_process, "_compiled", lambda name: lacking if name == "seccomp" else compiled(name))
+    compiled = process._compiled
+    monkeypatch.setattr(process, "_compiled", lambda name: lacking if name == "seccomp" else compiled(name))
 
 
 def test_bubblewrap_itself_starts_with_no_environment(hidden: Secrets) -> None:
