@@ -28,7 +28,7 @@ from primecli.verifiers.sandbox import process
 from primecli.verifiers.sandbox.process import Limits, Process
 from tests.verifiers.sandbox.test_programs import BENT, HOSTILE, LOOK_AROUND
 
-pytestmark = pytest.mark.skipif(bwrap_problem() is not None, reason=f"no sandbox: {bwrap_problem()}")
+pytestmark = pytest.mark.skipif(process.bwrap_problem() is not None, reason=f"no sandbox: {process.bwrap_problem()}")
 
 CASES = range(1, 4)
 TRUTHS: dict[str, dict[str, Any]] = {
@@ -329,7 +329,7 @@ def test_limits_bind_without_bubblewrap() -> None:
 def test_auto_is_bubblewrap_or_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CodeVerifier().sandbox == "bwrap"
     assert CodeVerifier().notice is None
-    monkeypatch.setattr(sandbox_process, "bwrap_problem", lambda: "bwrap is not installed")
+    monkeypatch.setattr(process, "bwrap_problem", lambda: "bwrap is not installed")
     with pytest.raises(UsageError, match="apt-get install bubblewrap"):
         CodeVerifier()
     with pytest.raises(UsageError, match="no sandbox 'docker'"):
