@@ -21,6 +21,7 @@ from primecli.verifiers.sandbox.process import NOTICES, Limits, SandboxFailed, r
 REWARDS = ("all", "fraction")
 MAX_FAILURE_CHARS = 300
 MIN_MEMORY_MB = 64
+ATTEMPTS = 2  # a sandbox that breaks is tried once more
 
 
 class CodeVerifier:
@@ -36,8 +37,6 @@ class CodeVerifier:
 
     Raises UsageError where the sandbox cannot be had.
     """
-
-    bounds_itself = True  # a deadline of the pool that passes is not the program's doing
 
     def __init__(
         self,
@@ -64,8 +63,11 @@ class CodeVerifier:
 
     @property
     def pool_timeout(self) -> float:
-        """The deadline that `GradingPool` needs, so that this verifier's own ones come first."""
-        return 2 * self.program_timeout + 90.0
+        """The deadline that `GradingPool` sets for one program, longer than this verifier's own ones ever take.
+
+        A program runs at most ATTEMPTS times; the rest is for sandboxes that are slow to start.
+        """
+        return ATTEMPTS * self.program_timeout + 90.0
 
     def close(self) -> None:
         """Ends the process that waits to run tests."""
@@ -84,7 +86,7 @@ class CodeVerifier:
             return Grade(0.0, "unparseable")
         sources = _sources(found, truth)
         failure = ""
-        for _ in range(2):
+        for _ in range(ATTEMPTS):
             try:
                 return self._grade(found, self._runner.run(sources, truth))
             except DataError as error:

@@ -19,7 +19,7 @@ class Untame(Exception):
 def exact(tree: Tree) -> Fraction | None:
     """The rational value of a tree where rational arithmetic of bounded size gives one, else None.
 
-    >>> from primecli.verifiers.math_expr import parse_expression
+    >>> from primecli.verifiers.math.parse import parse_expression
     >>> exact(parse_expression(r"\\frac{\\sqrt{16}}{6} - 0.5"))
     Fraction(1, 6)
 
