@@ -11,7 +11,7 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
-from primecli.verifiers.math.fallback import bare_answer, last_value
+from primecli.verifiers.math.extract_fallback import bare_answer, last_value
 from primecli.verifiers.math.words import only_number
 
 MAX_ANSWER_CHARS = 2000
