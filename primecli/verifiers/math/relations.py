@@ -44,7 +44,7 @@ def sides_of(text: str) -> tuple[list[str], list[str]]:
             break
     if "\\approx" in signs:
         cut = signs.index("\\approx")
-        # x \\approx 3 has no exact value before the sign, so the 3 is the answer
+        # x \approx 3 has no exact value before the sign, so the 3 is the answer
         only_approximate = cut == 0 and (is_name(sides[0]) or not sides[0])
         sides, signs = (sides[1:2], []) if only_approximate else (sides[: cut + 1], signs[:cut])
     return sides, signs
@@ -124,7 +124,7 @@ def _joined(part: Part) -> Part | None:
     if len(ranges) < len(part.items):
         conditions = [item.text for item in part.items if item.kind == "leaf" and "\\mathbb" not in item.text]
         rest = [item for item in part.items if item.text in conditions]
-        if rest and len(rest) < len(part.items):  # x \\in \\mathbb{R}, x \\neq 0
+        if rest and len(rest) < len(part.items):  # x \in \mathbb{R}, x \neq 0
             return as_range(rest[0] if len(rest) == 1 else Part("list", part.text, tuple(rest), part.brackets))
         return None
     if all(each.kind == "except" for each in ranges):
