@@ -13,8 +13,8 @@ from primecli.errors import InputError
 from primecli.files import fingerprint
 from primecli.shards import parquet, schema
 from primecli.shards.streaming import raw_stream
+from primecli.verifiers import VERDICTS
 
-VERDICTS = ("correct", "wrong", "unparseable", "timeout", "error")
 FINISH_REASONS = ("stop", "length")
 LINK = ("stage", "command", "config", "fingerprint", "inputs")  # what a provenance record has to say
 REWARD_TOLERANCE = 1e-5  # of a process reward, for the rounding of float32

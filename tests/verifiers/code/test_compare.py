@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from primecli.verifiers.code.compare import same_text, same_value
-from primecli.verifiers.code.extract import Found, extract_code
+from primecli.verifiers.code.extract import Program, extract_program
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_values(got: Any, expected: Any, same: bool) -> None:
     ],
 )
 def test_extraction(response: str, code: str) -> None:
-    found = extract_code(response)
+    found = extract_program(response)
     assert found is not None
-    assert found == Found(code, "```" in response or "~~~" in response)
+    assert found == Program(code, "```" in response or "~~~" in response)
 
 
 @pytest.mark.parametrize("response", ["", "```python\n\n```", "```\na\n```\n```\nb\n```", "x" * 300_000])
 def test_nothing_to_extract(response: str) -> None:
-    assert extract_code(response) is None
+    assert extract_program(response) is None

@@ -207,10 +207,10 @@ def test_without_landlock_neither(hidden: Secrets, form: str, monkeypatch: pytes
 def without_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has processes start as on a kernel that does not have it."""
     source = Path(process.__file__).with_name("seccomp.py").read_text()
-    source += "\ndef look_at_no_other(): pass\n"
+    source += "\ndef hide_other_processes(): pass\n"
     lacking = compile(source, "seccomp.py", "exec", dont_inherit=True)
-    compiled = process._compiled
-    monkeypatch.setattr(process, "_compiled", lambda name: lacking if name == "seccomp" else compiled(name))
+    compiled = process.compiled_module
+    monkeypatch.setattr(process, "compiled_module", lambda name: lacking if name == "seccomp" else compiled(name))
 
 
 def test_bubblewrap_itself_starts_with_no_environment(hidden: Secrets) -> None:
