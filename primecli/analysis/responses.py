@@ -96,10 +96,7 @@ def collect(parts: Iterable[Shard]) -> Responses:
         for group in dict.fromkeys(groups):
             if group in numbers:
                 first = seen[owner[numbers[group]]].path
-                raise InputError(
-                    f"group {group} stands in two shards, {first} and {part.path}",
-                    "all samples of a prompt stand in one shard",
-                )
+                raise parquet.split_group(group, first, part.path)
             numbers[group] = len(numbers)
             owner.append(len(seen))
         for row, columns in _reduced(part.path):
