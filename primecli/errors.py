@@ -31,6 +31,12 @@ class PrimecliError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; the name of its type where it has no text."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 class UsageError(PrimecliError):
     """The command line asks for something that does not fit together; exit code 2."""
 

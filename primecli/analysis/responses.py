@@ -15,6 +15,7 @@ from primecli.errors import InputError
 from primecli.shards import parquet, schema
 from primecli.shards.parquet import Shard
 from primecli.shards.rollouts import check_lists
+from primecli.shards.streaming import stream
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,10 +96,7 @@ def collect(parts: Iterable[Shard]) -> Responses:
         for group in dict.fromkeys(groups):
             if group in numbers:
                 first = seen[owner[numbers[group]]].path
-                raise InputError(
-                    f"group {group} stands in two shards, {first} and {part.path}",
-                    "all samples of a prompt stand in one shard",
-                )
+                raise parquet.split_group(group, first, part.path)
             numbers[group] = len(numbers)
             owner.append(len(seen))
         for row, columns in _reduced(part.path):
@@ -122,12 +120,10 @@ def collect(parts: Iterable[Shard]) -> Responses:
 
 def _reduced(path: Path) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """The shard's rows as numbers, some at a time, with the place of the first of them."""
-    row = 0
     columns = [schema.RESPONSE_IDS, schema.PROCESS_REWARDS, schema.FINISH_REASON, schema.OUTCOME_REWARD]
-    for table in parquet.read_batches(path, columns, BATCH_ROWS):
+    for row, table in stream(path, columns, rows=BATCH_ROWS):
         check_lists(table, path, first_row=row)
         yield row, _numbers(table, path, row)
-        row += table.num_rows
 
 
 def _numbers(table: pa.Table, path: Path, first_row: int) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from primecli.errors import InputError
+from primecli.errors import InputError, first_line
 from primecli.generation.prompts import Prompt
 
 
@@ -20,8 +20,7 @@ class Encoder:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{directory}: its tokenizer cannot be loaded: {reason}") from error
+            raise InputError(f"{directory}: its tokenizer cannot be loaded: {first_line(error)}") from error
 
     def encode(self, prompt: Prompt) -> tuple[str, list[int]]:
         """The prompt's text, after the chat template where it is a list of messages, and its token ids."""

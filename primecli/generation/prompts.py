@@ -112,31 +112,31 @@ def _parquet_rows(file: Path) -> Iterator[Mapping[str, Any]]:
         raise InputError(f"{file}: not a readable Parquet file") from error
 
 
-def _prompt(row: Mapping[str, Any], columns: PromptColumns, pattern: re.Pattern[str] | None, place: str) -> Prompt:
-    content = _with_suffix(_content(row, columns.prompt, place), columns.suffix)
-    truth = _ground_truth(row, columns.answer, place)
+def _prompt(row: Mapping[str, Any], columns: PromptColumns, pattern: re.Pattern[str] | None, where: str) -> Prompt:
+    content = _with_suffix(_content(row, columns.prompt, where), columns.suffix)
+    truth = _ground_truth(row, columns.answer, where)
     if pattern is not None and truth is not None:
         match = pattern.search(truth)
         if match is None:
-            raise InputError(f"{place}: --answer-regex {pattern.pattern!r} does not match the answer")
+            raise InputError(f"{where}: --answer-regex {pattern.pattern!r} does not match the answer")
         truth = (match[1] if pattern.groups else match[0]).strip()
     identity = row.get(schema.PROMPT_ID) or row.get("unique_id") or row.get("task_id") or _hash(content, truth)
     return Prompt(str(identity), content, truth, _text(row, schema.DATA_SOURCE), _text(row, schema.ABILITY))
 
 
-def _content(row: Mapping[str, Any], column: str, place: str) -> str | list[dict[str, str]]:
+def _content(row: Mapping[str, Any], column: str, where: str) -> str | list[dict[str, str]]:
     if column not in row:
         raise InputError(
-            f"{place}: no column {column!r}; there are {', '.join(sorted(row))}", "name it with --prompt-column"
+            f"{where}: no column {column!r}; there are {', '.join(sorted(row))}", "name it with --prompt-column"
         )
     value = row[column]
     if value is None:
-        raise InputError(f"{place}: the prompt is null", "drop the row or fill it in")
+        raise InputError(f"{where}: the prompt is null", "drop the row or fill it in")
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(_is_message(message) for message in value):
         return [{"role": message["role"], "content": message["content"]} for message in value]
-    raise InputError(f"{place}: the prompt is {type(value).__name__}", PROMPT_FORMS)
+    raise InputError(f"{where}: the prompt is {type(value).__name__}", PROMPT_FORMS)
 
 
 def _is_message(message: Any) -> bool:
@@ -153,11 +153,11 @@ def _with_suffix(content: str | list[dict[str, str]], suffix: str) -> str | list
     return [*content[:-1], {**content[-1], "content": content[-1]["content"] + suffix}]
 
 
-def _ground_truth(row: Mapping[str, Any], column: str | None, place: str) -> str | None:
+def _ground_truth(row: Mapping[str, Any], column: str | None, where: str) -> str | None:
     if column is not None:
         if column not in row:
             raise InputError(
-                f"{place}: no column {column!r}; there are {', '.join(sorted(row))}", "name it with --answer-column"
+                f"{where}: no column {column!r}; there are {', '.join(sorted(row))}", "name it with --answer-column"
             )
         return _as_text(row[column])
     reward_model = row.get("reward_model")
@@ -201,8 +201,8 @@ def stream_positions(total: int, *, step: int, batch: int, seed: int) -> list[tu
     orders: dict[int, Any] = {}
     taken = []
     for position in range((step - 1) * batch, step * batch):
-        number, place = divmod(position, total)
-        if number not in orders:
-            orders[number] = np.random.Generator(np.random.PCG64([seed, number])).permutation(total)
-        taken.append((position, int(orders[number][place])))
+        epoch, index = divmod(position, total)
+        if epoch not in orders:
+            orders[epoch] = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(total)
+        taken.append((position, int(orders[epoch][index])))
     return taken

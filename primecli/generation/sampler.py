@@ -59,7 +59,7 @@ class Sampler:
         policy: Policy,
         options: EngineOptions,
         params: SamplingParams,
-        parts: Mapping[int, Sequence[PromptGroup]],
+        shards: Mapping[int, Sequence[PromptGroup]],
         *,
         done: Callable[[int], None] = lambda rollouts: None,
         open_engine: Callable[[str, Policy, EngineOptions], Engine] = open_engine,
@@ -68,12 +68,12 @@ class Sampler:
         self.policy = policy
         self.options = options
         self.params = params
-        self.parts = parts
+        self.shards = shards
         self.done = done
         self._open = open_engine
         self._running: tuple[Engine, SampledGroups] | None = None
-        self._places: list[tuple[int, int]] = []  # part and place in it, of each request
-        self._found: dict[int, dict[int, list[Sample]]] = {number: {} for number in parts}
+        self._slots: list[tuple[int, int]] = []  # part and place in it, of each request
+        self._samples: dict[int, dict[int, list[Sample]]] = {number: {} for number in shards}
 
     def __enter__(self) -> Self:
         return self
@@ -89,25 +89,25 @@ class Sampler:
             pipe.keep_streams(show=self.options.debug)
         engine = self._open(self.name, self.policy, self.options)
         requests = []
-        for number, groups in self.parts.items():
-            for place, group in enumerate(groups):
+        for number, groups in self.shards.items():
+            for index, group in enumerate(groups):
                 requests.append(Request(group.group_id, group.prompt_ids, number))
-                self._places.append((number, place))
+                self._slots.append((number, index))
         return engine, engine.sample(requests, self.params, tick=pipe.check_reader)
 
     def samples(self, number: int) -> list[list[Sample]]:
         """The samples of each group of a part, by weights that are confirmed to be the policy's."""
         self._running = self._running or self._start()
         engine, groups = self._running
-        mine = self._found[number]
-        while len(mine) < len(self.parts[number]):
+        finished = self._samples[number]
+        while len(finished) < len(self.shards[number]):
             request, samples = next(groups)
-            part, place = self._places[request]
-            self._found[part][place] = samples
+            shard, index = self._slots[request]
+            self._samples[shard][index] = samples
             self.done(len(samples))
         engine.confirm()
-        del self._found[number]
-        return [mine[place] for place in range(len(mine))]
+        del self._samples[number]
+        return [finished[index] for index in range(len(finished))]
 
 
 def rollout_table(
@@ -121,8 +121,8 @@ def rollout_table(
     import pyarrow as pa
 
     rows = []
-    for group, found in zip(groups, samples, strict=True):
-        for index, sample in enumerate(found):
+    for group, responses in zip(groups, samples, strict=True):
+        for index, sample in enumerate(responses):
             rows.append(
                 {
                     schema.PROMPT_ID: group.prompt.prompt_id,

@@ -1,7 +1,7 @@
 """The rollout schema: the only place that names a column.
 
-One row is one rollout: one sampled response to one prompt. A stage keeps every column it was given and
-adds its own.
+One row is one rollout: one sampled response to one prompt. A stage keeps every column that it is given and adds its
+own.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Column:
     nullable: bool = False
 
     def arrow_type(self) -> pa.DataType:
-        """The Arrow type that the name stands for."""
+        """The Arrow type that `type` names."""
         import pyarrow as pa
 
         if self.type.startswith("list<"):
@@ -75,7 +75,7 @@ class Column:
         return _scalar_type(self.type)
 
     def field(self) -> pa.Field:
-        """The Arrow field."""
+        """The column as an Arrow field."""
         import pyarrow as pa
 
         return pa.field(self.name, self.arrow_type(), nullable=self.nullable)
@@ -164,7 +164,7 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 SAMPLED_WITH: tuple[str, ...] = (TEMPERATURE, TOP_P, TOP_K)
-"""Columns that say which distribution `rollout_logprobs` are of."""
+"""Columns that say which distribution the responses were sampled from."""
 
 BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
 
@@ -190,12 +190,12 @@ def arrow_schema(names: Iterable[str]) -> pa.Schema:
 
 
 def made_by(stage: str) -> list[str]:
-    """Names of the columns that a stage adds."""
+    """The names of the columns that a stage adds."""
     return [column.name for column in COLUMNS if column.stage == stage]
 
 
 def markdown_table() -> str:
-    """The table of columns, as the README shows it."""
+    """The table of columns in Markdown, as the documentation shows it."""
     lines = ["| column | type | from | meaning |", "|---|---|---|---|"]
     lines += [
         f"| `{column.name}` | {column.type}{', null' if column.nullable else ''} | {column.stage} | {column.meaning} |"

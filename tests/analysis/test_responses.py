@@ -91,7 +91,7 @@ def test_a_group_in_two_shards_is_an_error(tmp_path: Path) -> None:
     for row in rows:
         row[schema.GROUP_ID] = "same"
     write_shards(tmp_path / "a", rows, per_shard=2)
-    with pytest.raises(InputError, match="group same stands in two shards"):
+    with pytest.raises(InputError, match="group same is in two shards"):
         read(tmp_path / "a")
 
 

@@ -252,7 +252,7 @@ def test_one_that_is_known_serves_where_its_directory_has_gone(tmp_path: Path) -
 
 
 def test_a_named_tokenizer_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no tokenizer\.json there"):
+    with pytest.raises(InputError, match=r"no tokenizer\.json in it"):
         Spellers(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):

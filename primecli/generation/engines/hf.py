@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from primecli.generation.engines import EngineOptions, Policy, Request, Sample, SampledGroups, SamplingParams
-from primecli.generation.engines.decoding import Decoding, share_keys
+from primecli.generation.engines.decoding import Decoding, avoid_key_copies
 from primecli.models.device import Placement, reporting_memory, resolve_placement, set_threads
 from primecli.models.loading import load_model
 
@@ -28,9 +28,9 @@ COMPACT_AT = 0.75
 def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
     """Loads the policy's weights into this process."""
     set_threads(options.threads)
-    place = resolve_placement(options.device, options.dtype)
-    model = load_model(policy.directory, place)
-    return HfEngine(model, place, stop_ids=policy.stop_ids, micro_batch_tokens=options.micro_batch_tokens)
+    placement = resolve_placement(options.device, options.dtype)
+    model = load_model(policy.directory, placement)
+    return HfEngine(model, placement, stop_ids=policy.stop_ids, micro_batch_tokens=options.micro_batch_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +58,16 @@ class HfEngine:
     def __init__(
         self,
         model: Any,
-        place: Placement,
+        placement: Placement,
         *,
         stop_ids: Sequence[int],
         micro_batch_tokens: int,
         compact_at: float = COMPACT_AT,
     ) -> None:
-        share_keys(model)
+        avoid_key_copies(model)
         self.model = model
-        self.place = place
-        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=place.device)
+        self.placement = placement
+        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=placement.device)
         self.micro_batch_tokens = micro_batch_tokens
         self.compact_at = compact_at
 
@@ -76,8 +76,8 @@ class HfEngine:
         begun: dict[int, list[Sample]] = {}
         for batch in self._batches(requests, params):
             with torch.inference_mode(), reporting_memory():
-                found = self._sample_batch([requests[piece.number] for piece in batch], batch, params, tick)
-            for piece, samples in zip(batch, found, strict=True):
+                sampled = self._sample_batch([requests[piece.number] for piece in batch], batch, params, tick)
+            for piece, samples in zip(batch, sampled, strict=True):
                 group = begun.setdefault(piece.number, [])
                 group += samples
                 if len(group) == params.n:
@@ -135,11 +135,11 @@ class HfEngine:
         lengths = np.zeros(total, dtype=np.int64)  # (B,): tokens sampled so far
         stopped = np.zeros(total, dtype=bool)  # (B,): whether a stop token was sampled
         alive = torch.arange(total)  # (R,): the sample that each row of the model's batch belongs to
-        state = Decoding(self.model, self.place, [request.prompt_ids for request in requests], sizes)
+        state = Decoding(self.model, self.placement, [request.prompt_ids for request in requests], sizes)
         for step in range(params.max_tokens):
             tick()
             # state.logits is (R, V); chosen (R,) int64 and its log-probabilities (R,) stay on the device
-            chosen, chosen_logprobs = draw(state.logits, uniforms[alive, step].to(self.place.device), params)
+            chosen, chosen_logprobs = draw(state.logits, uniforms[alive, step].to(self.placement.device), params)
             ended = torch.isin(chosen, self.stop_ids).cpu()  # (R,)
             active = ~torch.from_numpy(stopped[alive.numpy()])  # (R,): not ended before this step
             growing = alive[active]  # the samples that this step's tokens belong to, at most R
@@ -195,8 +195,8 @@ def sampling_logprobs(logits: Tensor, params: SamplingParams) -> Tensor:
     if params.top_p < 1:
         ordered, order = scaled.sort(dim=-1, descending=True)
         probability = ordered.softmax(-1)
-        before = probability.cumsum(-1) - probability  # mass of the tokens ranked above
-        drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= params.top_p)
+        mass_above = probability.cumsum(-1) - probability  # mass of the tokens ranked above
+        drop = torch.zeros_like(mass_above, dtype=torch.bool).scatter(-1, order, mass_above >= params.top_p)
         scaled = scaled.masked_fill(drop, -torch.inf)
     return scaled.log_softmax(-1)
 

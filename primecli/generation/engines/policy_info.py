@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from primecli.errors import InputError
+from primecli.errors import InputError, first_line
 from primecli.generation.engines import Policy
 
 
@@ -20,8 +20,7 @@ def read_policy(directory: Path, tokenizer: Any, *, fingerprint: str, max_length
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{directory}: its config.json cannot be read: {reason}") from error
+        raise InputError(f"{directory}: its config.json cannot be read: {first_line(error)}") from error
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and max_length > limit:
         raise InputError(
@@ -36,9 +35,9 @@ def stop_ids(directory: Path, config: Any, tokenizer: Any) -> tuple[int, ...]:
     from transformers import GenerationConfig
 
     if (directory / "generation_config.json").exists():
-        found = GenerationConfig.from_pretrained(directory, local_files_only=True).eos_token_id
+        stop = GenerationConfig.from_pretrained(directory, local_files_only=True).eos_token_id
     else:
-        found = GenerationConfig.from_model_config(config).eos_token_id
-    ids = set(found if isinstance(found, list) else [found])
+        stop = GenerationConfig.from_model_config(config).eos_token_id
+    ids = set(stop if isinstance(stop, list) else [stop])
     ids.add(tokenizer.eos_token_id)
     return tuple(sorted(token for token in ids if token is not None))

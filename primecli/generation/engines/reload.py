@@ -65,12 +65,12 @@ def make_probe(policy: Policy, options: EngineOptions) -> tuple[Probe, TiedHead 
     from primecli.shards.rollouts import Sequences
 
     set_threads(options.threads)
-    place = resolve_placement("cpu" if options.device == "auto" else options.device, options.dtype)
-    model = load_model(policy.directory, place)
+    placement = resolve_placement("cpu" if options.device == "auto" else options.device, options.dtype)
+    model = load_model(policy.directory, placement)
     rng = np.random.default_rng(0)
-    words = min(policy.vocabulary_size, model.get_input_embeddings().num_embeddings)
-    ids = rng.integers(0, words, size=min(PROBE_TOKENS, policy.max_length - 1)).astype(np.int32)
-    logprobs = score(model, place, Sequences([ids[:1]], [ids[1:]]), micro_batch_tokens=PROBE_TOKENS)
+    known = min(policy.vocabulary_size, model.get_input_embeddings().num_embeddings)
+    ids = rng.integers(0, known, size=min(PROBE_TOKENS, policy.max_length - 1)).astype(np.int32)
+    logprobs = score(model, placement, Sequences([ids[:1]], [ids[1:]]), micro_batch_tokens=PROBE_TOKENS)
     gap = PROBE_GAP[options.dtype] if options.probe_gap is None else options.probe_gap
     return Probe(tuple(int(token) for token in ids), logprobs, gap), _tied_head(model)
 
@@ -95,26 +95,26 @@ def reloadable(directory: Path, tied: TiedHead | None) -> Iterator[Path]:
         yield directory.resolve()
         return
     weights = sorted(directory.resolve().glob("*.safetensors"))
-    place = _directory_beside(directory.resolve())
+    links = _directory_beside(directory.resolve())
     try:
         for file in [*weights, *directory.resolve().glob("*.json")]:
             if not file.name.endswith(".index.json"):  # it would hide the head's file
-                (place / file.name).symlink_to(file)
-        _write_head(weights, tied, place / "tied-head.safetensors")
-        yield place
+                (links / file.name).symlink_to(file)
+        _write_head(weights, tied, links / "tied-head.safetensors")
+        yield links
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(links, ignore_errors=True)
 
 
 def _directory_beside(directory: Path) -> Path:
     try:
-        place = Path(tempfile.mkdtemp(prefix=f".{directory.name}.reload-", dir=directory.parent))
-        os.chmod(place, 0o755)  # the server may be another user's
+        links = Path(tempfile.mkdtemp(prefix=f".{directory.name}.reload-", dir=directory.parent))
+        os.chmod(links, 0o755)  # the server may be another user's
     except OSError as error:
         raise PrimecliError(
             f"{directory.parent}: --reload of a model with tied embeddings needs room beside it: {error.strerror}"
         ) from error
-    return place
+    return links
 
 
 def _write_head(weights: list[Path], tied: TiedHead, target: Path) -> None:

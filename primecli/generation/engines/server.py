@@ -93,9 +93,9 @@ class Server:
         self._develop("POST", "/pause", params={"mode": "wait"})
         try:
             self._mark("loading")
-            with reloadable(self.policy.directory, tied) as place:
+            with reloadable(self.policy.directory, tied) as links:
                 self._develop(
-                    "POST", "/collective_rpc", json={"method": "reload_weights", "kwargs": {"weights_path": str(place)}}
+                    "POST", "/collective_rpc", json={"method": "reload_weights", "kwargs": {"weights_path": str(links)}}
                 )
             # keys and values of prompts that the old weights have seen
             self._develop("POST", "/reset_prefix_cache")
@@ -116,9 +116,11 @@ class Server:
         ids = list(self.probe.token_ids)
         body = {"prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
         choice = self._call("POST", "/v1/completions", json={"model": self.model, **body})["choices"][0]
-        places = choice["prompt_logprobs"][1:]
-        found = np.array([place[str(token)]["logprob"] for place, token in zip(places, ids[1:], strict=True)])
-        gap = float(np.abs(found - self.probe.logprobs).mean())
+        answers = choice["prompt_logprobs"][1:]
+        served = np.array(
+            [candidates[str(token)]["logprob"] for candidates, token in zip(answers, ids[1:], strict=True)]
+        )
+        gap = float(np.abs(served - self.probe.logprobs).mean())
         if not gap <= self.probe.gap:
             raise self._other_weights(
                 f"log-probabilities of the probe are off by {gap:.2g} nats in the mean, and {self.probe.gap:g} is "
@@ -189,10 +191,10 @@ class ServerEngine:
             crew = runner.get_loop().create_task(self._work(todo, done, params, workers))
             try:
                 for _ in range(len(requests)):
-                    while (found := runner.run(_next(done, crew))) is None:
+                    while (finished := runner.run(_next(done, crew))) is None:
                         tick()
                     tick()
-                    yield found
+                    yield finished
             except BaseException:
                 deque(todo, maxlen=0)  # nothing is left for workers that have not begun
                 for worker in workers:  # not the crew, which may be closing the connections and would leave some open
@@ -288,7 +290,7 @@ def _samples(answer: Any, request: Request, params: SamplingParams, url: str) ->
     """The samples in a server's answer. Raises PrimecliError where it is not what was asked for."""
     choices = sorted(answer["choices"], key=lambda choice: choice["index"])
     sent = [int(token) for token in request.prompt_ids]
-    found = []
+    samples = []
     for choice in choices:
         if choice.get("token_ids") is None:
             raise PrimecliError(f"{url}: its vLLM does not give token ids back", "serve with vLLM 0.31 or newer")
@@ -298,8 +300,8 @@ def _samples(answer: Any, request: Request, params: SamplingParams, url: str) ->
         logprobs = np.asarray(choice["logprobs"]["token_logprobs"], dtype=np.float32)
         if len(logprobs) != len(tokens) or not len(tokens) or choice["finish_reason"] not in ("stop", "length"):
             raise PrimecliError(f"{url}: gave {len(tokens)} tokens, ended by {choice['finish_reason']}", RESTART)
-        found.append(Sample(tokens, logprobs, choice["finish_reason"]))
-    return copies(found[0], params.n) if params.temperature == 0 else found
+        samples.append(Sample(tokens, logprobs, choice["finish_reason"]))
+    return copies(samples[0], params.n) if params.temperature == 0 else samples
 
 
 async def _next(

@@ -155,14 +155,14 @@ def check_temperature(params: SamplingParams) -> None:
 
 def _samples(output: Any, params: SamplingParams) -> list[Sample]:
     """The samples of a finished request, in their order."""
-    found = []
-    for completion in sorted(output.outputs, key=lambda one: one.index):
+    samples = []
+    for completion in sorted(output.outputs, key=lambda completion: completion.index):
         tokens = np.asarray(completion.token_ids, dtype=np.int32)
         logprobs = [
             entry[token].logprob for entry, token in zip(completion.logprobs, completion.token_ids, strict=True)
         ]
-        found.append(Sample(tokens, np.asarray(logprobs, dtype=np.float32), completion.finish_reason))
-    return copies(found[0], params.n) if params.temperature == 0 else found
+        samples.append(Sample(tokens, np.asarray(logprobs, dtype=np.float32), completion.finish_reason))
+    return copies(samples[0], params.n) if params.temperature == 0 else samples
 
 
 @contextmanager

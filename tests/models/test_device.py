@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import ctypes, resource
-from primecli import models
+from primecli.models import device
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
@@ -25,7 +25,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 without = faults()
-models.keep_freed_memory()
+device.keep_freed_memory()
 faults()
 print(without, faults())
 """
