@@ -214,7 +214,7 @@ def test_a_disk_that_fills_up_is_said_once_and_costs_no_step(tmp_path: Path, upd
                 rest.write(bytes(4096))
         rest.truncate(rest.tell() - 4096)  # room for the beginning of the next event file
     result = update("update-prm", 2, *log, "--epochs", 20)
-    assert result.line().endswith("No prefix left on device")
+    assert result.line().endswith("No space left on device")
     assert "warning: logging to tensorboard failed" in result.line()
     assert len(steps(tmp_path / "run", "prm", 2)) == 21 * STEPS
     kept = scalars(place / "tensorboard/prm")["prm/loss"]
