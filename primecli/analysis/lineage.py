@@ -13,7 +13,7 @@ from typing import Any
 from primecli import catalog
 from primecli.errors import InputError
 from primecli.models.identity import TRAINER_DIRECTORY, TRAINER_FILE, read_trainer_record
-from primecli.pipeline.invocation import without_file
+from primecli.pipeline.invocation import without_config
 from primecli.shards import parquet
 
 Record = Mapping[str, Any]
@@ -239,7 +239,7 @@ def _options_only(record: Record) -> list[str]:
     """The words of a command without its input shards, with the options that it took from elsewhere written out."""
     inputs = [os.path.normpath(entry["path"]) for entry in record.get("inputs") or ()]
     named = {*inputs, *(os.path.dirname(path) for path in inputs)}
-    words = without_file(shlex.split(str(record["command"])))
+    words = without_config(shlex.split(str(record["command"])))
 
     def is_input(word: str) -> bool:
         path = os.path.normpath(word)

@@ -82,9 +82,9 @@ def _show(reports: Mapping[str, Mapping[str, Any]], as_json: bool) -> None:
 
 def _sources(arguments: list[str]) -> dict[str, list[str]]:
     """The inputs that are audited apart: each directory where several are named, else all together."""
-    from primecli.pipeline.inputs import places
+    from primecli.pipeline.inputs import expand_path
 
-    found = [] if arguments == ["-"] else [place for text in arguments for place in places(text)]
+    found = [] if arguments == ["-"] else [place for text in arguments for place in expand_path(text)]
     if len(found) > 1 and all(place.is_dir() for place in found):
         return {name: [name] for name in sorted(map(str, found), key=_natural)}
     return {arguments[0] if len(arguments) == 1 else "": arguments}

@@ -49,11 +49,11 @@ def lineage(
 
     from primecli.analysis import lineage as tracing
     from primecli.errors import UsageError
-    from primecli.pipeline.inputs import places_of
+    from primecli.pipeline.inputs import named_paths
 
     if replay and diff is not None:
         raise UsageError("--replay and --diff are asked for at once", "choose one")
-    places = list(places_of(made or ()))
+    places = list(named_paths(made or ()))
     if (replay or diff is not None) and len(places) != 1:
         raise UsageError(f"--{'replay' if replay else 'diff'} is of one shard or checkpoint, not of {len(places)}")
     for place in places:

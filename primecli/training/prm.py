@@ -11,7 +11,7 @@ from primecli.errors import InputError
 from primecli.models import scoring
 from primecli.shards import schema
 from primecli.shards.rollouts import Rollouts, Sequences
-from primecli.training.trainer import MicroBatch, Trainer, tensor
+from primecli.training.trainer import MicroBatch, Trainer, device_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,15 +124,17 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
 
     def micro_batch(batch: scoring.Batch) -> MicroBatch:
         logprobs = scoring.sequence_logprobs(trainer.model, trainer.placement, sequences, batch).logprobs  # (N,)
-        ref_logprobs = tensor(rollouts.token_rows(batch.rows, schema.REF_LOGPROBS), trainer.placement)
+        ref_logprobs = device_tensor(rollouts.token_rows(batch.rows, schema.REF_LOGPROBS), trainer.placement)
         rewards = implicit_process_rewards(logprobs, ref_logprobs, beta)
         tokens = rollouts.response_lengths[batch.rows]
         # (B,): a response's score is the sum of its tokens' rewards
         summed = torch.stack([piece.sum() for piece in torch.split(rewards, tokens.tolist())])
-        outcome = tensor(outcomes[batch.rows], trainer.placement)
+        outcome = device_tensor(outcomes[batch.rows], trainer.placement)
         scores[batch.rows] = summed.detach().double().cpu().numpy()
         if loss == "dpo":
-            value = prm_dpo(summed, tensor(opponents[batch.rows], trainer.placement), outcome, denominator=len(rows))
+            value = prm_dpo(
+                summed, device_tensor(opponents[batch.rows], trainer.placement), outcome, denominator=len(rows)
+            )
         else:
             value = prm_cross_entropy(summed, outcome, denominator=len(rows))
         sums = {

@@ -69,7 +69,7 @@ def test_metrics_are_of_the_whole_directory_also_after_a_rerun(generated: Path, 
 def test_a_rerun_says_what_was_there_and_keeps_the_timings(generated: Path, primecli: Any) -> None:
     primecli("verify", generated)
     before = summary(generated.parent / "verify")
-    assert "(4 of 4 shards were there already)" in primecli("verify", generated).err
+    assert "(4 of 4 shards existed already)" in primecli("verify", generated).err
     assert summary(generated.parent / "verify") == before
 
 
