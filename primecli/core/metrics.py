@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,47 +12,28 @@ from primecli.core.losses import group_rows
 CALIBRATION_BINS = 10  # few enough that the responses of one batch fill them
 
 
-@dataclass(frozen=True, slots=True)
-class PairCounts:
-    """Pairs of a better and a worse response of one group, counted by group.
+def weighted_pair_accuracy(
+    scores: Tensor, outcome_rewards: Tensor, group_index: Tensor, *, without_pairs: float = 0.5
+) -> float:
+    """The mean over groups of the share of their pairs that the scores rank correctly; ties count half.
 
-    correct: (G,) float64, pairs whose better response has the higher score; a tie counts half.
-    pairs: (G,) float64, all pairs.
-    """
-
-    correct: Tensor
-    pairs: Tensor
-
-    def accuracy(self) -> float | None:
-        """The share of all pairs that are ranked correctly; None where there are no pairs."""
-        return float(self.correct.sum() / self.pairs.sum()) if self.pairs.sum() > 0 else None
-
-    def mean_over_groups(self, without_pairs: float = 0.5) -> float:
-        """The mean of the accuracies of the groups; a group without pairs counts as `without_pairs`."""
-        accuracies = torch.where(self.pairs > 0, self.correct / self.pairs.clamp(min=1e-12), without_pairs)
-        return float(accuracies.mean())
-
-
-def count_pairs(
-    scores: Tensor, outcome_rewards: Tensor, group_index: Tensor, *, by_difference: bool = False
-) -> PairCounts:
-    """How many pairs of a better and a worse response of one group the scores rank correctly; ties count half.
-
-    Each pair counts 1, or the difference of its outcome rewards with `by_difference`.
+    A pair is of a better and a worse response, and weighs the difference of their outcome rewards; `core.pairs` counts
+    each pair once instead. A group without pairs counts `without_pairs`.
 
     scores, outcome_rewards: (B,); group_index: (B,) int64.
 
-    >>> count_pairs(torch.tensor([2.0, 1.0, 3.0]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0, 0, 0])).accuracy()
-    0.5
+    >>> weighted_pair_accuracy(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 0.0]), torch.tensor([0, 0]))
+    1.0
     """
     correct, pairs = [], []
     for rows in group_rows(group_index):
-        difference = (outcome_rewards[rows, None] - outcome_rewards[None, rows]).double().clamp(min=0)  # (n, n)
-        weight = difference if by_difference else (difference > 0).double()
-        ordered = (1 + torch.sign(scores[rows, None] - scores[None, rows]).double()) / 2
-        correct.append((weight * ordered).sum())
+        weight = (outcome_rewards[rows, None] - outcome_rewards[None, rows]).double().clamp(min=0)  # (n, n)
+        ranked = (1 + torch.sign(scores[rows, None] - scores[None, rows]).double()) / 2
+        correct.append((weight * ranked).sum())
         pairs.append(weight.sum())
-    return PairCounts(torch.stack(correct), torch.stack(pairs))
+    total = torch.stack(pairs)  # (G,)
+    accuracies = torch.where(total > 0, torch.stack(correct) / total.clamp(min=1e-12), without_pairs)
+    return float(accuracies.mean())
 
 
 def calibration_error(scores: Tensor, outcome_rewards: Tensor, bins: int = CALIBRATION_BINS) -> float:

@@ -238,33 +238,3 @@ def _identity(directory: Path) -> str | None:
         return tokenizer_fingerprint(directory)
     except OSError:  # a directory with nothing but a tokenizer has no config.json
         return None
-
-
-def printable(text: str) -> str:
-    """The text, made safe for a terminal: it cannot send control sequences or change the order of other text.
-
-    Each character becomes one: control characters their pictures, unusual white space a space, whatever has no picture
-    U+FFFD. Newlines stay.
-
-    >>> printable("a\\x1b[31mb\\u202ec")
-    'a␛[31mb\ufffdc'
-    """
-    return "".join(letter if letter.isprintable() or letter == "\n" else _visible(letter) for letter in text)
-
-
-def _visible(letter: str) -> str:
-    if letter in "\t\u00a0" or (letter.isspace() and letter > "\u1000"):
-        return " "
-    if letter < " ":
-        return chr(0x2400 + ord(letter))
-    return "\u2421" if letter == "\x7f" else BROKEN
-
-
-def safe_json(text: str) -> str:
-    """JSON text, made safe for a terminal: it escapes the characters that `printable` replaces, and is still valid."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else _escaped(letter) for letter in text)
-
-
-def _escaped(letter: str) -> str:
-    units = letter.encode("utf-16-be")
-    return "".join(f"\\u{units[index]:02x}{units[index + 1]:02x}" for index in range(0, len(units), 2))

@@ -17,9 +17,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from primecli.errors import InputError
 from primecli.files import Json, file_hash, write_atomically
-from primecli.shards import parquet, schema
+from primecli.shards import schema
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 FOOTER_KEY = b"primecli"
@@ -220,6 +221,16 @@ def flat_column(table: pa.Table, name: str) -> tuple[Any, Any]:
     return array.flatten().to_numpy(zero_copy_only=False), np.diff(offsets)
 
 
+def list_sums(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of each row's list, (B,) float64, and its length, (B,)."""
+    import numpy as np
+
+    values, lengths = flat_column(table, name)
+    totals = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    ends = np.cumsum(lengths)
+    return totals[ends] - totals[ends - lengths], lengths
+
+
 class _HashingFile:
     """A file that hashes what is written to it. It cannot seek, which Parquet's writer never does."""
 
@@ -356,7 +367,7 @@ class Shard:
     """
 
     path: Path
-    footer: parquet.Footer
+    footer: Footer
 
     @property
     def name(self) -> str:

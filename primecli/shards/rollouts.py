@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,18 +67,23 @@ def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: 
     if token_ids:
         needed.append(schema.PROMPT_IDS)
     tables = []
-    owner: dict[str, Shard] = {}
+    owners: dict[str, Path] = {}
     for part in parts:
         extra = [schema.GROUP_SIZE] if schema.GROUP_SIZE in part.footer.columns else []
         table = parquet.read_table(part.path, [*needed, *extra])
         parquet.check_groups(table, part.path)
-        for group in table[schema.GROUP_ID].unique().to_pylist():
-            if group in owner:
-                raise parquet.split_group(group, owner[group].path, part.path)
-            owner[group] = part
+        claim_groups(table[schema.GROUP_ID].unique().to_pylist(), part.path, owners)
         check_lists(table, part.path)
         tables.append(table.select(needed))
     return _gather(tables, columns, token_ids=token_ids)
+
+
+def claim_groups(groups: Iterable[str], shard: Path, owners: dict[str, Path]) -> None:
+    """Notes in `owners` that these groups are in this shard. Raises InputError where another shard has one of them."""
+    for group in groups:
+        if group in owners:
+            raise parquet.split_group(group, owners[group], shard)
+        owners[group] = shard
 
 
 STORED_REFERENCES = {"rollout": schema.ROLLOUT_LOGPROBS, "shards": schema.REF_LOGPROBS}

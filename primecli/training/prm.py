@@ -61,17 +61,17 @@ def quality(scores: np.ndarray, outcomes: np.ndarray, group_index: np.ndarray, l
     """The metrics of `evaluate` from scores, outcome rewards and groups, (B,) each."""
     import torch
 
-    from primecli.core.metrics import calibration_error, count_pairs
+    from primecli.core.metrics import calibration_error, weighted_pair_accuracy
+    from primecli.core.pairs import count_pairs
 
     given, labels = torch.from_numpy(scores).double(), torch.from_numpy(outcomes).double()
     groups = torch.from_numpy(group_index)
-    pairs = count_pairs(given, labels, groups)
-    accuracy = pairs.accuracy()
+    accuracy = count_pairs(scores, outcomes, group_index).accuracy()
     right, wrong = given[labels > 0.5], given[labels <= 0.5]
     return {
         "loss": float(prm_loss(given, labels, groups, loss)),
         **({} if accuracy is None else {"pair_accuracy": accuracy}),
-        "pair_accuracy_by_group": count_pairs(given, labels, groups, by_difference=True).mean_over_groups(),
+        "pair_accuracy_by_group": weighted_pair_accuracy(given, labels, groups),
         "sign_accuracy": float(((given > 0) == (labels > 0.5)).double().mean()),
         "calibration_error": calibration_error(given, labels),
         **({"reward_right": float(right.mean())} if len(right) else {}),
@@ -110,7 +110,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
     import torch
 
     from primecli.core.losses import opponent_scores, prm_cross_entropy, prm_dpo
-    from primecli.core.metrics import count_pairs
+    from primecli.core.pairs import count_pairs
     from primecli.core.rewards import implicit_process_rewards
 
     sequences = rollouts.sequences()
@@ -145,7 +145,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
         return MicroBatch(value, sums)
 
     def finish(sums: dict[str, float]) -> dict[str, float]:
-        pairs = count_pairs(torch.from_numpy(scores[rows]), torch.from_numpy(outcomes[rows]), groups).accuracy()
+        pairs = count_pairs(scores[rows], outcomes[rows], rollouts.group_index[rows]).accuracy()
         found = {name: value if name == "loss" else value / len(rows) for name, value in sums.items()}
         return {**found, **({} if pairs is None else {"pair_accuracy": pairs})}
 

@@ -39,7 +39,7 @@ def test_rows_come_out_as_they_stand(tmp_path: Path) -> None:
         assert found.outcomes[number] == row[schema.OUTCOME_REWARD]
         assert found.group_ids[found.group[number]] == row[schema.GROUP_ID]
         assert (found.shard[number], found.row[number]) == divmod(number, per_shard)
-    assert [part.name for part in found.parts] == sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert [part.name for part in found.shards] == sorted(path.name for path in (tmp_path / "a").iterdir())
 
 
 def test_copies_are_counted_within_groups_over_batches(tmp_path: Path) -> None:
