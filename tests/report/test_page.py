@@ -11,7 +11,7 @@ import pytest
 
 from primecli.shards import schema
 from tests.made_runs import make_run, trained_rows, write_summary
-from tests.report.conftest import write_report
+from tests.report.conftest import make_report
 from tests.report.reading import page_json
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><b>&amp;'
@@ -94,7 +94,7 @@ def test_long_lines_are_smoothed_and_can_be_seen_as_they_are(tmp_path: Path, rep
     for iteration in range(120):
         metrics = {"accuracy": 0.5 + 0.1 * (-1) ** iteration}
         write_summary(tmp_path / "run" / str(iteration) / "verify", "verify", metrics=metrics)
-    page = browse(write_report(tmp_path / "report.html", tmp_path / "run"))
+    page = browse(make_report(tmp_path / "report.html", tmp_path / "run"))
 
     def spans() -> list[float]:
         lines = page.locator('[data-chart="accuracy"] polyline').evaluate_all(
@@ -229,7 +229,7 @@ def test_text_of_a_model_is_never_markup(tmp_path: Path, browse: Any, compress: 
     write_summary(
         tmp_path / "run" / "3" / HOSTILE.replace("/", "_"), HOSTILE, metrics={HOSTILE: 1.0}, config={HOSTILE: HOSTILE}
     )
-    page = browse(write_report(tmp_path / "report.html", f"{NAME}={tmp_path}/run", compress))
+    page = browse(make_report(tmp_path / "report.html", f"{NAME}={tmp_path}/run", compress))
     page.select_option("#order", "tokens")
     page.keyboard.press("j")
     page.keyboard.press("Enter")
@@ -248,7 +248,7 @@ def test_runs_are_compared_and_can_be_hidden(tmp_path: Path, browse: Any) -> Non
     for name, iterations in (("a", 2), ("b", 3)):
         make_run(tmp_path / name, iterations=iterations)
     write_summary(tmp_path / "b" / "policy" / "3", "update-policy", metrics={"entropy": 0.1}, config={"lr": 3e-4})
-    page = browse(write_report(tmp_path / "report.html", tmp_path / "a", f"second={tmp_path / 'b'}"))
+    page = browse(make_report(tmp_path / "report.html", tmp_path / "a", f"second={tmp_path / 'b'}"))
     summary = page.inner_text("#summary")
     assert re.search(r"update-policy\s+lr\s+0\.0001\s+0\.0003", summary)
     chart = page.locator('[data-chart="accuracy"]')
@@ -274,16 +274,16 @@ def test_a_browser_that_cannot_decompress_is_told_so(run: Path, report: Path, br
     page = browse(report, script=without)
     assert "--no-compress" in page.inner_text("#rollouts-note")
     assert page.locator('[data-chart="accuracy"] polyline').count() == 2
-    page = browse(write_report(run.parent / "plain.html", run, "--no-compress"), script=without)
+    page = browse(make_report(run.parent / "plain.html", run, "--no-compress"), script=without)
     assert count(page) == 52
 
 
 def test_what_is_left_out_is_said(run: Path, browse: Any) -> None:
-    page = browse(write_report(run.parent / "few.html", run, "--max-rollouts", 10))
+    page = browse(make_report(run.parent / "few.html", run, "--max-rollouts", 10))
     assert page.inner_text("#rollouts-note").startswith(
         "10 of 52 rollouts: whole groups, taken evenly from all iterations"
     )
-    page = browse(write_report(run.parent / "none.html", run, "--max-rollouts", 0))
+    page = browse(make_report(run.parent / "none.html", run, "--max-rollouts", 0))
     assert "--max-rollouts 0" in page.inner_text("#rollouts-note")
     assert not page.locator("#browser").is_visible()
 
@@ -292,7 +292,7 @@ def test_ten_thousand_rollouts_cost_the_document_no_more_than_fifty(tmp_path: Pa
     """Nodes and listeners are counted, not time: what is in the document does not grow with what is in the list."""
     many = tmp_path / "many"
     make_run(many, iterations=5, groups=501, response="x" * 400)
-    path = write_report(tmp_path / "many.html", many, "--max-rollouts", 10_000)
+    path = make_report(tmp_path / "many.html", many, "--max-rollouts", 10_000)
     assert page_json(path)["rollouts"]["shown"] == 10_000
     nodes = "document.querySelectorAll('#rollouts *').length"
     small = browse(report).evaluate(nodes)
