@@ -39,6 +39,7 @@ class Option:
     check: says what is wrong with a value, None where nothing is; without one, a float has to be finite.
     shown_default: the default as the help page shows it, where that is not the default itself.
     argument: it is given without a name: a positional argument.
+    choices: the values that a text may have, where no enum lists them: names of a registry.
     """
 
     help: str
@@ -50,6 +51,7 @@ class Option:
     check: Callable[[Any], str | None] | None = None
     shown_default: str | None = None
     argument: bool = False
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,11 @@ class Declaration:
 def declarations(owner: Any) -> Mapping[str, Declaration]:
     """The options of a class of options, or of a function's parameters, by name, in the order of the help page.
 
-    A class's own fields come first, then those that it inherits; a field that it declares anew has the new place.
+    A class's own fields come first, then those of its bases, base by base; see `_inherited`.
     """
     hints = get_type_hints(owner, include_extras=True)
     if isinstance(owner, type):
-        names = [name for base in owner.__mro__ for name in inspect.get_annotations(base)]
+        names = [*inspect.get_annotations(owner), *_inherited(owner)]
         defaults = {name: getattr(owner, name, inspect.Parameter.empty) for name in names}
     else:
         parameters = inspect.signature(owner).parameters
@@ -96,6 +98,17 @@ def declarations(owner: Any) -> Mapping[str, Declaration]:
             if option is not None:
                 declared[name] = Declaration(name, kind, option, defaults[name])
     return declared
+
+
+def _inherited(owner: type) -> list[str]:
+    """The fields of a class's bases, in their order; of a base's own bases first, unless it declares a field anew."""
+    names: list[str] = []
+    for base in owner.__bases__:
+        for name in (*_inherited(base), *inspect.get_annotations(base)):
+            if name in names:
+                names.remove(name)
+            names.append(name)
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +125,10 @@ class Options:
     def execution(self) -> dict[str, Json]:
         """The options that change how a result is computed, and not the result, as the provenance records them."""
         return self._recorded("execution")
+
+    def recorded_seed(self) -> int | None:
+        """The seed of the result; None for a stage that draws nothing."""
+        return self._recorded("seed").get("seed")  # type: ignore[return-value]
 
     def _recorded(self, affects: Affects) -> dict[str, Json]:
         declared = declarations(type(self)).values()

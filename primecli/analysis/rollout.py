@@ -100,13 +100,13 @@ class Reader:
     def _against_model(self, columns: dict[str, Any]) -> np.ndarray:
         """(T,) float32, nats: log of the model's to the sampler's probability of each token; for the gap its size."""
         from primecli.models import loading, scoring
-        from primecli.models.device import placement, resolve_dtype
+        from primecli.models.device import resolve_dtype, resolve_placement
         from primecli.models.identity import resolve_model
         from primecli.shards.rollouts import Sequences
 
         if self._loaded is None:
             directory = resolve_model(str(self.model))
-            place = placement("auto", resolve_dtype("auto", "auto"))
+            place = resolve_placement("auto", resolve_dtype("auto", "auto"))
             self._loaded = loading.load_model(directory, place), place
         loaded, place = self._loaded
         heat = columns.get(schema.TEMPERATURE)

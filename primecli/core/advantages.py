@@ -23,14 +23,22 @@ GRPO_EPSILON = 1e-6  # added to a group's standard deviation
 
 
 class Centered(NamedTuple):
-    """Rewards with their baseline taken off. outcome: (B,). process: (B, T), 0 outside the reward mask."""
+    """Rewards minus their baseline.
+
+    outcome: (B,), one per response.
+    process: (B, T), one per token; 0 outside the reward mask.
+    """
 
     outcome: Tensor
     process: Tensor
 
 
 class Parts(NamedTuple):
-    """Advantages (B, T) by the source of their reward, 0 outside the response; their sum is the advantage."""
+    """Advantages by the source of their reward; their sum is the advantage.
+
+    outcome: (B, T), from the outcome rewards; 0 outside the response.
+    process: (B, T), from the process rewards; 0 outside the response.
+    """
 
     outcome: Tensor
     process: Tensor
@@ -253,13 +261,3 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """
     mean, scale = whitening(values, mask)
     return (values - mean) * scale * mask
-
-
-ESTIMATORS: dict[str, Estimator] = {
-    "rloo": rloo,
-    "rloo-recipe": rloo_recipe,
-    "reinforce": reinforce,
-    "grpo": grpo,
-    "dr-grpo": dr_grpo,
-    "gae": reinforce,
-}

@@ -20,12 +20,13 @@ KL_ESTIMATES = ("k1", "k2", "k3", "abs")
 
 @dataclass(frozen=True, slots=True)
 class PolicyLoss:
-    """A policy loss and what to watch about it, without gradient.
+    """A policy loss, and what to watch about it. Only the loss has a gradient.
 
-    loss: (), the weighted sum of the tokens' terms. ratio: (...), new over old probability of each token.
-    clipped_low, clipped_high: (...) bool, tokens whose term was taken at the clip: a ratio that fell below the lower
-    bound with a negative advantage, or rose above the upper one with a positive advantage.
-    dual_clipped: (...) bool, tokens of negative advantage at the dual clip.
+    loss: (), the weighted sum of the tokens' terms.
+    ratio: (...), new over old probability of each token, such as 1.02.
+    clipped_low: (...) bool, tokens with a negative advantage whose ratio fell below the lower bound.
+    clipped_high: (...) bool, tokens with a positive advantage whose ratio rose above the upper bound.
+    dual_clipped: (...) bool, tokens with a negative advantage whose term was bounded by the dual clip.
     """
 
     loss: Tensor
@@ -140,7 +141,11 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ValueLoss:
-    """A critic's loss, (), and, without gradient, the tokens (...) bool whose clipped term was taken."""
+    """A critic's loss, and what to watch about it. Only the loss has a gradient.
+
+    loss: (), the weighted sum of the tokens' terms.
+    clipped: (...) bool, tokens whose clipped term was the larger one and was used.
+    """
 
     loss: Tensor
     clipped: Tensor

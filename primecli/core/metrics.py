@@ -15,7 +15,11 @@ CALIBRATION_BINS = 10
 
 @dataclass(frozen=True, slots=True)
 class PairCounts:
-    """Pairs of a better and a worse response, by group. right, pairs: (G,) float64, weighted pairs."""
+    """Pairs of a better and a worse response of one group, counted by group.
+
+    right: (G,) float64, pairs whose better response has the higher score; a tie counts half.
+    pairs: (G,) float64, all pairs.
+    """
 
     right: Tensor
     pairs: Tensor

@@ -24,7 +24,14 @@ PROMPT_FORMS = "a prompt is a text or a list of {role, content}"
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One problem. content: text, or messages for the chat template."""
+    """One problem.
+
+    prompt_id: its id in the prompt file, or a hash of the prompt and its answer.
+    content: text, or messages for the chat template.
+    ground_truth: what `verify` compares with, as text; None where the file has none.
+    data_source: the data set that it comes from, as in the prompt file.
+    ability: such as math or code, as in the prompt file.
+    """
 
     prompt_id: str
     content: str | list[dict[str, str]]
@@ -35,7 +42,13 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class PromptColumns:
-    """Where in a file a prompt and its answer stand, and what is done to them."""
+    """Which columns of a file hold the prompt and its answer, and what is done to them.
+
+    prompt: name of the prompt's column.
+    answer: name of the answer's column; None for those that the known layouts have.
+    answer_regex: what to take out of the answer: its first group, else the whole match; None for all of it.
+    suffix: text that is added to every prompt, such as an instruction on how to write the answer.
+    """
 
     prompt: str = "prompt"
     answer: str | None = None

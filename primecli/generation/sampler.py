@@ -10,10 +10,10 @@ from primecli.generation.encoder import Encoder
 from primecli.generation.engines import (
     Engine,
     EngineOptions,
-    Groups,
     Policy,
     Request,
     Sample,
+    SampledGroups,
     SamplingParams,
     open_engine,
 )
@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """One prompt to sample: where it stands in the stream of prompts, its text and its token ids."""
+class PromptGroup:
+    """One prompt to sample n responses to.
+
+    position: its position in the stream of prompts, from 0; see `prompts.stream_positions`.
+    prompt: as read from the prompt file.
+    text: the prompt after the chat template.
+    prompt_ids: token ids of the text.
+    """
 
     position: int
     prompt: Prompt
@@ -53,7 +59,7 @@ class Sampler:
         policy: Policy,
         options: EngineOptions,
         params: SamplingParams,
-        parts: Mapping[int, Sequence[Group]],
+        parts: Mapping[int, Sequence[PromptGroup]],
         *,
         done: Callable[[int], None] = lambda rollouts: None,
         open_engine: Callable[[str, Policy, EngineOptions], Engine] = open_engine,
@@ -65,7 +71,7 @@ class Sampler:
         self.parts = parts
         self.done = done
         self._open = open_engine
-        self._running: tuple[Engine, Groups] | None = None
+        self._running: tuple[Engine, SampledGroups] | None = None
         self._places: list[tuple[int, int]] = []  # part and place in it, of each request
         self._found: dict[int, dict[int, list[Sample]]] = {number: {} for number in parts}
 
@@ -78,7 +84,7 @@ class Sampler:
             groups.close()  # aborts what is in flight
             engine.close()
 
-    def _start(self) -> tuple[Engine, Groups]:
+    def _start(self) -> tuple[Engine, SampledGroups]:
         if self.name == "vllm":
             pipe.keep_streams(show=self.options.debug)
         engine = self._open(self.name, self.policy, self.options)
@@ -105,7 +111,7 @@ class Sampler:
 
 
 def rollout_table(
-    groups: Sequence[Group],
+    groups: Sequence[PromptGroup],
     samples: Sequence[Sequence[Sample]],
     params: SamplingParams,
     encoder: Encoder,

@@ -65,8 +65,15 @@ NOT_COPIED = (
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """Where training stands. step: optimizer steps taken by this stage; lineage: weights of all ancestors,
-    oldest first, this checkpoint's own last. lora, base: what this stage trained with, and the weights beneath."""
+    """How far a checkpoint has been trained.
+
+    step: optimizer steps that this stage has taken, over all its processes.
+    lineage: fingerprints of the weights of all ancestors, oldest first, this checkpoint's own last.
+    provenance: the records of the updates that made it, oldest first.
+    has_moments: whether it holds this stage's optimizer moments.
+    lora: the adapters that this stage trained it with; None for all parameters.
+    base: fingerprint of the weights beneath the adapters; None without adapters.
+    """
 
     step: int
     lineage: tuple[str, ...]

@@ -24,8 +24,9 @@ LARGE_BLOCKS = (1 << 30, 32 << 20)  # bytes: from here on a block is given back;
 class Placement:
     """Where, in what precision and how a model computes.
 
-    dtype: of products; parameters that are trained stay float32 (`autocast` makes the difference). packing: whether
-    sequences share a row and their prompt, `auto`, `on` or `off`: see `scoring.plan`.
+    device: such as cpu or cuda.
+    dtype: of products; parameters that are trained stay float32, and `autocast` makes up the difference.
+    packing: whether sequences share a row and their prompt, `auto`, `on` or `off`; see `scoring.plan`.
     """
 
     device: torch.device
@@ -59,7 +60,7 @@ def _has_accelerator_files() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
 
 
-def placement(device: str, dtype: str, packing: str = "auto") -> Placement:
+def resolve_placement(device: str, dtype: str, packing: str = "auto") -> Placement:
     """`auto` is the GPU where there is one. dtype: as `resolve_dtype` gives it. packing: as in `Placement`."""
     import torch
 

@@ -25,7 +25,12 @@ DEFAULT_ALPHA = 32.0
 
 @dataclass(frozen=True, slots=True)
 class LoraOptions:
-    """rank, alpha: as above. targets: last parts of the names of linear layers; all of them when empty."""
+    """The adapters to train.
+
+    rank: size of the low-rank matrices, such as 16.
+    alpha: scale of their product, which counts alpha / rank times; such as 32.
+    targets: last parts of the names of the linear layers, such as q_proj; all linear layers when empty.
+    """
 
     rank: int
     alpha: float

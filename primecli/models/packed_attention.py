@@ -26,7 +26,11 @@ _packs: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
 class Segment(NamedTuple):
-    """The next `length` places of a packed row: they see the segment of that number whole, and causally each other."""
+    """The next tokens of a packed row: a prompt, a response, or both. They see each other causally.
+
+    length: how many tokens.
+    prefix: number (from 0) of the segment that they see as a whole, which holds their prompt; None where they see none.
+    """
 
     length: int
     prefix: int | None = None
@@ -101,7 +105,7 @@ def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
     return mask
 
 
-def packs(model: Any) -> bool:
+def can_pack(model: Any) -> bool:
     """Whether the model computes the same for packed sequences as for each alone, found out on a short probe.
 
     Not so for attention of other kinds (a window, a bias or a cap on the scores), or positions that the model counts

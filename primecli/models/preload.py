@@ -1,6 +1,6 @@
 """Models that load while a stage waits for its first shard.
 
-    early = EarlyModels(threads=None)
+    early = Preloader(threads=None)
     for shard in run.shards(needs, while_idle=lambda: early.begin([(directory, "float32")])):
         model = early.load(directory, place)   # the one that has been loaded, or loads it now
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from primecli.errors import PrimecliError
 from primecli.models import loading
-from primecli.models.device import Placement, placement, set_threads
+from primecli.models.device import Placement, resolve_placement, set_threads
 from primecli.models.identity import signature
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SHARE_OF_MEMORY = 0.25  # of what is available: the stages before are at work, and others wait with their models
 
 
-class EarlyModels:
+class Preloader:
     """Models that load ahead, each given out once. load: as `models.load_model`. threads: as the stage's option."""
 
     def __init__(self, threads: int | None, load: Callable[..., Any] = loading.load_model) -> None:
@@ -54,7 +54,7 @@ class EarlyModels:
         try:
             set_threads(self._threads)
             for directory, dtype in wanted:
-                before, place = signature(directory), placement("cpu", dtype)
+                before, place = signature(directory), resolve_placement("cpu", dtype)
                 self._loaded.append(_Loaded(directory, before, place.dtype, self._load(directory, place)))
         except (PrimecliError, FileNotFoundError):
             return  # a checkpoint that is being replaced; what is wrong with it in the end, `load` finds
@@ -79,7 +79,13 @@ class EarlyModels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Loaded:
-    """A model, and the signature that its directory had before it was read."""
+    """A model that was loaded ahead.
+
+    directory: where it was loaded from.
+    signature: names, sizes and times of the files there, from before they were read (`identity.signature`).
+    dtype: of its parameters.
+    model: the model, on the CPU.
+    """
 
     directory: Path
     signature: Any

@@ -23,7 +23,11 @@ PACKING_PAYS = 0.15  # of the padded tokens, saved: about what attention by segm
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of `Sequences` for one forward pass. packed: as one row without filling, a shared prompt in it once."""
+    """Sequences for one forward pass.
+
+    rows: their indices in `Sequences`.
+    packed: whether they are put end to end in a single row, without padding, with a prompt that they share only once.
+    """
 
     rows: list[int]
     packed: bool = False
@@ -42,11 +46,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """A batch as the model takes it.
+    """A batch in the form that the model takes: B rows of T tokens, of which N are response tokens.
 
-    ids: (B, T) int64, filled at the right, or a packed row. places: (N,), where among the B * T the states stand that
-    the response tokens come from: a token's state is that of the token before it. targets: (N,) int64, the response
-    tokens. heat: (N,) or None. positions, segments: of a packed row.
+    ids: (B, T) int64, padded on the right; (1, T) where the batch is packed.
+    places: (N,) int64, where among the B * T hidden states those are that predict the response tokens: each is the
+        state of the token before.
+    targets: (N,) int64, the response tokens.
+    heat: (N,) float32, the temperature that each token was sampled with; None for 1.
+    positions: (1, T) int64, each token's position in its own sequence; None where the batch is not packed.
+    segments: what the tokens of a packed row see; None where the batch is not packed.
     """
 
     ids: Tensor
@@ -82,10 +90,10 @@ def plan(
         needed = sum(batch.tokens(sequences) for batch in packed)
         if needed > (1 - PACKING_PAYS) * paid:
             return padded
-    from primecli.models.packed_attention import packs
+    from primecli.models.packed_attention import can_pack
 
     with place.autocast():
-        possible = packs(model)
+        possible = can_pack(model)
     if not possible:
         if place.packing == "on":
             raise UsageError(

@@ -12,14 +12,21 @@ from primecli.errors import InputError
 from primecli.files import file_hash
 from primecli.models.identity import tokenizer_fingerprint
 
-BROKEN = "\ufffd"  # what a decoder gives for a part of a character
-LONGEST_CHARACTER = 16  # tokens; a longer run of bytes that make none is no character, and is not held together
+BROKEN = "\ufffd"  # what a decoder gives for bytes that are not a whole character
+# Tokens. A character has at most 4 bytes, hence few tokens; a longer run that completes none is broken text, and its
+# tokens are not held together.
+LONGEST_CHARACTER = 16
 TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A text and the tokens [first, last) that it stands for: one, or those that make one character together."""
+    """A piece of a response's text: that of one token, or of the tokens that make up one character.
+
+    text: the text.
+    first: index of its first token in the response, from 0.
+    last: index after its last token.
+    """
 
     text: str
     first: int
@@ -73,29 +80,41 @@ class Speller:
         return self.texts(ids)
 
     def _spell(self, ids: list[int]) -> list[str]:
-        """Texts of known tokens: of each token, the part of the decoded response that it settles.
+        """The text of each token, (T,), all of them in the vocabulary: joined they are exactly the decoded response.
 
-        What is settled by a token is found by decoding the tokens since the last whole character behind those that make
-        that character: a decoder may drop a space in front of a first token, and no more than this hangs together.
+        Decoding each token by itself would not do: a decoder may drop the space in front of the first token, and a
+        character may take several tokens. So the tokens since the last whole character are decoded together, after the
+        tokens of that character (the context), whose own text is then cut off. No decoder looks further back than that.
+
+            tokens    ... | context         | ids[first : index + 1] | ...
+            text      ... | decode(context) | pending_text           | ...
+                                            ^ start
         """
         whole = self._decode(ids)
-        found: list[str] = []
-        before: list[int] = []  # the tokens of the last whole character, up to `first`; their text ends at `start`
-        first = start = settled = 0
-        for place, token in enumerate(ids):
-            text = self._inside.get(token) if before and first == place else None
-            if text is None or not whole.startswith(text, start):
-                text = self._decode([*before, *ids[first : place + 1]])[len(self._decode(before)) :]
-                if before and first == place and text and BROKEN not in text and whole.startswith(text, start):
-                    self._inside[token] = text
-            end = max(settled, start + _common(text, whole, start))
-            found.append(whole[settled:end])
+        texts: list[str] = []
+        context: list[int] = []  # the tokens of the last whole character
+        first = 0  # the first token after the context
+        start = 0  # where the context's text ends in `whole`
+        settled = 0  # how many characters of `whole` have been given to the tokens so far
+        for index, token in enumerate(ids):
+            alone = bool(context) and first == index  # the token starts a character, and not the response
+            pending_text = self._inside.get(token) if alone else None
+            if pending_text is None or not whole.startswith(pending_text, start):
+                pending_text = self._decode([*context, *ids[first : index + 1]])[len(self._decode(context)) :]
+                if alone and pending_text and BROKEN not in pending_text and whole.startswith(pending_text, start):
+                    self._inside[token] = pending_text
+            # While a character is unfinished, the decoder gives U+FFFD where `whole` has the character: only what
+            # agrees with `whole` is settled. `max`, because one more token can make less of it agree.
+            end = max(settled, start + _common(pending_text, whole, start))
+            texts.append(whole[settled:end])
             settled = end
-            if whole.startswith(text, start) and (not text.endswith(BROKEN) or place - first >= LONGEST_CHARACTER):
-                before, first, start = ids[first : place + 1], place + 1, end
-        if found:
-            found[-1] += whole[settled:]
-        return found
+            complete = whole.startswith(pending_text, start)
+            # a long run of broken bytes is cut here: decoding it again for each of its tokens would take quadratic time
+            if complete and (not pending_text.endswith(BROKEN) or index - first >= LONGEST_CHARACTER):
+                context, first, start = ids[first : index + 1], index + 1, end
+        if texts:
+            texts[-1] += whole[settled:]  # what no token settled
+        return texts
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False)) if ids else ""
@@ -168,7 +187,7 @@ class Spellers:
         """
         if self._given is not None:
             return self._given
-        model, identity = sampler(provenance)
+        model, identity = sampling_model(provenance)
         if model is None:
             self.missing["shards that do not say their model"] = None
             return None
@@ -191,7 +210,7 @@ class Spellers:
         return self._by_identity[key]
 
 
-def sampler(provenance: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
+def sampling_model(provenance: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
     """The model that `generate` sampled with, as it was named, and the hash of its tokenizer; None where not said."""
     made = next((record for record in reversed(provenance) if record.get("stage") == "generate"), None)
     name = ((made or {}).get("config") or {}).get("model")

@@ -1,6 +1,6 @@
 """Runs a shard stage: discovers its input, skips what is done, streams, commits whole shards, reports.
 
-with StageRun("verify", options, config={"timeout": 5.0}, finish=metrics) as run:
+with StageRun("verify", options, finish=metrics) as run:
     for shard in run.shards(needs=["response"]):
         if run.skip(shard):
             continue
@@ -15,20 +15,18 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from primecli import __version__
 from primecli.errors import InputError, PrimecliError, ReaderClosed, UsageError
 from primecli.files import LOCK_NAME, Json, lock, make_directory, remove_leftovers
 from primecli.pipeline import pipe
 from primecli.pipeline.inputs import Inputs
-from primecli.pipeline.progress import Progress, duration, say
-from primecli.pipeline.recipe import Recipe, differences, provenance_record
+from primecli.pipeline.options import RunOptions, StageOptions
+from primecli.pipeline.progress import duration, say
+from primecli.pipeline.recipe import Recipe
+from primecli.pipeline.run import Run
 from primecli.pipeline.summary import Status, Summary, read_summary
 from primecli.shards import parquet, schema
 from primecli.shards.parquet import Footer, Shard
@@ -37,51 +35,30 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@dataclass(frozen=True, slots=True)
-class StageOptions:
-    """What every shard stage lets the user say about its input and output."""
+class StageRun(Run):
+    """One run of one stage over one output directory: lock, summary, skipping, commits, metrics.
 
-    shards: Sequence[str] = ()
-    out: Path | None = None
-    force: bool = False
-    partial: bool = False
-    quiet: bool = False
-
-
-class StageRun:
-    """One run of one stage over one output directory: lock, summary, skipping, commits, metrics."""
+    counts: sums over the rows of all shards, by name; `finish` makes the directory's metrics from them.
+    gauges: metrics of this run rather than of its rows, such as its peak memory.
+    directory: the output directory; None until the first shard has said where that is.
+    """
 
     def __init__(
         self,
         stage: str,
-        options: StageOptions,
+        options: RunOptions,
         *,
-        config: Mapping[str, Json],
-        execution: Mapping[str, Json] | None = None,
-        seed: int | None = None,
         finish: Callable[[dict[str, float]], dict[str, float]] | None = None,
         unit: str = "rollouts",
     ) -> None:
-        self.stage = stage
+        super().__init__(stage, options, unit)
         self.options = options
-        self.config: dict[str, Any] = dict(config)
-        self.execution: dict[str, Any] = dict(execution or {})
-        self.seed = seed
-        self.models: dict[str, str] = {}
         self.directory: Path | None = None
-        self.progress = Progress(stage, unit, quiet=options.quiet)
         self.counts: dict[str, float] = {}
-        self.gauges: dict[str, float] = {}  # metrics of this run rather than of its rows
+        self.gauges: dict[str, float] = {}
         self._finish = finish or (lambda counts: {})
-        self._stack = ExitStack()
-        self._started = self._shard_started = time.time()
-        self._summary = Summary(
-            stage,
-            "running",
-            config={**self.config, **self.execution, **({} if seed is None else {"seed": seed})},
-            version=__version__,
-            started=datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds"),
-        )
+        self._shard_started = self._started
+        self._summary = self.summary("running")
         self._inputs: Inputs | None = None
         self._before: Summary | None = None
         self._written = 0
@@ -93,6 +70,7 @@ class StageRun:
 
     def shards(self, needs: Sequence[str] = (), *, while_idle: Callable[[], None] | None = None) -> Iterator[Shard]:
         """Input shards as they arrive, each checked for the columns that the stage needs."""
+        assert isinstance(self.options, StageOptions), "a stage that takes shards has the options for them"
         self._inputs = Inputs(self.options.shards, partial=self.options.partial, warn=self.warn)
         self._inputs.while_idle = while_idle
         for shard in self._inputs:
@@ -101,16 +79,13 @@ class StageRun:
             pipe.check_reader()
             yield shard
 
-    def warn(self, text: str) -> None:
-        """A line on stderr, also where --quiet was asked for: it is about the input, not about progress."""
-        say(self.stage, text)
-
     def close_input(self) -> None:
         """Takes no further shards, in the manner of `head`; the stage before sees the closed pipe."""
         if self._inputs is not None:
             self._inputs.close()
 
     def _open_for(self, shard: Shard) -> None:
+        assert isinstance(self.options, StageOptions)
         wanted = self.options.out or Path(os.path.normpath(shard.path.parent / ".." / self.stage))
         if wanted.resolve() == shard.path.parent.resolve():
             raise UsageError(f"{wanted} holds the input and would be the output too", "give another --out")
@@ -128,16 +103,6 @@ class StageRun:
             self._before = read_summary(directory)
         self.directory = directory
         self._summary.write(directory)
-
-    def recipe(self, inputs: Sequence[Shard], extra: Mapping[str, Json] | None = None) -> Recipe:
-        """What an output made from these inputs depends on."""
-        return Recipe(
-            self.stage,
-            {**self.config, **(extra or {})},
-            self.models,
-            [shard.footer.content for shard in inputs],
-            self.seed,
-        )
 
     def skip(
         self, shard: Shard, *, inputs: Sequence[Shard] | None = None, extra: Mapping[str, Json] | None = None
@@ -161,7 +126,7 @@ class StageRun:
         assert self.directory is not None, "the output directory is opened before shards are made"
         self._shard_started = time.time()
         self._pending = (name, recipe, inputs, chain)
-        footer = self.made(name, recipe, damaged=lambda why: say(self.stage, f"{why}: making it again"))
+        footer = self.made(name, recipe, damaged=lambda why: self.warn(f"{why}: making it again"))
         if footer is None:
             return False
         self._record(name, footer.rows, footer.counts or {})
@@ -183,11 +148,7 @@ class StageRun:
         except InputError as error:
             damaged(error.message)
             return None
-        if footer.fingerprint != recipe.fingerprint():
-            raise PrimecliError(
-                f"{target} exists and is of another run: {differences(footer.recipe, recipe.as_json())}",
-                "choose another --out, or overwrite it with --force",
-            )
+        self.refuse_other(target, footer.fingerprint, footer.recipe, recipe, "--out")
         return footer
 
     def read(self, shard: Shard) -> pa.Table:
@@ -214,7 +175,7 @@ class StageRun:
         self._pending = None
         groups = len(table[schema.GROUP_ID].unique())
         all_counts = {**(counts or {}), "groups": groups}
-        record = provenance_record(recipe, self.execution, self._shard_started, inputs)
+        record = self.provenance(recipe, inputs, self._shard_started)
         parquet.write_shard(
             self.directory / name,
             table,
@@ -255,8 +216,7 @@ class StageRun:
 
     def _finish_with(self, status: Status) -> None:
         if self.directory is None:
-            if not self.options.quiet:
-                say(self.stage, "stopped: the reader closed the pipe before any shard came")
+            self.note("stopped: the reader closed the pipe before any shard came")
             return
         if status == "complete":
             self._clear_leftover_shards(self.directory)
@@ -278,8 +238,7 @@ class StageRun:
         return True
 
     def _seconds(self) -> float:
-        """Seconds at work: wall time without that spent waiting for the stage before."""
-        return round(time.time() - self._started - (self._inputs.waited if self._inputs else 0.0), 3)
+        return self.seconds(self._inputs.waited if self._inputs else 0.0)
 
     def _closing_line(self, status: Status) -> str:
         summary = self._summary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -67,6 +67,8 @@ def _annotation(one: Declaration) -> Any:
         kind = list[get_args(kind)[0]]  # type: ignore[misc]
         if one.default is not inspect.Parameter.empty:
             kind = kind | None
+    if one.option.choices:
+        kind = Literal[one.option.choices]
     return Annotated[kind, _typer_parameter(one)]
 
 

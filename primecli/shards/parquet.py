@@ -39,7 +39,16 @@ def shard_name(index: int, total: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What a shard's footer says. A file of another tool has no fingerprint and no provenance."""
+    """What a shard's footer says.
+
+    rows: number of rollouts.
+    columns: names of the columns, in the file's order.
+    content: hash of the rows, 32 hex digits; of the whole file where another tool wrote it.
+    fingerprint: hash of everything that decides the content, 32 hex digits; None where another tool wrote it.
+    recipe: what the fingerprint is a hash of; None where another tool wrote it.
+    counts: sums over the rows, such as {"groups": 64}; None where another tool wrote it.
+    provenance: one record for each stage so far, oldest first; empty where another tool wrote it.
+    """
 
     rows: int
     columns: tuple[str, ...]
@@ -337,7 +346,11 @@ def check_groups(table: pa.Table, path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """An input shard: where it is and what its footer says."""
+    """An input shard.
+
+    path: the file.
+    footer: what its footer says.
+    """
 
     path: Path
     footer: parquet.Footer

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rollouts:
-    """B rollouts with N response tokens in all, in the order of the shards.
+    """B rollouts with N response tokens in total, in the order of the shards.
 
-    response_lengths: (B,) int64, tokens. group_index: (B,) int64, the number of each row's group.
+    response_lengths: (B,) int64, tokens.
+    group_index: (B,) int64, the number of each row's group, from 0.
     values: columns by name; (N,) for lists over response tokens, (B,) for numbers; null is NaN.
-    strings: columns of text by name. shard_rows: rows of each shard.
+    strings: text columns by name, B strings each.
+    shard_rows: number of rows of each shard.
+    prompt_ids: token ids of each prompt, one int32 array per row; empty unless they were asked for.
+    response_ids: token ids of each response, likewise.
     """
 
     response_lengths: np.ndarray
@@ -190,7 +194,9 @@ def split_rows(table: pa.Table, name: str) -> tuple[np.ndarray, ...]:
 class Sequences:
     """Prompts with their responses, as token ids.
 
-    prompt_ids, response_ids: one int32 array a row. temperature: (B,), by which logits are divided.
+    prompt_ids: one int32 array per row.
+    response_ids: one int32 array per row.
+    temperature: (B,) float32, what each row's logits are divided by; None for 1.
     """
 
     prompt_ids: Sequence[np.ndarray]

@@ -51,7 +51,14 @@ PROCESS_ADVANTAGES = "process_advantages"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its Arrow type by name, whether it may be null, who makes it and what it means."""
+    """One column.
+
+    name: its name in the file, such as prompt_ids.
+    type: its Arrow type, such as string or list<int32>.
+    stage: the stage that adds it.
+    meaning: what it holds, with its unit, for the table in the documentation.
+    nullable: whether it may hold nulls.
+    """
 
     name: str
     type: str

@@ -1,125 +1,145 @@
-"""From a batch's rewards to its advantages: what stands between the shards and `core/`."""
+"""compute-advantages: from a batch's rewards to the advantages of its tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
+from primecli.options import Shards
+from primecli.pipeline.options import StageOptions
+from primecli.training.options import AdvantageOptions
 
-from primecli.core.advantages import ESTIMATORS, Parts, discounted, gae, on_last_token, whitening
-from primecli.core.ragged import pad, response_mask, unpad
-from primecli.core.rewards import drop_last_token, last_token, scale_over_batch, sum_into
-from primecli.errors import InputError, UsageError
-from primecli.shards import schema
-from primecli.shards.rollouts import Rollouts
+if TYPE_CHECKING:
+    import numpy as np
 
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How rewards become advantages: see `primecli compute-advantages --help`."""
-
-    estimator: str
-    outcome_coef: float
-    process_coef: float
-    outcome_gamma: float
-    process_gamma: float
-    lam: float | None
-    granularity: str
-    step_separator: str | None
-    process_norm: str
-    process_baseline: str
-    drop_last_token_reward: bool
-    whiten: bool
-
-    def check(self) -> None:
-        """Raises UsageError for settings that do not fit together."""
-        if not self.outcome_coef and not self.process_coef:
-            raise UsageError("--outcome-coef and --process-coef are both 0: nothing is rewarded")
-        if self.process_baseline == "recipe" and self.estimator != "rloo":
-            raise UsageError(f"--process-baseline recipe is of --estimator rloo, not of {self.estimator}")
-        if self.estimator == "gae" and self.outcome_gamma != self.process_gamma:
-            raise UsageError(
-                f"--estimator gae takes one discount, and --outcome-gamma is {self.outcome_gamma:g}, --process-gamma "
-                f"{self.process_gamma:g}",
-                "one critic expects one return: give both the same",
-            )
-
-    def as_json(self) -> dict[str, Any]:
-        """As a recipe stores it."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+    from primecli.models.token_text import Speller
+    from primecli.pipeline.stage_run import StageRun
+    from primecli.shards.parquet import Shard
+    from primecli.shards.rollouts import Rollouts
 
 
-def advantages_of(rollouts: Rollouts, settings: Settings, ends: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """The columns of this stage, each (N,) float32, rows one after another; computed in float64.
+@dataclass(frozen=True, kw_only=True)
+class ComputeAdvantagesOptions(AdvantageOptions, StageOptions):
+    """The options of `primecli compute-advantages`."""
 
-    ends: (N,) bool, the last tokens of steps, for the granularity that has them.
-    """
-    lengths = torch.from_numpy(rollouts.response_lengths)
-    mask = response_mask(lengths)  # (B, T)
-    outcome = _outcome_rewards(rollouts)  # (B,)
-    process, reward_mask = _process_rewards(rollouts, settings, mask, ends)  # (B, T), (B, T)
-    name = "rloo-recipe" if settings.process_baseline == "recipe" else settings.estimator
-    try:
-        centered = ESTIMATORS[name](outcome, process, reward_mask, torch.from_numpy(rollouts.group_index))
-        values = baseline = torch.zeros_like(process)  # (B, T)
-        if settings.lam is None:
-            parts = discounted(
-                centered, mask, outcome_gamma=settings.outcome_gamma, process_gamma=settings.process_gamma
-            )
-        else:
-            horizon = {"gamma": settings.process_gamma, "lam": settings.lam}
-            values = pad(torch.from_numpy(rollouts.values[schema.VALUES]).double(), lengths)
-            nothing = torch.zeros_like(values)
-            parts = Parts(
-                gae(on_last_token(centered.outcome, mask), nothing, mask, **horizon),
-                gae(centered.process, nothing, mask, **horizon),
-            )
-            baseline = gae(nothing, values, mask, **horizon)
-        parts = Parts(settings.outcome_coef * parts.outcome, settings.process_coef * parts.process)
-        plain = parts.outcome + parts.process + baseline  # (B, T)
-        mean, scale = whitening(plain, mask) if settings.whiten else (plain.new_zeros(()), plain.new_ones(()))
-    except ValueError as error:
-        raise InputError(str(error), "sample more responses of each prompt with `generate --n`") from error
-    columns = {schema.ADVANTAGES: (plain - mean) * scale, schema.RETURNS: plain + values}
-    if settings.outcome_coef:
-        columns[schema.OUTCOME_ADVANTAGES] = parts.outcome * scale
-    if settings.process_coef:
-        columns[schema.PROCESS_ADVANTAGES] = parts.process * scale
-    return {column: unpad(found, mask).float().numpy() for column, found in columns.items()}
+    shards: Shards = ()
 
 
-def _outcome_rewards(rollouts: Rollouts) -> Tensor:
-    if schema.OUTCOME_REWARD not in rollouts.values:
-        return torch.zeros(len(rollouts), dtype=torch.float64)
-    outcome = torch.from_numpy(rollouts.values[schema.OUTCOME_REWARD].astype(np.float64))
-    if bool(outcome.isnan().any()):
+def compute_advantages(options: ComputeAdvantagesOptions) -> None:
+    """Adds advantages and returns to the shards of a batch, all of which it reads before it writes any."""
+    from primecli.pipeline.stage_run import StageRun
+    from primecli.shards import schema
+
+    with StageRun("compute-advantages", options, finish=_metrics) as run:
+        columns = [schema.OUTCOME_REWARD] if options.outcome_coef else []
+        columns += [schema.PROCESS_REWARDS] if options.process_coef else []
+        columns += [schema.VALUES] if options.estimator == "gae" else []
+        needs = [*columns, schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS]
+        batch = list(run.shards(needs, while_idle=_import_torch))
+        speller = _speller(run, batch, options.tokenizer) if batch and options.separator() is not None else None
+        computed: tuple[Rollouts, dict[str, np.ndarray]] | None = None
+        for number, shard in enumerate(batch):
+            if run.skip(shard, inputs=batch):
+                continue
+            computed = computed or _compute(batch, columns, options, speller)
+            _commit_shard(run, shard, number, *computed)
+
+
+def _import_torch() -> None:
+    import torch  # noqa: F401
+
+
+def _speller(run: StageRun, batch: Sequence[Shard], given: str | None) -> Speller:
+    """What spells the responses, its identity taken into the recipe."""
+    from primecli.errors import InputError
+    from primecli.models.token_text import Spellers, sampling_model
+
+    path, provenance = batch[0].path, batch[0].footer.provenance
+    speller = Spellers(given).find(path, provenance)
+    if speller is None:
+        name, _ = sampling_model(provenance)
         raise InputError(
-            f"outcome_reward is null in {int(outcome.isnan().sum())} rows",
-            "the verifier could not grade them; `primecli filter` drops their groups",
+            f"--granularity step needs the tokenizer that the rollouts were sampled with, and {path} "
+            + (f"names {name}, which is not here" if name else "does not say which"),
+            "name it with --tokenizer",
         )
-    return outcome
+    run.models["tokenizer"] = speller.fingerprint()
+    return speller
 
 
-def _process_rewards(
-    rollouts: Rollouts, settings: Settings, mask: Tensor, ends: np.ndarray | None
-) -> tuple[Tensor, Tensor]:
-    """Process rewards, (B, T), as they enter the estimator, and where they stand, (B, T) bool."""
-    reward_mask = mask
-    if settings.granularity == "whole":
-        reward_mask = last_token(mask)
-    elif ends is not None:
-        reward_mask = pad(torch.from_numpy(ends), torch.from_numpy(rollouts.response_lengths))
-    if schema.PROCESS_REWARDS not in rollouts.values:
-        return torch.zeros(mask.shape, dtype=torch.float64), reward_mask
-    flat = torch.from_numpy(rollouts.values[schema.PROCESS_REWARDS].astype(np.float64))
-    process = pad(flat, torch.from_numpy(rollouts.response_lengths))
-    if settings.drop_last_token_reward:
-        process = drop_last_token(process, mask)
-    if settings.granularity != "token":
-        process = sum_into(process, reward_mask, mask)
-    if settings.process_norm == "batch":
-        process = scale_over_batch(process, mask, settings.process_gamma)
-    return process, reward_mask
+def _compute(
+    batch: Sequence[Shard], columns: Sequence[str], options: AdvantageOptions, speller: Speller | None
+) -> tuple[Rollouts, dict[str, np.ndarray]]:
+    """The rollouts of the batch and its new columns, (N,) each."""
+    from primecli.models.steps import step_ends
+    from primecli.shards.rollouts import load_rollouts
+    from primecli.training.advantages import advantages_of
+
+    rollouts = load_rollouts(batch, columns, token_ids=speller is not None)
+    ends = None
+    if speller is not None:
+        responses = (ids.tolist() for ids in rollouts.response_ids)
+        ends = step_ends(responses, speller.known_texts, options.separator() or "")
+    return rollouts, advantages_of(rollouts, options, ends)
+
+
+def _commit_shard(run: StageRun, shard: Shard, number: int, rollouts: Rollouts, columns: dict[str, np.ndarray]) -> None:
+    """Writes one shard of the batch. number: its place in the batch."""
+    from primecli.shards.parquet import list_column, with_columns
+
+    first = sum(rollouts.shard_rows[:number])  # rows
+    last = first + rollouts.shard_rows[number]
+    starts = rollouts.starts()  # (B + 1,): where each row's tokens begin
+    lengths = rollouts.response_lengths[first:last]
+    mine = {name: column[starts[first] : starts[last]] for name, column in columns.items()}
+    lists = {name: list_column(column, lengths, name) for name, column in mine.items()}
+    run.commit(with_columns(run.read(shard), lists), _counts(mine))
+
+
+def _counts(columns: dict[str, np.ndarray]) -> dict[str, float]:
+    """Sums over the tokens of a shard, from which `_metrics` makes those of the batch."""
+    import numpy as np
+
+    from primecli.shards import schema
+
+    wide = {name: column.astype(np.float64) for name, column in columns.items()}
+    advantages, returns = wide[schema.ADVANTAGES], wide[schema.RETURNS]
+    counts = {
+        "tokens": len(returns),
+        "positive": int((advantages > 0).sum()),
+        "return_sum": float(returns.sum()),
+        "return_squares": float(np.square(returns).sum()),
+        "advantage_sum": float(advantages.sum()),
+        "advantage_squares": float(np.square(advantages).sum()),
+    }
+    for name in (schema.OUTCOME_ADVANTAGES, schema.PROCESS_ADVANTAGES):
+        if name in wide:
+            counts[f"{name}_sum"] = float(wide[name].sum())
+            counts[f"{name}_product"] = float((wide[name] * advantages).sum())
+    return counts
+
+
+def _metrics(counts: dict[str, float]) -> dict[str, float]:
+    from primecli.shards import schema
+
+    tokens = counts.get("tokens")
+    if not tokens:
+        return {}
+    mean = counts["return_sum"] / tokens
+    advantage_mean = counts["advantage_sum"] / tokens
+    variance = counts["advantage_squares"] / tokens - advantage_mean**2
+    shares = {
+        f"{name.removesuffix('_advantages')}_variance_share": (
+            counts[f"{name}_product"] / tokens - counts[f"{name}_sum"] / tokens * advantage_mean
+        )
+        / variance
+        for name in (schema.OUTCOME_ADVANTAGES, schema.PROCESS_ADVANTAGES)
+        if f"{name}_sum" in counts and variance > 0
+    }
+    return {
+        "return_mean": mean,
+        "return_std": max(counts["return_squares"] / tokens - mean**2, 0.0) ** 0.5,
+        "positive_advantages": counts["positive"] / tokens,
+        **shares,
+    }

@@ -41,7 +41,7 @@ def evaluate(trainer: Trainer, rollouts: Rollouts) -> dict[str, float]:
 
     after = scoring.score(
         trainer.model,
-        trainer.place,
+        trainer.placement,
         rollouts.sequences(),
         micro_batch_tokens=trainer.options.micro_batch_tokens,
         per_token=scoring.sequence_values,
@@ -60,7 +60,7 @@ def preflight(trainer: Trainer, rollouts: Rollouts) -> None:
     sequences = rollouts.sequences()
 
     def forward(batch: scoring.Batch) -> Tensor:
-        return scoring.sequence_values(trainer.model, trainer.place, sequences, batch).sum()
+        return scoring.sequence_values(trainer.model, trainer.placement, sequences, batch).sum()
 
     trainer.preflight(sequences, trainer.mini_batches(len(rollouts)), forward)
 
@@ -75,13 +75,13 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], clip: float
     tokens = int(rollouts.response_lengths[rows].sum())
 
     def micro_batch(batch: scoring.Batch) -> MicroBatch:
-        values = scoring.sequence_values(trainer.model, trainer.place, sequences, batch)  # (N,)
+        values = scoring.sequence_values(trainer.model, trainer.placement, sequences, batch)  # (N,)
         places = token_places(rollouts, batch.rows)
         weights = token_weights(
             torch.from_numpy(rollouts.response_lengths[batch.rows]), aggregation, tokens=tokens, responses=len(rows)
-        ).to(trainer.place.device)
+        ).to(trainer.placement.device)
         old_values, returns = (
-            tensor(rollouts.values[name][places], trainer.place) for name in (schema.VALUES, schema.RETURNS)
+            tensor(rollouts.values[name][places], trainer.placement) for name in (schema.VALUES, schema.RETURNS)
         )
         result = value_loss(values, old_values, returns, weights, clip=clip)
         sums = {

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from primecli.errors import PrimecliError
-from primecli.files import Json
 from primecli.models.device import reporting_memory
 
 if TYPE_CHECKING:
@@ -16,36 +14,30 @@ if TYPE_CHECKING:
 
     from primecli.models.scoring import Batch
     from primecli.shards.rollouts import Sequences
+    from primecli.training.options import TrainingOptions
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryOptions:
-    """gradient_checkpointing: the backward pass computes each layer's activations again, rather than have them kept.
-    offload_optimizer: the optimizer's moments live in CPU memory. preflight: the largest micro-batch is tried first; by
-    the device when None."""
+def has_preflight(options: TrainingOptions, device: torch.device) -> bool:
+    """Whether to try the largest micro-batch first: on a GPU, unless the options say otherwise.
 
-    gradient_checkpointing: bool = False
-    offload_optimizer: bool = False
-    preflight: bool | None = None
+    On a CPU the kernel kills the process that runs out of memory, and nobody is left to report it.
+    """
+    return device.type != "cpu" if options.preflight is None else options.preflight
 
-    def as_json(self) -> dict[str, Json]:
-        """The options, for a summary: they belong to a run, not to its result."""
-        return asdict(self)
 
-    def has_preflight(self, device: torch.device) -> bool:
-        """Whether to try first: on a GPU, unless said otherwise. On a CPU the kernel kills, and nobody can report."""
-        return device.type != "cpu" if self.preflight is None else self.preflight
+def remedies(options: TrainingOptions, device: torch.device, rows: int) -> str:
+    """What a user can still do where a micro-batch does not fit, as a hint.
 
-    def remedies(self, device: torch.device, *, lora: bool, micro_batch_tokens: int, rows: int) -> str:
-        """What is left to do where a micro-batch of so many rows does not fit; of none: nothing was computed yet."""
-        options = {
-            f"lower --micro-batch-tokens (it is {micro_batch_tokens})": rows > 1,
-            "pass --gradient-checkpointing": rows > 0 and not self.gradient_checkpointing,
-            "pass --offload-optimizer": device.type != "cpu" and not self.offload_optimizer,
-            "pass --lora-rank": not lora,
-        }
-        found = [text for text, helps in options.items() if helps]
-        return ", or ".join(found) or "train on shorter responses, or a smaller model"
+    rows: of the micro-batch; 0 where memory ran out before anything was computed.
+    """
+    helpful = {
+        f"lower --micro-batch-tokens (it is {options.micro_batch_tokens})": rows > 1,
+        "pass --gradient-checkpointing": rows > 0 and not options.gradient_checkpointing,
+        "pass --offload-optimizer": device.type != "cpu" and not options.offload_optimizer,
+        "pass --lora-rank": options.lora_rank is None,
+    }
+    texts = [text for text, helps in helpful.items() if helps]
+    return ", or ".join(texts) or "train on shorter responses, or a smaller model"
 
 
 def largest_micro_batches(plans: Iterable[Sequence[Batch]], sequences: Sequences) -> list[Batch]:

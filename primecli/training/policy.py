@@ -3,67 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from primecli.errors import GateError, InputError, UsageError
-from primecli.models import loading, scoring
-from primecli.models.device import Placement
+from primecli.errors import GateError, InputError
+from primecli.models import scoring
 from primecli.shards import schema
 from primecli.shards.rollouts import Rollouts, check_untouched_distribution, truncated_sampling
+from primecli.training.options import FROM_SHARDS, PolicyOptions
 from primecli.training.trainer import MicroBatch, Trainer, tensor, token_places
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-NOT_OF_THE_RESULT = ("max_logprob_gap", "strict")  # gates: what passes them is the same without
-FROM_SHARDS = "shards"  # --ref: the ref_logprobs that score-prm stored
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyOptions:
-    """The loss and its gates: see `primecli update-policy --help`. ref: a model's directory, `shards` or None."""
-
-    old_logprobs: str = "recompute"
-    loss_aggregation: str = "token-mean"
-    clip: bool = True
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None
-    kl: str = "k3"
-    kl_coef: float = 0.0
-    entropy_coef: float = 0.0
-    tis_cap: float | None = None
-    ref: str | None = None
-    max_logprob_gap: float | None = None
-    strict: bool = False
-
-    def check(self) -> None:
-        """Raises UsageError for options that do not fit together."""
-        if self.kl_coef and self.ref is None:
-            raise UsageError("--kl-coef needs a reference", "name it with --ref, or take score-prm's with --ref shards")
-        for option, value in (("--tis-cap", self.tis_cap), ("--max-logprob-gap", self.max_logprob_gap)):
-            if value is not None and self.old_logprobs == "rollout":
-                raise UsageError(
-                    f"{option} compares the trainer's log-probabilities with the sampler's, and --old-logprobs rollout "
-                    "takes the sampler's for both",
-                    "leave --old-logprobs at recompute",
-                )
-
-    def as_json(self) -> dict[str, Any]:
-        """What of it changes the result, as a recipe stores it."""
-        found = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in NOT_OF_THE_RESULT}
-        return {**found, "ref": self.ref if self.ref in (None, FROM_SHARDS) else "model"}
-
-    def columns(self) -> list[str]:
-        """The columns that training needs, beside the token ids."""
-        found = [schema.ROLLOUT_LOGPROBS, schema.ADVANTAGES, *schema.SAMPLED_WITH]
-        found += [schema.POLICY_FINGERPRINT, schema.FINISH_REASON]
-        return [*found, schema.REF_LOGPROBS] if self.ref == FROM_SHARDS else found
 
 
 def check_sampling(rollouts: Rollouts, options: PolicyOptions) -> str | None:
@@ -117,27 +70,22 @@ class OldLogprobs:
         self.from_first_forward = from_first_forward
 
 
-def score_reference(
-    rollouts: Rollouts,
-    directory: Path,
-    place: Placement,
-    micro_batch_tokens: int,
-    load: Callable[..., Any] = loading.load_model,
-) -> np.ndarray:
-    """(N,) log-probabilities of a reference, at the temperature of the rollouts; its memory is given back."""
-    model = load(directory, place)
-    return scoring.score(model, place, rollouts.sequences(temperature=True), micro_batch_tokens=micro_batch_tokens)
-
-
 def preflight(trainer: Trainer, rollouts: Rollouts, options: PolicyOptions) -> None:
     """Tries the largest micro-batch, see `Trainer.preflight`."""
     sequences = rollouts.sequences(temperature=True)
 
     def forward(batch: scoring.Batch) -> Tensor:
-        found = scoring.sequence_logprobs(trainer.model, trainer.place, sequences, batch, with_entropy=True)
+        found = scoring.sequence_logprobs(trainer.model, trainer.placement, sequences, batch, with_entropy=True)
         return found.logprobs.sum() + (found.entropy.sum() if options.entropy_coef else 0.0)
 
     trainer.preflight(sequences, trainer.mini_batches(len(rollouts)), forward)
+
+
+def columns(options: PolicyOptions) -> list[str]:
+    """The columns that training needs, beside the token ids."""
+    needed = [schema.ROLLOUT_LOGPROBS, schema.ADVANTAGES, *schema.SAMPLED_WITH]
+    needed += [schema.POLICY_FINGERPRINT, schema.FINISH_REASON]
+    return [*needed, schema.REF_LOGPROBS] if options.ref == FROM_SHARDS else needed
 
 
 def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLogprobs, options: PolicyOptions) -> None:
@@ -151,7 +99,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLog
         import torch
 
         logprobs, entropy = scoring.sequence_logprobs(
-            trainer.model, trainer.place, sequences, batch, with_entropy=True
+            trainer.model, trainer.placement, sequences, batch, with_entropy=True
         )  # (N,)
         places = token_places(rollouts, batch.rows)
         if old.from_first_forward:
@@ -161,9 +109,9 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLog
             options.loss_aggregation,
             tokens=tokens,
             responses=len(rows),
-        ).to(trainer.place.device)
-        given = {name: tensor(rollouts.values[name][places], trainer.place) for name in _given(rollouts)}
-        return policy_terms(logprobs, entropy, tensor(old.values[places], trainer.place), given, weights, options)
+        ).to(trainer.placement.device)
+        given = {name: tensor(rollouts.values[name][places], trainer.placement) for name in _given(rollouts)}
+        return policy_terms(logprobs, entropy, tensor(old.values[places], trainer.placement), given, weights, options)
 
     def finish(sums: dict[str, float]) -> dict[str, float]:
         whole = {"loss", "ratio_min", "ratio_max"}
@@ -269,10 +217,8 @@ def batch_health(rollouts: Rollouts, shares: dict[str, np.ndarray]) -> dict[str,
     }
 
 
-def measure_update(
-    trainer: Trainer, rollouts: Rollouts, old: OldLogprobs, rows: Sequence[int], micro_batch_tokens: int
-) -> dict[str, float]:
-    """How far the finished update has moved the policy on some of its rollouts.
+def measure_update(trainer: Trainer, rollouts: Rollouts, old: OldLogprobs, responses: int) -> dict[str, float]:
+    """How far the finished update has moved the policy, measured on so many of its rollouts, spread over the batch.
 
     kl_update: mean of k3 over tokens, nats, an estimate of KL(old || new) that is never negative. ratio_update_…: the
     extremes of new over old probability.
@@ -281,14 +227,17 @@ def measure_update(
 
     from primecli.core.losses import kl_estimate
 
+    rows = np.linspace(0, len(rollouts) - 1, min(responses, len(rollouts))).astype(int).tolist()
     sequences = rollouts.sequences(temperature=True)
     chosen = replace(
         sequences,
         prompt_ids=[sequences.prompt_ids[row] for row in rows],
         response_ids=[sequences.response_ids[row] for row in rows],
-        temperature=rollouts.values[schema.TEMPERATURE][list(rows)],
+        temperature=rollouts.values[schema.TEMPERATURE][rows],
     )
-    new = torch.from_numpy(scoring.score(trainer.model, trainer.place, chosen, micro_batch_tokens=micro_batch_tokens))
+    new = torch.from_numpy(
+        scoring.score(trainer.model, trainer.placement, chosen, micro_batch_tokens=trainer.options.micro_batch_tokens)
+    )
     before = torch.from_numpy(old.values[token_places(rollouts, rows)])
     ratio = (new - before).exp()
     return {

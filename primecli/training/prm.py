@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from primecli.errors import InputError
-from primecli.models import loading, scoring
-from primecli.models.device import Placement
+from primecli.models import scoring
 from primecli.shards import schema
-from primecli.shards.rollouts import STORED_REFERENCES, Rollouts, Sequences
+from primecli.shards.rollouts import Rollouts, Sequences
 from primecli.training.trainer import MicroBatch, Trainer, tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-LOSSES = ("ce", "dpo")
 
 
 def check_graded(rollouts: Rollouts) -> None:
@@ -51,7 +47,7 @@ def evaluate(trainer: Trainer, rollouts: Rollouts, beta: float, loss: str) -> di
     calibration_error: of sigmoid(score). reward_right, reward_wrong: mean score of the responses on either side of 0.5.
     """
     logprobs = scoring.score(
-        trainer.model, trainer.place, rollouts.sequences(), micro_batch_tokens=trainer.options.micro_batch_tokens
+        trainer.model, trainer.placement, rollouts.sequences(), micro_batch_tokens=trainer.options.micro_batch_tokens
     )
     return quality(
         response_scores(rollouts, logprobs, beta),
@@ -104,7 +100,7 @@ def preflight(trainer: Trainer, rollouts: Rollouts, loss: str) -> None:
     sequences = rollouts.sequences()
 
     def forward(batch: scoring.Batch) -> Tensor:
-        return scoring.sequence_logprobs(trainer.model, trainer.place, sequences, batch).logprobs.sum()
+        return scoring.sequence_logprobs(trainer.model, trainer.placement, sequences, batch).logprobs.sum()
 
     trainer.preflight(sequences, mini_batches(trainer, rollouts, loss), forward)
 
@@ -127,16 +123,16 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
         opponents[rows] = opponent_scores(before, torch.from_numpy(outcomes[rows]).double(), groups).numpy()
 
     def micro_batch(batch: scoring.Batch) -> MicroBatch:
-        logprobs = scoring.sequence_logprobs(trainer.model, trainer.place, sequences, batch).logprobs  # (N,)
-        ref_logprobs = tensor(rollouts.token_rows(batch.rows, schema.REF_LOGPROBS), trainer.place)
+        logprobs = scoring.sequence_logprobs(trainer.model, trainer.placement, sequences, batch).logprobs  # (N,)
+        ref_logprobs = tensor(rollouts.token_rows(batch.rows, schema.REF_LOGPROBS), trainer.placement)
         rewards = implicit_process_rewards(logprobs, ref_logprobs, beta)
         tokens = rollouts.response_lengths[batch.rows]
         # (B,): a response's score is the sum of its tokens' rewards
         summed = torch.stack([piece.sum() for piece in torch.split(rewards, tokens.tolist())])
-        outcome = tensor(outcomes[batch.rows], trainer.place)
+        outcome = tensor(outcomes[batch.rows], trainer.placement)
         scores[batch.rows] = summed.detach().double().cpu().numpy()
         if loss == "dpo":
-            value = prm_dpo(summed, tensor(opponents[batch.rows], trainer.place), outcome, denominator=len(rows))
+            value = prm_dpo(summed, tensor(opponents[batch.rows], trainer.placement), outcome, denominator=len(rows))
         else:
             value = prm_cross_entropy(summed, outcome, denominator=len(rows))
         sums = {
@@ -158,23 +154,10 @@ def _current_scores(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta:
     """(len(rows),) scores of some responses under the weights before the step."""
     logprobs = scoring.score(
         trainer.model,
-        trainer.place,
+        trainer.placement,
         subset(rollouts.sequences(), rows),
         micro_batch_tokens=trainer.options.micro_batch_tokens,
     )
     rewards = beta * (logprobs.astype(np.float64) - rollouts.token_rows(rows, schema.REF_LOGPROBS))
     starts = np.concatenate([[0], np.cumsum(rollouts.response_lengths[rows])[:-1]])
     return np.add.reduceat(rewards, starts)
-
-
-def reference_logprobs(
-    rollouts: Rollouts,
-    ref: Path | str,
-    place: Placement,
-    micro_batch_tokens: int,
-    load: Callable[..., Any] = loading.load_model,
-) -> np.ndarray:
-    """(N,) log-probabilities of the reference: of the model in a directory, or stored ones (`STORED_REFERENCES`)."""
-    if isinstance(ref, str):
-        return rollouts.values[STORED_REFERENCES[ref]]
-    return scoring.score(load(ref, place), place, rollouts.sequences(), micro_batch_tokens=micro_batch_tokens)

@@ -1,10 +1,10 @@
-"""Training shared by update-prm and update-policy: mini-batches, micro-batches, the step, the checkpoint."""
+"""Training, as all updates share it: mini-batches, micro-batches, the optimizer step, the checkpoint."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,11 @@ from primecli.files import Json
 from primecli.models import checkpoints, loading, lora, scoring
 from primecli.models.device import Placement, reporting_memory
 from primecli.models.identity import TRAINER_DIRECTORY
-from primecli.models.lora import LoraOptions
 from primecli.pipeline.recipe import Recipe
 from primecli.shards.rollouts import Rollouts, Sequences
 from primecli.training import memory
-from primecli.training.memory import MemoryOptions
 from primecli.training.optimizer import AdamW
+from primecli.training.options import TrainingOptions
 
 if TYPE_CHECKING:
     import torch
@@ -29,29 +28,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingOptions:
-    """How an update trains. mini_batch: responses an optimizer step; micro_batch_tokens: tokens of a micro-batch.
-
-    memory: what is done to need less of it. lora: the adapters that are trained, all parameters when None.
-    """
-
-    lr: float
-    mini_batch: int
-    epochs: int
-    grad_clip: float
-    weight_decay: float
-    warmup_steps: int
-    shuffle: bool
-    seed: int
-    micro_batch_tokens: int
-    memory: MemoryOptions = field(default_factory=MemoryOptions)
-    lora: LoraOptions | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """What a micro-batch gives. loss: (), to be differentiated. sums: metrics, summed over the micro-batch.
-    extremes: metrics named `…_max` or `…_min`, of which a mini-batch keeps the largest or the smallest."""
+    """The loss and the metrics of one micro-batch.
+
+    loss: (), to be differentiated; already divided by the denominator of the whole mini-batch.
+    sums: metrics summed over the micro-batch, by name; the mini-batch adds them up.
+    extremes: metrics named `…_max` or `…_min`; the mini-batch keeps the largest or the smallest.
+    """
 
     loss: Tensor
     sums: Mapping[str, float]
@@ -61,15 +44,19 @@ class MicroBatch:
 class Trainer:
     """A model in float32 with AdamW, at the step where its checkpoint stopped.
 
-    With LoRA only the adapters are trained, see `adapters`; `checkpoints.check_adapters` comes before.
-    load: makes the model of a directory, its parameters in the dtype that is asked for. on_step: told each optimizer
-    step's metrics, as it is taken.
+    With LoRA only the adapters are trained (models/lora.py); call `checkpoints.check_adapters` first.
+
+    directory: of the model or checkpoint to go on from.
+    placement: the device and precision to compute with.
+    stage: the update that trains, such as update-prm; moments of another update's checkpoint are not taken over.
+    load: loads the model of a directory, with parameters of the given dtype.
+    on_step: called with the metrics of each optimizer step right after it.
     """
 
     def __init__(
         self,
         directory: Path,
-        place: Placement,
+        placement: Placement,
         options: TrainingOptions,
         stage: str,
         load: Callable[..., Any] = loading.load_model,
@@ -78,24 +65,25 @@ class Trainer:
         import torch
 
         self.directory = directory
-        self.place = place
+        self.placement = placement
         self.options = options
         self.on_step = on_step
         self.state = checkpoints.read_state(directory, stage)
         self.step = self.state.step
-        self.model = load(directory, place, dtype=torch.float32)
-        checkpoints.load_parameters(self.model, directory, self.state, options.lora, options.seed)
-        if options.lora is not None and place.dtype == torch.bfloat16:
+        self.lora = options.lora()
+        self.model = load(directory, placement, dtype=torch.float32)
+        checkpoints.load_parameters(self.model, directory, self.state, self.lora, options.seed)
+        if self.lora is not None and placement.dtype == torch.bfloat16:
             lora.hold_compactly(self.model)
         memory.gather_embedding_gradient(self.model)
-        if options.memory.gradient_checkpointing:
+        if options.gradient_checkpointing:
             memory.recompute_activations(self.model)
         with reporting_memory(self._remedies(0), "the optimizer's moments"):
             self.optimizer = AdamW(
                 lora.trained(self.model),
                 weight_decay=options.weight_decay,
                 steps=self.step,
-                offload=options.memory.offload_optimizer,
+                offload=options.offload_optimizer,
             )
         if self.state.has_moments:
             self.optimizer.load(directory / TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
@@ -149,19 +137,22 @@ class Trainer:
         `forward` gives a micro-batch's result as a scalar to be differentiated.
         Weights, moments, random numbers and metrics stay as they are. Raises PrimecliError with what to lower.
         """
-        if not self.options.memory.has_preflight(self.place.device):
+        if not memory.has_preflight(self.options, self.placement.device):
             return
         plans = [
-            scoring.plan(self.model, self.place, sequences, rows, self.options.micro_batch_tokens)
+            scoring.plan(self.model, self.placement, sequences, rows, self.options.micro_batch_tokens)
             for rows in mini_batches
         ]
         memory.try_largest(plans, sequences, forward, self.optimizer.parameters.values(), self._remedies)
 
     def _remedies(self, rows: int) -> str:
-        options = self.options
-        return options.memory.remedies(
-            self.place.device, lora=options.lora is not None, micro_batch_tokens=options.micro_batch_tokens, rows=rows
-        )
+        return memory.remedies(self.options, self.placement.device, rows)
+
+    def score_reference(self, directory: Path, sequences: Sequences, load: Callable[..., Any]) -> np.ndarray:
+        """(N,) log-probabilities of the sequences under a reference model, whose memory is then given back."""
+        reference = load(directory, self.placement)
+        budget = self.options.micro_batch_tokens
+        return scoring.score(reference, self.placement, sequences, micro_batch_tokens=budget)
 
     def take_step(
         self,
@@ -181,7 +172,7 @@ class Trainer:
         self.optimizer.zero_grad()
         sums: dict[str, float] = {}
         with reporting_memory(self._remedies(len(rows))):
-            for batch in scoring.plan(self.model, self.place, sequences, rows, self.options.micro_batch_tokens):
+            for batch in scoring.plan(self.model, self.placement, sequences, rows, self.options.micro_batch_tokens):
                 part = micro_batch(batch)
                 part.loss.backward()  # type: ignore[no-untyped-call]
                 for name, value in {**part.sums, "loss": float(part.loss.detach())}.items():
@@ -210,7 +201,7 @@ class Trainer:
         names = list(dict.fromkeys(name for step in self.history for name in step if name != "step"))
         over_steps = {name: pick_extreme(name, [step[name] for step in self.history if name in step]) for name in names}
         trained = sum(parameter.numel() for parameter in self.optimizer.parameters.values())
-        adapters = {"trained_parameters": trained} if self.options.lora else {}
+        adapters = {"trained_parameters": trained} if self.lora else {}
         return {**over_steps, **adapters, "steps": len(self.history), "step": self.step}
 
     def save(self, directory: Path, recipe: Recipe, provenance: Mapping[str, Json]) -> None:
@@ -223,8 +214,8 @@ class Trainer:
             "recipe": recipe.as_json(),
             "provenance": [*self.state.provenance, provenance],
         }
-        if self.options.lora is not None:
-            record["lora"] = {**self.options.lora.as_json(), "base": self.state.base or self.state.lineage[-1]}
+        if self.lora is not None:
+            record["lora"] = {**self.lora.as_json(), "base": self.state.base or self.state.lineage[-1]}
         checkpoints.save(
             directory,
             self.model,
@@ -244,21 +235,14 @@ def pick_extreme(name: str, values: Sequence[float]) -> float:
     return min(values) if name.endswith("_min") else float(np.mean(values))
 
 
-def options_json(options: TrainingOptions) -> dict[str, Json]:
-    """The options that change the result, for a recipe."""
-    fields = asdict(options)
-    del fields["micro_batch_tokens"], fields["seed"], fields["memory"], fields["lora"]
-    return {**fields, **(options.lora.as_json() if options.lora else {})}
-
-
 def token_places(rollouts: Rollouts, rows: Sequence[int]) -> np.ndarray:
     """Where the response tokens of some rows stand among the batch's (N,), one row after another: (n,) int64."""
     starts = rollouts.starts()
     return np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows])
 
 
-def tensor(values: np.ndarray, place: Placement) -> torch.Tensor:
+def tensor(values: np.ndarray, placement: Placement) -> torch.Tensor:
     """A float32 tensor on the model's device."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(place.device)
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(placement.device)

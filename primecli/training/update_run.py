@@ -3,73 +3,60 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from primecli import __version__
 from primecli.errors import PrimecliError, ReaderClosed, UsageError
-from primecli.files import Json, directory_atomically, lock, make_directory, remove_leftovers
+from primecli.files import directory_atomically, lock, make_directory, remove_leftovers
+from primecli.models.checkpoints import check_adapters
 from primecli.models.device import peak_memory_gib
-from primecli.models.identity import TRAINER_DIRECTORY, TRAINER_FILE, model_fingerprint, read_trainer_record, signature
+from primecli.models.identity import (
+    TRAINER_DIRECTORY,
+    TRAINER_FILE,
+    model_fingerprint,
+    read_trainer_record,
+    resolve_model,
+    signature,
+    trainer_fingerprint,
+)
+from primecli.models.loading import load_model
+from primecli.models.preload import Preloader
 from primecli.pipeline import loggers, pipe
 from primecli.pipeline.inputs import Inputs
-from primecli.pipeline.progress import Progress, duration, say
-from primecli.pipeline.recipe import Recipe, differences, provenance_record
+from primecli.pipeline.progress import duration
+from primecli.pipeline.run import Run
 from primecli.pipeline.summary import Summary
+from primecli.shards import schema
 from primecli.shards.parquet import Shard, require_columns
+from primecli.shards.rollouts import Rollouts
+from primecli.training.options import UpdateOptions
 from primecli.training.trainer import Trainer
 
-
-@dataclass(frozen=True, slots=True)
-class UpdateOptions:
-    """What every update lets the user say about its input and output."""
-
-    shards: Sequence[str]
-    checkpoint: Path
-    force: bool = False
-    partial: bool = False
-    quiet: bool = False
-    log: Sequence[str] = ()
-    log_dir: Path | None = None
+TOKENS = (schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS)
+"""The columns that every update needs."""
 
 
-class UpdateRun:
-    """One run of an update stage: reads the whole batch, writes one checkpoint, then passes the paths on."""
+class UpdateRun(Run):
+    """One run of an update: reads the whole batch, writes one checkpoint, then passes the paths on.
 
-    def __init__(
-        self,
-        stage: str,
-        options: UpdateOptions,
-        *,
-        config: Mapping[str, Json],
-        execution: Mapping[str, Json],
-        seed: int,
-    ) -> None:
-        self.stage = stage
+    shards: all of the input, once `read` has returned.
+    """
+
+    def __init__(self, stage: str, options: UpdateOptions) -> None:
+        super().__init__(stage, options)
         self.options = options
-        self.config: dict[str, Any] = dict(config)
-        self.execution: dict[str, Any] = dict(execution)
-        self.seed = seed
-        self.models: dict[str, str | None] = {}
         self.shards: list[Shard] = []
         self._signatures: dict[Path, tuple[tuple[str, int, int], ...]] = {}
-        self.progress = Progress(stage, "rollouts", quiet=options.quiet)
         self._log = loggers.step_log(
             stage,
             options.log,
             options.log_dir or loggers.default_directory(options.checkpoint),
-            {**config, **execution, "seed": seed},
-            warn=lambda text: say(stage, text),
-            note=lambda text: None if options.quiet else say(stage, text),
+            self.summary("complete").config,
+            warn=self.warn,
+            note=self.note,
         )
-        self._stack = ExitStack()
-        self._started = time.time()
         self._waited = 0.0
 
     def __enter__(self) -> Self:
@@ -84,18 +71,27 @@ class UpdateRun:
     ) -> bool:
         self._log.close(ok=kind is None)
         self._stack.close()
-        if isinstance(error, ReaderClosed) and not self.options.quiet:
-            say(self.stage, "the reader has closed the pipe")
+        if isinstance(error, ReaderClosed):
+            self.note("the reader has closed the pipe")
         return isinstance(error, ReaderClosed)
 
     def log_step(self, step: Mapping[str, float]) -> None:
         """Gives an optimizer step's metrics to the loggers that the user named."""
         self._log.write(int(step["step"]), loggers.named(self.stage, step))
 
-    def use_model(self, role: str, directory: Path) -> None:
-        """Takes a model's identity into the recipe; `read` checks that it is still the same after the wait."""
+    def use_model(self, role: str, name: str) -> Path:
+        """The directory of a model, its identity taken into the recipe; `read` checks that it has not changed since."""
+        directory = resolve_model(name)
         self.models[role] = model_fingerprint(directory)
         self._signatures[directory] = signature(directory)
+        return directory
+
+    def use_trained_model(self, role: str, name: str) -> Path:
+        """As `use_model`, for the model that is trained. Raises UsageError where it was trained with other adapters."""
+        directory = self.use_model(role, name)
+        self.models["trainer"] = trainer_fingerprint(directory)
+        check_adapters(directory, self.stage, self.options.lora())
+        return directory
 
     def read(self, needs: Sequence[str], *, while_idle: Callable[[], None]) -> list[Shard]:
         """All input shards, to the end of the input, each checked for its columns.
@@ -103,7 +99,7 @@ class UpdateRun:
         while_idle: done while waiting for them, unless the checkpoint is there and no model will be needed.
         """
         options = self.options
-        inputs = Inputs(options.shards, partial=options.partial, together=True, warn=lambda text: say(self.stage, text))
+        inputs = Inputs(options.shards, partial=options.partial, together=True, warn=self.warn)
         if options.force or not options.checkpoint.exists():
             inputs.while_idle = while_idle
         for shard in inputs:
@@ -115,11 +111,6 @@ class UpdateRun:
                 raise PrimecliError(f"{directory} has changed while this stage waited for its input")
         return self.shards
 
-    def recipe(self) -> Recipe:
-        """What the checkpoint depends on."""
-        contents = [shard.footer.content for shard in self.shards]
-        return Recipe(self.stage, self.config, self.models, contents, self.seed)
-
     def skip(self) -> bool:
         """Whether the checkpoint is there already; then the input paths have been passed on."""
         target = self.options.checkpoint
@@ -130,43 +121,71 @@ class UpdateRun:
         if self.options.force:
             return False
         record = read_trainer_record(target)
-        if record.get("fingerprint") != self.recipe().fingerprint():
-            raise PrimecliError(
-                f"{target} exists and is of another run: {differences(record.get('recipe'), self.recipe().as_json())}",
-                "choose another --checkpoint, or overwrite it with --force",
-            )
-        if not self.options.quiet:
-            say(self.stage, f"{target} is there already, from the same input")
+        fingerprint, recipe = record.get("fingerprint"), self.recipe(self.shards)
+        self.refuse_other(target, fingerprint, record.get("recipe"), recipe, "--checkpoint")
+        self.note(f"{target} is there already, from the same input")
         pipe.emit_all([shard.path for shard in self.shards])
         return True
 
-    def commit(self, trainer: Trainer, rows: int, groups: int, metrics: Mapping[str, float]) -> None:
+    def trainer(self, source: Path, load: Callable[..., Any]) -> Trainer:
+        """The model to train, loaded, with its optimizer. load: as in `Trainer`."""
+        options = self.options
+        return Trainer(source, options.placement(), options, self.stage, load=load, on_step=self.log_step)
+
+    def commit(self, trainer: Trainer, rollouts: Rollouts, metrics: Mapping[str, float]) -> None:
         """Writes the checkpoint whole, reports, and passes the input paths on."""
-        recipe = self.recipe()
+        recipe = self.recipe(self.shards)
         target = self.options.checkpoint
-        provenance = provenance_record(recipe, self.execution, self._started, self.shards)
-        summary = Summary(
-            self.stage,
-            "complete",
-            shards=[shard.name for shard in self.shards],
-            rows=rows,
-            groups=groups,
-            seconds=round(time.time() - self._started - self._waited, 3),
-            config={**self.config, **self.execution, "seed": self.seed},
-            metrics={**trainer.metrics(), **metrics, "peak_memory_gib": peak_memory_gib(trainer.place)},
-            version=__version__,
-            started=datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds"),
-        )
+        provenance = self.provenance(recipe, self.shards)
+        summary = self.summary("complete")
+        summary.shards = [shard.name for shard in self.shards]
+        summary.rows = len(rollouts)
+        summary.groups = int(rollouts.group_index.max()) + 1
+        summary.seconds = self.seconds(self._waited)
+        summary.metrics = {**trainer.metrics(), **metrics, "peak_memory_gib": peak_memory_gib(trainer.placement)}
         with directory_atomically(target, replace=self.options.force) as directory:
             trainer.save(directory, recipe, provenance)
             summary.write(directory)
         self._log.close(ok=True)  # before the next stage starts, which may go on with the same run of wandb
         if not self.options.quiet:
             show_metrics(summary, trainer.history)
-            if trainer.optimizer.offload and trainer.place.device.type == "cpu":
-                say(self.stage, "--offload-optimizer saved nothing: on the CPU the moments are in its memory anyway")
-            say(self.stage, f"{rows} rollouts in {groups} groups, {duration(summary.seconds)} -> {target}")
+        if trainer.optimizer.offload and trainer.placement.device.type == "cpu":
+            self.note("--offload-optimizer saved nothing: on the CPU the moments are in its memory anyway")
+        self.note(f"{summary.rows} rollouts in {summary.groups} groups, {duration(summary.seconds)} -> {target}")
         pipe.emit_all([shard.path for shard in self.shards])
+
+
+class Train(Protocol):
+    """What an update does between its input and its checkpoint."""
+
+    def __call__(self, run: UpdateRun, source: Path, reference: Path | None, load: Callable[..., Any]) -> None:
+        """Trains the model in `source` on `run.shards`, and commits. reference: the reference model, if one is used."""
+
+
+def run_update(
+    stage: str,
+    options: UpdateOptions,
+    train: Train,
+    *,
+    role: str,
+    model: str,
+    needs: Sequence[str],
+    reference: str | None = None,
+    load: Callable[..., Any] = load_model,
+) -> None:
+    """Runs an update: takes its input to the end, and trains unless its checkpoint is there already.
+
+    role, model: of the model that is trained, such as "prm". needs: the columns that it reads besides `TOKENS`.
+    reference: the reference model, None where none is loaded. load: loads the model that is trained.
+    """
+    with UpdateRun(stage, options) as run:
+        source = run.use_trained_model(role, model)
+        directory = None if reference is None else run.use_model("ref", reference)
+        early = Preloader(options.threads, load)
+        wanted = [(source, "float32"), *([] if directory is None else [(directory, options.resolved_dtype())])]
+        run.read([*TOKENS, *needs], while_idle=lambda: early.begin(wanted))
+        if not run.skip():
+            train(run, source, directory, early.load)
 
 
 def show_metrics(summary: Summary, history: Sequence[Mapping[str, float]]) -> None:
@@ -179,6 +198,6 @@ def show_metrics(summary: Summary, history: Sequence[Mapping[str, float]]) -> No
     for heading in ("first step", "last step", "all steps"):
         table.add_column(heading, justify="right")
     for name, value in summary.metrics.items():
-        steps = [f"{history[place][name]:.5g}" if name in history[place] else "" for place in (0, -1)]
+        steps = [f"{step[name]:.5g}" if name in step else "" for step in (history[0], history[-1])]
         table.add_row(name, *steps, f"{value:.5g}")
     Console(file=sys.stderr).print(table)

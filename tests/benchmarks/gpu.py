@@ -62,10 +62,11 @@ class Bench:
     """A model and rollouts on a device."""
 
     def __init__(self, directory: Path, options: argparse.Namespace) -> None:
-        from primecli.models.device import placement
+        from primecli.models.device import resolve_placement
         from primecli.pipeline.inputs import Inputs
         from primecli.shards.rollouts import load_rollouts
-        from primecli.training.policy import PolicyOptions
+        from primecli.training.options import PolicyOptions
+        from primecli.training.policy import columns
         from tests.benchmarks.made import make_model, write_rollouts
 
         self.options = options
@@ -82,10 +83,10 @@ class Bench:
             fingerprint=fingerprint,
             stages=("generate", "verify", "compute-advantages"),
         )
-        self.place = placement(options.device, "bfloat16", options.packing)
+        self.place = resolve_placement(options.device, "bfloat16", options.packing)
         self.loss = PolicyOptions()
         shards = list(Inputs([str(directory / "rollouts-00000-of-00001.parquet")], partial=True))
-        self.rollouts = load_rollouts(shards, self.loss.columns(), token_ids=True)
+        self.rollouts = load_rollouts(shards, columns(self.loss), token_ids=True)
 
     def timed(self, work: Callable[[], object]) -> float:
         """Seconds of the work; the GPU is waited for on both sides."""
@@ -159,15 +160,15 @@ class Bench:
         """FLOP/s, tokens/s and GiB of the optimizer steps over the batch, after a first one."""
         from primecli.shards import schema
         from primecli.training import policy
-        from primecli.training.memory import MemoryOptions
-        from primecli.training.trainer import Trainer, TrainingOptions
+        from primecli.training.options import TrainingOptions
+        from primecli.training.trainer import Trainer
 
         self.reset_memory()
         given = self.options
-        saving = MemoryOptions(given.gradient_checkpointing, given.offload_optimizer)
         training = TrainingOptions(
             lr=1e-6, mini_batch=given.mini_batch, epochs=1, grad_clip=1.0, weight_decay=0.0, warmup_steps=0,
-            shuffle=False, seed=0, micro_batch_tokens=given.micro_batch_tokens, memory=saving,
+            shuffle=False, seed=0, micro_batch_tokens=given.micro_batch_tokens,
+            gradient_checkpointing=given.gradient_checkpointing, offload_optimizer=given.offload_optimizer,
         )  # fmt: skip
         trainer = Trainer(self.model, self.place, training, "update-policy")
         old = policy.OldLogprobs(self.rollouts.values[schema.ROLLOUT_LOGPROBS].copy(), from_first_forward=True)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from primecli.core.advantages import (
-    ESTIMATORS,
     Centered,
+    Estimator,
     discounted,
     dr_grpo,
     gae,
@@ -22,24 +22,31 @@ from primecli.core.advantages import (
     on_last_token,
     reinforce,
     rloo,
+    rloo_recipe,
     whiten,
     whitening,
 )
 from primecli.core.ragged import response_mask
+from primecli.core.registry import ESTIMATORS, estimator
 from primecli.core.rewards import reward_to_go
 from tests.core.reference import CASES, NAMES, float64, given, group_index, mask
 
 each_case = pytest.mark.parametrize("case", CASES, ids=NAMES)
-each_estimator = pytest.mark.parametrize("name", sorted(ESTIMATORS))
+every_name = sorted([*ESTIMATORS, "rloo-recipe"])
+each_estimator = pytest.mark.parametrize("name", every_name)
 
 
 def close(ours: Tensor, reference: Any, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(ours, float64(reference), atol=tolerance, rtol=0)
 
 
+def by_name(name: str) -> Estimator:
+    return rloo_recipe if name == "rloo-recipe" else estimator(name)
+
+
 def centered(case: dict[str, Any], name: str) -> Centered:
     process = given(case, "prm_minus_ref_logprobs")
-    return ESTIMATORS[name](given(case, "outcome_reward"), process, mask(case), group_index(case))
+    return by_name(name)(given(case, "outcome_reward"), process, mask(case), group_index(case))
 
 
 @each_case
@@ -145,12 +152,12 @@ def batches(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return outcome, process, tokens, torch.arange(rows) // size
 
 
-names = st.sampled_from(sorted(ESTIMATORS))
+names = st.sampled_from(every_name)
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def advantages(name: str, outcome: Tensor, process: Tensor, tokens: Tensor, groups: Tensor, gamma: float) -> Tensor:
-    found = ESTIMATORS[name](outcome, process, tokens, groups)
+    found = by_name(name)(outcome, process, tokens, groups)
     if name == "gae":
         reward = on_last_token(found.outcome, tokens) + found.process
         return gae(reward, process.cos(), tokens, gamma=gamma)
@@ -187,7 +194,7 @@ def test_row_order_changes_nothing(batch: Batch, random: Any, name: str) -> None
 @for_all(batches(), st.sampled_from(["rloo", "rloo-recipe", "grpo", "dr-grpo"]))
 def test_centred_rewards_sum_to_zero_in_a_group(batch: Batch, name: str) -> None:
     outcome, process, tokens, groups = batch
-    found = ESTIMATORS[name](outcome, process, tokens, groups)
+    found = by_name(name)(outcome, process, tokens, groups)
     assert float(group_sums(found.outcome, groups).abs().max()) < 1e-9
     means = found.process.sum(-1) / tokens.sum(-1)  # of each response
     scale = 1 + float(found.process.abs().max())
@@ -211,8 +218,8 @@ def test_rewards_off_the_mask_do_not_count(name: str) -> None:
     process = float64([[9, 1, 9, 2], [9, 9, 9, 4]])
     clean = process * ends
     groups = torch.tensor([0, 0])
-    ours = ESTIMATORS[name](float64([1, 0]), process, ends, groups)
-    torch.testing.assert_close(ours.process, ESTIMATORS[name](float64([1, 0]), clean, ends, groups).process)
+    ours = by_name(name)(float64([1, 0]), process, ends, groups)
+    torch.testing.assert_close(ours.process, by_name(name)(float64([1, 0]), clean, ends, groups).process)
     assert not ours.process[~ends].any()
     if name == "rloo":
         torch.testing.assert_close(ours.process, float64([[0, 1 - 4, 0, 2 - 4], [0, 0, 0, 4 - 1.5]]))
@@ -222,7 +229,7 @@ def test_rewards_off_the_mask_do_not_count(name: str) -> None:
 def test_a_group_of_one_is_refused(name: str) -> None:
     tokens = torch.ones(3, 1, dtype=torch.bool)
     with pytest.raises(ValueError, match="one response only"):
-        ESTIMATORS[name](torch.ones(3), torch.ones(3, 1), tokens, torch.tensor([0, 0, 1]))
+        by_name(name)(torch.ones(3), torch.ones(3, 1), tokens, torch.tensor([0, 0, 1]))
     with pytest.raises(ValueError, match="one response only"):
         mean_of_others(torch.ones(3), torch.tensor([0, 0, 1]))
 

@@ -9,23 +9,23 @@ import pytest
 from primecli.generation.engines import EngineOptions, Policy, Sample, SamplingParams
 from primecli.generation.engines.fake import FakeEngine
 from primecli.generation.prompts import Prompt
-from primecli.generation.sampler import Group, Sampler
+from primecli.generation.sampler import PromptGroup, Sampler
 
 POLICY = Policy(Path("nowhere"), "f", (256,), 258, 100)
 PARAMS = SamplingParams(n=2, max_tokens=6)
 
 
-def parts(count: int, size: int) -> dict[int, list[Group]]:
+def parts(count: int, size: int) -> dict[int, list[PromptGroup]]:
     return {
         part: [
-            Group(place, Prompt(f"p{place}", "x", None, None, None), "x", [1])
+            PromptGroup(place, Prompt(f"p{place}", "x", None, None, None), "x", [1])
             for place in range(part * size, (part + 1) * size)
         ]
         for part in range(count)
     }
 
 
-def sampler(engine: FakeEngine, wanted: dict[int, list[Group]], done: list[int]) -> Sampler:
+def sampler(engine: FakeEngine, wanted: dict[int, list[PromptGroup]], done: list[int]) -> Sampler:
     return Sampler("hf", POLICY, EngineOptions(), PARAMS, wanted, done=done.append, open_engine=lambda *_: engine)
 
 

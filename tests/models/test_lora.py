@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from primecli.models import checkpoints, loading, lora
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.identity import model_fingerprint
 from primecli.models.lora import LoraOptions
 from primecli.setup.tiny_model import make_model
@@ -22,7 +22,7 @@ from tests.builders import rollouts, write_shards
 from tests.conftest import summary
 
 STEPS, GROUP, RANK, ALPHA = 4, 4, 3, 12.0
-CPU = placement("cpu", "float32")
+CPU = resolve_placement("cpu", "float32")
 IDS = torch.arange(1, 40)[None]
 LORA = ["--lora-rank", RANK, "--lora-alpha", ALPHA]
 

@@ -46,7 +46,7 @@ def make(name: str, **settings: Any) -> Any:
 )
 def test_packed_rows_see_what_they_would_alone(name: str, settings: dict[str, Any]) -> None:
     model = make(name, **settings)
-    assert packed_attention.packs(model)
+    assert packed_attention.can_pack(model)
     prompt, first, second, other = (torch.randint(40, (size,)) for size in (9, 5, 1, 12))
     with torch.no_grad():
         packed = packed_attention.hidden_states(
@@ -76,7 +76,7 @@ def test_packed_rows_see_what_they_would_alone(name: str, settings: dict[str, An
 def test_a_model_that_would_compute_something_else_is_not_packed(name: str, settings: dict[str, Any]) -> None:
     model = make(name, **settings)
     before = model.config._attn_implementation
-    assert not packed_attention.packs(model)
+    assert not packed_attention.can_pack(model)
     assert model.config._attn_implementation == before
 
 
@@ -85,14 +85,14 @@ def test_rows_that_are_not_packed_are_as_before() -> None:
     ids = torch.randint(40, (3, 11))
     with torch.no_grad():
         before = model(input_ids=ids).logits
-        assert packed_attention.packs(model)
+        assert packed_attention.can_pack(model)
         torch.testing.assert_close(model(input_ids=ids).logits, before, atol=1e-6, rtol=1e-6)
 
 
 def test_a_model_in_bfloat16_packs() -> None:
-    assert packed_attention.packs(make("Qwen2", **WIDE).bfloat16())
+    assert packed_attention.can_pack(make("Qwen2", **WIDE).bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
-        assert packed_attention.packs(make("Qwen2", **WIDE))
+        assert packed_attention.can_pack(make("Qwen2", **WIDE))
 
 
 def test_a_window_of_the_language_part_of_a_model_is_seen() -> None:
@@ -100,7 +100,7 @@ def test_a_window_of_the_language_part_of_a_model_is_seen() -> None:
 
     text = {**WIDE, "head_dim": 8, "num_hidden_layers": 6, "sliding_window": 16}
     config = Gemma3Config(text_config=text, vision_config={**SIGHT, "patch_size": 14}, mm_tokens_per_image=4)
-    assert not packed_attention.packs(Gemma3ForConditionalGeneration(config).eval())  # type: ignore[no-untyped-call]
+    assert not packed_attention.can_pack(Gemma3ForConditionalGeneration(config).eval())  # type: ignore[no-untyped-call]
 
 
 def test_a_leak_is_seen_beside_a_state_that_is_far_larger(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_leak_is_seen_beside_a_state_that_is_far_larger(monkeypatch: pytest.Mo
     model.bfloat16()
     monkeypatch.setattr(packed_attention, "attend", leaking)
     try:
-        assert not packed_attention.packs(model)
+        assert not packed_attention.can_pack(model)
     finally:
         AttentionInterface.register(packed_attention.NAME, own)
 
@@ -133,6 +133,6 @@ def test_attention_of_another_kind_is_refused_not_left_out(named: dict[str, Any]
 
 def test_it_does_not_get_into_what_is_saved(tmp_path: Path) -> None:
     model = make("Qwen2", **WIDE)
-    assert packed_attention.packs(model)
+    assert packed_attention.can_pack(model)
     model.save_pretrained(tmp_path)
     assert packed_attention.NAME not in (tmp_path / "config.json").read_text()

@@ -15,14 +15,14 @@ import torch
 from primecli import cli
 from primecli.errors import InputError
 from primecli.models import loading, preload
-from primecli.models.device import Placement, placement
-from primecli.models.preload import EarlyModels
+from primecli.models.device import Placement, resolve_placement
+from primecli.models.preload import Preloader
 from primecli.pipeline import pipe
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows
 
 WAIT_SECONDS = 0.5  # after which a stage that loads nothing gets its paths
-CPU = placement("cpu", "float32")
+CPU = resolve_placement("cpu", "float32")
 
 
 class Loader:
@@ -43,7 +43,7 @@ def same(model: Any, directory: Path) -> bool:
 
 def test_a_model_that_is_there_loads_ahead_and_is_given_out_once(tiny: Path, other: Path) -> None:
     loader = Loader()
-    ahead = EarlyModels(None, loader)
+    ahead = Preloader(None, loader)
     ahead.begin([(tiny, "float32"), (other, "float32"), ("not/there/yet", "float32")])
     first, second = ahead.load(other, CPU), ahead.load(tiny, CPU)
     assert threading.main_thread() not in loader.threads
@@ -56,9 +56,9 @@ def test_a_model_that_is_there_loads_ahead_and_is_given_out_once(tiny: Path, oth
 
 def test_one_directory_in_two_roles_is_two_models(tiny: Path) -> None:
     loader = Loader()
-    ahead = EarlyModels(None, loader)
+    ahead = Preloader(None, loader)
     ahead.begin([(tiny, "float32"), (tiny, "bfloat16"), (tiny, "float32")])
-    found = [ahead.load(tiny, CPU), ahead.load(tiny, CPU), ahead.load(tiny, placement("cpu", "bfloat16"))]
+    found = [ahead.load(tiny, CPU), ahead.load(tiny, CPU), ahead.load(tiny, resolve_placement("cpu", "bfloat16"))]
     assert len(set(map(id, found))) == 3
     assert [model.dtype for model in found] == [torch.float32, torch.float32, torch.bfloat16]
     assert threading.main_thread() not in loader.threads
@@ -68,7 +68,7 @@ def test_a_model_that_has_changed_meanwhile_is_loaded_again(tiny: Path, other: P
     directory = tmp_path / "model"
     shutil.copytree(tiny, directory)
     loader = Loader()
-    ahead = EarlyModels(None, loader)
+    ahead = Preloader(None, loader)
     ahead.begin([(directory, "float32")])
     assert ahead._thread is not None
     ahead._thread.join()
@@ -83,7 +83,7 @@ def test_what_is_wrong_with_a_model_is_said_when_it_is_needed(tiny: Path, tmp_pa
     shutil.copytree(tiny, directory)
     weights = directory / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    ahead = EarlyModels(None)
+    ahead = Preloader(None)
     ahead.begin([(directory, "float32")])
     with pytest.raises(InputError, match="damaged weights"):
         ahead.load(directory, CPU)
@@ -93,7 +93,7 @@ def test_a_defect_in_the_thread_is_not_swallowed(tiny: Path) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    ahead = EarlyModels(None, broken)
+    ahead = Preloader(None, broken)
     ahead.begin([(tiny, "float32")])
     with pytest.raises(ZeroDivisionError):
         ahead.load(tiny, CPU)
@@ -104,7 +104,7 @@ def test_nothing_loads_ahead_where_memory_is_short(tiny: Path, monkeypatch: pyte
     loader = Loader()
     for available, threads in ((8 * weights, 0), (8 * weights + 4, 1)):
         monkeypatch.setattr(preload, "_available_bytes", lambda available=available: available)
-        ahead = EarlyModels(None, loader)
+        ahead = Preloader(None, loader)
         ahead.begin([(tiny, "float32")])
         assert (ahead._thread is not None) == bool(threads)
         ahead.load(tiny, CPU)
@@ -122,9 +122,9 @@ def piped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
     def run(paths: Sequence[Path], *arguments: object) -> list[Path]:
         begun = threading.Event()
         wanted: list[Path] = []
-        begin = EarlyModels.begin
+        begin = Preloader.begin
 
-        def noted(ahead: EarlyModels, names: Sequence[tuple[Path | str, str]]) -> None:
+        def noted(ahead: Preloader, names: Sequence[tuple[Path | str, str]]) -> None:
             begin(ahead, names)
             wanted.extend(Path(name) for name, _ in names)
             begun.set()
@@ -138,7 +138,7 @@ def piped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
         with open(reading) as stdin, monkeypatch.context() as patch:
             patch.setattr(pipe, "IDLE_SECONDS", 0.02)
-            patch.setattr(EarlyModels, "begin", noted)
+            patch.setattr(Preloader, "begin", noted)
             patch.setattr("sys.stdin", stdin)
             writer = threading.Thread(target=write)
             writer.start()

@@ -101,7 +101,7 @@ def test_auto_pads_where_packing_saves_little(model: Any) -> None:
 
 
 def test_packing_that_the_model_does_not_allow_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("primecli.models.packed_attention.packs", lambda model: False)
+    monkeypatch.setattr("primecli.models.packed_attention.can_pack", lambda model: False)
     given = sequences(prompts=2, responses=4)
     with pytest.raises(UsageError, match="packed"):
         scoring.plan(model, PACKED, given, [0, 1], 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +15,18 @@ from transformers import OPTConfig, OPTForCausalLM, Qwen2Config, Qwen2ForCausalL
 
 from primecli.errors import PrimecliError
 from primecli.models import loading, scoring
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.scoring import Batch
 from primecli.shards.rollouts import Sequences
 from primecli.training.memory import (
-    MemoryOptions,
     gather_embedding_gradient,
+    has_preflight,
     largest_micro_batches,
     recompute_activations,
+    remedies,
     try_largest,
 )
+from primecli.training.options import TrainingOptions
 
 SEQUENCES = Sequences(
     [np.arange(1, 4), np.arange(5, 14), np.arange(20, 22)],
@@ -39,7 +42,7 @@ def forward_and_backward(model: Any) -> tuple[Tensor, int]:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     model.zero_grad()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logprobs = scoring.sequence_logprobs(model, place, SEQUENCES, Batch([0, 1, 2])).logprobs
@@ -78,7 +81,7 @@ def test_looked_up_words_give_their_gradient_to_the_rows_of_the_one_that_is_ther
     lean = Qwen2ForCausalLM(config).eval()  # type: ignore[no-untyped-call]
     lean.load_state_dict(plain.state_dict())
     gather_embedding_gradient(lean)
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     for model in (plain, lean):
         for rows in ([0, 1], [2]):
             found = scoring.sequence_logprobs(model, place, SEQUENCES, Batch(rows)).logprobs
@@ -101,14 +104,14 @@ def test_words_may_be_given_by_name() -> None:
 
 
 def test_an_embedding_that_is_not_trained_is_left_as_it_is(tiny: Path) -> None:
-    model = loading.load_model(tiny, placement("cpu", "float32"))
+    model = loading.load_model(tiny, resolve_placement("cpu", "float32"))
     model.get_input_embeddings().weight.requires_grad_(False)
     gather_embedding_gradient(model)
     assert not model.get_input_embeddings()._forward_hooks
 
 
 def test_recomputed_activations_are_not_kept_and_change_no_gradient(tiny: Path) -> None:
-    model = loading.load_model(tiny, placement("cpu", "float32"))
+    model = loading.load_model(tiny, resolve_placement("cpu", "float32"))
     calls = []
     model.model.layers[0].mlp.register_forward_pre_hook(lambda *given: calls.append(1))
     expected, kept = forward_and_backward(model)
@@ -121,7 +124,7 @@ def test_recomputed_activations_are_not_kept_and_change_no_gradient(tiny: Path) 
     assert float(expected.abs().max()) > 0
     assert still_kept < 0.5 * kept
     calls.clear()
-    scoring.score(model, placement("cpu", "float32", "off"), SEQUENCES, micro_batch_tokens=10**6)
+    scoring.score(model, resolve_placement("cpu", "float32", "off"), SEQUENCES, micro_batch_tokens=10**6)
     assert len(calls) == 1
 
 
@@ -149,7 +152,7 @@ def test_a_model_without_known_layers_is_refused() -> None:
 
 @pytest.mark.parametrize("mini_batches", [1, 2])
 def test_trying_leaves_nothing_behind(mini_batches: int, tiny: Path) -> None:
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     model = loading.load_model(tiny, place)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
@@ -183,19 +186,20 @@ def test_the_largest_is_of_most_tokens_or_longest_rows() -> None:
 
 def test_what_is_left_to_do() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    plain, full = MemoryOptions(), MemoryOptions(gradient_checkpointing=True, offload_optimizer=True)
-    assert plain.remedies(gpu, lora=False, micro_batch_tokens=99, rows=3) == (
+    plain = TrainingOptions(lr=1e-6, micro_batch_tokens=99)
+    adapters = replace(plain, lora_rank=8)
+    saving = replace(adapters, gradient_checkpointing=True, offload_optimizer=True)
+    assert remedies(plain, gpu, rows=3) == (
         "lower --micro-batch-tokens (it is 99), or pass --gradient-checkpointing, or pass --offload-optimizer, or pass "
         "--lora-rank"
     )
-    assert plain.remedies(gpu, lora=True, micro_batch_tokens=99, rows=0) == "pass --offload-optimizer"
-    assert plain.remedies(cpu, lora=True, micro_batch_tokens=99, rows=1) == "pass --gradient-checkpointing"
-    assert (
-        full.remedies(gpu, lora=True, micro_batch_tokens=99, rows=1) == "train on shorter responses, or a smaller model"
-    )
+    assert remedies(adapters, gpu, rows=0) == "pass --offload-optimizer"
+    assert remedies(adapters, cpu, rows=1) == "pass --gradient-checkpointing"
+    assert remedies(saving, gpu, rows=1) == "train on shorter responses, or a smaller model"
 
 
 def test_a_gpu_is_tried_first() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     for wanted, expected in [(None, [False, True]), (True, [True, True]), (False, [False, False])]:
-        assert [MemoryOptions(preflight=wanted).has_preflight(device) for device in (cpu, gpu)] == expected
+        options = TrainingOptions(lr=1e-6, preflight=wanted)
+        assert [has_preflight(options, device) for device in (cpu, gpu)] == expected

@@ -15,25 +15,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from primecli.generation.engines import EngineOptions, Groups, Policy, Request, Sample, SamplingParams
+from primecli.generation.engines import EngineOptions, Policy, Request, Sample, SampledGroups, SamplingParams
 from primecli.generation.engines.decoding import Decoding, share_keys
-from primecli.models.device import Placement, placement, reporting_memory, set_threads
+from primecli.models.device import Placement, reporting_memory, resolve_placement, set_threads
 from primecli.models.loading import load_model
 
-COMPACT_AT = 0.75  # share of a batch still running at which the finished rows leave the cache
+# When this share of a batch or less is still running, its ended rows are removed from the key-value cache. That copies
+# the rest of the cache, so it waits until a quarter of the rows have ended, which are computed in vain until then.
+COMPACT_AT = 0.75
 
 
 def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
     """Loads the policy's weights into this process."""
     set_threads(options.threads)
-    place = placement(options.device, options.dtype)
+    place = resolve_placement(options.device, options.dtype)
     model = load_model(policy.directory, place)
     return HfEngine(model, place, stop_ids=policy.stop_ids, micro_batch_tokens=options.micro_batch_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Samples `first` … `last` - 1 of a request's group, of which a batch is put together."""
+    """Some samples of one request; a batch is made of such pieces.
+
+    number: the request's number.
+    first: its first sample in the piece, from 0.
+    last: the sample after the last.
+    """
 
     number: int
     first: int
@@ -64,7 +71,7 @@ class HfEngine:
         self.micro_batch_tokens = micro_batch_tokens
         self.compact_at = compact_at
 
-    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> Groups:
+    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
         """Yields each request's number and samples; of each part, from the longest prompts to the shortest."""
         begun: dict[int, list[Sample]] = {}
         for batch in self._batches(requests, params):
@@ -115,50 +122,58 @@ class HfEngine:
     def _sample_batch(
         self, requests: list[Request], batch: list[_Piece], params: SamplingParams, tick: Callable[[], None]
     ) -> list[list[Sample]]:
+        """The samples of each piece; `requests` are those of the pieces.
+
+        Below, B is the number of samples and R the number of rows that the model still computes: all that have not
+        ended, and those that have ended but are not worth removing from the key-value cache yet.
+        """
         sizes = [piece.last - piece.first for piece in batch]
-        rows = sum(sizes)
-        uniforms = torch.from_numpy(
-            np.stack(
-                [
-                    _uniforms(request, sample, params)
-                    for request, piece in zip(requests, batch, strict=True)
-                    for sample in range(piece.first, piece.last)
-                ]
-            )
-        )
-        tokens = torch.zeros(rows, params.max_tokens, dtype=torch.int64)
-        logprobs = torch.zeros(rows, params.max_tokens, dtype=torch.float32)
-        lengths = np.zeros(rows, dtype=np.int64)
-        stopped = np.zeros(rows, dtype=bool)
-        alive = torch.arange(rows)  # the row of each place in the running batch
+        total = sum(sizes)  # B
+        uniforms = _batch_uniforms(requests, batch, params)  # (B, max_tokens) float64, on the CPU
+        tokens = torch.zeros(total, params.max_tokens, dtype=torch.int64)
+        logprobs = torch.zeros(total, params.max_tokens, dtype=torch.float32)
+        lengths = np.zeros(total, dtype=np.int64)  # (B,): tokens sampled so far
+        stopped = np.zeros(total, dtype=bool)  # (B,): whether a stop token was sampled
+        alive = torch.arange(total)  # (R,): the sample that each row of the model's batch belongs to
         state = Decoding(self.model, self.place, [request.prompt_ids for request in requests], sizes)
         for step in range(params.max_tokens):
             tick()
+            # state.logits is (R, V); chosen (R,) int64 and its log-probabilities (R,) stay on the device
             chosen, chosen_logprobs = draw(state.logits, uniforms[alive, step].to(self.place.device), params)
-            ended = torch.isin(chosen, self.stop_ids).cpu()
-            active = ~torch.from_numpy(stopped[alive.numpy()])
-            rows_now = alive[active]
-            tokens[rows_now, step] = chosen.cpu()[active]
-            logprobs[rows_now, step] = chosen_logprobs.float().cpu()[active]
-            lengths[rows_now.numpy()] = step + 1
+            ended = torch.isin(chosen, self.stop_ids).cpu()  # (R,)
+            active = ~torch.from_numpy(stopped[alive.numpy()])  # (R,): not ended before this step
+            growing = alive[active]  # the samples that this step's tokens belong to, at most R
+            tokens[growing, step] = chosen.cpu()[active]
+            logprobs[growing, step] = chosen_logprobs.float().cpu()[active]
+            lengths[growing.numpy()] = step + 1
             stopped[alive[active & ended].numpy()] = True
-            running = ~torch.from_numpy(stopped[alive.numpy()])
+            running = ~torch.from_numpy(stopped[alive.numpy()])  # (R,): not ended after this step either
             if not running.any() or step + 1 == params.max_tokens:
                 break
-            if running.float().mean() <= self.compact_at:
+            if running.float().mean() <= self.compact_at:  # enough rows have ended to pay for copying the cache
                 state.keep(running.nonzero().squeeze(-1))
-                chosen, alive = chosen[running.to(chosen.device)], alive[running]
-            state.advance(chosen)
+                chosen, alive = chosen[running.to(chosen.device)], alive[running]  # R shrinks
+            state.advance(chosen)  # ended rows that are still there get a token too, which is never recorded
         samples = [
             Sample(
                 tokens[row, : lengths[row]].numpy().astype(np.int32),
                 logprobs[row, : lengths[row]].numpy().copy(),
                 "stop" if stopped[row] else "length",
             )
-            for row in range(rows)
+            for row in range(total)
         ]
         ends = np.cumsum(sizes)
         return [samples[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def _batch_uniforms(requests: list[Request], batch: list[_Piece], params: SamplingParams) -> Tensor:
+    """The random numbers of every sample of a batch, one row each: (B, max_tokens) float64."""
+    rows = [
+        _uniforms(request, sample, params)
+        for request, piece in zip(requests, batch, strict=True)
+        for sample in range(piece.first, piece.last)
+    ]
+    return torch.from_numpy(np.stack(rows))
 
 
 def _uniforms(request: Request, sample: int, params: SamplingParams) -> np.ndarray:

@@ -9,10 +9,10 @@ from primecli.errors import InputError
 from primecli.generation.engines import Policy
 
 
-def read_policy(directory: Path, tokenizer: Any, *, fingerprint: str, longest: int) -> Policy:
+def read_policy(directory: Path, tokenizer: Any, *, fingerprint: str, max_length: int) -> Policy:
     """The policy of a checkpoint directory.
 
-    longest: tokens of the longest prompt and response together. Raises InputError where the model has fewer
+    max_length: tokens of the longest prompt and response together. Raises InputError where the model has fewer
     positions than that.
     """
     from transformers import AutoConfig
@@ -23,12 +23,12 @@ def read_policy(directory: Path, tokenizer: Any, *, fingerprint: str, longest: i
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{directory}: its config.json cannot be read: {reason}") from error
     limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and longest > limit:
+    if limit is not None and max_length > limit:
         raise InputError(
-            f"{directory}: prompt and --max-tokens come to {longest} tokens, and the model has {limit} positions",
+            f"{directory}: prompt and --max-tokens come to {max_length} tokens, and the model has {limit} positions",
             "lower --max-tokens or --max-prompt-tokens",
         )
-    return Policy(directory, fingerprint, stop_ids(directory, config, tokenizer), len(tokenizer), longest)
+    return Policy(directory, fingerprint, stop_ids(directory, config, tokenizer), len(tokenizer), max_length)
 
 
 def stop_ids(directory: Path, config: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -28,8 +28,12 @@ PROBE_GAP = {"float32": 1e-3, "bfloat16": 0.1}
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """token_ids: (T,). logprobs: (T - 1,) nats, of each token after the first, as the checkpoint gives them.
-    gap: the largest mean gap, nats, of an answer that is taken for the checkpoint's."""
+    """A fixed sequence of tokens, with the checkpoint's own answer.
+
+    token_ids: the T tokens.
+    logprobs: (T - 1,) float32, nats, of each token after the first, as the checkpoint computes them.
+    gap: largest mean difference, nats, at which a server's answer still counts as the checkpoint's.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: np.ndarray
@@ -38,7 +42,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class TiedHead:
-    """A head that is stored as the embeddings alone. stored: the embeddings' name in the files; head: the head's."""
+    """The names of a head and of the embeddings whose weights it shares.
+
+    stored: name of the embeddings' weights in the files, such as model.embed_tokens.weight.
+    head: name of the head's weights, which the files do not have, such as lm_head.weight.
+    """
 
     stored: str
     head: str
@@ -51,17 +59,17 @@ def make_probe(policy: Policy, options: EngineOptions) -> tuple[Probe, TiedHead 
     """
     import numpy as np
 
-    from primecli.models.device import placement, set_threads
+    from primecli.models.device import resolve_placement, set_threads
     from primecli.models.loading import load_model
     from primecli.models.scoring import score
     from primecli.shards.rollouts import Sequences
 
     set_threads(options.threads)
-    place = placement("cpu" if options.device == "auto" else options.device, options.dtype)
+    place = resolve_placement("cpu" if options.device == "auto" else options.device, options.dtype)
     model = load_model(policy.directory, place)
     rng = np.random.default_rng(0)
-    words = min(policy.words, model.get_input_embeddings().num_embeddings)
-    ids = rng.integers(0, words, size=min(PROBE_TOKENS, policy.longest - 1)).astype(np.int32)
+    words = min(policy.vocabulary_size, model.get_input_embeddings().num_embeddings)
+    ids = rng.integers(0, words, size=min(PROBE_TOKENS, policy.max_length - 1)).astype(np.int32)
     logprobs = score(model, place, Sequences([ids[:1]], [ids[1:]]), micro_batch_tokens=PROBE_TOKENS)
     gap = PROBE_GAP[options.dtype] if options.probe_gap is None else options.probe_gap
     return Probe(tuple(int(token) for token in ids), logprobs, gap), _tied_head(model)

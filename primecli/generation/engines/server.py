@@ -21,10 +21,10 @@ import numpy as np
 from primecli.errors import PrimecliError, UsageError
 from primecli.generation.engines import (
     EngineOptions,
-    Groups,
     Policy,
     Request,
     Sample,
+    SampledGroups,
     SamplingParams,
     copies,
     group_seed,
@@ -82,9 +82,9 @@ class Server:
         served = self._call("GET", "/v1/models")["data"][0]
         self.model = served["id"]
         limit = served.get("max_model_len")
-        if limit is not None and limit < self.policy.longest:
+        if limit is not None and limit < self.policy.max_length:
             raise PrimecliError(
-                f"{self.url} takes {limit} tokens, and prompt and --max-tokens come to {self.policy.longest}",
+                f"{self.url} takes {limit} tokens, and prompt and --max-tokens come to {self.policy.max_length}",
                 "start it with a larger --max-model-len, or lower --max-tokens",
             )
 
@@ -175,7 +175,7 @@ class ServerEngine:
         self.concurrency = options.concurrency
         self.retries = options.retries
 
-    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> Groups:
+    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
         """Yields each request's number and samples, as they finish. Closing it drops the connections, on which the
         servers abort what they were sampling."""
         check_temperature(params)

@@ -19,10 +19,10 @@ import numpy as np
 from primecli.errors import PrimecliError, UsageError
 from primecli.generation.engines import (
     EngineOptions,
-    Groups,
     Policy,
     Request,
     Sample,
+    SampledGroups,
     SamplingParams,
     copies,
     group_seed,
@@ -59,7 +59,7 @@ def open_engine(policy: Policy, options: EngineOptions) -> VllmEngine:
         arguments = {
             "model": str(policy.directory),
             "dtype": options.dtype,
-            "max_model_len": policy.longest,
+            "max_model_len": policy.max_length,
             "tensor_parallel_size": options.tensor_parallel,
             "logprobs_mode": "processed_logprobs",
             "skip_tokenizer_init": True,
@@ -78,7 +78,7 @@ def open_engine(policy: Policy, options: EngineOptions) -> VllmEngine:
 
 def _on_cpu(policy: Policy) -> dict[str, Any]:
     """vLLM 0.31 fails on a CPU where a seeded request's prompt is computed in pieces: so it is not."""
-    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(policy.longest, BATCHED_TOKENS_ON_CPU)}
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(policy.max_length, BATCHED_TOKENS_ON_CPU)}
 
 
 class VllmEngine:
@@ -89,7 +89,7 @@ class VllmEngine:
         self.stop_ids = sorted(stop_ids)
         self._calls = 0
 
-    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> Groups:
+    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
         """Yields each request's number and samples, as they finish."""
         check_temperature(params)
         self._calls += 1

@@ -73,6 +73,7 @@ def _confine(config: dict[str, Any]) -> None:
 
     if seccomp.supported():
         seccomp.install()
+        seccomp.look_at_no_other()
     else:
         resource.setrlimit(resource.RLIMIT_NPROC, (256, 256))
     _grant_cpu(config["cpu_seconds"])

@@ -1,9 +1,14 @@
 """Starts processes that cannot harm: bubblewrap for what they see, resource limits for what they use.
 
 With bubblewrap a process has no network, its own process tree, a read-only view of the interpreter and of nothing
-else, and a private /tmp of bounded size; it ends with its parent. The limits bound CPU time, memory, threads, files
-and output, and a filter of system calls (Linux on x86_64 and aarch64) refuses new processes, signals, tracing,
-mounts and sockets. Time by the clock is the caller's to bound, with a deadline at each exchange.
+else, a fixed environment, and a private /tmp of bounded size; it ends with its parent. The limits bound CPU time,
+memory, threads, files and output, and a filter of system calls (Linux on x86_64 and aarch64) refuses new processes,
+signals, tracing, mounts and sockets; Landlock, where the kernel has it, closes /proc of other processes. Time by the
+clock is the caller's to bound, with a deadline at each exchange.
+
+What a program in bubblewrap still learns of the caller are paths. Those of the interpreter and of the packages are in
+/proc/1/cmdline and in every mountinfo, as what is mounted comes from there; what lies beside them is out of reach. On
+a kernel without Landlock the memory of /proc/1 also has the caller's table of mounts, as bubblewrap read it.
 """
 
 from __future__ import annotations
@@ -34,8 +39,10 @@ MODES = ("auto", "bwrap", "limits", "none")
 INSTALL = "apt-get install bubblewrap"
 
 NOTICES = {
-    "limits": "sandbox limits: without bubblewrap a program can read this user's files, write and delete them, and "
-    "read the memory of this user's processes; only CPU time, memory, file size, processes and sockets are bounded",
+    "limits": "sandbox limits: without bubblewrap a program can read this user's files, keys and the tests' answers "
+    "among them, write and delete them, and reach local sockets; without Landlock (Linux 6.7 or newer) it can also "
+    "read the memory and environment of this user's processes; only CPU time, memory, file size, processes and the "
+    "network are bounded",
     "none": "sandbox none: programs run with all rights of this user; nothing but their time by the clock is bounded",
 }
 """What a mode gives up, in one line for stderr."""
@@ -122,7 +129,9 @@ def bwrap_problem() -> str | None:
         return "bwrap is not installed"
     command = [*bwrap_command(Limits()), interpreter(), "-S", "-c", "print(6 * 7)"]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=START_SECONDS, check=False, cwd="/", env={}
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"bwrap does not run: {error}"
     if result.stdout.strip() != "42":
@@ -167,7 +176,8 @@ def _view() -> tuple[str, ...]:
 def bwrap_command(limits: Limits) -> list[str]:
     """bubblewrap up to the command that it is to run."""
     return [
-        *("bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+        os.path.abspath(shutil.which("bwrap") or "/usr/bin/bwrap"),  # it starts without the caller's PATH and folder
+        *("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
         *("--uid", "1000", "--gid", "1000", "--hostname", "sandbox"),
         *_view(),
         *("--proc", "/proc", "--dev", "/dev", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"),
@@ -178,6 +188,7 @@ def bwrap_command(limits: Limits) -> list[str]:
 
 
 def _environment(home: str) -> dict[str, str]:
+    """All that a program sees in os.environ, whatever the caller's is; bubblewrap adds PWD, which is /tmp."""
     return {
         "PATH": "/usr/bin:/bin",
         "HOME": home,
@@ -210,8 +221,11 @@ class Process:
         self._unread = b""
         self._home: tempfile.TemporaryDirectory[str] | None = None
         arguments = [interpreter(), "-s", "-S", "-P", "-c", _BOOT]
-        home, environment = None, None
+        home = "/"  # bubblewrap remembers where it was started, and its memory is in sight too
+        environment: dict[str, str] = {}
         if mode == "bwrap":
+            # its first process stays in sight as /proc/1, so it must not start with the caller's environment; it
+            # needs none, and gives the program the one that its arguments spell out
             arguments = [*bwrap_command(limits), *arguments]
             packages = ["/packages"]
         else:

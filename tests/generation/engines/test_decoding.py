@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from primecli.generation.engines.decoding import LEAST_ROOM, NAME, Decoding, RoomyLayer, attend, share_keys
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15]]
 
@@ -83,7 +83,7 @@ def test_logits_are_those_of_the_whole_sequence(config: dict[str, Any]) -> None:
     samples = [2, 1, 2]
     rows = [list(prompt) for prompt, number in zip(PROMPTS, samples, strict=True) for _ in range(number)]
     with torch.inference_mode():
-        state = Decoding(model, placement("cpu", "float32"), PROMPTS, samples)
+        state = Decoding(model, resolve_placement("cpu", "float32"), PROMPTS, samples)
         for step in range(LEAST_ROOM + 10):
             expected = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in rows])
             torch.testing.assert_close(state.logits, expected, atol=2e-5, rtol=1e-4)

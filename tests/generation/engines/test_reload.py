@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from primecli.errors import PrimecliError
 from primecli.generation.engines import EngineOptions, Policy
 from primecli.generation.engines.reload import TiedHead, make_probe, reloadable
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.loading import load_model
 from primecli.models.scoring import score
 from primecli.setup.tiny_model import make_model
@@ -26,7 +26,7 @@ def policy(directory: Path) -> Policy:
 def test_the_probe_is_what_the_checkpoint_answers(tiny: Path) -> None:
     probe, tied = make_probe(policy(tiny), EngineOptions())
     ids = np.array(probe.token_ids, dtype=np.int32)
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     exact = score(load_model(tiny, place), place, Sequences([ids[:5]], [ids[5:]]), micro_batch_tokens=1000)
     np.testing.assert_allclose(probe.logprobs[4:], exact, atol=1e-5)
     assert tied == TiedHead("model.embed_tokens.weight", "lm_head.weight")

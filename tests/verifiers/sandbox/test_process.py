@@ -1,14 +1,19 @@
 """Programs that attack: none passes, hangs or harms."""
 
+import ctypes
 import json
 import os
+import re
+import secrets
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +21,12 @@ import pytest
 
 from primecli.errors import UsageError
 from primecli.verifiers import Grade, Task
+from primecli.verifiers.code.run import MODULES
 from primecli.verifiers.code.verifier import CodeVerifier
 from primecli.verifiers.pool import GradingPool
 from primecli.verifiers.sandbox import process
-from tests.verifiers.sandbox.test_programs import BENT, HOSTILE
+from primecli.verifiers.sandbox.process import Limits, Process
+from tests.verifiers.sandbox.test_programs import BENT, HOSTILE, LOOK_AROUND
 
 pytestmark = pytest.mark.skipif(process.bwrap_problem() is not None, reason=f"no sandbox: {process.bwrap_problem()}")
 
@@ -121,6 +128,125 @@ def test_what_a_program_sees(verifier: CodeVerifier, tmp_path: Path) -> None:
     assert "stdout '1000" in seen_by(verifier, "os.getuid()")
     for path in ("/x", "/usr/lib/x", "/dev/shm/x", "/proc/sys/kernel/core_pattern", sys.base_prefix + "/x"):
         assert "exit status 1" in seen_by(verifier, f"open({path!r}, 'w')"), path
+
+
+def test_the_environment_is_a_fixed_one(verifier: CodeVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    expected = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/tmp",
+        "TMPDIR": "/tmp",
+        "PWD": "/tmp",
+        "LANG": "C.UTF-8",
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    assert "stdout 'True" in seen_by(verifier, f"dict(os.environ) == {expected}")
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What no program may see: something of the caller's environment, folder and open files; what a test expects."""
+
+    canary: str
+    answer: str
+
+
+@pytest.fixture
+def hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Secrets]:
+    hidden = Secrets(f"canary-{secrets.token_hex(16)}", f"answer-{secrets.token_hex(16)}")
+    folder = tmp_path / hidden.canary
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PRIMECLI_TEST_TOKEN", hidden.canary)
+    with (folder / "open").open("w+") as file:
+        file.write(hidden.canary)
+        file.flush()
+        os.set_inheritable(file.fileno(), True)
+        yield hidden
+
+
+def looking_around(form: str, answer: str) -> Task:
+    """A program that searches /proc for what is hidden, and shows what it has found as the value that is not right."""
+    last = "print(look_around())" if form == "stdin" else "def f(x): return look_around()"
+    test = f"said = f(1)\nassert said == {answer!r}, said"
+    truth = {
+        "stdin": {"inputs": [""], "outputs": [answer]},
+        "calls": {"fn_name": "f", "inputs": [[1]], "outputs": [answer]},
+        "check": {"test": "def check(f):\n" + textwrap.indent(test, "    "), "entry_point": "f"},
+        "asserts": {"asserts": [test]},
+    }
+    return Task(f"```python\n{LOOK_AROUND}\n{last}\n```", json.dumps(truth[form]))
+
+
+def sights(grade: Grade) -> tuple[int, str]:
+    """How many processes such a program saw, its own environment among what it read, and its first finding."""
+    report = re.search(r"(\d+) processes, own environment 1, found \[(.*?)\]\.", grade.first_failure or "")
+    assert report is not None, grade
+    return int(report[1]), report[2]
+
+
+@pytest.mark.parametrize("form", TRUTHS)
+def test_nothing_of_the_caller_is_in_sight(hidden: Secrets, form: str) -> None:
+    verifier = CodeVerifier(sandbox="bwrap", test_timeout=20)
+    processes, found = sights(verifier.grade(looking_around(form, hidden.answer)))
+    verifier.close()
+    assert found == ""
+    assert processes == (3 if form == "stdin" else 2)  # bubblewrap's, and the program's with or without a fork
+
+
+@pytest.mark.parametrize("form", TRUTHS)
+def test_without_landlock_neither(hidden: Secrets, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_landlock(monkeypatch)
+    test_nothing_of_the_caller_is_in_sight(hidden, form)
+
+
+def without_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has processes start as on a kernel that does not have it."""
+    source = Path(process.__file__).with_name("seccomp.py").read_text()
+    source += "\ndef look_at_no_other(): pass\n"
+    lacking = compile(source, "seccomp.py", "exec", dont_inherit=True)
+    compiled = process._compiled
+    monkeypatch.setattr(process, "_compiled", lambda name: lacking if name == "seccomp" else compiled(name))
+
+
+def test_bubblewrap_itself_starts_with_no_environment(hidden: Secrets) -> None:
+    with Process("bwrap", Limits(), MODULES, {"sources": ["x = 1"], "defines": None, "serve": True}) as process:
+        found = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in _tree(process.pid)}
+    assert [found.pop(pid) for pid in list(found)[:2]] == [b"", b""]  # the one outside, and the first one inside
+    assert [b"PYTHONHASHSEED=0" in environment for environment in found.values()] == [True]
+    assert not any(hidden.canary.encode() in environment for environment in found.values())
+
+
+def _tree(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(descendant for child in children for descendant in _tree(int(child)))]
+
+
+def landlock_version() -> int:
+    create_ruleset, ask_for_version = 444, 1
+    return int(ctypes.CDLL(None).syscall(create_ruleset, None, 0, ask_for_version))
+
+
+@pytest.mark.parametrize("form", TRUTHS)
+def test_limits_hide_the_callers_processes_where_there_is_landlock(hidden: Secrets, form: str) -> None:
+    if landlock_version() < 4:
+        pytest.skip("this kernel has no Landlock, or one from before Linux 6.7")
+    with GradingPool("code", workers=1, timeout=100, options={"sandbox": "limits", "test_timeout": 20}) as pool:
+        grade = pool.grade_list([looking_around(form, hidden.answer)])[0]
+    assert grade is not None
+    processes, found = sights(grade)
+    assert found == ""
+    assert processes > 0
+
+
+def test_what_limits_do_not_hide_is_said() -> None:
+    notice = CodeVerifier(sandbox="limits").notice or ""
+    for word in ("files", "keys", "the tests' answers", "memory", "environment", "Landlock"):
+        assert word in notice
 
 
 def test_network_is_out_of_reach(verifier: CodeVerifier) -> None:

@@ -321,3 +321,66 @@ def f(x):
 def f(x): return 1 << 10**8
 """,
 }
+
+LOOK_AROUND = r"""
+import os, re, stat
+
+SECRET = re.compile(rb"(?:canary|answer)-[0-9a-f]{32}")
+FILES = ("environ", "cmdline", "maps", "mountinfo", "mounts", "status", "stat", "auxv", "cgroup", "limits", "comm")
+seen, found = set(), []
+
+def note(process, name, data):
+    if data:
+        seen.add(process)
+    found.extend((process, name, secret.decode()) for secret in SECRET.findall(data))
+
+def attempt(function, *arguments):
+    try:
+        return function(*arguments)
+    except OSError:
+        return b""
+
+def content(path):
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        return b""
+    with open(path, "rb", 0) as file:
+        return file.read(1 << 20)
+
+def link(path):
+    return os.fsencode(os.readlink(path))
+
+def parent(process):
+    fields = attempt(content, f"/proc/{process}/stat").rpartition(b")")[2].split()
+    return fields[1].decode() if fields else "0"
+
+def memory(process):
+    with open(f"/proc/{process}/mem", "rb", 0) as file:
+        for line in content(f"/proc/{process}/maps").decode().splitlines():
+            first, last = (int(text, 16) for text in line.split()[0].split("-"))
+            if line.split()[1].startswith("rw") and last - first < 1 << 26 and not found:
+                file.seek(first)
+                note(process, "mem", attempt(file.read, last - first))
+
+def look_around():
+    processes = [name for name in os.listdir("/proc") if name.isdigit()]
+    for process in [*processes, "self", "thread-self"]:
+        for name in FILES:
+            note(process, name, attempt(content, f"/proc/{process}/{name}"))
+        for name in ("cwd", "root", "exe"):
+            note(process, name, attempt(link, f"/proc/{process}/{name}"))
+        for entry in attempt(os.listdir, f"/proc/{process}/fd"):
+            note(process, "fd", attempt(link, f"/proc/{process}/fd/{entry}"))
+            note(process, "fd", attempt(content, f"/proc/{process}/fd/{entry}"))
+        for name in ("cwd", "root"):
+            for entry in attempt(os.listdir, f"/proc/{process}/{name}"):
+                note(process, name, os.fsencode(entry))
+        for thread in attempt(os.listdir, f"/proc/{process}/task"):
+            note(process, "task", attempt(content, f"/proc/{process}/task/{thread}/environ"))
+    # the memory of the processes that this one has to do with; with bubblewrap these are all
+    above = [str(os.getppid()), parent(os.getppid())]
+    for process in processes:
+        if process in above or parent(process) in above:
+            attempt(memory, process)
+    own = attempt(content, "/proc/self/environ").count(b"PYTHONHASHSEED=0")
+    return f"{len(seen & set(processes))} processes, own environment {own}, found {found[:1]}."
+"""

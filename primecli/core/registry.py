@@ -1,0 +1,55 @@
+"""What can be chosen by name, in lines that cost no import of torch: the command line's choices come from here.
+
+A new advantage estimator is a function in core/advantages.py and a line in `ESTIMATORS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from primecli.core.advantages import Estimator
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One choice.
+
+    function: its name in the module.
+    help: what it does, as the help page says it after the name.
+    """
+
+    function: str
+    help: str
+
+
+ESTIMATORS = {
+    "rloo": Entry("rloo", "less the mean of the group's others"),
+    "reinforce": Entry("reinforce", "no baseline"),
+    "grpo": Entry("grpo", "less the group's mean, over its deviation"),
+    "dr-grpo": Entry("dr_grpo", "grpo without the division"),
+    "gae": Entry("reinforce", "with a critic's values"),  # which `gae` takes off what no baseline has centred
+}
+"""The advantage estimators: what `compute-advantages --estimator` offers."""
+
+
+def estimator(name: str) -> Estimator:
+    """The function of an estimator, which takes the baseline off the rewards.
+
+    >>> estimator("dr-grpo").__name__
+    'dr_grpo'
+    """
+    from primecli.core import advantages
+
+    function: Estimator = getattr(advantages, ESTIMATORS[name].function)
+    return function
+
+
+def choices_help(entries: dict[str, Entry]) -> str:
+    """All entries as the text of an option.
+
+    >>> choices_help({"a": Entry("a", "this"), "b": Entry("b", "that")})
+    'a: this; b: that.'
+    """
+    return "; ".join(f"{name}: {entry.help}" for name, entry in entries.items()) + "."

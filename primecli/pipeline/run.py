@@ -1,0 +1,87 @@
+"""What a run of any stage has in common, whether it writes shards or a checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from primecli import __version__
+from primecli.errors import PrimecliError
+from primecli.files import Json
+from primecli.pipeline.options import RunOptions
+from primecli.pipeline.progress import Progress, say
+from primecli.pipeline.recipe import Recipe, differences, provenance_record
+from primecli.pipeline.summary import Status, Summary
+from primecli.shards.parquet import Shard
+
+
+class Run:
+    """One run of one stage: what its result depends on, and what it tells the user.
+
+    models: fingerprints of the models that it uses, by role; the stage fills it in before it asks for a recipe.
+    """
+
+    def __init__(self, stage: str, options: RunOptions, unit: str = "rollouts") -> None:
+        self.stage = stage
+        self.models: dict[str, str | None] = {}
+        self.progress = Progress(stage, unit, quiet=options.quiet)
+        self._options = options
+        self._recipe = options.recipe()  # once: what `auto` stands for may take an import of torch to find out
+        self._execution = options.execution()
+        self._stack = ExitStack()
+        self._started = time.time()
+
+    def warn(self, text: str) -> None:
+        """Writes a line to stderr, also with --quiet: it is about the input, not about progress."""
+        say(self.stage, text)
+
+    def note(self, text: str) -> None:
+        """Writes a line to stderr, unless --quiet was given."""
+        if not self._options.quiet:
+            say(self.stage, text)
+
+    def recipe(self, inputs: Sequence[Shard], extra: Mapping[str, Json] | None = None) -> Recipe:
+        """What a result made from these inputs depends on. extra: options besides those of the whole run."""
+        return Recipe(
+            self.stage,
+            {**self._recipe, **(extra or {})},
+            self.models,
+            [shard.footer.content for shard in inputs],
+            self._options.recorded_seed(),
+        )
+
+    def refuse_other(
+        self, target: Path, fingerprint: str | None, stored: Mapping[str, Any] | None, recipe: Recipe, option: str
+    ) -> None:
+        """Raises PrimecliError where an existing result was not made by this recipe.
+
+        fingerprint, stored: those recorded in the result. option: the one that names where it goes, such as --out.
+        """
+        if fingerprint != recipe.fingerprint():
+            raise PrimecliError(
+                f"{target} exists and is of another run: {differences(stored, recipe.as_json())}",
+                f"choose another {option}, or overwrite it with --force",
+            )
+
+    def provenance(self, recipe: Recipe, inputs: Sequence[Shard], started: float | None = None) -> dict[str, Json]:
+        """The record of how a result was made. started: when work on it began; by default, when the run did."""
+        return provenance_record(recipe, self._execution, self._started if started is None else started, inputs)
+
+    def summary(self, status: Status) -> Summary:
+        """A summary of this run with nothing done yet."""
+        seed = self._options.recorded_seed()
+        return Summary(
+            self.stage,
+            status,
+            config={**self._recipe, **self._execution, **({} if seed is None else {"seed": seed})},
+            version=__version__,
+            started=datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds"),
+        )
+
+    def seconds(self, waited: float) -> float:
+        """Seconds at work so far: wall time without `waited`, the seconds spent waiting for the stage before."""
+        return round(time.time() - self._started - waited, 3)

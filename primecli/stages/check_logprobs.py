@@ -1,0 +1,133 @@
+"""check-logprobs: the sampler's log-probabilities beside the trainer's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from primecli.models.options import ComputeOptions
+from primecli.options import Option, Shards
+from primecli.pipeline.options import InputOptions
+
+if TYPE_CHECKING:
+    from primecli.models.device import Placement
+    from primecli.pipeline.progress import Progress
+    from primecli.shards.parquet import Shard
+    from primecli.shards.rollouts import Rollouts
+
+COLUMNS = ("engine", "rollouts", "tokens", "gap mean", "gap p95", "gap max", "ess tokens", "ess responses")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckLogprobsOptions(ComputeOptions, InputOptions):
+    """The options of `primecli check-logprobs`."""
+
+    model: Annotated[str, Option("The policy that sampled, as it is to be trained.", "execution", metavar="DIR|HUB_ID")]
+    shards: Shards = ()
+    max_gap: Annotated[
+        float | None, Option("Exit with code 5 where an engine's mean gap, in nats, is larger.", "execution", min=0.0)
+    ] = None
+
+
+def check_logprobs(options: CheckLogprobsOptions) -> None:
+    """Prints the gap by engine. Raises GateError where one is larger than allowed."""
+    from primecli.errors import GateError, ReaderClosed
+    from primecli.models.identity import model_fingerprint, resolve_model
+    from primecli.models.loading import load_model
+    from primecli.pipeline.inputs import Inputs
+    from primecli.pipeline.progress import Progress, say
+
+    def warn(text: str) -> None:
+        say("check-logprobs", text)
+
+    by_engine: dict[str, list[Shard]] = {}
+    for shard in Inputs(options.shards, partial=options.partial, together=True, warn=warn):
+        by_engine.setdefault(_engine(shard), []).append(shard)
+    batches = {engine: _load(shards) for engine, shards in sorted(by_engine.items())}
+    directory = resolve_model(options.model)
+    _compare_weights(batches, model_fingerprint(directory), options.model)
+    placement = options.placement()
+    model = load_model(directory, placement)
+    rows: list[list[str]] = []
+    gaps: dict[str, float] = {}
+    total = sum(map(len, batches.values()))
+    with Progress("check-logprobs", "rollouts", total=total, quiet=options.quiet) as progress:
+        for engine, rollouts in batches.items():
+            values = _compare(model, placement, rollouts, options.micro_batch_tokens, progress)
+            gaps[engine] = values[0]
+            counts = [str(len(rollouts)), str(int(rollouts.response_lengths.sum()))]
+            rows.append([engine, *counts, *(f"{value:.3g}" for value in values[:3]), *(f"{v:.4f}" for v in values[3:])])
+    with contextlib.suppress(ReaderClosed):  # whoever reads no further asks for --max-gap all the same
+        _print([list(COLUMNS), *rows])
+    worst = max(gaps, key=lambda engine: gaps[engine])
+    if options.max_gap is not None and not gaps[worst] <= options.max_gap:
+        raise GateError(
+            f"log-probabilities of {worst} are off by {gaps[worst]:.3g} nats in the mean, and --max-gap is "
+            f"{options.max_gap:g}",
+            "other weights, another precision, or log-probabilities from before the temperature",
+        )
+
+
+def _engine(shard: Shard) -> str:
+    """What sampled a shard, as its provenance has it."""
+    for record in shard.footer.provenance:
+        if record.get("stage") == "generate":
+            return str(record["config"].get("engine", "unknown"))
+    return "unknown"
+
+
+def _load(parts: Sequence[Shard]) -> Rollouts:
+    from primecli.errors import InputError
+    from primecli.shards import schema
+    from primecli.shards.rollouts import check_untouched_distribution, load_rollouts
+
+    columns = [schema.ROLLOUT_LOGPROBS, *schema.SAMPLED_WITH, schema.POLICY_FINGERPRINT]
+    rollouts = load_rollouts(parts, columns, token_ids=True)
+    check_untouched_distribution(rollouts.values, "check-logprobs", temperature=False)
+    if (rollouts.values[schema.TEMPERATURE] <= 0).any():
+        raise InputError("some rollouts were sampled greedily (temperature 0)", "they have no log-probabilities")
+    return rollouts
+
+
+def _compare_weights(batches: dict[str, Rollouts], fingerprint: str, model: str) -> None:
+    from primecli.pipeline.progress import say
+    from primecli.shards import schema
+
+    sampled = [weights for rollouts in batches.values() for weights in rollouts.strings[schema.POLICY_FINGERPRINT]]
+    others = sum(weights != fingerprint for weights in sampled)
+    if others:
+        say("check-logprobs", f"{others} of {len(sampled)} rollouts were sampled by other weights than {model}")
+
+
+def _compare(
+    model: Any, placement: Placement, rollouts: Rollouts, micro_batch_tokens: int, progress: Progress
+) -> list[float]:
+    """Mean, 95th percentile and maximum of the gap; effective sample sizes of tokens and of responses."""
+    import numpy as np
+    import torch
+
+    from primecli.core.metrics import effective_sample_size
+    from primecli.models.scoring import score
+    from primecli.shards import schema
+
+    sequences = rollouts.sequences(temperature=True)
+    trainer = score(model, placement, sequences, micro_batch_tokens=micro_batch_tokens, done=progress.advance)
+    log_ratio = trainer.astype(np.float64) - rollouts.values[schema.ROLLOUT_LOGPROBS]
+    gap = np.abs(log_ratio)
+    of_responses = np.add.reduceat(log_ratio, rollouts.starts()[:-1])
+    return [
+        float(gap.mean()),
+        float(np.quantile(gap, 0.95)),
+        float(gap.max()),
+        effective_sample_size(torch.from_numpy(log_ratio)),
+        effective_sample_size(torch.from_numpy(of_responses)),
+    ]
+
+
+def _print(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        first, *rest = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join([first.strip().ljust(widths[0]), *rest]))

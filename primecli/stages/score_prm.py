@@ -1,0 +1,89 @@
+"""score-prm: from rollouts to the process reward of every response token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from primecli.models.options import Beta, ComputeOptions, Prm, PrmOptions, Ref
+from primecli.options import Out, Shards
+from primecli.pipeline.options import StageOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePrmOptions(PrmOptions, ComputeOptions, StageOptions):
+    """The options of `primecli score-prm`."""
+
+    prm: Prm
+    ref: Ref
+    shards: Shards = ()
+    beta: Beta = 0.05
+    out: Out = None
+
+
+def score_prm(options: ScorePrmOptions) -> None:
+    """Adds the process rewards of every response token to shards, and the log-probabilities they come from."""
+    from primecli.models.identity import trained_with
+    from primecli.models.loading import load_model
+    from primecli.pipeline.stage_run import StageRun
+    from primecli.shards.rollouts import STORED_REFERENCES, reference_columns
+    from primecli.stages.scorer import Scorer
+
+    names = {"prm": options.prm, **({} if options.ref in STORED_REFERENCES else {"ref": options.ref})}
+    with StageRun("score-prm", options, finish=_metrics) as run:
+        scorer = Scorer(run, options, names, load_model)
+
+        def compare_beta() -> None:
+            trained = trained_with(scorer.directories["prm"]).get("beta")
+            if trained is not None and trained != options.beta:
+                run.warn(
+                    f"{scorer.directories['prm']} was trained with --beta {trained:g}, and scores with --beta "
+                    f"{options.beta:g}"
+                )
+
+        def score(table: pa.Table, path: Path) -> tuple[pa.Table, dict[str, float]]:
+            return _with_process_rewards(table, scorer.scores(table, path), options)
+
+        scorer.each_shard(reference_columns(options.ref), score, compare_beta)
+
+
+def _with_process_rewards(
+    table: pa.Table, logprobs: dict[str, np.ndarray], options: ScorePrmOptions
+) -> tuple[pa.Table, dict[str, float]]:
+    """The table with the three columns of score-prm, and its counts. logprobs: (N,) by role."""
+    import numpy as np
+    import torch
+
+    from primecli.core.rewards import implicit_process_rewards
+    from primecli.shards import schema
+    from primecli.shards.parquet import flat_column, list_column, with_columns
+    from primecli.shards.rollouts import STORED_REFERENCES, check_untouched_distribution
+
+    if options.ref == "rollout":
+        check_untouched_distribution({name: table[name].to_numpy() for name in schema.SAMPLED_WITH}, "--ref rollout")
+    if options.ref in STORED_REFERENCES:
+        logprobs["ref"], _ = flat_column(table, STORED_REFERENCES[options.ref])
+    prm, ref = torch.from_numpy(logprobs["prm"]), torch.from_numpy(logprobs["ref"].copy())
+    rewards = implicit_process_rewards(prm, ref, options.beta).numpy()
+    columns = {
+        schema.PRM_LOGPROBS: logprobs["prm"],
+        schema.REF_LOGPROBS: logprobs["ref"],
+        schema.PROCESS_REWARDS: rewards,
+    }
+    counts = {"rollouts": table.num_rows, "tokens": len(rewards), "reward_sum": float(rewards.sum(dtype=np.float64))}
+    _, lengths = flat_column(table, schema.RESPONSE_IDS)
+    return with_columns(table, {name: list_column(values, lengths, name) for name, values in columns.items()}), counts
+
+
+def _metrics(counts: dict[str, float]) -> dict[str, float]:
+    if not counts.get("tokens"):
+        return {}
+    return {
+        "process_reward_per_token": counts["reward_sum"] / counts["tokens"],
+        "process_reward_per_response": counts["reward_sum"] / counts["rollouts"],
+    }

@@ -1,0 +1,117 @@
+"""update-policy: from rollouts with advantages to the next checkpoint of the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from primecli.options import Option, Shards
+from primecli.training.options import (
+    FROM_SHARDS,
+    Checkpoint,
+    Epochs,
+    LearningRate,
+    MiniBatch,
+    OldLogprobsSource,
+    PolicyOptions,
+    UpdateOptions,
+)
+
+if TYPE_CHECKING:
+    from primecli.shards.rollouts import Rollouts
+    from primecli.training.policy import OldLogprobs
+    from primecli.training.trainer import Trainer
+    from primecli.training.update_run import UpdateRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdatePolicyOptions(PolicyOptions, UpdateOptions):
+    """The options of `primecli update-policy`."""
+
+    policy: Annotated[str, Option("The policy to train.", "execution", metavar="DIR|HUB_ID")]
+    checkpoint: Checkpoint
+    shards: Shards = ()
+    lr: LearningRate = 5e-7
+    mini_batch: MiniBatch = 256
+    epochs: Epochs = 1
+
+
+def update_policy(options: UpdatePolicyOptions) -> None:
+    """Trains the policy on the advantages of its rollouts; writes one checkpoint."""
+    from primecli.training.policy import columns
+    from primecli.training.update_run import run_update
+
+    def train(run: UpdateRun, source: Path, reference: Path | None, load: Callable[..., Any]) -> None:
+        _train(options, run, source, reference, load)
+
+    run_update(
+        "update-policy",
+        options,
+        train,
+        role="policy",
+        model=options.policy,
+        needs=columns(options),
+        reference=None if options.ref == FROM_SHARDS else options.ref,
+    )
+
+
+def _train(
+    options: UpdatePolicyOptions, run: UpdateRun, source: Path, reference: Path | None, load: Callable[..., Any]
+) -> None:
+    from primecli.shards import schema
+    from primecli.shards.rollouts import load_rollouts
+    from primecli.training import policy
+
+    in_every_shard = set.intersection(*(set(shard.footer.columns) for shard in run.shards))
+    parts = [name for name in (schema.OUTCOME_ADVANTAGES, schema.PROCESS_ADVANTAGES) if name in in_every_shard]
+    rollouts = load_rollouts(run.shards, [*policy.columns(options), *parts], token_ids=True)
+    biased = policy.check_sampling(rollouts, options)
+    if biased is not None:
+        run.warn(biased)
+    trainer = run.trainer(source, load)
+    staleness = policy.check_staleness(rollouts, trainer.state.lineage, options.max_staleness)
+    policy.preflight(trainer, rollouts, options)
+    if reference is not None:
+        sequences = rollouts.sequences(temperature=True)
+        rollouts.values[schema.REF_LOGPROBS] = trainer.score_reference(reference, sequences, load)
+    with run.progress:
+        old, health = _take_steps(options, run, trainer, rollouts)
+        if options.measure:
+            health |= policy.measure_update(trainer, rollouts, old, options.measure)
+    health |= policy.batch_health(rollouts, {name: rollouts.values[name] for name in parts})
+    run.commit(trainer, rollouts, {"staleness": staleness, **health})
+
+
+def _take_steps(
+    options: UpdatePolicyOptions, run: UpdateRun, trainer: Trainer, rollouts: Rollouts
+) -> tuple[OldLogprobs, dict[str, float]]:
+    """All optimizer steps. Returns the old log-probabilities, and the gap between the sampler's and the trainer's."""
+    from primecli.models import scoring
+    from primecli.shards import schema
+    from primecli.training import policy
+
+    recompute = options.old_logprobs is OldLogprobsSource.recompute
+    # with one step in all, its own forward pass gives them: no pass of their own
+    ahead = recompute and trainer.steps_for(len(rollouts)) > 1
+    old = policy.OldLogprobs(
+        rollouts.values[schema.ROLLOUT_LOGPROBS].copy(), from_first_forward=recompute and not ahead
+    )
+    gap: dict[str, float] = {}
+    run.progress.advance(0, total=len(rollouts) * (options.epochs + ahead))
+    if ahead:
+        old.values = scoring.score(
+            trainer.model,
+            trainer.placement,
+            rollouts.sequences(temperature=True),
+            micro_batch_tokens=options.micro_batch_tokens,
+            done=run.progress.advance,
+        )
+        gap = policy.logprob_gap(rollouts, old, options.max_logprob_gap)
+    for rows in trainer.mini_batches(len(rollouts)):
+        policy.take_step(trainer, rollouts, rows, old, options)
+        run.progress.advance(len(rows))
+    if recompute and not ahead:
+        gap = policy.logprob_gap(rollouts, old, options.max_logprob_gap)
+    return old, gap

@@ -1,0 +1,253 @@
+"""verify: from responses to outcome rewards and verdicts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+from primecli.errors import QuarantineError, UsageError
+from primecli.options import Force, Option, Out, Partial, Quiet, Shards
+from primecli.pipeline.options import StageOptions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from primecli.pipeline.stage_run import StageRun
+    from primecli.shards.parquet import Shard
+    from primecli.verifiers import Grade
+    from primecli.verifiers.pool import GradingPool
+
+
+class Sandbox(StrEnum):
+    """What programs run in."""
+
+    auto = "auto"
+    bwrap = "bwrap"
+    limits = "limits"
+    none = "none"
+
+
+class CodeReward(StrEnum):
+    """What a program is rewarded for."""
+
+    all = "all"
+    fraction = "fraction"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(StageOptions):
+    """The options of `primecli verify`.
+
+    Those that decide how rows are graded are recorded with each verifier that a shard's rows need, see
+    `Graders.recipe`: rows of one kind do not depend on the options of another.
+    """
+
+    shards: Shards = ()
+    verifier: Annotated[
+        tuple[str, ...],
+        Option(
+            "NAME grades the rows whose ability or data source is KEY, or all rows: math, code, an installed one or "
+            "module:function (also of the current directory); may be repeated.  [default: by ability, then data "
+            "source, else math]",
+            "call",
+            metavar="[KEY=]NAME",
+        ),
+    ] = ()
+    timeout: Annotated[float, Option("Seconds for one answer.", "call", min=0.1)] = 5.0
+    last_number: Annotated[
+        bool,
+        Option(
+            "math: where there is neither a box nor a final-answer phrase, grade the last number.",
+            "call",
+            flags="--last-number/--no-last-number",
+        ),
+    ] = True
+    sandbox: Annotated[
+        Sandbox, Option("code: auto is bwrap (bubblewrap), or refuses; limits and none hide no files.", "execution")
+    ] = Sandbox.auto
+    code_reward: Annotated[CodeReward, Option("code: 1 when all tests pass, or the fraction that passes.", "call")] = (
+        CodeReward.all
+    )
+    test_timeout: Annotated[float, Option("code: CPU seconds of one test.", "call", min=0.1)] = 6.0
+    program_timeout: Annotated[float, Option("code: seconds for all tests of a program.", "call", min=0.1)] = 60.0
+    workers: Annotated[int | None, Option("Grading processes.  [default: all cores]", "execution", min=1)] = None
+    max_errors: Annotated[
+        int, Option("Rows that the verifier may fail on before the exit code is 4.", "execution", min=0)
+    ] = 0
+    out: Out = None
+    force: Force = False
+    partial: Partial = False
+    quiet: Quiet = False
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """The arguments of the verifiers of primecli's own, by name."""
+        return {
+            "math": {"last_number": self.last_number},
+            "code": {
+                "sandbox": "bwrap" if self.sandbox is Sandbox.auto else self.sandbox.value,
+                "code_reward": self.code_reward.value,
+                "test_timeout": self.test_timeout,
+                "program_timeout": self.program_timeout,
+            },
+        }
+
+    def chosen(self) -> dict[str, str]:
+        """The verifiers of --verifier by key, "" for all other rows; each checked to be known."""
+        from primecli.verifiers import verifier_identity
+
+        chosen: dict[str, str] = {}
+        for argument in self.verifier:
+            key, _, name = argument.rpartition("=")
+            if chosen.setdefault(key, name) != name:
+                raise UsageError(f"--verifier {argument}: {key or 'all rows'} would have two verifiers")
+            if ":" in name and os.getcwd() not in sys.path:
+                sys.path.insert(0, os.getcwd())  # a module beside the prompts is found, also by the workers
+            verifier_identity(name)
+        return chosen
+
+
+def verify(options: VerifyOptions) -> None:
+    """Grades every response of every shard. Raises QuarantineError where too many could not be graded."""
+    from primecli.pipeline.stage_run import StageRun
+    from primecli.shards import schema
+
+    with StageRun("verify", options, finish=_metrics) as run, Graders(run, options) as graders:
+        for shard in run.shards([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE, schema.GROUND_TRUTH]):
+            run.expect(shard)
+            names = graders.names(shard)
+            if run.skip(shard, extra={"verifiers": graders.recipe(names)}):
+                run.progress.advance(shard.footer.rows)
+                continue
+            run.commit(*graders.grade(run.read(shard), names))
+    for key in sorted(set(graders.chosen) - graders.keys - {""}):
+        run.warn(f"--verifier {key}={graders.chosen[key]}: no row has the ability or data source {key}")
+    errors = int(run.counts.get("error", 0))
+    if errors > options.max_errors:
+        raise QuarantineError(
+            f"{errors} rows could not be graded, and --max-errors allows {options.max_errors}",
+            f"{graders.first_error or 'see column verifier_detail'}; the shards in {run.directory} are complete",
+        )
+
+
+class Graders:
+    """The pools of the verifiers that the rows need, each started when the first row needs it.
+
+    chosen: verifiers by ability or data source, as --verifier names them.
+    keys: the abilities and data sources that the rows had so far.
+    first_error: the detail of the first row that could not be graded.
+    """
+
+    def __init__(self, run: StageRun, options: VerifyOptions) -> None:
+        self.run = run
+        self.options = options
+        self.chosen = options.chosen()
+        self.settings = options.settings()
+        self.keys: set[str | None] = set()
+        self.first_error: str | None = None
+        self._pools: dict[str, GradingPool] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Graders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def names(self, shard: Shard) -> list[str]:
+        """The verifier of each row of a shard."""
+        from primecli.shards import schema
+        from primecli.shards.parquet import read_table
+        from primecli.verifiers import choose_verifier
+
+        columns = [name for name in (schema.ABILITY, schema.DATA_SOURCE) if name in shard.footer.columns]
+        table = read_table(shard.path, [*columns, schema.GROUP_ID])
+        nothing = [None] * table.num_rows
+        abilities, sources = (
+            table[name].to_pylist() if name in columns else nothing for name in (schema.ABILITY, schema.DATA_SOURCE)
+        )
+        self.keys |= {*abilities, *sources}
+        return [choose_verifier(*keys, self.chosen) for keys in zip(abilities, sources, strict=True)]
+
+    def recipe(self, names: Sequence[str]) -> dict[str, Any]:
+        """What the grades of these rows depend on."""
+        from primecli.verifiers import verifier_identity
+
+        return {
+            name: {"version": verifier_identity(name), "timeout": self.options.timeout, **self.settings.get(name, {})}
+            for name in sorted(set(names))
+        }
+
+    def pool(self, name: str) -> GradingPool:
+        """The workers of a verifier."""
+        from primecli.verifiers.pool import GradingPool
+
+        if name not in self._pools:
+            settings = self.settings.get(name, {})
+            # a verifier with deadlines of its own is stopped from outside only when they have failed
+            timeout = 2 * settings["program_timeout"] + 90 if "program_timeout" in settings else self.options.timeout
+            workers = self.options.workers or os.cpu_count() or 1
+            pool = self._stack.enter_context(GradingPool(name, workers, timeout, settings))
+            notice = getattr(pool.verifier, "notice", None)
+            if notice:
+                self.run.warn(notice)
+            self._pools[name] = pool
+        return self._pools[name]
+
+    def grade(self, table: pa.Table, names: Sequence[str]) -> tuple[pa.Table, dict[str, float]]:
+        """The table with the columns of this stage, and its counts."""
+        from primecli.pipeline import pipe
+        from primecli.shards import schema
+        from primecli.verifiers import Task
+
+        tasks = [
+            Task(response, truth)
+            for response, truth in zip(
+                table[schema.RESPONSE].to_pylist(), table[schema.GROUND_TRUTH].to_pylist(), strict=True
+            )
+        ]
+        by_row: dict[int, Grade] = {}
+        for name in sorted(set(names)):
+            rows = [row for row, chosen in enumerate(names) if chosen == name]
+            for index, grade in self.pool(name).grade_all([tasks[row] for row in rows], cancelled=pipe.reader_gone):
+                by_row[rows[index]] = grade
+                self.run.progress.advance(1)
+        pipe.check_reader()
+        assert len(by_row) == len(tasks), "a pool grades every task unless it is cancelled"
+        grades = [by_row[row] for row in range(len(tasks))]
+        failures = (f"the first: {grade.detail}" for grade in grades if grade.verdict == "error")
+        self.first_error = self.first_error or next(failures, None)
+        return _with_grades(table, grades)
+
+
+def _with_grades(table: pa.Table, grades: Sequence[Grade]) -> tuple[pa.Table, dict[str, float]]:
+    from primecli.shards import schema
+    from primecli.shards.parquet import with_columns
+    from primecli.verifiers import VERDICTS
+
+    fields = {
+        schema.OUTCOME_REWARD: "reward",
+        schema.VERDICT: "verdict",
+        schema.EXTRACTED_ANSWER: "extracted_answer",
+        schema.VERIFIER_DETAIL: "detail",
+        schema.TESTS_PASSED: "tests_passed",
+        schema.TESTS_TOTAL: "tests_total",
+        schema.FIRST_FAILURE: "first_failure",
+    }
+    table = with_columns(
+        table, {name: [getattr(grade, attribute) for grade in grades] for name, attribute in fields.items()}
+    )
+    counts: dict[str, float] = {verdict: sum(grade.verdict == verdict for grade in grades) for verdict in VERDICTS}
+    return table, {**counts, "reward": sum(grade.reward or 0.0 for grade in grades)}
+
+
+def _metrics(counts: dict[str, float]) -> dict[str, float]:
+    from primecli.verifiers import VERDICTS
+
+    graded = sum(counts.get(verdict, 0) for verdict in VERDICTS if verdict != "error")
+    metrics = {"accuracy": counts["reward"] / graded} if graded else {}
+    return {**metrics, **{verdict: counts.get(verdict, 0) for verdict in VERDICTS}}
