@@ -47,7 +47,7 @@ CHARTS: tuple[Chart, ...] = (
         "Accuracy",
         "Learning",
         "mean outcome reward",
-        "Evaluations measure the policy after the iteration's update, training the samples drawn before it.",
+        "Evaluations measure the policy after the iteration's update; training measures the samples drawn before it.",
         (Line("verify", "accuracy", "{}", evaluations=True), Line("verify", "accuracy", "training")),
     ),
     Chart(

@@ -124,9 +124,9 @@ def _note(choice: Choice, limit: int) -> str:
     if not limit:
         return "Left out: the page was made with --max-rollouts 0."
     if not choice.available:
-        return "No shards are left to show rollouts from."
+        return "No shards are left to take rollouts from."
     if choice.rollouts == choice.available:
-        return f"All {choice.rollouts:,} rollouts of the shards that are left."
+        return f"All {choice.rollouts:,} rollouts in the remaining shards."
     return (
         f"{choice.rollouts:,} of {choice.available:,} rollouts: whole groups, taken evenly from all iterations "
         f"(--max-rollouts {limit})."
