@@ -76,12 +76,12 @@ def _find_runs(sources: Sequence[str]) -> list[Run]:
 
 def _directories(source: str) -> list[tuple[str | None, Path]]:
     """NAME=DIR as name and directory, unless a directory has that whole name; else the matches of a path or a glob."""
-    from primecli.pipeline.inputs import places
+    from primecli.pipeline.inputs import expand_path
 
     name, equals, directory = source.partition("=")
     if equals and name and "/" not in name and not Path(source).is_dir():
         return [(name, Path(directory))]
-    return [(None, path) for path in places(source)]
+    return [(None, path) for path in expand_path(source)]
 
 
 def _make_distinct(runs: Sequence[Run]) -> None:
