@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+import grimp
 import pytest
 
 import primecli
@@ -53,3 +54,12 @@ def test_names_are_found_and_others_are_not() -> None:
     assert command("verl") is None
     forked = {one.name for one in COMMANDS if one.forked}
     assert forked == {*STAGES, "check-logprobs"}
+
+
+def test_forked_commands_have_a_stage_and_those_with_torch_import_it() -> None:
+    graph = grimp.build_graph("primecli", include_external_packages=True)
+    modules = {each.name: f"primecli.stages.{each.module}" for each in COMMANDS}
+    forked = {each.name for each in COMMANDS if each.forked}
+    assert forked == {name for name, module in modules.items() if module in graph.modules}
+    needs_torch = {name for name in forked if graph.chain_exists(importer=modules[name], imported="torch")}
+    assert needs_torch == {each.name for each in COMMANDS if each.torch}

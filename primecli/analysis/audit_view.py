@@ -53,9 +53,9 @@ def show_audit(
 
 def _inputs_by_label(arguments: Sequence[str]) -> dict[str, Sequence[str]]:
     """What is audited apart: each directory where several are named, else everything together."""
-    from primecli.pipeline.inputs import places
+    from primecli.pipeline.inputs import expand_path
 
-    paths = [] if list(arguments) == ["-"] else [path for text in arguments for path in places(text)]
+    paths = [] if list(arguments) == ["-"] else [path for text in arguments for path in expand_path(text)]
     if len(paths) > 1 and all(path.is_dir() for path in paths):
         return {name: [name] for name in sorted(map(str, paths), key=_natural)}
     return {arguments[0] if len(arguments) == 1 else "": arguments}

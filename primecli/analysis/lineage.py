@@ -13,7 +13,7 @@ from typing import Any
 from primecli import catalog
 from primecli.errors import InputError
 from primecli.models.identity import is_checkpoint, read_trainer_record
-from primecli.pipeline.invocation import without_file
+from primecli.pipeline.invocation import without_config
 from primecli.shards import parquet
 
 Record = Mapping[str, Any]
@@ -259,7 +259,7 @@ def _command_without_inputs(record: Record) -> list[str]:
     """The words of a command without its input shards; options from variables or a file are written out."""
     paths = [os.path.normpath(entry["path"]) for entry in record.get("inputs") or ()]
     named = {*paths, *(os.path.dirname(path) for path in paths)}
-    words = without_file(shlex.split(str(record["command"])))
+    words = without_config(shlex.split(str(record["command"])))
 
     def is_input(word: str) -> bool:
         path = os.path.normpath(word)

@@ -39,11 +39,11 @@ def show_lineage(
     """
     import json
 
-    from primecli.pipeline.inputs import places_of
+    from primecli.pipeline.inputs import named_paths
 
     if replay and diff is not None:
         raise UsageError("--replay and --diff exclude each other", "choose one")
-    paths = list(places_of(arguments))
+    paths = list(named_paths(arguments))
     if (replay or diff is not None) and len(paths) != 1:
         option = "--replay" if replay else "--diff"
         raise UsageError(f"{option} takes one shard or checkpoint, and {len(paths)} are given")

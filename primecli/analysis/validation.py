@@ -17,8 +17,8 @@ from primecli.errors import InputError, ReaderClosed
 from primecli.files import fingerprint
 from primecli.shards import parquet, schema
 from primecli.shards.streaming import BATCH_ROWS, raw_stream
+from primecli.verifiers import VERDICTS
 
-VERDICTS = ("correct", "wrong", "unparseable", "timeout", "error")
 FINISH_REASONS = ("stop", "length")
 RECORD_KEYS = ("stage", "command", "config", "fingerprint", "inputs")  # that each provenance record has
 REWARD_TOLERANCE = 1e-5  # of a process reward, relative above 1: the rounding of float32

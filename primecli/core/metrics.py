@@ -1,4 +1,4 @@
-"""What to watch: how well a PRM orders and predicts, how far apart two policies are, how good a critic is."""
+"""Metrics to watch: how well a PRM ranks and predicts, how far apart two policies are, how good a critic is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from primecli.core.losses import group_rows
 
-CALIBRATION_BINS = 10
+CALIBRATION_BINS = 10  # few enough that the responses of one batch fill them
 
 
 def weighted_pair_accuracy(
@@ -37,9 +37,9 @@ def weighted_pair_accuracy(
 
 
 def calibration_error(scores: Tensor, outcome_rewards: Tensor, bins: int = CALIBRATION_BINS) -> float:
-    """Expected calibration error of sigmoid(score): the mean, over responses, of its bin's |predicted - observed|.
+    """Expected calibration error of sigmoid(score): the mean over responses of |predicted - observed| of their bin.
 
-    Bins are of equal width over [0, 1]. scores, outcome_rewards: (B,). Guo et al. (arXiv 1706.04599).
+    The bins have equal width over [0, 1]. scores, outcome_rewards: (B,). Guo et al. (arXiv 1706.04599).
 
     >>> round(calibration_error(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 1.0])), 6)
     0.5
@@ -51,9 +51,9 @@ def calibration_error(scores: Tensor, outcome_rewards: Tensor, bins: int = CALIB
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """1 - var(returns - values) / var(returns): 1 for a perfect critic, 0 for a constant one; (N,), (N,).
+    """1 - var(returns - values) / var(returns): 1 for a perfect critic, 0 for a constant one.
 
-    NaN where the returns do not vary.
+    values, returns: (N,). NaN where the returns do not vary.
 
     >>> explained_variance(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]))
     0.75
@@ -64,10 +64,11 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
 
 
 def effective_sample_size(log_weights: Tensor) -> float:
-    """Kish's effective sample size of importance weights, as a share of their number, between 0 and 1.
+    """Kish's effective sample size of importance weights, divided by their number, so between 0 and 1.
 
-    log_weights: (N,), nats; a common shift changes nothing. (sum w)^2 / (N * sum w^2): 1 where all weights are
-    equal, 1/N where one outweighs all others. Kish, Survey Sampling (1965), section 11.7.
+    It is (sum w)^2 / (N * sum w^2): 1 where all weights are equal, 1/N where one outweighs all others.
+    log_weights: (N,), nats; adding a constant to all of them changes nothing.
+    Kish, Survey Sampling (1965), section 11.7.
 
     >>> effective_sample_size(torch.tensor([0.0, 0.0, 0.0, 0.0]))
     1.0
@@ -80,10 +81,10 @@ def effective_sample_size(log_weights: Tensor) -> float:
 
 
 def variance_share(part: Tensor, total: Tensor) -> float:
-    """The share of the total's variance that a part of it makes: cov(part, total) / var(total); (N,), (N,).
+    """The share of the variance of a total that one of its summands explains: cov(part, total) / var(total).
 
-    The shares of parts that add up to the total add up to 1; one may be negative, or above 1. NaN where the total
-    does not vary.
+    The shares of all summands add up to 1; a single one may be negative or above 1. part, total: (N,). NaN where the
+    total does not vary.
 
     >>> variance_share(torch.tensor([1.0, 0.0]), torch.tensor([4.0, 0.0]))
     0.25

@@ -1,7 +1,8 @@
-"""Prompt files: the layout of verl, TRL and Eurus-2-RL-Data, or plain questions and answers.
+"""Prompt files: in the layout of verl, TRL and Eurus-2-RL-Data, or as plain questions and answers.
 
-Either columns `prompt` (a list of {role, content}), `reward_model.ground_truth`, `data_source`, `ability`,
-`extra_info`; or a text column and an answer column under any name. Parquet, JSON lines, or those gzipped.
+The layout has the columns `prompt` (a list of {role, content}), `reward_model.ground_truth`, `data_source`, `ability`
+and `extra_info`; plain files have a text column and an answer column of any name. Files are Parquet,
+JSON lines, or gzipped JSON lines.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class PromptColumns:
     suffix: str = ""
 
     def pattern(self) -> re.Pattern[str] | None:
-        """The compiled answer pattern; raises UsageError when it is not a regular expression."""
+        """The compiled `answer_regex`. Raises UsageError where it is not a regular expression."""
         if self.answer_regex is None:
             return None
         try:
@@ -66,7 +67,7 @@ class PromptColumns:
 
 
 def read_prompts(files: Sequence[Path], columns: PromptColumns) -> list[Prompt]:
-    """All prompts of the files, in their order. Raises InputError that names file and row."""
+    """All prompts of the files, in order. Raises InputError, naming the file and the row, where one cannot be read."""
     pattern = columns.pattern()
     prompts = [
         _prompt(row, columns, pattern, f"{file}: row {number}")
@@ -74,7 +75,7 @@ def read_prompts(files: Sequence[Path], columns: PromptColumns) -> list[Prompt]:
         for number, row in enumerate(_rows(file), start=1)
     ]
     if not prompts:
-        raise InputError(f"{', '.join(map(str, files))}: no prompts there")
+        raise InputError(f"{', '.join(map(str, files))}: no prompts found")
     return prompts
 
 
@@ -95,7 +96,8 @@ def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
                     yield row
         except json.JSONDecodeError as error:
             raise InputError(
-                f"{file}: line {number} is not JSON: {error.msg}", "prompt files are Parquet or one JSON object a line"
+                f"{file}: line {number} is not JSON: {error.msg}",
+                "prompt files are Parquet, or have one JSON object per line",
             ) from error
         except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise InputError(f"{file}: cannot be read as text: {error}") from error
@@ -127,7 +129,7 @@ def _prompt(row: Mapping[str, Any], columns: PromptColumns, pattern: re.Pattern[
 def _content(row: Mapping[str, Any], column: str, where: str) -> str | list[dict[str, str]]:
     if column not in row:
         raise InputError(
-            f"{where}: no column {column!r}; there are {', '.join(sorted(row))}", "name it with --prompt-column"
+            f"{where}: no column {column!r}; its columns are {', '.join(sorted(row))}", "name it with --prompt-column"
         )
     value = row[column]
     if value is None:
@@ -157,7 +159,8 @@ def _ground_truth(row: Mapping[str, Any], column: str | None, where: str) -> str
     if column is not None:
         if column not in row:
             raise InputError(
-                f"{where}: no column {column!r}; there are {', '.join(sorted(row))}", "name it with --answer-column"
+                f"{where}: no column {column!r}; its columns are {', '.join(sorted(row))}",
+                "name it with --answer-column",
             )
         return _as_text(row[column])
     reward_model = row.get("reward_model")
@@ -184,11 +187,11 @@ def _hash(content: str | list[dict[str, str]], truth: str | None) -> str:
 
 
 def stream_positions(total: int, *, step: int, batch: int, seed: int) -> list[tuple[int, int]]:
-    """Which prompts iteration `step` (from 1) takes: the step-th slice of an endless shuffled stream.
+    """The prompts of iteration `step` (from 1): the step-th slice of an endless shuffled stream.
 
-    The stream is one pass over all `total` prompts after another, each shuffled anew by (seed, pass). It
-    depends on nothing else, so any iteration can be made alone. Returns `batch` pairs (place in the
-    stream, index of the prompt).
+    The stream consists of passes over all `total` prompts, each shuffled by (seed, number of the pass). It depends on
+    nothing else, so any iteration can be generated alone. Returns `batch` pairs (position in the stream, index of the
+    prompt).
 
     >>> positions = [stream_positions(5, step=step, batch=2, seed=0) for step in (1, 2, 3)]
     >>> sorted(index for slice_ in positions for _, index in slice_)[:5] == [0, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""Groups of prompts to the rows of shards: what stands between `generate` and an engine."""
+"""What is between `generate` and an engine: prompts in groups go in, and the rows of shards come out."""
 
 from __future__ import annotations
 
@@ -42,15 +42,18 @@ class PromptGroup:
 
     @property
     def group_id(self) -> str:
-        """Names this sampling of this prompt."""
+        """The id of this sampling of this prompt, such as gsm8k-17@3."""
         return f"{self.prompt.prompt_id}@{self.position}"
 
 
 class Sampler:
-    """Samples parts, each the groups of a shard. The engine is opened when the first is asked for.
+    """Samples the groups of each shard. It opens the engine when the first shard is asked for.
 
-    All parts are handed to the engine at once, so that one that batches as it goes is never idle at the end of a
-    shard. parts: groups by number. done: hears how many rollouts were sampled, of the part asked for and of others.
+    All shards are handed to the engine at once, so that an engine with continuous batching is never idle at the end of
+    a shard.
+
+    shards: the groups of each shard, by the shard's number. done: called with the number of rollouts just sampled, of
+    whichever shard.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class Sampler:
         self.done = done
         self._open = open_engine
         self._running: tuple[Engine, SampledGroups] | None = None
-        self._slots: list[tuple[int, int]] = []  # part and place in it, of each request
+        self._slots: list[tuple[int, int]] = []  # of each request: its shard, and its index in it
         self._samples: dict[int, dict[int, list[Sample]]] = {number: {} for number in shards}
 
     def __enter__(self) -> Self:
@@ -96,7 +99,7 @@ class Sampler:
         return engine, engine.sample(requests, self.params, tick=pipe.check_reader)
 
     def samples(self, number: int) -> list[list[Sample]]:
-        """The samples of each group of a part, by weights that are confirmed to be the policy's."""
+        """The samples of each group of a shard, after confirming that the weights that sampled are the policy's."""
         self._running = self._running or self._start()
         engine, groups = self._running
         finished = self._samples[number]
@@ -117,7 +120,7 @@ def rollout_table(
     encoder: Encoder,
     fingerprint: str,
 ) -> pa.Table:
-    """The rows of a shard, with all columns that `generate` makes. fingerprint: of the weights that sampled."""
+    """The rows of a shard, with all columns that `generate` adds. fingerprint: that of the weights that sampled."""
     import pyarrow as pa
 
     rows = []

@@ -1,4 +1,4 @@
-"""Causal language models: finding, loading, identifying them, and token log-probabilities in bounded memory."""
+"""Loading of causal language models and critics."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from primecli.models.device import Placement, keep_freed_memory
 if TYPE_CHECKING:
     import torch
 
-HEAD_TOLERANCE = 1e-3  # nats; a head of another form is off by far more, rounding by far less
+HEAD_TOLERANCE = 1e-3  # nats; rounding differs by far less, a head that computes something else by far more
 
 
 def warm_imports() -> None:
-    """Imports torch and transformers' model classes, which takes seconds; worth doing while waiting."""
+    """Imports torch and transformers' model classes. It takes seconds, so a stage does it while it waits for input."""
     import torch  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 
 def load_model(directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
-    """A causal LM in evaluation mode (dropout off, also when it is trained), on its device.
+    """A causal LM on its device, in evaluation mode: dropout stays off even when it is trained.
 
-    dtype: of its parameters; that of `placement` when None. Raises InputError where it cannot be loaded.
+    dtype: of its parameters; that of `placement` when None. Raises InputError where it cannot be loaded, and
+    PrimecliError where it does not fit on the device or is not supported (`check_head`).
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -43,10 +44,11 @@ def load_model(directory: Path, placement: Placement, *, dtype: torch.dtype | No
 
 
 def load_critic(directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
-    """A causal LM with a value head, in evaluation mode: transformers' token classifier of one label.
+    """A causal LM with a value head, in evaluation mode: transformers' token classifier with one label.
 
-    The head of a model that has none starts at 0, so that an untrained critic expects nothing. Raises InputError where
-    it cannot be loaded, or where transformers has no token classifier of its architecture.
+    A model without a value head gets one that is all 0, so an untrained critic predicts 0. dtype: of its parameters;
+    that of `placement` when None. Raises InputError where it cannot be loaded, or where transformers has no token
+    classifier of its architecture.
     """
     import torch
     from safetensors import safe_open
@@ -68,7 +70,9 @@ def load_critic(directory: Path, placement: Placement, *, dtype: torch.dtype | N
     finally:
         logging.set_verbosity(verbosity)
     if not hasattr(model, "score"):
-        raise InputError(f"{directory}: {type(model).__name__} has no value head `score`", "it cannot be a critic yet")
+        raise InputError(
+            f"{directory}: {type(model).__name__} has no value head `score`", "this architecture cannot be a critic yet"
+        )
     if "score.weight" not in names:
         with torch.no_grad():
             for parameter in model.score.parameters():
@@ -90,7 +94,7 @@ def _reporting_load_errors(directory: Path, what: str) -> Iterator[None]:
 
 
 def move(model: Any, placement: Placement) -> Any:
-    """The model on its device; running out of memory is one line."""
+    """The model, moved to its device. Raises PrimecliError where it does not fit."""
     import torch
 
     try:
@@ -100,10 +104,10 @@ def move(model: Any, placement: Placement) -> Any:
 
 
 def check_head(model: Any, directory: Path) -> None:
-    """Checks on a probe that the model's logits are those of its head on its last hidden states.
+    """Checks on a short input that the model's logits are its head's output for its last hidden states.
 
-    Some architectures scale or cap logits after the head; their log-probabilities would be wrong. Raises
-    PrimecliError for them.
+    Some architectures scale or cap the logits after the head, so that log-probabilities computed from the head alone
+    would be wrong. Raises PrimecliError for those, and InputError where the logits are not finite.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Packed sequences: several of them in one row, each seeing itself and the prompt that it shares, where a model can."""
+"""Packed sequences, several in one row, each seeing only itself and its prompt; and which models can do that."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from primecli.models.attention import PACKED, Segment, register_packed
 
-PROBE_TOLERANCE = 1e-4  # of a token's hidden state, on average: seeing another sequence is far off
-HALF_TOLERANCE = 5e-2  # the same where products are taken with 8 or 11 bits
-ROPE_OF_THE_LONGEST = ("dynamic", "longrope")  # they turn every token of a row by the row's largest position
+PROBE_TOLERANCE = 1e-4  # relative, of a token's hidden state on average; seeing another sequence changes far more
+HALF_TOLERANCE = 5e-2  # the same where products have 8 or 11 bits of precision
+ROPE_OF_THE_LONGEST = ("dynamic", "longrope")  # kinds of RoPE that rotate each token by its row's largest position
 
 _packs: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
@@ -21,7 +21,7 @@ _packs: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 def hidden_states(model: Any, ids: Tensor, positions: Tensor, segments: list[Segment]) -> Tensor:
     """(1, T, D): the last hidden states of a packed row, by a model for which `can_pack` holds.
 
-    ids: (1, T) int64; positions: (1, T) int64, of each token in its own sequence; segments: of T places in all.
+    ids: (1, T) int64. positions: (1, T) int64, each token's position in its own sequence. segments: T tokens in total.
     """
     hidden: Tensor = model.base_model(
         input_ids=ids, position_ids=positions, use_cache=False, segments=segments
@@ -30,10 +30,11 @@ def hidden_states(model: Any, ids: Tensor, positions: Tensor, segments: list[Seg
 
 
 def can_pack(model: Any) -> bool:
-    """Whether the model computes the same for packed sequences as for each alone, found out on a short probe.
+    """Whether the model computes the same for packed sequences as for each of them alone, tested on a short input.
 
-    Not so for attention of other kinds (a window, a bias or a cap on the scores), or positions that the model counts
-    itself. A model that packs is left with this attention, which is that of `sdpa` for rows that are not packed.
+    It does not where its attention is of another kind (with a window, a bias or a cap on the scores), or where it
+    counts positions itself. A model that can pack keeps `attention.attend`, which is `sdpa` for rows that are not
+    packed.
     """
     if model not in _packs:
         _packs[model] = _has_full_attention(model.config) and _has_fixed_positions(model) and _probe(model)
@@ -41,8 +42,8 @@ def can_pack(model: Any) -> bool:
 
 
 def _has_full_attention(config: Any) -> bool:
-    """Whether no layer's attention ends at a window, which a short probe would not show."""
-    config = config.get_text_config()  # a model that sees images too has one for its language model
+    """Whether no layer's attention is limited to a window, which a short test input would not show."""
+    config = config.get_text_config()  # models that take images too have one for their language model
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         return set(kinds) == {"full_attention"}
@@ -51,7 +52,7 @@ def _has_full_attention(config: Any) -> bool:
 
 
 def _has_fixed_positions(model: Any) -> bool:
-    """Whether a position is encoded alike in rows of every length, which a short probe would not show."""
+    """Whether a position is encoded the same way in rows of any length, which a short test input would not show."""
     rope_types = [getattr(module, "rope_type", None) for module in model.modules()]
     types = {str(kind) for entry in rope_types for kind in (entry.values() if isinstance(entry, dict) else [entry])}
     return not any(name in kind for kind in types for name in ROPE_OF_THE_LONGEST)
@@ -72,7 +73,7 @@ def _probe(model: Any) -> bool:
         expected = torch.cat([alone[0], alone[1][4:]])
         model.set_attn_implementation(PACKED)
         packed = None
-        # a forward that takes no position_ids or passes nothing on; attention of another kind
+        # raised by a forward that takes no position_ids or no further arguments, and by attention of another kind
         with contextlib.suppress(TypeError):
             packed = hidden_states(model, ids[None], positions, segments)[0]
     half = expected.dtype.itemsize == 2 or torch.is_autocast_enabled(model.device.type)
@@ -84,5 +85,9 @@ def _probe(model: Any) -> bool:
 
 
 def _sizes(hidden: Tensor) -> Tensor:
-    """(T,) float32: the mean size of (T, D) states. A few of them may be far larger than all others, and noisier."""
+    """(T,) float32: the mean absolute value of each state, (T, D).
+
+    A few of a state's D numbers can be far larger and noisier than the rest, so the largest difference would say
+    little.
+    """
     return hidden.float().abs().mean(-1)

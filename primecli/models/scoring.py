@@ -1,4 +1,4 @@
-"""Numbers for every response token of a batch, by one model: log-probabilities or values, in bounded memory."""
+"""A model's log-probability or value of every response token, in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from primecli.core.logprobs import TokenLogprobs
     from primecli.models.attention import Segment
 
-PACKING_PAYS = 0.15  # of the padded tokens, saved: about what attention by segments costs small models on the CPU
+# Share of the padded tokens that packing must save: about what attention by segments costs small models on the CPU.
+PACKING_PAYS = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,14 @@ class Batch:
     packed: bool = False
 
     def tokens(self, sequences: Sequences) -> int:
-        """Tokens that its forward pass computes, filling included."""
+        """Tokens that its forward pass computes, padding included."""
         if not self.packed:
             return len(self.rows) * self.longest(sequences)
         prompts = {sequences.prompt_ids[row].tobytes(): len(sequences.prompt_ids[row]) for row in self.rows}
         return sum(prompts.values()) + sum(len(sequences.response_ids[row]) for row in self.rows)
 
     def longest(self, sequences: Sequences) -> int:
-        """Tokens of its longest row, prompt and response."""
+        """Tokens of its longest row, prompt and response together."""
         return max(len(sequences.prompt_ids[row]) + len(sequences.response_ids[row]) for row in self.rows)
 
 
@@ -68,7 +69,7 @@ class _Inputs:
 def plan(
     model: Any, placement: Placement, sequences: Sequences, rows: Sequence[int], micro_batch_tokens: int
 ) -> list[Batch]:
-    """All of `rows`, in batches of no more than `micro_batch_tokens` tokens, the longest row in the first.
+    """Batches of at most `micro_batch_tokens` tokens that cover all of `rows`; the longest row is in the first.
 
     They are packed where `placement.packing` is `on`; with `auto`, on the CPU, if that saves `PACKING_PAYS` of the
     tokens and the model can be packed. Raises UsageError where packing is `on` and the model cannot be packed.
@@ -97,7 +98,7 @@ def plan(
     if not possible:
         if placement.packing == "on":
             raise UsageError(
-                f"{type(model).__name__} computes something else for packed sequences", "leave --packing at auto"
+                f"{type(model).__name__} computes something else for packed sequences", "use --packing auto"
             )
         return padded
     return packed
@@ -116,7 +117,7 @@ def _inputs(model: Any, placement: Placement, sequences: Sequences, batch: Batch
             unknown = tokens.max() if tokens.max() >= vocabulary_size else tokens.min()
             raise InputError(
                 f"row {row} holds the token id {unknown}, and {type(model).__name__} has {vocabulary_size} tokens",
-                "the rollouts are of a model with another tokenizer",
+                "the rollouts come from a model with another tokenizer",
             )
     temperature = None
     if sequences.temperature is not None:
@@ -133,7 +134,7 @@ def _inputs(model: Any, placement: Placement, sequences: Sequences, batch: Batch
 
 
 def _padded(prompts: Sequence[np.ndarray], responses: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """ids (B, T), state_indices (N,)."""
+    """The padded rows: ids (B, T), state_indices (N,)."""
     import numpy as np
 
     width = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
@@ -162,7 +163,7 @@ def _packed(
     positions: list[np.ndarray] = []
     state_indices: list[np.ndarray] = []
     segments: list[Segment] = []
-    shared: dict[bytes, tuple[int, int]] = {}  # a prompt's segment, and the index after it in the row
+    shared: dict[bytes, tuple[int, int]] = {}  # a prompt's segment, and the index in the row after it
     end = 0
 
     def append(tokens: np.ndarray, first: int, prefix: int | None = None) -> int:
@@ -189,7 +190,7 @@ def _packed(
 
 
 def _states(model: Any, inputs: _Inputs) -> Tensor:
-    """(N, D): the last hidden states that the response tokens come from. A causal model's do not see the filling."""
+    """(N, D): the last hidden states that predict the response tokens, which causal attention keeps free of padding."""
     if inputs.segments is None or inputs.positions is None:
         hidden = model.base_model(input_ids=inputs.ids, use_cache=False).last_hidden_state
     else:
@@ -203,9 +204,9 @@ def _states(model: Any, inputs: _Inputs) -> Tensor:
 def sequence_logprobs(
     model: Any, placement: Placement, sequences: Sequences, batch: Batch, *, with_entropy: bool = False
 ) -> TokenLogprobs:
-    """Log-probability (and entropy) of every response token of a batch, in one forward pass.
+    """Log-probability (and entropy) of every response token of a batch, in one forward pass: (N,) nats, row after row.
 
-    Logits are made for response tokens only, and a chunk at a time. Each is (N,), nats, the rows one after another.
+    Logits are computed for response tokens only, tile by tile.
     """
     from primecli.core.logprobs import token_logprobs
 
@@ -219,7 +220,7 @@ def sequence_logprobs(
 
 
 def sequence_values(model: Any, placement: Placement, sequences: Sequences, batch: Batch) -> Tensor:
-    """What a critic expects before every response token of a batch, in one forward pass: (N,) float32."""
+    """What a critic predicts before each response token, in one forward pass: (N,) float32, row after row."""
     inputs = _inputs(model, placement, sequences, batch)
     with placement.autocast():
         states = _states(model, inputs)
@@ -240,10 +241,10 @@ def score(
     done: Callable[[int], None] = lambda rows: None,
     per_token: Callable[[Any, Placement, Sequences, Batch], Tensor] | None = None,
 ) -> np.ndarray:
-    """A number for every response token, without gradient: (N,) float32, rows one after another.
+    """A number for every response token, without gradient: (N,) float32, row after row.
 
-    It is the token's log-probability, unless `per_token` gives another. micro_batch_tokens: tokens of a micro-batch,
-    filling included. `done` hears how many rows were finished.
+    micro_batch_tokens: tokens of a micro-batch, padding included. done: called with the number of rows just finished.
+    per_token: computes the numbers of a batch, (N,); log-probabilities when None.
     """
     import numpy as np
     import torch

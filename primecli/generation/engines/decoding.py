@@ -1,4 +1,4 @@
-"""One token after another from a running batch: its key-value cache, and attention to it that copies nothing."""
+"""Decoding token by token: a batch and its key-value cache, which has room to grow without being copied."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from transformers.cache_utils import DynamicLayer
 from primecli.models.attention import DECODING, register_decoding
 from primecli.models.device import Placement
 
-LEAST_ROOM = 32  # tokens for which a cache has room beyond those that it holds, or
-ROOM = 0.25  # that share of them, whichever is more
+# A full cache gets room for this many more tokens, or for this share of those that it holds if that is more: copies are
+# rare then, and little memory is unused.
+LEAST_ROOM = 32
+ROOM = 0.25
 
 
 def avoid_key_copies(model: Any) -> None:
@@ -31,9 +33,10 @@ def avoid_key_copies(model: Any) -> None:
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A layer's keys and values with room behind them: a step writes its own, and does not copy all that came before.
+    """A layer's keys and values with room after them, so that a step writes its own without copying the earlier ones.
 
-    What transformers' own layer holds, (B, K, T, d), as a view into more. It takes over the tensors of such a layer.
+    `keys` and `values` are what transformers' own layer would hold, (B, K, T, d), as views into larger buffers. It
+    starts with the tensors of such a layer.
     """
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
@@ -44,7 +47,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Appends (B, K, t, d) keys and values, and returns all that there are."""
+        """Appends keys and values of t tokens, (B, K, t, d), and returns all of them, (B, K, T + t, d)."""
         held = self.keys.shape[-2]
         length = held + key_states.shape[-2]
         if self._buffers is None or self._buffers[0].shape[-2] < length:
@@ -57,20 +60,26 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Only keeps those rows."""
+        """Keeps only these rows."""
         super().batch_select_indices(indices)
         self._buffers = None
 
 
 def _with_room(held: Tensor, room: int) -> Tensor:
-    """(B, K, room, d) that begins with `held`, (B, K, T, d)."""
+    """A tensor of (B, K, room, d) that begins with `held`, (B, K, T, d)."""
     buffer = held.new_empty((*held.shape[:-2], room, held.shape[-1]))
     buffer[..., : held.shape[-2], :] = held
     return buffer
 
 
 class Decoding:
-    """A running batch: its cache, its mask and the logits of the next token. Prompts are filled at the left."""
+    """A batch that is being decoded: its cache, its mask and the logits of the next token.
+
+    Constructing it runs the prompts, padded on the left, through the model.
+
+    prompts: their token ids. sizes: number of samples of each prompt, B in total. mask: (B, T so far), 0 on padding.
+    positions: (B, 1), of the last token. logits: (B, V).
+    """
 
     def __init__(
         self, model: Any, placement: Placement, prompts: Sequence[Sequence[int]], sizes: Sequence[int]
@@ -83,14 +92,14 @@ class Decoding:
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
         mask = mask.to(placement.device)
-        self.positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
+        self.positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (prompts, T), 0 on padding
         output = self._forward(ids.to(placement.device), mask, self.positions, None)
-        # the samples of a prompt share its forward pass; B rows from here on
+        # each prompt is computed once for all its samples; from here on there is a row for each sample, B in total
         rows = torch.repeat_interleave(torch.tensor(sizes)).to(placement.device)
         self.cache = output.past_key_values
         self.cache.batch_select_indices(rows)
         for number, layer in enumerate(self.cache.layers):
-            # others hold a window or a state, which does not grow
+            # layers of other types hold a window or a state, which does not grow
             if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None:
                 self.cache.layers[number] = RoomyLayer(layer.keys, layer.values)
         self.logits = output.logits[rows, -1]  # (B, V)
@@ -109,13 +118,13 @@ class Decoding:
             )
 
     def keep(self, rows: Tensor) -> None:
-        """Drops all other rows of the batch."""
+        """Removes all other rows from the batch. rows: (kept,) int64."""
         rows = rows.to(self.placement.device)
         self.cache.batch_select_indices(rows)
         self.mask, self.positions = self.mask[rows], self.positions[rows]
 
     def advance(self, tokens: Tensor) -> None:
-        """Appends one token to each row: tokens (B,)."""
+        """Appends one token to each row and computes the logits of the next. tokens: (B,) int64."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self.positions = self.positions + 1
         output = self._forward(tokens[:, None], self.mask, self.positions, self.cache)

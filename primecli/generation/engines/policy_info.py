@@ -1,4 +1,4 @@
-"""What an engine has to know of the policy, read from its checkpoint without loading its weights."""
+"""What an engine needs to know about the policy, read from its checkpoint without loading the weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from primecli.generation.engines import Policy
 
 
 def read_policy(directory: Path, tokenizer: Any, *, fingerprint: str, max_length: int) -> Policy:
-    """The policy of a checkpoint directory.
+    """The policy in a checkpoint directory.
 
-    max_length: tokens of the longest prompt and response together. Raises InputError where the model has fewer
-    positions than that.
+    max_length: tokens of the longest sequence that can come up, prompt and response together. Raises InputError where
+    the model has fewer positions than that.
     """
     from transformers import AutoConfig
 
@@ -24,14 +24,14 @@ def read_policy(directory: Path, tokenizer: Any, *, fingerprint: str, max_length
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and max_length > limit:
         raise InputError(
-            f"{directory}: prompt and --max-tokens come to {max_length} tokens, and the model has {limit} positions",
+            f"{directory}: prompt and --max-tokens add up to {max_length} tokens, but the model has {limit} positions",
             "lower --max-tokens or --max-prompt-tokens",
         )
     return Policy(directory, fingerprint, stop_ids(directory, config, tokenizer), len(tokenizer), max_length)
 
 
 def stop_ids(directory: Path, config: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Tokens that end a response: those of the generation configuration (else of config.json), and the tokenizer's."""
+    """Tokens that end a response: those in generation_config.json, or else in config.json, and the tokenizer's."""
     from transformers import GenerationConfig
 
     if (directory / "generation_config.json").exists():
