@@ -26,11 +26,11 @@ Report = Mapping[str, Any]
 
 
 def show_audit(
-    arguments: Sequence[str], *, fail_on: Sequence[str], top: int, seed: int, as_json: bool, partial: bool
+    shards: Sequence[str], *, fail_on: Sequence[str], top: int, seed: int, as_json: bool, partial: bool
 ) -> None:
     """Audits shards, prints the audit, and raises GateError or InputError where a condition of `fail_on` asks for it.
 
-    arguments, partial: as on the command line; several directories are audited apart.
+    shards, partial: as on the command line; several directories are audited apart.
     top: how many groups of the strongest disagreement to show.
     """
     import contextlib
@@ -40,7 +40,7 @@ def show_audit(
 
     gates = [parse_gate(text) for text in fail_on]
     reports: dict[str, Report] = {}
-    for label, paths in _inputs_by_label(arguments).items():
+    for label, paths in _inputs_by_label(shards).items():
         inputs = Inputs(paths, partial=partial, together=True, warn=lambda text: say("audit", text))
         reports[label] = audit_responses(collect(inputs), seed=seed, top=top)
     with contextlib.suppress(ReaderClosed):  # a reader that closed the pipe still gets the exit code

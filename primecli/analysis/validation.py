@@ -46,17 +46,17 @@ class Problem:
         return f"{self.shard}: {', '.join(where)}: {self.what}" if where else f"{self.shard}: {self.what}"
 
 
-def validate_shards(arguments: Sequence[str], *, limit: int, as_json: bool, partial: bool) -> None:
+def validate_shards(shards: Sequence[str], *, limit: int, as_json: bool, partial: bool) -> None:
     """Prints what is wrong with shards, and raises InputError where anything is.
 
-    arguments, partial: as on the command line. limit: problems to print; all are counted.
+    shards, partial: as on the command line. limit: problems to print; all are counted.
     """
     import contextlib
 
     from primecli.pipeline.inputs import Inputs
     from primecli.pipeline.progress import say
 
-    inputs = Inputs(arguments, partial=partial, together=True, warn=lambda text: say("validate", text))
+    inputs = Inputs(shards, partial=partial, together=True, warn=lambda text: say("validate", text))
     validator = Validator()
     shown: list[Problem] = []
     count = 0
