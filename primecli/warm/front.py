@@ -136,7 +136,7 @@ class _Front:
         if how == SIGNAL:
             return _end_by(int(value))
         raise PrimecliError(
-            "stopped, since the helper of `primecli warm` has ended", "run the same command again to go on"
+            "stopped, since the helper of `primecli warm` has ended", "run the same command again to continue"
         )
 
     def _ask(self) -> None:
@@ -201,7 +201,7 @@ class _Front:
                 return  # the end of the connection is seen where it is read
         elif number in (signal.SIGINT, signal.SIGTERM):
             name = signal.Signals(number).name
-            raise Interrupted(f"interrupted by {name} (run the same command again to go on)")
+            raise Interrupted(f"interrupted by {name} (run the same command again to continue)")
         elif number not in (signal.SIGTSTP, signal.SIGCONT):
             _end_by(number)
         if number == signal.SIGTSTP:

@@ -254,7 +254,7 @@ def logprobs(model: Path, directory: Path) -> np.ndarray:
         (["--verdict", "timeout"], 3, "no rollout is like that"),
         (["--side-by-side", "--verdict", "wrong"], 3, "no group here has a right and a wrong sample"),
         (["--tokenizer", "nowhere"], 3, "nowhere: no tokenizer.json there"),
-        (["--step-separator", ""], 2, "give the text that stands between two steps"),
+        (["--step-separator", ""], 2, "give the text between two steps"),
         (["--scale", "nan"], 2, "nan is not a finite number"),
     ],
 )
