@@ -11,18 +11,18 @@ from primecli.warm.protocol import VARIABLE
 def main() -> None:
     """Runs the command line and exits with its code."""
     if os.environ.get(VARIABLE):
-        from primecli.warm import front  # first, because it does without everything that is slow to import
+        from primecli.warm import front  # before importing anything slow
 
         code = front.run(sys.argv[1:])
         if code is not None:
             sys.exit(code)
-    from primecli.warm.quick_exit import QuickEnd
+    from primecli.warm.quick_exit import QuickExit
 
-    ending = QuickEnd()
+    quick_exit = QuickExit()
     from primecli import cli
 
-    ending.code = cli.run(sys.argv[1:])
-    sys.exit(ending.code)
+    quick_exit.code = cli.run(sys.argv[1:])
+    sys.exit(quick_exit.code)
 
 
 def serve() -> None:
@@ -37,7 +37,7 @@ def serve() -> None:
     def run(arguments: list[str]) -> int:
         from primecli import __main__, cli
 
-        sys.modules["__main__"] = __main__  # multiprocessing imports this module in the processes that it starts
+        sys.modules["__main__"] = __main__  # where multiprocessing looks to start further processes
         return cli.run(arguments)
 
     helper.main(import_primecli, run)

@@ -17,14 +17,14 @@ def typer_function(function: Callable[..., int | None]) -> Callable[..., int | N
     function: takes either a single object of options, which is built and checked before the call, or each option as a
         parameter, and a typer.Context if it has a parameter of that type. It may return an exit code.
     """
-    options_type = _options_type(function)
-    declared = declarations(options_type or function)
+    options_class = options_type(function)
+    declared = declarations(options_class or function)
 
     def call(**values: Any) -> int | None:
         arguments = {name: _value(declared.get(name), value) for name, value in values.items()}
-        if options_type is None:
+        if options_class is None:
             return function(**arguments)
-        options = options_type(**arguments)
+        options = options_class(**arguments)
         options.check()
         return function(options)
 
@@ -47,15 +47,15 @@ def typer_function(function: Callable[..., int | None]) -> Callable[..., int | N
     return call
 
 
-def _options_type(function: Callable[..., int | None]) -> type[Options] | None:
-    """The class of the one object of options that a function takes; None if it takes each option as a parameter."""
+def options_type(function: Callable[..., int | None]) -> type[Options] | None:
+    """The class of options that a command takes as its only argument; None if each option is a parameter."""
     hints = [hint for name, hint in get_type_hints(function).items() if name != "return"]
     return hints[0] if len(hints) == 1 and isinstance(hints[0], type) and issubclass(hints[0], Options) else None
 
 
-def _is_repeatable(option_type: Any) -> bool:
-    """Whether it is tuple[X, ...], the type of an option that may be repeated."""
-    return get_origin(option_type) is tuple and get_args(option_type)[1:] == (...,)
+def _is_repeatable(annotation: Any) -> bool:
+    """Whether it is tuple[X, ...], the annotation of an option that may be repeated."""
+    return get_origin(annotation) is tuple and get_args(annotation)[1:] == (...,)
 
 
 def _value(declaration: Declaration | None, value: Any) -> Any:
@@ -93,9 +93,9 @@ def _typer_parameter(declaration: Declaration) -> Any:
 
 def _callback(declaration: Declaration) -> Callable[[Any], Any] | None:
     """What checks a value once Typer has converted it; None if there is nothing to check."""
-    option_type = declaration.type
-    is_float = option_type is float or float in get_args(option_type)
-    if declaration.option.check is None and (not is_float or get_origin(option_type) is tuple):
+    annotation = declaration.type
+    is_float = annotation is float or float in get_args(annotation)
+    if declaration.option.check is None and (not is_float or get_origin(annotation) is tuple):
         return None
 
     def check(value: Any) -> Any:

@@ -61,16 +61,17 @@ def quality(scores: np.ndarray, outcomes: np.ndarray, group_index: np.ndarray, l
     """
     import torch
 
-    from primecli.core.metrics import calibration_error, count_pairs
+    from primecli.core.metrics import calibration_error, weighted_pair_accuracy
+    from primecli.core.pairs import count_pairs
 
     predicted, labels = torch.from_numpy(scores).double(), torch.from_numpy(outcomes).double()
     groups = torch.from_numpy(group_index)
-    accuracy = count_pairs(predicted, labels, groups).accuracy()
+    accuracy = count_pairs(scores, outcomes, group_index).accuracy()
     right, wrong = predicted[labels > 0.5], predicted[labels <= 0.5]
     return {
         "loss": float(prm_loss(predicted, labels, groups, loss)),
         **({} if accuracy is None else {"pair_accuracy": accuracy}),
-        "pair_accuracy_by_group": count_pairs(predicted, labels, groups, by_difference=True).mean_over_groups(),
+        "pair_accuracy_by_group": weighted_pair_accuracy(predicted, labels, groups),
         "sign_accuracy": float(((predicted > 0) == (labels > 0.5)).double().mean()),
         "calibration_error": calibration_error(predicted, labels),
         **({"reward_right": float(right.mean())} if len(right) else {}),
@@ -109,7 +110,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
     import torch
 
     from primecli.core.losses import opponent_scores, prm_cross_entropy, prm_dpo
-    from primecli.core.metrics import count_pairs
+    from primecli.core.pairs import count_pairs
     from primecli.core.rewards import implicit_process_rewards
 
     sequences = rollouts.sequences()
@@ -142,7 +143,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
         return MicroBatch(value, sums)
 
     def pair_accuracy() -> dict[str, float]:
-        accuracy = count_pairs(torch.from_numpy(all_scores[rows]), torch.from_numpy(outcomes[rows]), groups).accuracy()
+        accuracy = count_pairs(all_scores[rows], outcomes[rows], rollouts.group_index[rows]).accuracy()
         return {} if accuracy is None else {"pair_accuracy": accuracy}
 
     trainer.take_step(sequences, rows, micro_batch, len(rows), pair_accuracy)
