@@ -10,7 +10,6 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -115,11 +114,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="all runs in long form")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .svg or .png; needs matplotlib")
-    options = parser.parse_args(arguments)
+    options = curves.argument_parser(__doc__).parse_args(arguments)
     runs = curves.read_runs(options.runs)
     curves.write_csv(options.csv, runs)
     rollouts = [f"{x:.0f}" for x in curves.shared(runs, QUANTITY)]

@@ -1,11 +1,12 @@
 """Curves over seeds from the runs of the Makefile: mean and standard error, as CSV, table and picture.
 
 compare.py and online_frozen.py share this module. A run is a directory ESTIMATOR-KIND-seedSEED; KIND is process
-(process and outcome rewards), outcome (no process rewards) or frozen (as process, with a PRM that is no longer trained).
+(process and outcome rewards), outcome (no process rewards) or frozen (like process, but the PRM is no longer trained).
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import math
 import re
@@ -64,6 +65,15 @@ class Point(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.mean:.3f}" if self.error is None else f"{self.mean:.3f} ± {self.error:.3f}"
+
+
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line that compare.py and online_frozen.py share: runs, --csv and --plot."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="all runs in long form")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .svg or .png; needs matplotlib")
+    return parser
 
 
 def read_run(directory: Path) -> Run:

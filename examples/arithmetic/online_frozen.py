@@ -11,7 +11,6 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -63,10 +62,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="all runs in long form")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .svg or .png; needs matplotlib")
+    parser = curves.argument_parser(__doc__)
     options = parser.parse_args(arguments)
     runs = curves.read_runs(options.runs)
     if len({run.estimator for run in runs}) > 1:
