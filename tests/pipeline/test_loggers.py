@@ -95,10 +95,10 @@ def test_steps_of_an_update_that_was_killed_are_replaced(
     update("update-prm", 1, *log)
     take_step, taken = Trainer.take_step, itertools.count()
 
-    def killed(self: Trainer, *arguments: Any) -> None:
+    def killed(self: Trainer, *arguments: Any, **keywords: Any) -> None:
         if next(taken) == 2:
             raise Interrupted("killed")
-        take_step(self, *arguments)
+        take_step(self, *arguments, **keywords)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "take_step", killed)

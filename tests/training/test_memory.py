@@ -195,7 +195,7 @@ def test_what_is_left_to_do() -> None:
     )
     assert remedies(adapters, gpu, rows=0) == "pass --offload-optimizer"
     assert remedies(adapters, cpu, rows=1) == "pass --gradient-checkpointing"
-    assert remedies(saving, gpu, rows=1) == "train on shorter responses, or a smaller model"
+    assert remedies(saving, gpu, rows=1) == "train on shorter responses, or train a smaller model"
 
 
 def test_a_gpu_is_tried_first() -> None:
