@@ -1,4 +1,4 @@
-"""Commands as Typer takes them, made from functions whose options are declared with `primecli.options.Option`."""
+"""Turns functions whose options are declared with `primecli.options.Option` into commands of Typer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from primecli.options import Declaration, Options, declarations
 
 
 def typer_function(function: Callable[..., int | None]) -> Callable[..., int | None]:
-    """The same command with the signature that Typer reads.
+    """The same command, with the signature that Typer reads.
 
-    function: takes either one object of options, which is built and checked before the call, or each of its options,
-        and with them a typer.Context if it asks for one. It may return an exit code.
+    function: takes either one object of options, which is built and checked before the call, or each option as an
+        argument, and then a typer.Context too if it asks for one. It may return an exit code.
     """
     kind = options_type(function)
     declared = declarations(kind or function)
@@ -48,7 +48,7 @@ def typer_function(function: Callable[..., int | None]) -> Callable[..., int | N
 
 
 def options_type(function: Callable[..., int | None]) -> type[Options] | None:
-    """The class of options that a command takes as its only argument; None for one that takes them each."""
+    """The class of options that a command takes as its only argument; None if it takes each option as an argument."""
     hints = [hint for name, hint in get_type_hints(function).items() if name != "return"]
     return hints[0] if len(hints) == 1 and isinstance(hints[0], type) and issubclass(hints[0], Options) else None
 

@@ -1,10 +1,10 @@
-"""Options from a TOML file and from the environment, for every command in this one place.
+"""Options from a TOML file and from the environment, for every command.
 
-An option is what the command line says; else the variable PRIMECLI_<COMMAND>_<OPTION>, else, for SHARED options,
-PRIMECLI_<OPTION>; else the file's section of the command, else, for SHARED ones, the file's keys before the first
-section; else its default:
+An option takes its value from the first of these that has one: the command line; the variable
+PRIMECLI_<COMMAND>_<OPTION>; for SHARED options, the variable PRIMECLI_<OPTION>; the command's section of the file; for
+SHARED options, the keys before the first section of the file; its default.
 
-    seed = 1                     # SHARED options may stand before the first section
+    seed = 1                     # SHARED options may be set before the first section
 
     [filter]
     accuracy = [0.2, 0.8]
@@ -30,22 +30,22 @@ from primecli.pipeline import invocation
 
 PREFIX = "PRIMECLI"
 SHARED = ("beta", "device", "dtype", "quiet", "seed", "threads")
-"""Options that mean the same in every command that has them."""
+"""Options that mean the same in every command that has them, and so can be set for all commands at once."""
 
-ELSEWHERE = ("ENVIRONMENT", "DEFAULT_MAP")  # where values come from that are not on the command line
+ELSEWHERE = ("ENVIRONMENT", "DEFAULT_MAP")  # sources of values that are not on the command line
 
-ORIGINS = "primecli.setup.config"  # key of the contexts' meta: for each parameter, where in the file its value stands
-DESCRIPTION_LENGTH = 72  # of an option or a command, in a shell's list of completions
+ORIGINS = "primecli.setup.config"  # key in the contexts' meta: for each parameter, where in the file its value is set
+DESCRIPTION_LENGTH = 72  # characters of a description in a shell's list of completions
 
 
 class Command(TyperCommand):
-    """A command whose options may also stand in the environment and in the file of `--config`."""
+    """A command whose options can also be set in the environment and in the file of `--config`."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         for name, option in options(self).items():
             option.envvar = variables(str(self.name), name)
-            option.show_envvar = False  # said once in `primecli --help`, not on every line of every page
+            option.show_envvar = False  # `primecli --help` explains it once, instead of every line of every page
         self.params.append(
             TyperOption(
                 param_decls=["--config"],
@@ -59,12 +59,12 @@ class Command(TyperCommand):
         )
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command; `configured_options` then knows what it took from elsewhere."""
+        """Runs the command, having noted for `configured_options` which options are not from the command line."""
         invocation.set_configured_options(_taken(self, ctx))
         return super().invoke(ctx)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Completions, their descriptions in a form that no shell stumbles over."""
+        """Completions, with descriptions that are safe in every shell."""
         return _described_plainly(super().shell_complete(ctx, incomplete))
 
 
@@ -72,7 +72,7 @@ class Group(TyperGroup):
     """The commands."""
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Completions, their descriptions in a form that no shell stumbles over."""
+        """Completions, with descriptions that are safe in every shell."""
         return _described_plainly(super().shell_complete(ctx, incomplete))
 
 
@@ -85,13 +85,13 @@ def _described_plainly(items: list[Any]) -> list[Any]:
 
 
 def options(command: Any) -> dict[str, TyperOption]:
-    """A command's own options, without --config, by their long name without the dashes."""
+    """A command's own options, without --config, by their long names without the dashes."""
     found = {option.opts[0].lstrip("-"): option for option in command.params if isinstance(option, TyperOption)}
     return {name: option for name, option in found.items() if option.callback is not _take_defaults}
 
 
 def variables(command: str, option: str) -> list[str]:
-    """The environment variables that an option is taken from, the first one set before the others.
+    """The environment variables that can set an option; the first one that is set counts.
 
     >>> variables("update-policy", "lr"), variables("verify", "quiet")
     (['PRIMECLI_UPDATE_POLICY_LR'], ['PRIMECLI_VERIFY_QUIET', 'PRIMECLI_QUIET'])
@@ -101,8 +101,8 @@ def variables(command: str, option: str) -> list[str]:
 
 
 def _take_defaults(context: typer.Context, option: Any, value: str | None) -> None:
-    """Gives a command the defaults of the file: that of its own --config, else of PRIMECLI_CONFIG or primecli's."""
-    if context.resilient_parsing:  # a shell asks for completions
+    """Gives a command its defaults from a file: its own --config, else primecli's, else PRIMECLI_CONFIG."""
+    if context.resilient_parsing:  # a shell is asking for completions
         return
     root = context.find_root()
     commands = root.command.commands  # type: ignore[attr-defined]
@@ -115,7 +115,7 @@ def _take_defaults(context: typer.Context, option: Any, value: str | None) -> No
 
 
 def _check_variables(name: str, commands: Mapping[str, Any]) -> None:
-    """Raises UsageError for a variable that is named like one of this command's options and is none."""
+    """Raises UsageError for a variable with this command's prefix that belongs to none of its options."""
 
     def prefix(command: str) -> str:
         return f"{PREFIX}_{command}_".upper().replace("-", "_")
@@ -136,9 +136,9 @@ def _nearest(word: str, known: Iterable[str], command: str | None = None) -> str
 
 
 def read_config(path: Path, commands: Mapping[str, Any]) -> dict[str, dict[str, tuple[Any, str]]]:
-    """What a file says, by command and parameter: the value, and where in the file it stands.
+    """What a file sets, by command and parameter: the value, and where in the file it is set.
 
-    All of it is checked, whatever command it is read for. Raises UsageError that names file, section and key.
+    The whole file is checked, whichever command reads it. Raises UsageError, which names file, section and key.
     """
     document = _read_toml(path)
     found: dict[str, dict[str, tuple[Any, str]]] = {name: {} for name in commands}
@@ -151,7 +151,7 @@ def read_config(path: Path, commands: Mapping[str, Any]) -> dict[str, dict[str, 
             continue
         name = section.replace("_", "-")
         if name not in commands:
-            raise UsageError(f"{path}: [{section}]: there is no such command", _nearest(name, commands))
+            raise UsageError(f"{path}: [{section}]: no such command", _nearest(name, commands))
         known = options(commands[name])
         for key, value in keys.items():
             where = f"{path}: [{section}] {key}"
@@ -159,7 +159,7 @@ def read_config(path: Path, commands: Mapping[str, Any]) -> dict[str, dict[str, 
             if option is None:
                 raise UsageError(f"{where}: {name} has no such option", _hint(key, known, name))
             if f"{name} {option.name}" in seen:
-                raise UsageError(f"{where}: stands there twice")
+                raise UsageError(f"{where}: is set twice")
             seen.add(f"{name} {option.name}")
             found[name][str(option.name)] = (_checked(value, option, where), where)
     return found
@@ -174,7 +174,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from error
     except ValueError as error:
-        raise UsageError(f"{path}: is not TOML: {error}") from error
+        raise UsageError(f"{path}: is not valid TOML: {error}") from error
 
 
 def _take_shared(
@@ -183,8 +183,8 @@ def _take_shared(
     name, where = key.replace("_", "-"), f"{path}: {key}"
     if name not in SHARED:
         among = [section for section, command in commands.items() if name in options(command)]
-        hint = f"write it below [{among[0]}]" if among else _nearest(name, SHARED)
-        raise UsageError(f"{where}: before the first section only {', '.join(SHARED)} may stand", hint)
+        hint = f"move it below [{among[0]}]" if among else _nearest(name, SHARED)
+        raise UsageError(f"{where}: only {', '.join(SHARED)} may be set before the first section", hint)
     for section, command in commands.items():
         option = options(command).get(name)
         if option is not None:
@@ -199,16 +199,16 @@ def _hint(key: str, known: Mapping[str, TyperOption], command: str) -> str:
 
 
 def _checked(value: Any, option: TyperOption, where: str) -> Any:
-    """The value, if it is of the option's type; ranges and choices are checked as those of the command line are."""
+    """The value, if it has the option's type. Ranges and choices are checked later, as for the command line."""
     if option.is_flag:
         if not isinstance(value, bool):
-            raise UsageError(f"{where}: true or false is meant, not {value!r}")
+            raise UsageError(f"{where}: expected true or false, not {value!r}")
         return value
     if option.multiple:
         return [_checked_one(item, option.type, where) for item in (value if isinstance(value, list) else [value])]
     if option.nargs > 1:
         if not isinstance(value, list) or len(value) != option.nargs:
-            raise UsageError(f"{where}: an array of {option.nargs} is meant, not {value!r}")
+            raise UsageError(f"{where}: expected an array of {option.nargs}, not {value!r}")
         return [_checked_one(item, kind, where) for item, kind in zip(value, option.type.types, strict=True)]  # type: ignore[attr-defined]
     return _checked_one(value, option.type, where)
 
@@ -221,12 +221,12 @@ def _checked_one(value: Any, kind: Any, where: str) -> Any:
     else:
         wanted, fits = "text in quotes", isinstance(value, str)
     if not fits:
-        raise UsageError(f"{where}: {wanted} is meant, not {value!r}")
+        raise UsageError(f"{where}: expected {wanted}, not {value!r}")
     return value
 
 
 def origin(error: BaseException) -> str:
-    """Where the value that a usage error is about was taken from, where that is not the command line; else empty."""
+    """Where the value in a usage error was set, as the beginning of its message; empty for the command line."""
     context, option = getattr(error, "ctx", None), getattr(error, "param", None)
     if context is None or option is None or not option.name:
         return ""
@@ -240,7 +240,7 @@ def origin(error: BaseException) -> str:
 
 
 def _taken(command: Any, context: Any) -> Iterator[str]:
-    """The options that were not on the command line, as words of one."""
+    """The options that were not on the command line, as the words that would set them there."""
     for option in options(command).values():
         source = context.get_parameter_source(option.name)
         if source is None or source.name not in ELSEWHERE:
