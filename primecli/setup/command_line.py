@@ -17,7 +17,7 @@ def typer_function(function: Callable[..., int | None]) -> Callable[..., int | N
     function: takes either one object of options, which is built and checked before the call, or each of its options,
         and with them a typer.Context if it asks for one. It may return an exit code.
     """
-    kind = _options_type(function)
+    kind = options_type(function)
     declared = declarations(kind or function)
 
     def call(**values: Any) -> int | None:
@@ -47,7 +47,8 @@ def typer_function(function: Callable[..., int | None]) -> Callable[..., int | N
     return call
 
 
-def _options_type(function: Callable[..., int | None]) -> type[Options] | None:
+def options_type(function: Callable[..., int | None]) -> type[Options] | None:
+    """The class of options that a command takes as its only argument; None for one that takes them each."""
     hints = [hint for name, hint in get_type_hints(function).items() if name != "return"]
     return hints[0] if len(hints) == 1 and isinstance(hints[0], type) and issubclass(hints[0], Options) else None
 

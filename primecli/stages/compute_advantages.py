@@ -53,12 +53,12 @@ def _import_torch() -> None:
 def _speller(run: StageRun, batch: Sequence[Shard], given: str | None) -> Speller:
     """What spells the responses, its identity taken into the recipe."""
     from primecli.errors import InputError
-    from primecli.models.token_text import Spellers, sampler
+    from primecli.models.token_text import Spellers, sampling_model
 
     path, provenance = batch[0].path, batch[0].footer.provenance
     speller = Spellers(given).find(path, provenance)
     if speller is None:
-        name, _ = sampler(provenance)
+        name, _ = sampling_model(provenance)
         raise InputError(
             f"--granularity step needs the tokenizer that the rollouts were sampled with, and {path} "
             + (f"names {name}, which is not here" if name else "does not say which"),
@@ -74,14 +74,14 @@ def _compute(
     """The rollouts of the batch and its new columns, (N,) each."""
     from primecli.models.steps import step_ends
     from primecli.shards.rollouts import load_rollouts
-    from primecli.training.advantages import advantages_of
+    from primecli.training.advantages import advantage_columns
 
     rollouts = load_rollouts(batch, columns, token_ids=speller is not None)
     ends = None
     if speller is not None:
         responses = (ids.tolist() for ids in rollouts.response_ids)
         ends = step_ends(responses, speller.known_texts, options.separator() or "")
-    return rollouts, advantages_of(rollouts, options, ends)
+    return rollouts, advantage_columns(rollouts, options, ends)
 
 
 def _commit_shard(run: StageRun, shard: Shard, number: int, rollouts: Rollouts, columns: dict[str, np.ndarray]) -> None:

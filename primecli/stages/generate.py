@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from primecli.generation.encoder import Encoder
     from primecli.generation.prompts import Prompt
-    from primecli.generation.sampler import Group
+    from primecli.generation.sampler import PromptGroup
     from primecli.pipeline.stage_run import StageRun
 
 LOWEST_TEMPERATURE = 1e-3  # below it, logits divided by it overflow float32 long before sampling is any less greedy
@@ -217,9 +217,9 @@ def _read_prompts(options: GenerateOptions) -> tuple[list[tuple[int, Prompt]], s
 
 def _encode(
     run: StageRun, options: GenerateOptions, prompts: list[tuple[int, Prompt]], encoder: Encoder
-) -> list[Group]:
+) -> list[PromptGroup]:
     """The groups to sample: prompts with their token ids, without those that are too long."""
-    from primecli.generation.sampler import Group
+    from primecli.generation.sampler import PromptGroup
 
     groups = []
     for position, prompt in prompts:
@@ -227,7 +227,7 @@ def _encode(
         if len(ids) > options.max_prompt_tokens:
             run.count({"prompts_too_long": 1})
         else:
-            groups.append(Group(position, prompt, text, ids))
+            groups.append(PromptGroup(position, prompt, text, ids))
     if not groups:
         raise InputError(f"every prompt is longer than {options.max_prompt_tokens} tokens", "raise --max-prompt-tokens")
     without = sum(group.prompt.ground_truth is None for group in groups)
@@ -240,7 +240,7 @@ def _encode(
 
 
 def _sample(
-    run: StageRun, options: GenerateOptions, groups: list[Group], content: str, directory: Path, encoder: Encoder
+    run: StageRun, options: GenerateOptions, groups: list[PromptGroup], content: str, directory: Path, encoder: Encoder
 ) -> None:
     """Samples the groups shard by shard, and commits the missing shards. content: hash of the prompt files."""
     from primecli.generation.engines.policy_info import read_policy
@@ -259,7 +259,7 @@ def _sample(
         directory,
         encoder.tokenizer,
         fingerprint=str(run.models["policy"]),
-        longest=max(len(group.prompt_ids) for group in groups) + params.max_tokens,
+        max_length=max(len(group.prompt_ids) for group in groups) + params.max_tokens,
     )
     engine, how = options.resolved_engine(), options.engine_options()
     with Sampler(engine, policy, how, params, missing, done=run.progress.advance) as sampler:

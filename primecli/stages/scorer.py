@@ -30,14 +30,14 @@ class Scorer:
         load: Callable[..., Any],
         per_token: Callable[..., Any] | None = None,
     ) -> None:
-        from primecli.models.preload import EarlyModels
+        from primecli.models.preload import Preloader
 
         self.run = run
         self.options = options
         self.names = names
         self.per_token = per_token
         self.directories: dict[str, Path] = {}
-        self._early = EarlyModels(options.threads, load)
+        self._early = Preloader(options.threads, load)
         self._models: dict[str, Any] | None = None
 
     def preload(self) -> None:

@@ -26,7 +26,7 @@ import torch  # noqa: E402
 
 from primecli.generation.engines import Engine, EngineOptions, Policy, Request, SamplingParams, open_engine  # noqa: E402
 from primecli.generation.engines.hf import HfEngine  # noqa: E402
-from primecli.models.device import placement  # noqa: E402
+from primecli.models.device import resolve_placement  # noqa: E402
 from primecli.models.loading import load_model  # noqa: E402
 from tests.benchmarks.made import make_model  # noqa: E402
 
@@ -93,7 +93,7 @@ def main() -> None:
         # a head of its own, so that its tokens are near to uniform
         shape = {"words": WORDS, "width": options.width, "layers": options.layers}
         make_model(directory, **shape, intermediate_size=4 * options.width, tie_word_embeddings=False)
-        where = placement(options.device, "float32" if options.device == "cpu" or not _gpu() else "bfloat16")
+        where = resolve_placement(options.device, "float32" if options.device == "cpu" or not _gpu() else "bfloat16")
         model = load_model(directory, where)
         with torch.inference_mode():
             measure(

@@ -62,11 +62,11 @@ class Bench:
     """A model and rollouts on a device."""
 
     def __init__(self, directory: Path, options: argparse.Namespace) -> None:
-        from primecli.models.device import placement
+        from primecli.models.device import resolve_placement
         from primecli.pipeline.inputs import Inputs
         from primecli.shards.rollouts import load_rollouts
         from primecli.training.options import PolicyOptions
-        from primecli.training.policy import columns
+        from primecli.training.policy import needed_columns
         from tests.benchmarks.made import make_model, write_rollouts
 
         self.options = options
@@ -83,10 +83,10 @@ class Bench:
             fingerprint=fingerprint,
             stages=("generate", "verify", "compute-advantages"),
         )
-        self.place = placement(options.device, "bfloat16", options.packing)
+        self.place = resolve_placement(options.device, "bfloat16", options.packing)
         self.loss = PolicyOptions()
         shards = list(Inputs([str(directory / "rollouts-00000-of-00001.parquet")], partial=True))
-        self.rollouts = load_rollouts(shards, columns(self.loss), token_ids=True)
+        self.rollouts = load_rollouts(shards, needed_columns(self.loss), token_ids=True)
 
     def timed(self, work: Callable[[], object]) -> float:
         """Seconds of the work; the GPU is waited for on both sides."""

@@ -58,12 +58,12 @@ def write(path: Path, table: Any) -> None:
 
 def score_some(directory: Path, sequences: Any, rows: int, micro_batch_tokens: int) -> tuple[float, int]:
     """Seconds and tokens of scoring the first `rows` by one model."""
-    from primecli.models.device import placement
+    from primecli.models.device import resolve_placement
     from primecli.models.loading import load_model
     from primecli.models.scoring import score
     from primecli.shards.rollouts import Sequences
 
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     model = load_model(directory, place)
     some = Sequences(sequences.prompt_ids[:rows], sequences.response_ids[:rows])
     start = time.perf_counter()

@@ -45,13 +45,13 @@ def one_pass(directory: Path, kind: str, options: argparse.Namespace) -> dict[st
     import numpy as np
     import torch
 
-    from primecli.models.device import placement
+    from primecli.models.device import resolve_placement
     from primecli.models.loading import load_model
     from primecli.models.scoring import Batch, sequence_logprobs
     from primecli.shards.rollouts import Sequences
     from primecli.training.memory import recompute_activations
 
-    place = placement("cpu", "float32", "off")
+    place = resolve_placement("cpu", "float32", "off")
     model = load_model(directory, place)
     if kind == "recomputed":
         recompute_activations(model)

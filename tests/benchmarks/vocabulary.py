@@ -46,13 +46,13 @@ ATOL = 2e-4  # nats
 
 def load(directory: Path) -> tuple[Any, Any]:
     """A model in float32 on the CPU as the stages have it, and its placement."""
-    from primecli.models.device import placement
+    from primecli.models.device import resolve_placement
     from primecli.models.loading import load_model
-    from primecli.training.memory import gather_embedding_gradient
+    from primecli.training.memory import accumulate_embedding_gradient
 
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     model = load_model(directory, place)
-    gather_embedding_gradient(model)
+    accumulate_embedding_gradient(model)
     return model, place
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.loading import load_model
 from primecli.models.scoring import score
 from primecli.shards import schema
@@ -29,7 +29,7 @@ def table(capfd: Any, primecli: Any, *arguments: object) -> dict[str, dict[str, 
 def shifted(model: Path, directory: Path, gap: np.ndarray, temperature: float = 1.0) -> Path:
     """Rollouts whose log-probabilities are those of the model less a gap, (N,)."""
     rows = rollouts(4, 2, **{schema.TEMPERATURE: temperature})
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     sequences = Sequences(
         [np.array(row[schema.PROMPT_IDS]) for row in rows],
         [np.array(row[schema.RESPONSE_IDS]) for row in rows],

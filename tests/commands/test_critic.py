@@ -119,7 +119,7 @@ def test_values_of_another_critic_are_refused(tiny: Path, other: Path, tmp_path:
     primecli("compute-advantages", tmp_path / "score-values", *options)
     common = ["update-critic", "--checkpoint", tmp_path / "1", tmp_path / "compute-advantages"]
     result = primecli(*common, "--critic", other, check=False)
-    assert (result.code, "score the values with the critic that is to be updated" in result.line()) == (3, True)
+    assert (result.code, "score the values with the critic that you want to update" in result.line()) == (3, True)
     primecli(*common, "--critic", tiny)
 
 

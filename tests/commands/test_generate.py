@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.loading import load_model
 from primecli.models.scoring import score
 from primecli.shards import schema
@@ -38,7 +38,7 @@ def test_logprobs_are_the_trainers(tiny: Path, prompts: Path, tmp_path: Path, pr
     arguments = ["--model", tiny, "--prompts", prompts, "--out", tmp_path / "g", *SMALL, "--temperature", 0.8]
     primecli("generate", *arguments)
     rows = rows_of(tmp_path / "g")
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     sequences = Sequences(
         [np.array(row[schema.PROMPT_IDS]) for row in rows],
         [np.array(row[schema.RESPONSE_IDS]) for row in rows],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.identity import model_fingerprint
 from primecli.models.loading import load_model
 from primecli.models.scoring import score
@@ -30,7 +30,7 @@ def case_rows(case: dict[str, Any], model: Path) -> tuple[list[dict[str, Any]], 
         ids = [(31 * row + 7 * place) % 250 for place in range(length)]
         columns = {schema.RESPONSE_IDS: ids, schema.ROLLOUT_LOGPROBS: [-1.0] * length}
         rows.append(rollout(group, index, case["group_size"], policy_fingerprint=model_fingerprint(model), **columns))
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     sequences = Sequences(
         [np.array(row[schema.PROMPT_IDS]) for row in rows], [np.array(row[schema.RESPONSE_IDS]) for row in rows]
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.loading import load_model
 from primecli.shards import schema
 from tests.builders import rollouts, write_shards
@@ -17,7 +17,7 @@ from tests.conftest import read_rows
 
 def exact(directory: Path, row: dict[str, Any]) -> np.ndarray:
     """Log-probabilities from all logits, one row at a time, in float64."""
-    model = load_model(directory, placement("cpu", "float32"), dtype=torch.float64)
+    model = load_model(directory, resolve_placement("cpu", "float32"), dtype=torch.float64)
     prompt, response = row[schema.PROMPT_IDS], row[schema.RESPONSE_IDS]
     with torch.no_grad():
         logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]

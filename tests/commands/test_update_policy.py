@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.identity import model_fingerprint
 from primecli.models.loading import load_model
 from primecli.models.scoring import score
@@ -32,7 +32,7 @@ def batch(directory: Path, policy: Path, **columns: Any) -> Path:
 
 
 def own_logprobs(rows: list[dict[str, Any]], model: Path, temperature: float = 1.0) -> list[np.ndarray]:
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     sequences = Sequences(
         [np.array(row[schema.PROMPT_IDS]) for row in rows],
         [np.array(row[schema.RESPONSE_IDS]) for row in rows],

@@ -169,7 +169,7 @@ def test_a_directory_that_is_no_checkpoint_is_never_overwritten(tiny: Path, tmp_
     directory = batch(tmp_path / "in", tiny)
     arguments = command("update-prm", tiny, tiny, tmp_path / "precious")
     result = primecli(*arguments, directory, "--force", check=False)
-    assert (result.code, "is not a checkpoint of primecli" in result.line()) == (2, True)
+    assert (result.code, "is not a primecli checkpoint" in result.line()) == (2, True)
     assert (tmp_path / "precious" / "thesis.tex").exists()
 
 
@@ -188,7 +188,7 @@ def test_rollouts_of_other_weights_are_refused(tiny: Path, other: Path, tmp_path
     directory = batch(tmp_path / "in", other)
     strict = ["update-policy", "--policy", tiny, "--checkpoint", tmp_path / "x", directory]
     result = primecli(*strict, "--max-staleness", 100, check=False)
-    assert (result.code, "neither those of --policy" in result.line()) == (3, True)
+    assert (result.code, "belong neither to --policy" in result.line()) == (3, True)
     own = batch(tmp_path / "own", tiny)
     primecli("update-policy", "--policy", tiny, "--checkpoint", tmp_path / "1", own, "--lr", "1e-2")
     stale = ["update-policy", "--policy", tmp_path / "1", "--checkpoint", tmp_path / "2", own]
@@ -267,7 +267,7 @@ def test_checkpoints_of_equal_weights_and_other_moments_are_not_the_same(
 def test_outcomes_outside_their_range_are_refused(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "in", rollouts(2, 2, outcome_reward=7.0))
     result = primecli(*command("update-prm", tiny, tiny, tmp_path / "1"), directory, check=False)
-    assert (result.code, "outcome_reward is 7; it is within 0 and 1" in result.line()) == (3, True)
+    assert (result.code, "outcome_reward is 7; it must be between 0 and 1" in result.line()) == (3, True)
 
 
 def test_truncated_rollouts_have_no_old_logprobs(tiny: Path, tmp_path: Path, primecli: Any) -> None:
@@ -311,7 +311,7 @@ def test_what_saves_memory_changes_no_bit(stage: str, packing: str, tiny: Path, 
     assert found[0] == found[1]
     arguments[arguments.index("--checkpoint") + 1] = tmp_path / "plain"
     rerun = primecli(*arguments, *SAVING)
-    assert "is there already" in rerun.err
+    assert "exists already" in rerun.err
 
 
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy", "update-critic"])

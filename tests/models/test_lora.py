@@ -1,4 +1,4 @@
-"""LoRA: what is trained, what is exported, and that it goes on to the bit."""
+"""LoRA: what is trained, what is exported, and that training resumes to the bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from primecli.models import checkpoints, loading, lora
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.identity import model_fingerprint
 from primecli.models.lora import LoraOptions
 from primecli.setup.tiny_model import make_model
@@ -22,13 +22,13 @@ from tests.builders import rollouts, write_shards
 from tests.conftest import summary
 
 STEPS, GROUP, RANK, ALPHA = 4, 4, 3, 12.0
-CPU = placement("cpu", "float32")
+CPU = resolve_placement("cpu", "float32")
 IDS = torch.arange(1, 40)[None]
 LORA = ["--lora-rank", RANK, "--lora-alpha", ALPHA]
 
 
 def batch(directory: Path, policy: Path) -> Path:
-    """A shard a step, with advantages and values."""
+    """One shard per step, with advantages and values."""
     rows = rollouts(STEPS, GROUP, policy_fingerprint=model_fingerprint(policy))
     generator = torch.Generator().manual_seed(0)
     for row in rows:
@@ -51,7 +51,7 @@ def files(checkpoint: Path) -> dict[str, bytes]:
 
 
 def merged(checkpoint: Path) -> dict[str, Tensor]:
-    """base + alpha / rank * B A in float64, from what is stored."""
+    """base + alpha / rank * B A in float64, from the stored tensors."""
     base = {name: value.double() for name, value in load_file(checkpoint / "trainer/base.safetensors").items()}
     trained = load_file(checkpoint / "trainer/master.safetensors")
     for name, value in trained.items():
@@ -114,7 +114,7 @@ SMALL = {
     ],
 )
 def test_adapters_in_a_mixture_of_experts_are_beside_its_linear_layers(name: str, settings: dict[str, Any]) -> None:
-    """Experts are one tensor each, and a dense layer or shared expert beside them is no expert."""
+    """The experts of a layer are one tensor, and a dense layer or a shared expert beside them is not among them."""
     import transformers
 
     torch.manual_seed(0)
@@ -242,13 +242,13 @@ def test_adapters_are_not_changed_on_the_way(tiny: Path, tmp_path: Path, primecl
     primecli(*command("update-prm", tiny, tiny, tmp_path / "lora"), directory)
     full = command("update-prm", tiny, tiny, tmp_path / "full")
     primecli(*full[: full.index("--lora-rank")], "--prm", tiny, "--ref", tiny, directory)
-    was = f"was trained with --lora-rank {RANK} --lora-alpha 12, and now"
+    was = f"was trained with --lora-rank {RANK} --lora-alpha 12, but this run has"
     for start, options, message in [
         ("lora", ["--lora-rank", 8], f"{was} --lora-rank 8 --lora-alpha 32 (give the same"),
         ("lora", ["--lora-rank", RANK], f"{was} --lora-rank {RANK} --lora-alpha 32"),
         ("lora", [*LORA, "--lora-targets", "q_proj"], "--lora-targets q_proj"),
-        ("lora", [], f"{was} none was given"),
-        ("full", LORA, "was trained in all its parameters, without --lora-rank, and now --lora-rank 3"),
+        ("lora", [], f"{was} no --lora-rank"),
+        ("full", LORA, "was trained in all its parameters, without --lora-rank, but this run has --lora-rank 3"),
     ]:
         arguments = ["update-prm", "--ref", tiny, "--prm", tmp_path / start, "--checkpoint", tmp_path / "2", directory]
         result = primecli(*arguments, *options, check=False)
@@ -284,7 +284,7 @@ def test_without_peft_one_line_says_what_to_install(
 
 
 def test_parameters_that_a_model_holds_still_are_no_adapters_base(tiny: Path, tmp_path: Path) -> None:
-    """As routers' biases of some mixtures of experts are."""
+    """Like the router biases of some mixtures of experts."""
     model = loading.load_model(tiny, CPU)
     model.model.norm.weight.requires_grad_(False).fill_(1.25)
     checkpoint = tmp_path / "checkpoint"

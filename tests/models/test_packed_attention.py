@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AttentionInterface
 
-from primecli.models import packed_attention
-from primecli.models.packed_attention import Segment
+from primecli.models import attention, packed_attention
+from primecli.models.attention import Segment
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2}
@@ -39,14 +38,17 @@ def make(name: str, **settings: Any) -> Any:
         ("Qwen3", {**WIDE, "head_dim": 8}),
         ("Mistral", {**WIDE, "sliding_window": None}),
         ("Gemma", {**WIDE, "head_dim": 8}),
-        ("DeepseekV3", MLA),  # values of another size than keys
-        ("JetMoe", {**WIDE, "kv_channels": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),  # takes views
+        ("DeepseekV3", MLA),  # values of another head size than keys
+        (
+            "JetMoe",
+            {**WIDE, "kv_channels": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+        ),  # takes views of the output
         ("Qwen3Moe", {**WIDE, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
     ],
 )
 def test_packed_rows_see_what_they_would_alone(name: str, settings: dict[str, Any]) -> None:
     model = make(name, **settings)
-    assert packed_attention.packs(model)
+    assert packed_attention.can_pack(model)
     prompt, first, second, other = (torch.randint(40, (size,)) for size in (9, 5, 1, 12))
     with torch.no_grad():
         packed = packed_attention.hidden_states(
@@ -65,18 +67,24 @@ def test_packed_rows_see_what_they_would_alone(name: str, settings: dict[str, An
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("Mistral", {**WIDE, "sliding_window": 16}),  # a window, which a short probe does not meet
+        ("Mistral", {**WIDE, "sliding_window": 16}),  # a window that a short test input does not reach
         ("Qwen2", {**WIDE, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
         ("GptOss", {**WIDE, "head_dim": 8, "num_local_experts": 4, "layer_types": ["full_attention"] * 2}),  # sinks
-        ("Llama", {**WIDE, "max_position_embeddings": 64, "rope_parameters": DYNAMIC}),  # by the longest of a row
-        ("Gemma2", {**WIDE, "head_dim": 8, "layer_types": ["full_attention"] * 2}),  # a cap, far above these scores
-        ("Bloom", {"vocab_size": 40, "hidden_size": 32, "n_layer": 2, "n_head": 4}),  # biases by distance
+        (
+            "Llama",
+            {**WIDE, "max_position_embeddings": 64, "rope_parameters": DYNAMIC},
+        ),  # positions depend on the longest row
+        ("Gemma2", {**WIDE, "head_dim": 8, "layer_types": ["full_attention"] * 2}),  # a cap far above these scores
+        (
+            "Bloom",
+            {"vocab_size": 40, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+        ),  # biases that depend on the distance
     ],
 )
 def test_a_model_that_would_compute_something_else_is_not_packed(name: str, settings: dict[str, Any]) -> None:
     model = make(name, **settings)
     before = model.config._attn_implementation
-    assert not packed_attention.packs(model)
+    assert not packed_attention.can_pack(model)
     assert model.config._attn_implementation == before
 
 
@@ -85,14 +93,14 @@ def test_rows_that_are_not_packed_are_as_before() -> None:
     ids = torch.randint(40, (3, 11))
     with torch.no_grad():
         before = model(input_ids=ids).logits
-        assert packed_attention.packs(model)
+        assert packed_attention.can_pack(model)
         torch.testing.assert_close(model(input_ids=ids).logits, before, atol=1e-6, rtol=1e-6)
 
 
 def test_a_model_in_bfloat16_packs() -> None:
-    assert packed_attention.packs(make("Qwen2", **WIDE).bfloat16())
+    assert packed_attention.can_pack(make("Qwen2", **WIDE).bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
-        assert packed_attention.packs(make("Qwen2", **WIDE))
+        assert packed_attention.can_pack(make("Qwen2", **WIDE))
 
 
 def test_a_window_of_the_language_part_of_a_model_is_seen() -> None:
@@ -100,12 +108,12 @@ def test_a_window_of_the_language_part_of_a_model_is_seen() -> None:
 
     text = {**WIDE, "head_dim": 8, "num_hidden_layers": 6, "sliding_window": 16}
     config = Gemma3Config(text_config=text, vision_config={**SIGHT, "patch_size": 14}, mm_tokens_per_image=4)
-    assert not packed_attention.packs(Gemma3ForConditionalGeneration(config).eval())  # type: ignore[no-untyped-call]
+    assert not packed_attention.can_pack(Gemma3ForConditionalGeneration(config).eval())  # type: ignore[no-untyped-call]
 
 
 def test_a_leak_is_seen_beside_a_state_that_is_far_larger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In half precision, where little else is left to see it by."""
-    own = packed_attention.attend
+    """In half precision, where the other dimensions carry the only trace of it."""
+    own = attention.attend
 
     def leaking(*given: Any, segments: list[Segment] | None = None, **named: Any) -> Any:
         return own(*given, **named)
@@ -114,25 +122,14 @@ def test_a_leak_is_seen_beside_a_state_that_is_far_larger(monkeypatch: pytest.Mo
     with torch.no_grad():
         model.model.final_layernorm.bias[3] = 100
     model.bfloat16()
-    monkeypatch.setattr(packed_attention, "attend", leaking)
-    try:
-        assert not packed_attention.packs(model)
-    finally:
-        AttentionInterface.register(packed_attention.NAME, own)
-
-
-@pytest.mark.parametrize(
-    "named", [{"sliding_window": 4}, {"softcap": 30.0}, {"dropout": 0.1}, {"is_causal": False}, {"mask": True}, {}]
-)
-def test_attention_of_another_kind_is_refused_not_left_out(named: dict[str, Any]) -> None:
-    query, key = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3 if named else 5, 4)  # none: keys of a cache
-    mask = torch.ones(1, 1, 3, 3) if named.pop("mask", False) else None
-    with pytest.raises(TypeError, match="Linear asks for attention with"):
-        packed_attention.attend(torch.nn.Linear(1, 1), query, key, key, mask, **named)
+    with monkeypatch.context() as patched:
+        patched.setattr(attention, "attend", leaking)
+        assert not packed_attention.can_pack(model)
+    attention.register_packed()
 
 
 def test_it_does_not_get_into_what_is_saved(tmp_path: Path) -> None:
     model = make("Qwen2", **WIDE)
-    assert packed_attention.packs(model)
+    assert packed_attention.can_pack(model)
     model.save_pretrained(tmp_path)
-    assert packed_attention.NAME not in (tmp_path / "config.json").read_text()
+    assert attention.PACKED not in (tmp_path / "config.json").read_text()

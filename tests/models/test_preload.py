@@ -1,4 +1,4 @@
-"""Models that load ahead."""
+"""Models that are loaded ahead."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ import torch
 from primecli import cli
 from primecli.errors import InputError
 from primecli.models import loading, preload
-from primecli.models.device import Placement, placement
-from primecli.models.preload import EarlyModels
+from primecli.models.device import Placement, resolve_placement
+from primecli.models.preload import Preloader
 from primecli.pipeline import pipe
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows
 
-WAIT_SECONDS = 0.5  # after which a stage that loads nothing gets its paths
-CPU = placement("cpu", "float32")
+WAIT_SECONDS = 0.5  # seconds, after which a stage that loads nothing gets its paths
+CPU = resolve_placement("cpu", "float32")
 
 
 class Loader:
-    """Loads as `load_model` does, and notes in which thread."""
+    """Loads as `load_model` does, and notes the thread."""
 
     def __init__(self) -> None:
         self.threads: list[threading.Thread] = []
 
-    def __call__(self, directory: Path, place: Placement, **options: Any) -> Any:
+    def __call__(self, directory: Path, placement: Placement, **options: Any) -> Any:
         self.threads.append(threading.current_thread())
-        return loading.load_model(directory, place, **options)
+        return loading.load_model(directory, placement, **options)
 
 
 def same(model: Any, directory: Path) -> bool:
@@ -43,7 +43,7 @@ def same(model: Any, directory: Path) -> bool:
 
 def test_a_model_that_is_there_loads_ahead_and_is_given_out_once(tiny: Path, other: Path) -> None:
     loader = Loader()
-    ahead = EarlyModels(None, loader)
+    ahead = Preloader(None, loader)
     ahead.begin([(tiny, "float32"), (other, "float32"), ("not/there/yet", "float32")])
     first, second = ahead.load(other, CPU), ahead.load(tiny, CPU)
     assert threading.main_thread() not in loader.threads
@@ -56,9 +56,9 @@ def test_a_model_that_is_there_loads_ahead_and_is_given_out_once(tiny: Path, oth
 
 def test_one_directory_in_two_roles_is_two_models(tiny: Path) -> None:
     loader = Loader()
-    ahead = EarlyModels(None, loader)
+    ahead = Preloader(None, loader)
     ahead.begin([(tiny, "float32"), (tiny, "bfloat16"), (tiny, "float32")])
-    found = [ahead.load(tiny, CPU), ahead.load(tiny, CPU), ahead.load(tiny, placement("cpu", "bfloat16"))]
+    found = [ahead.load(tiny, CPU), ahead.load(tiny, CPU), ahead.load(tiny, resolve_placement("cpu", "bfloat16"))]
     assert len(set(map(id, found))) == 3
     assert [model.dtype for model in found] == [torch.float32, torch.float32, torch.bfloat16]
     assert threading.main_thread() not in loader.threads
@@ -68,10 +68,9 @@ def test_a_model_that_has_changed_meanwhile_is_loaded_again(tiny: Path, other: P
     directory = tmp_path / "model"
     shutil.copytree(tiny, directory)
     loader = Loader()
-    ahead = EarlyModels(None, loader)
+    ahead = Preloader(None, loader)
     ahead.begin([(directory, "float32")])
-    assert ahead._thread is not None
-    ahead._thread.join()
+    assert ahead.wait()
     shutil.rmtree(directory)
     shutil.copytree(other, directory)
     assert same(ahead.load(directory, CPU), other)
@@ -83,7 +82,7 @@ def test_what_is_wrong_with_a_model_is_said_when_it_is_needed(tiny: Path, tmp_pa
     shutil.copytree(tiny, directory)
     weights = directory / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    ahead = EarlyModels(None)
+    ahead = Preloader(None)
     ahead.begin([(directory, "float32")])
     with pytest.raises(InputError, match="damaged weights"):
         ahead.load(directory, CPU)
@@ -93,7 +92,7 @@ def test_a_defect_in_the_thread_is_not_swallowed(tiny: Path) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    ahead = EarlyModels(None, broken)
+    ahead = Preloader(None, broken)
     ahead.begin([(tiny, "float32")])
     with pytest.raises(ZeroDivisionError):
         ahead.load(tiny, CPU)
@@ -103,28 +102,28 @@ def test_nothing_loads_ahead_where_memory_is_short(tiny: Path, monkeypatch: pyte
     weights = sum(path.stat().st_size for path in tiny.glob("*.safetensors"))
     loader = Loader()
     for available, threads in ((8 * weights, 0), (8 * weights + 4, 1)):
-        monkeypatch.setattr(preload, "_available_bytes", lambda available=available: available)
-        ahead = EarlyModels(None, loader)
+        monkeypatch.setattr(preload, "available_bytes", lambda available=available: available)
+        ahead = Preloader(None, loader)
         ahead.begin([(tiny, "float32")])
-        assert (ahead._thread is not None) == bool(threads)
+        assert ahead.wait() == bool(threads)
         ahead.load(tiny, CPU)
     assert [thread is threading.main_thread() for thread in loader.threads] == [True, False]
 
 
 def test_available_memory_is_some_of_all() -> None:
-    assert 0 < preload._available_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < preload.available_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
 def piped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
-    """Runs a stage in this process with paths that come after a wait; returns what it began to load meanwhile."""
+    """Runs a stage in this process with paths that arrive late; returns what it began to load meanwhile."""
 
     def run(paths: Sequence[Path], *arguments: object) -> list[Path]:
         begun = threading.Event()
         wanted: list[Path] = []
-        begin = EarlyModels.begin
+        begin = Preloader.begin
 
-        def noted(ahead: EarlyModels, names: Sequence[tuple[Path | str, str]]) -> None:
+        def noted(ahead: Preloader, names: Sequence[tuple[Path | str, str]]) -> None:
             begin(ahead, names)
             wanted.extend(Path(name) for name, _ in names)
             begun.set()
@@ -138,7 +137,7 @@ def piped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
         with open(reading) as stdin, monkeypatch.context() as patch:
             patch.setattr(pipe, "IDLE_SECONDS", 0.02)
-            patch.setattr(EarlyModels, "begin", noted)
+            patch.setattr(Preloader, "begin", noted)
             patch.setattr("sys.stdin", stdin)
             writer = threading.Thread(target=write)
             writer.start()
@@ -157,7 +156,7 @@ def test_an_update_loads_ahead_what_it_trains_unless_its_checkpoint_is_there(
     shards = sorted(directory.glob("*.parquet"))
     command = ["update-prm", "--prm", tiny, "--ref", other, "--mini-batch", 4, "--lr", 1e-3, "--checkpoint"]
     assert set(piped(shards, *command, tmp_path / "ahead")) == {tiny, other}
-    assert piped(shards, *command, tmp_path / "ahead") == []  # it is there
+    assert piped(shards, *command, tmp_path / "ahead") == []  # the output exists already
     primecli(*command, tmp_path / "plain", directory)
     for name in ("model.safetensors", "trainer/master.safetensors"):
         assert (tmp_path / "ahead" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()

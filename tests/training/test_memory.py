@@ -15,16 +15,16 @@ from transformers import OPTConfig, OPTForCausalLM, Qwen2Config, Qwen2ForCausalL
 
 from primecli.errors import PrimecliError
 from primecli.models import loading, scoring
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.scoring import Batch
 from primecli.shards.rollouts import Sequences
 from primecli.training.memory import (
-    gather_embedding_gradient,
-    has_preflight,
+    accumulate_embedding_gradient,
     largest_micro_batches,
     recompute_activations,
     remedies,
-    try_largest,
+    runs_preflight,
+    try_largest_micro_batches,
 )
 from primecli.training.options import TrainingOptions
 
@@ -42,7 +42,7 @@ def forward_and_backward(model: Any) -> tuple[Tensor, int]:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     model.zero_grad()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logprobs = scoring.sequence_logprobs(model, place, SEQUENCES, Batch([0, 1, 2])).logprobs
@@ -80,8 +80,8 @@ def test_looked_up_words_give_their_gradient_to_the_rows_of_the_one_that_is_ther
     plain = Qwen2ForCausalLM(config).eval()  # type: ignore[no-untyped-call]
     lean = Qwen2ForCausalLM(config).eval()  # type: ignore[no-untyped-call]
     lean.load_state_dict(plain.state_dict())
-    gather_embedding_gradient(lean)
-    place = placement("cpu", "float32")
+    accumulate_embedding_gradient(lean)
+    place = resolve_placement("cpu", "float32")
     for model in (plain, lean):
         for rows in ([0, 1], [2]):
             found = scoring.sequence_logprobs(model, place, SEQUENCES, Batch(rows)).logprobs
@@ -97,21 +97,21 @@ def test_looked_up_words_give_their_gradient_to_the_rows_of_the_one_that_is_ther
 
 def test_words_may_be_given_by_name() -> None:
     embedding = torch.nn.Embedding(5, 2)
-    gather_embedding_gradient(SimpleNamespace(get_input_embeddings=lambda: embedding))
+    accumulate_embedding_gradient(SimpleNamespace(get_input_embeddings=lambda: embedding))
     embedding(input=torch.tensor([[1, 1, 3]])).sum().backward()
     assert embedding.weight.grad is not None
     assert embedding.weight.grad[:, 0].tolist() == [0, 2, 0, 1, 0]
 
 
 def test_an_embedding_that_is_not_trained_is_left_as_it_is(tiny: Path) -> None:
-    model = loading.load_model(tiny, placement("cpu", "float32"))
+    model = loading.load_model(tiny, resolve_placement("cpu", "float32"))
     model.get_input_embeddings().weight.requires_grad_(False)
-    gather_embedding_gradient(model)
+    accumulate_embedding_gradient(model)
     assert not model.get_input_embeddings()._forward_hooks
 
 
 def test_recomputed_activations_are_not_kept_and_change_no_gradient(tiny: Path) -> None:
-    model = loading.load_model(tiny, placement("cpu", "float32"))
+    model = loading.load_model(tiny, resolve_placement("cpu", "float32"))
     calls = []
     model.model.layers[0].mlp.register_forward_pre_hook(lambda *given: calls.append(1))
     expected, kept = forward_and_backward(model)
@@ -124,7 +124,7 @@ def test_recomputed_activations_are_not_kept_and_change_no_gradient(tiny: Path) 
     assert float(expected.abs().max()) > 0
     assert still_kept < 0.5 * kept
     calls.clear()
-    scoring.score(model, placement("cpu", "float32", "off"), SEQUENCES, micro_batch_tokens=10**6)
+    scoring.score(model, resolve_placement("cpu", "float32", "off"), SEQUENCES, micro_batch_tokens=10**6)
     assert len(calls) == 1
 
 
@@ -152,7 +152,7 @@ def test_a_model_without_known_layers_is_refused() -> None:
 
 @pytest.mark.parametrize("mini_batches", [1, 2])
 def test_trying_leaves_nothing_behind(mini_batches: int, tiny: Path) -> None:
-    place = placement("cpu", "float32")
+    place = resolve_placement("cpu", "float32")
     model = loading.load_model(tiny, place)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
@@ -165,7 +165,7 @@ def test_trying_leaves_nothing_behind(mini_batches: int, tiny: Path) -> None:
 
     first, second = Batch([0, 1]), Batch([2])
     plans = [[first, second]] if mini_batches == 1 else [[first], [second]]
-    try_largest(plans, SEQUENCES, forward, model.parameters(), str)
+    try_largest_micro_batches(plans, SEQUENCES, forward, model.parameters(), str)
     assert seen == [(first, mini_batches == 1)]  # beside gradients where a mini-batch has more than one part
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -195,11 +195,11 @@ def test_what_is_left_to_do() -> None:
     )
     assert remedies(adapters, gpu, rows=0) == "pass --offload-optimizer"
     assert remedies(adapters, cpu, rows=1) == "pass --gradient-checkpointing"
-    assert remedies(saving, gpu, rows=1) == "train on shorter responses, or a smaller model"
+    assert remedies(saving, gpu, rows=1) == "train on shorter responses, or train a smaller model"
 
 
 def test_a_gpu_is_tried_first() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     for wanted, expected in [(None, [False, True]), (True, [True, True]), (False, [False, False])]:
         options = TrainingOptions(lr=1e-6, preflight=wanted)
-        assert [has_preflight(options, device) for device in (cpu, gpu)] == expected
+        assert [runs_preflight(options, device) for device in (cpu, gpu)] == expected

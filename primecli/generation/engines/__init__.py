@@ -1,6 +1,6 @@
-"""How responses are sampled: engines behind one Protocol. A new engine is one file and one line here.
+"""How responses are sampled: engines behind one Protocol. A new engine is one file and one line in `ENGINES`.
 
-A file of an engine has a function `open_engine(policy, options)`, which loads what there is to load.
+The file of an engine has a function `open_engine(policy, options)`, which loads what the engine needs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ ENGINES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """What responses are sampled with. temperature 0 is greedy; top_p 1 and top_k 0 truncate nothing."""
+    """How responses are sampled.
+
+    n: responses per prompt.
+    temperature: what logits are divided by; 0 is greedy.
+    top_p: mass of the most probable tokens that are sampled from, in (0, 1]; 1 is all of them.
+    top_k: number of the most probable tokens that are sampled from; 0 is all of them.
+    max_tokens: tokens of a response at most.
+    seed: what all random numbers derive from.
+    """
 
     n: int = 4
     temperature: float = 1.0
@@ -32,26 +40,32 @@ class SamplingParams:
     seed: int = 0
 
     def plain(self) -> bool:
-        """Whether the distribution sampled from is the model's own."""
+        """Whether responses are sampled from the model's own distribution."""
         return self.temperature == 1 and self.top_p == 1 and self.top_k == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One group to sample: its id, from which with the seed its randomness comes, and its prompt's token ids.
+    """One group of responses to sample.
 
-    part: the shard that it is for. Parts are finished in their order as far as an engine can say.
+    group_id: names the group; its random numbers derive from this and the seed.
+    prompt_ids: token ids of the prompt.
+    shard: number of the shard that it is for. Engines finish the shards in order, as far as they can control it.
     """
 
     group_id: str
     prompt_ids: Sequence[int]
-    part: int = 0
+    shard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One response. token_ids: the stop token included when it was sampled. logprobs: nats, of each of them,
-    under the distribution sampled from; 0 where that is greedy. finish_reason: stop or length."""
+    """One response of T tokens.
+
+    token_ids: (T,) int32, including the stop token where one was sampled.
+    logprobs: (T,) float32, nats, of each token under the distribution it was sampled from; 0 for greedy sampling.
+    finish_reason: stop or length.
+    """
 
     token_ids: np.ndarray
     logprobs: np.ndarray
@@ -62,24 +76,37 @@ class Sample:
 class Policy:
     """The model that samples.
 
-    directory: its checkpoint. fingerprint: identity of its weights. stop_ids: tokens that end a response.
-    words: tokens that its tokenizer has. longest: tokens of the longest sequence there can be, prompt and response.
+    directory: its checkpoint.
+    fingerprint: identity of its weights, 32 hex digits.
+    stop_ids: ids of the tokens that end a response.
+    vocabulary_size: number of tokens that its tokenizer knows.
+    max_length: tokens of the longest sequence that can come up, prompt and response together.
     """
 
     directory: Path
     fingerprint: str
     stop_ids: tuple[int, ...]
-    words: int
-    longest: int
+    vocabulary_size: int
+    max_length: int
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How an engine runs. Each takes what concerns it.
+    """How an engine runs. Each engine uses the fields that concern it, which are named in brackets.
 
-    dtype: float32 or bfloat16. micro_batch_tokens: tokens of key-value cache at a time (hf). tensor_parallel,
-    gpu_memory (share of a GPU's memory), engine_args: of vllm. urls, reload, concurrency (requests in flight at each
-    URL), retries and probe_gap (largest mean gap of the probe, nats; None is what dtype rounds): of vllm-server.
+    device: auto, cpu or cuda.
+    dtype: float32 or bfloat16.
+    threads: CPU threads; None for OMP_NUM_THREADS or torch's own choice.
+    micro_batch_tokens: [hf] tokens that the key-value cache of a batch may hold.
+    tensor_parallel: [vllm] number of GPUs that the model is split over.
+    gpu_memory: [vllm] share of a GPU's memory to use, in (0, 1]; None for vLLM's default.
+    engine_args: [vllm] further arguments of vLLM's EngineArgs, by name.
+    urls: [vllm-server] the servers, such as http://localhost:8000.
+    reload: [vllm-server] whether to make the servers load the policy first.
+    concurrency: [vllm-server] requests in flight at each server.
+    retries: [vllm-server] how often a failed request is sent again.
+    probe_gap: [vllm-server] largest mean gap of the probe, nats; None for what rounding in `dtype` explains.
+    debug: whether to show the log of the engine's library.
     """
 
     device: str = "auto"
@@ -97,32 +124,32 @@ class EngineOptions:
     debug: bool = False
 
 
-Groups: TypeAlias = "Generator[tuple[int, list[Sample]], None, None]"
-"""Requests' numbers with their samples, as they finish."""
+SampledGroups: TypeAlias = "Generator[tuple[int, list[Sample]], None, None]"
+"""The number of each request with its samples, in the order in which they finish."""
 
 
 class Engine(Protocol):
     """Samples groups of responses with the weights of one policy."""
 
-    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> Groups:
-        """Yields (number of the request, its n samples), groups as they finish.
+    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
+        """Yields (index of the request, its n samples) for each request as it finishes.
 
-        Calls `tick` often. What it raises ends the sampling, as closing the generator does: what is in flight is
-        aborted at once.
+        It calls `tick` often. An exception that `tick` raises ends the sampling, as does closing the generator:
+        requests in flight are aborted at once.
         """
         ...
 
     def confirm(self) -> None:
-        """Raises PrimecliError unless the weights that sampled are still those of the policy."""
+        """Raises PrimecliError unless the engine's weights are still those of the policy."""
         ...
 
     def close(self) -> None:
-        """Gives back what the engine holds."""
+        """Releases what the engine holds."""
         ...
 
 
 def open_engine(name: str, policy: Policy, options: EngineOptions) -> Engine:
-    """The engine of that name, loaded. Raises PrimecliError where it cannot be."""
+    """The engine of that name, loaded. Raises PrimecliError where it cannot be loaded."""
     from importlib import import_module
 
     engine: Engine = import_module(ENGINES[name]).open_engine(policy, options)
@@ -130,7 +157,7 @@ def open_engine(name: str, policy: Policy, options: EngineOptions) -> Engine:
 
 
 def resolve_engine(name: str, device: str) -> str:
-    """What `auto` comes to: vllm where it is installed and a GPU is there to be used, else hf."""
+    """The engine that `auto` stands for: vllm if it is installed and there is a GPU to use, else hf."""
     if name != "auto":
         return name
     from importlib.util import find_spec
@@ -151,7 +178,7 @@ def group_seed(seed: int, group_id: str) -> int:
 
 
 def copies(sample: Sample, n: int) -> list[Sample]:
-    """The n samples of a greedy group, which are all the same; log-probability 0, since greedy is certain."""
+    """The n samples of a greedy group, which are all the same; log-probabilities are 0, since greedy is certain."""
     import numpy as np
 
     certain = Sample(sample.token_ids, np.zeros(len(sample.token_ids), np.float32), sample.finish_reason)

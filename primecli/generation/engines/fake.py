@@ -1,4 +1,4 @@
-"""An engine without a model, for tests of what stands around one: made-up tokens that depend on the seed alone."""
+"""An engine without a model, for tests of the code around engines: its tokens depend only on the seed and the group."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from primecli.generation.engines import Groups, Request, Sample, SamplingParams, group_seed
+from primecli.generation.engines import Request, Sample, SampledGroups, SamplingParams, group_seed
 
 
 class FakeEngine:
-    """Gives uniform random tokens below `words`, each with the log-probability of that.
+    """Samples uniformly random tokens below `vocabulary_size`, each with its true log-probability.
 
-    backwards: hands groups over from the last to the first, as an engine may. finished: groups handed over so far.
-    aborted: whether sampling ended before its last group. confirmed: how often the weights were asked about.
+    backwards: yields groups from the last to the first, as an engine may. finished: number of groups yielded so far.
+    aborted: whether sampling ended before its last group. confirmed: how often `confirm` was called.
     """
 
-    def __init__(self, *, words: int = 256, backwards: bool = False) -> None:
-        self.words = words
+    def __init__(self, *, vocabulary_size: int = 256, backwards: bool = False) -> None:
+        self.vocabulary_size = vocabulary_size
         self.backwards = backwards
         self.finished = 0
         self.aborted = False
         self.confirmed = 0
         self.closed = False
 
-    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> Groups:
+    def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
         """Yields each request's number and samples."""
         numbers = list(range(len(requests)))
         left = len(numbers)
@@ -40,14 +40,14 @@ class FakeEngine:
             self.aborted = left > 0
 
     def _one(self, rng: np.random.Generator, length: int, params: SamplingParams) -> Sample:
-        tokens = rng.integers(0, self.words, size=length).astype(np.int32)
-        logprobs = np.full(length, -np.log(self.words), dtype=np.float32)
+        tokens = rng.integers(0, self.vocabulary_size, size=length).astype(np.int32)
+        logprobs = np.full(length, -np.log(self.vocabulary_size), dtype=np.float32)
         return Sample(tokens, logprobs, "length" if length == params.max_tokens else "stop")
 
     def confirm(self) -> None:
-        """There are no weights that could have changed."""
+        """Only counts the call, since there are no weights that could have changed."""
         self.confirmed += 1
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Only notes the call, since nothing is held."""
         self.closed = True

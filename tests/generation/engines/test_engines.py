@@ -11,7 +11,7 @@ import torch
 from primecli.errors import InputError
 from primecli.generation.engines import group_seed, resolve_engine
 from primecli.generation.engines.policy_info import read_policy
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.loading import load_model
 
 
@@ -54,15 +54,15 @@ def test_stop_tokens_are_those_that_transformers_has(tiny: Path, tmp_path: Path)
     from transformers import AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(tiny)
-    assert read_policy(tiny, tokenizer, fingerprint="f", longest=9).stop_ids == (256,)
+    assert read_policy(tiny, tokenizer, fingerprint="f", max_length=9).stop_ids == (256,)
     for path in tiny.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     GenerationConfig(eos_token_id=[3, 7]).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
-    found = read_policy(tmp_path, tokenizer, fingerprint="f", longest=9).stop_ids
+    found = read_policy(tmp_path, tokenizer, fingerprint="f", max_length=9).stop_ids
     assert found == (3, 7, 256)
     (tmp_path / "generation_config.json").unlink()
-    model = load_model(tmp_path, placement("cpu", "float32"))
-    assert read_policy(tmp_path, tokenizer, fingerprint="f", longest=9).stop_ids == (model.config.eos_token_id,)
+    model = load_model(tmp_path, resolve_placement("cpu", "float32"))
+    assert read_policy(tmp_path, tokenizer, fingerprint="f", max_length=9).stop_ids == (model.config.eos_token_id,)
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused(tiny: Path) -> None:
@@ -73,6 +73,6 @@ def test_more_tokens_than_the_model_has_positions_are_refused(tiny: Path) -> Non
             return 258
 
     tokenizer: Any = Tokenizer()
-    assert read_policy(tiny, tokenizer, fingerprint="f", longest=4096).words == 258
-    with pytest.raises(InputError, match="4097 tokens, and the model has 4096"):
-        read_policy(tiny, tokenizer, fingerprint="f", longest=4097)
+    assert read_policy(tiny, tokenizer, fingerprint="f", max_length=4096).vocabulary_size == 258
+    with pytest.raises(InputError, match="4097 tokens, but the model has 4096"):
+        read_policy(tiny, tokenizer, fingerprint="f", max_length=4097)

@@ -10,7 +10,7 @@ import torch
 
 from primecli.generation.engines import Request, Sample, SamplingParams
 from primecli.generation.engines.hf import HfEngine, draw, sampling_logprobs
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.loading import load_model
 
 REQUESTS = [
@@ -23,13 +23,13 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 def model(tiny: Path) -> Any:
-    return load_model(tiny, placement("cpu", "float32"))
+    return load_model(tiny, resolve_placement("cpu", "float32"))
 
 
 def sample(
     model: Any, requests: list[Request], *, budget: int = 10**6, stop: int = 256, **params: Any
 ) -> list[list[Sample]]:
-    engine = HfEngine(model, placement("cpu", "float32"), stop_ids=[stop], micro_batch_tokens=budget)
+    engine = HfEngine(model, resolve_placement("cpu", "float32"), stop_ids=[stop], micro_batch_tokens=budget)
     found = dict(engine.sample(requests, SamplingParams(**params), tick=lambda: None))
     return [found[number] for number in range(len(requests))]
 
@@ -79,10 +79,13 @@ def test_a_group_larger_than_the_budget_goes_in_pieces(model: Any) -> None:
     assert max(widths) == 2
 
 
-def test_parts_do_not_share_a_batch(model: Any) -> None:
-    engine = HfEngine(model, placement("cpu", "float32"), stop_ids=[256], micro_batch_tokens=10**6)
-    requests = [Request(one.group_id, one.prompt_ids, part) for one, part in zip(REQUESTS, (0, 0, 1, 1), strict=True)]
-    batches = engine._batches(requests, SamplingParams(n=2, max_tokens=4))
+def test_shards_do_not_share_a_batch(model: Any) -> None:
+    engine = HfEngine(model, resolve_placement("cpu", "float32"), stop_ids=[256], micro_batch_tokens=10**6)
+    requests = [
+        Request(request.group_id, request.prompt_ids, shard)
+        for request, shard in zip(REQUESTS, (0, 0, 1, 1), strict=True)
+    ]
+    batches = engine.batches(requests, SamplingParams(n=2, max_tokens=4))
     assert [sorted(piece.number for piece in batch) for batch in batches] == [[0, 1], [2, 3]]
 
 
@@ -91,7 +94,11 @@ def test_finished_rows_leave_the_batch_and_change_nothing(model: Any) -> None:
     found = {}
     for compact_at in (0.0, 0.75):
         engine = HfEngine(
-            model, placement("cpu", "float32"), stop_ids=range(40), micro_batch_tokens=10**6, compact_at=compact_at
+            model,
+            resolve_placement("cpu", "float32"),
+            stop_ids=range(40),
+            micro_batch_tokens=10**6,
+            compact_at=compact_at,
         )
         counted: list[int] = []
         hook = model.register_forward_pre_hook(
@@ -166,7 +173,7 @@ def test_what_tick_raises_ends_the_sampling(model: Any) -> None:
         if calls == 3:
             raise InterruptedError
 
-    engine = HfEngine(model, placement("cpu", "float32"), stop_ids=[256], micro_batch_tokens=10**6)
+    engine = HfEngine(model, resolve_placement("cpu", "float32"), stop_ids=[256], micro_batch_tokens=10**6)
     with pytest.raises(InterruptedError):
         list(engine.sample(REQUESTS, SamplingParams(max_tokens=50), tick=tick))
     assert calls == 3

@@ -14,7 +14,7 @@ from primecli.errors import PrimecliError
 from primecli.generation.engines import EngineOptions, Policy, Request, Sample, SamplingParams
 from primecli.generation.engines.hf import HfEngine, sampling_logprobs
 from primecli.generation.engines.vllm import VllmEngine, open_engine
-from primecli.models.device import placement
+from primecli.models.device import resolve_placement
 from primecli.models.loading import load_model
 from primecli.models.scoring import score
 from primecli.shards.rollouts import Sequences
@@ -42,7 +42,7 @@ def engine(models: dict[str, Path]) -> Iterator[VllmEngine]:
 
 @pytest.fixture(scope="module")
 def model(models: dict[str, Path]) -> Any:
-    return load_model(models["tied-0"], placement("cpu", "float32"))
+    return load_model(models["tied-0"], resolve_placement("cpu", "float32"))
 
 
 def sample(engine: VllmEngine | HfEngine, requests: list[Request], **params: Any) -> list[list[Sample]]:
@@ -56,7 +56,7 @@ def ids(groups: list[list[Sample]]) -> list[list[list[int]]]:
 
 def test_greedy_is_that_of_transformers(engine: VllmEngine, model: Any) -> None:
     requests = make_requests(64)
-    hf = HfEngine(model, placement("cpu", "float32"), stop_ids=[STOP], micro_batch_tokens=10**6)
+    hf = HfEngine(model, resolve_placement("cpu", "float32"), stop_ids=[STOP], micro_batch_tokens=10**6)
     ours, theirs = (sample(one, requests, n=2, temperature=0.0, max_tokens=24) for one in (engine, hf))
     assert ids(ours) == ids(theirs)
     reasons = [[one.finish_reason for one in group] for group in theirs]
@@ -75,7 +75,7 @@ def test_logprobs_are_the_trainers(engine: VllmEngine, model: Any, temperature: 
         [one.token_ids for _, one in rows],
         np.full(len(rows), temperature, dtype=np.float32),
     )
-    exact = score(model, placement("cpu", "float32"), sequences, micro_batch_tokens=4096)
+    exact = score(model, resolve_placement("cpu", "float32"), sequences, micro_batch_tokens=4096)
     gap = np.abs(np.concatenate([one.logprobs for _, one in rows]) - exact)
     assert gap.mean() < 1e-5
     assert gap.max() < 1e-3
@@ -150,7 +150,7 @@ def test_on_the_command_line_only_paths_come_out_and_a_closed_pipe_ends_it(
     done = shell(f"{command} | head -n 1", tmp_path)
     assert done.stdout == "g/rollouts-00000-of-00006.parquet\n"
     (line,) = done.stderr.splitlines()
-    assert "stopped early, the reader has closed the pipe" in line
+    assert "stopped early because the reader closed the pipe" in line
     found = summary(tmp_path / "g")
     assert found["status"] == "stopped-by-reader"
     assert len(read_rows(tmp_path / "g" / "rollouts-00000-of-00006.parquet")) == 4
