@@ -103,12 +103,12 @@ COMMANDS = (
         models={"policy": "policy", "ref": "ref_model"},
     ),
     # looking at what there is, and what stands around the loop
-    Command("inspect", "Show a rollout, its tokens coloured by what they were rewarded with."),
-    Command("stats", "Say what shards come to: accuracy, pass@k, verdicts, lengths, rewards."),
-    Command("query", "Ask shards with SQL."),
-    Command("lineage", "Say what made a shard or a checkpoint."),
-    Command("validate", "Check shards: types, lengths of lists, whole groups, finite numbers, provenance."),
-    Command("audit", "Ask whether the process reward is being gamed."),
+    Command("inspect", "Show rollouts, their tokens coloured by reward."),
+    Command("stats", "Summarise shards: accuracy, pass@k, verdicts, lengths, rewards."),
+    Command("query", "Query shards with SQL."),
+    Command("lineage", "Show what made a shard or a checkpoint."),
+    Command("validate", "Check shards: types, list lengths, complete groups, finite numbers, provenance."),
+    Command("audit", "Check whether the process reward is being gamed."),
     Command(
         "check-logprobs",
         "Compare the sampler's log-probabilities with the trainer's.",
