@@ -89,10 +89,10 @@ def test_an_interrupt_is_no_exception_that_a_library_could_swallow() -> None:
 
 
 def test_metrics_of_nothing_are_none_and_no_defect() -> None:
-    from primecli.commands import compute_advantages, filter, generate, score_prm, verify
+    from primecli.stages import compute_advantages, filter, generate, score_prm, score_values, verify
 
-    for module in (compute_advantages, filter, generate, score_prm, verify):
-        assert not any(module._metrics({}).values())
+    for module in (compute_advantages, filter, generate, score_prm, score_values, verify):
+        assert not any(module.metrics({}).values())
 
 
 def test_version(primecli: Any, capfd: Any) -> None:

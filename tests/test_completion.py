@@ -53,7 +53,7 @@ def test_fish_gets_one_line_a_word_with_its_description() -> None:
     lines = ask("fish", "primecli generate --")
     words = [line.split("\t") for line in lines]
     assert all(len(pair) == 2 and pair[0].startswith("--") and pair[1] for pair in words)
-    assert ["--answer-regex", "Takes the first group of this regular expression as the answer, such as…"] in words
+    assert ["--answer-regex", "Take the first group of this regular expression as the answer, such as…"] in words
     assert [line.split("\t")[0] for line in ask("fish", "primecli ")] == list(NAMES)
 
 

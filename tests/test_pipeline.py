@@ -235,7 +235,7 @@ def test_an_interrupt_is_one_line_and_a_failed_summary(number: signal.Signals, n
         running.send_signal(number)
         assert running.wait(timeout=60) == 130
         assert running.stderr.read().splitlines() == [
-            f"primecli verify: interrupted by {name} (run the same command again to go on)"
+            f"primecli verify: interrupted by {name} (run the same command again to continue)"
         ]
     assert summary(tmp_path / "verify")["status"] == "failed"
 

@@ -75,7 +75,7 @@ def test_what_generate_sampled_passes_by_engine(
     assert found["hf"]["ess tokens"] == found["hf"]["ess responses"] == 1.0
     wrong = primecli("check-logprobs", made, "--model", other, "--max-gap", 0.1, check=False)
     assert wrong.code == 5
-    assert "24 of 24 rollouts were sampled by other weights" in wrong.err
+    assert "24 of 24 rollouts were sampled with other weights" in wrong.err
     assert "log-probabilities of hf are off by" in wrong.err.splitlines()[-1]
 
 

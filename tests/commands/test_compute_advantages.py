@@ -236,8 +236,8 @@ def test_each_source_has_its_discount(tmp_path: Path, primecli: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--estimator", "gae", "--process-gamma", "0.9"], "takes one discount"),
-        (["--estimator", "grpo", "--process-baseline", "recipe"], "is of --estimator rloo"),
+        (["--estimator", "gae", "--process-gamma", "0.9"], "needs a single discount"),
+        (["--estimator", "grpo", "--process-baseline", "recipe"], "works with --estimator rloo"),
         (["--outcome-coef", "0", "--process-coef", "0"], "nothing is rewarded"),
     ],
 )

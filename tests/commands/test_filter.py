@@ -77,7 +77,7 @@ def test_nothing_kept_is_said(tmp_path: Path, primecli: Any) -> None:
 
 def test_too_few_groups_are_said(tmp_path: Path, primecli: Any) -> None:
     directory = graded(tmp_path / "verify", [[1, 1], [1, 0]])
-    assert "the input has ended with 1 of 4 groups" in primecli("filter", directory, "--groups", 4).err
+    assert "the input ended after 1 of 4 groups" in primecli("filter", directory, "--groups", 4).err
 
 
 @pytest.mark.parametrize("bounds", [(0.8, 0.2), (-0.1, 0.5), (0.5, 1.5)])

@@ -79,7 +79,7 @@ def test_another_beta_than_in_training_is_said(tiny: Path, tmp_path: Path, prime
     directory = write_shards(tmp_path / "filter", rollouts(2, 2))
     primecli("update-prm", directory, "--prm", tiny, "--ref", tiny, "--checkpoint", tmp_path / "prm", "--beta", 0.2)
     warned = primecli("score-prm", directory, "--prm", tmp_path / "prm", "--ref", tiny)
-    assert "was trained with --beta 0.2, and scores with --beta 0.05" in warned.err
+    assert "was trained with --beta 0.2, but scores with --beta 0.05" in warned.err
 
 
 def test_earlier_columns_stay_as_they_are(tiny: Path, tmp_path: Path, primecli: Any) -> None:
