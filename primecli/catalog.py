@@ -104,11 +104,11 @@ COMMANDS = (
         models={"policy": "policy", "ref": "ref_model"},
     ),
     # commands to look at rollouts and runs, and to set them up
-    Command("inspect", "Show a rollout, its tokens coloured by their rewards."),
+    Command("inspect", "Show rollouts, their tokens coloured by reward."),
     Command("stats", "Summarise shards: accuracy, pass@k, verdicts, lengths, rewards."),
     Command("query", "Query shards with SQL."),
     Command("lineage", "Show what made a shard or a checkpoint."),
-    Command("validate", "Check shards: types, list lengths, whole groups, finite numbers, provenance."),
+    Command("validate", "Check shards: types, list lengths, complete groups, finite numbers, provenance."),
     Command("audit", "Check whether the process reward is being gamed."),
     Command(
         "check-logprobs",

@@ -143,7 +143,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     previous, _interrupted[number] = _interrupted.get(number), time.monotonic()
     if previous is not None and time.monotonic() - previous < TWICE_SECONDS:
         return  # timeout(1) signals a process and then its group; so may a front process of `primecli warm`
-    raise Interrupted(f"interrupted by {signal.Signals(number).name} (run the same command again to continue)")
+    raise Interrupted.by_signal(signal.Signals(number).name)
 
 
 @functools.cache

@@ -163,9 +163,9 @@ class _Running(NamedTuple):
     def add(
         self, part: Tensor, targets: Tensor, columns: slice, rows: slice, *, with_entropy: bool, keeps: bool
     ) -> None:
-        """Adds a tile's logits, (n, v), of these rows. They are overwritten: by logits - top where `keeps`.
+        """Adds some rows of a tile. part: (n, v), their logits, which are overwritten (by logits - top where `keeps`).
 
-        targets: (n,).
+        targets: (n,), theirs. columns, rows: what of the vocabulary and which of the N tokens they are.
         """
         chosen, top, mass, moment = (statistic[rows] for statistic in self)  # (n,) each, views
         index, inside = _find_targets(targets, columns)
