@@ -254,7 +254,7 @@ def logprobs(model: Path, directory: Path) -> np.ndarray:
         (["--verdict", "timeout"], 3, "no rollout matches"),
         (["--side-by-side", "--verdict", "wrong"], 3, "no group has both a right and a wrong sample"),
         (["--tokenizer", "nowhere"], 3, "nowhere: no tokenizer.json in it"),
-        (["--step-separator", ""], 2, "give the text that stands between two steps"),
+        (["--step-separator", ""], 2, "give the text between two steps"),
         (["--scale", "nan"], 2, "nan is not a finite number"),
     ],
 )

@@ -67,7 +67,7 @@ _CORRECT_CHOICE = re.compile(
 
 # a formula between dollar signs, \(…\) or \[…\]; one of the groups has its content
 _MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-# not after these: their full stop ends no sentence
+# not after these: their full stop does not end a sentence
 _NOT_ABBREVIATED = r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bvs)(?<!\bRs)(?<!i\.e)(?<!e\.g)(?<!\bapprox)"
 # where an answer ends and more of the sentence, or the next one, begins
 _PROSE_AFTER = re.compile(
