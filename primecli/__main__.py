@@ -1,4 +1,4 @@
-"""What the shell starts, as `primecli` or as `python -m primecli`; and the helper of `primecli warm`."""
+"""The entry points: `primecli` and `python -m primecli` start here, and so does the helper of `primecli warm`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def serve() -> None:
-    """Runs the helper of `primecli warm`, and in each child that it forks, a command line."""
+    """Runs the helper of `primecli warm`; each child that it forks runs a command line."""
     from primecli.warm import helper
 
     def import_primecli() -> None:

@@ -16,13 +16,13 @@ from primecli.setup.command_line import options_type
 PACKAGE = Path(primecli.__file__).parent
 
 
-def test_every_command_has_its_file_and_every_file_its_command() -> None:
+def test_every_command_has_a_file_and_every_file_a_command() -> None:
     files = {path.stem for path in (PACKAGE / "commands").glob("*.py")} - {"__init__"}
     assert files == {one.module for one in COMMANDS}
 
 
 @pytest.mark.parametrize("one", [one for one in COMMANDS if one.writes], ids=lambda one: one.name)
-def test_every_stage_has_its_file_with_a_function_of_its_options(one: Command) -> None:
+def test_every_stage_has_a_file_with_a_function_of_its_options(one: Command) -> None:
     stage = import_module(f"primecli.stages.{one.module}")
     function = getattr(stage, one.module)
     kind = options_type(function)
@@ -40,7 +40,7 @@ def test_the_models_of_a_stage_are_recorded_under_the_names_that_the_catalog_has
         assert recorded.removesuffix("_model") in declared
 
 
-def test_stages_stand_in_the_order_of_an_iteration() -> None:
+def test_stages_are_in_the_order_of_an_iteration() -> None:
     assert STAGES.index("update-prm") == STAGES.index("score-prm") - 1  # so that rewards come from the updated PRM
     assert [stage for stage in STAGES if not stage.startswith("update-")] == list(SHARD_STAGES)
     assert STAGES[-1] == "update-policy"

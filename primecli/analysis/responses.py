@@ -140,7 +140,9 @@ def _numbers(table: pa.Table, path: Path, first_row: int) -> dict[str, np.ndarra
     outside = np.flatnonzero((outcomes < 0) | (outcomes > 1))
     if len(outside):
         row = int(outside[0])
-        raise InputError(f"{path}: outcome_reward is {outcomes[row]:g} at row {first_row + row}; it is within 0 and 1")
+        raise InputError(
+            f"{path}: outcome_reward is {outcomes[row]:g} at row {first_row + row}; it must be within 0 and 1"
+        )
     rows = [ids[start:end] for start, end in pairwise(starts)]
     hashes = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
     return {

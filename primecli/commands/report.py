@@ -39,7 +39,7 @@ def report(
     is an evaluation. Curves come from the summaries alone, rollouts from the shards that are left.
 
     The page is a single file that loads nothing: open it, send it, archive it. It compares runs, and shows rollouts
-    with the reward of each token. A run that failed or is still going is shown as far as it got.
+    with the reward of each token. A run that failed or is still running is shown as far as it got.
 
     Example:
 

@@ -140,7 +140,7 @@ class _Front:
         if how == SIGNAL:
             return _exit_by(int(value))
         raise PrimecliError(
-            "stopped, because the helper of `primecli warm` has exited", "run the same command again to go on"
+            "stopped, because the helper of `primecli warm` has exited", "run the same command again to continue"
         )
 
     def _send_request(self) -> None:
@@ -205,7 +205,7 @@ class _Front:
                 return  # _line notices that the connection is closed
         elif number in (signal.SIGINT, signal.SIGTERM):
             name = signal.Signals(number).name
-            raise Interrupted(f"interrupted by {name} (run the same command again to go on)")
+            raise Interrupted.by_signal(name)
         elif number not in (signal.SIGTSTP, signal.SIGCONT):
             _exit_by(number)
         if number == signal.SIGTSTP:

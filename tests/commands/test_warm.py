@@ -94,7 +94,7 @@ def test_sigkill_of_the_helper_or_of_the_command_leaves_nothing(
         eventually(lambda: not state(child))
         eventually(lambda: not state(helper))
         assert front.stderr is not None
-        again = "(run the same command again to go on)"
+        again = "(run the same command again to continue)"
         if killed == "helper":
             line, code = f"stopped, because the helper of `primecli warm` has exited {again}", 1
         else:

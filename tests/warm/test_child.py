@@ -50,7 +50,7 @@ def test_umask_open_files_and_environment_are_the_fronts(warm: Warm, tiny: Path,
     done = warm.bash(script, tmp_path)
     assert (done.returncode, REFUSAL in done.stderr) == (0, False), done.stderr
     assert done.stdout.splitlines()[0] == "score-prm/rollouts-00000-of-00001.parquet"
-    assert "\n  Each shard holds whole groups: the N samples of a prompt,\n" in (tmp_path / "help").read_text()
+    assert "\n  Each shard holds whole groups: the N responses to a prompt,\n" in (tmp_path / "help").read_text()
     shard = tmp_path / "score-prm" / "rollouts-00000-of-00001.parquet"
     assert stat.S_IMODE(shard.stat().st_mode) == 0o600
     assert summary(tmp_path / "closed")["status"] == "complete"

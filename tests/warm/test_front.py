@@ -68,7 +68,7 @@ def test_an_interrupt_is_one_line_and_a_failed_summary(
     os.killpg(waiting.pid, number) if to_group else os.kill(waiting.pid, number)
     assert waiting.wait(timeout=20) == 130
     assert waiting.stderr is not None
-    line = f"primecli score-prm: interrupted by {number.name} (run the same command again to go on)"
+    line = f"primecli score-prm: interrupted by {number.name} (run the same command again to continue)"
     assert waiting.stderr.read().splitlines() == [line]
     assert summary(tmp_path / "score-prm")["status"] == "failed"
 
