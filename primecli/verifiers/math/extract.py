@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from primecli.verifiers.math.extract_fallback import bare_answer, last_value, span_content
 from primecli.verifiers.math.words import only_number
@@ -160,8 +161,7 @@ _NAME_BEFORE = re.compile(r"(?<![-+*/^=\\\w)}])(?<![-+*/^=\\)}] )([a-zA-Z](?:_\{
 _PERCENT_AFTER = re.compile(r"\s?(\\?%)|\s?\$?\s?percent\b")
 
 
-@dataclass(frozen=True, slots=True)
-class _Box:
+class _Box(NamedTuple):
     """Where a box and its content start and end in the text.
 
     start: of `\\boxed`.
