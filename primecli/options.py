@@ -26,10 +26,11 @@ Affects = Literal["result", "execution", "seed", "call"]
 """What an option changes.
 
 result: the result, so it is part of the fingerprint, such as --beta.
-execution: how the result is computed, so it is only recorded in the provenance, such as --device.
+execution: how the result is computed, so it is only recorded in the provenance, such as --device. The names of models
+    too, because the recipe has their fingerprints instead.
 seed: the result too; part of the fingerprint, but recorded under a key of its own.
-call: only this call, so it is not recorded, such as --force. Options whose effect `Options.recipe` or
-    `Options.execution` adds in another form are declared so too, such as --dtype, which `auto` leaves open.
+call: only this call, so it is not recorded, such as --force. Also for an option that an override of `Options.recipe` or
+    `Options.execution` records in another form, such as --dtype, where `auto` must first become a precision.
 """
 
 
@@ -160,7 +161,7 @@ def as_json(value: Any) -> Json:
 
 
 def positive(value: float) -> str | None:
-    """The problem with a number that is not positive and finite; None for one that is. A check of an `Option`."""
+    """An `Option.check`: says what is wrong unless the number is positive and finite."""
     return None if 0 < value < math.inf else f"{value:g} is not a positive number"
 
 

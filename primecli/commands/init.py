@@ -24,9 +24,9 @@ def init(
     force: Annotated[bool, Option("Overwrite existing files.")] = False,
 ) -> None:
     """The Makefile is the training loop: each iteration is a pipeline of stages, and after a kill `make` continues
-    where it stopped. primecli.toml lists every option of the stages with its meaning and its default. A README and, if
-    you name no prompts, some examples come with them. Nothing is run or downloaded. If one of the files exists, none
-    is written.
+    where it stopped. primecli.toml lists every option that the Makefile does not set, with its meaning and its
+    default. A README and, if you name no prompts, some examples come with them. Nothing is run or downloaded. If one
+    of the files exists, none is written.
 
     Example:
 

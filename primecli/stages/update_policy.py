@@ -31,6 +31,7 @@ class UpdatePolicyOptions(PolicyOptions, UpdateOptions):
     """The options of `primecli update-policy`."""
 
     policy: Annotated[str, Option("The policy to train.", "execution", metavar="DIR|HUB_ID")]
+    # inherited, but declared here for their defaults and their place in the help page
     checkpoint: Checkpoint
     shards: Shards = ()
     lr: LearningRate = 5e-7
@@ -87,11 +88,12 @@ def _train(
 def _take_steps(
     options: UpdatePolicyOptions, run: UpdateRun, trainer: Trainer, rollouts: Rollouts
 ) -> tuple[OldLogprobs, dict[str, float]]:
-    """Takes all optimizer steps. Returns the old log-probabilities, and the metrics of their gap to the sampler's."""
+    """Takes all optimizer steps. Returns the old log-probabilities, and metrics of how far they are from the sampler's."""
     from primecli.shards import schema
     from primecli.training import policy
 
     recompute = options.old_logprobs is OldLogprobsSource.recompute
+    # with a single step in all, the step's own forward pass yields them
     extra_pass = recompute and trainer.total_steps(len(rollouts)) > 1
     old = policy.OldLogprobs(
         rollouts.values[schema.ROLLOUT_LOGPROBS].copy(), from_first_forward=recompute and not extra_pass

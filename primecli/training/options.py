@@ -54,8 +54,8 @@ class MemoryOptions(Options):
     gradient_checkpointing: Annotated[
         bool,
         Option(
-            "Keep only each layer's input, and recompute the rest in the backward pass: less memory, a third more "
-            "time, the same result.",
+            "Keep only each layer's input, and recompute the rest in the backward pass: less memory, about a "
+            "fifth more time, the same result.",
             "execution",
         ),
     ] = False
