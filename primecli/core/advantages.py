@@ -184,7 +184,7 @@ def grpo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, 
 
     The deviation is the group's sample standard deviation (n - 1), plus 1e-6; for process rewards, that of the
     responses' mean process rewards. The division removes the scale of the PRM, so one that knows nothing yet counts as
-    much as a good one, and summed over many tokens its rewards can dwarf the outcome; `dr_grpo` leaves the division out.
+    much as a good one, and summed over many tokens its rewards can dwarf the outcome; `dr_grpo` does not divide.
 
     >>> mask = torch.tensor([[True], [True]])
     >>> grpo(torch.tensor([1.0, 0.0]), torch.tensor([[0.2], [0.4]]), mask, torch.tensor([0, 0]))

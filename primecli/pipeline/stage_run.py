@@ -258,7 +258,7 @@ class StageRun(Run):
             say(self.stage, self._closing_line(status))
 
     def _restore_summary(self, directory: Path) -> bool:
-        """Restores the summary of an earlier, complete run if this one has written no shards. Returns whether it did."""
+        """Restores the summary of an earlier, complete run if this one wrote no shards. Returns whether it did."""
         if self._written or self._previous is None or self._previous.status != "complete":
             return False
         self._previous.write(directory)

@@ -88,7 +88,7 @@ def _train(
 def _take_steps(
     options: UpdatePolicyOptions, run: UpdateRun, trainer: Trainer, rollouts: Rollouts
 ) -> tuple[OldLogprobs, dict[str, float]]:
-    """Takes all optimizer steps. Returns the old log-probabilities, and metrics of how far they are from the sampler's."""
+    """Takes all optimizer steps. Returns the old log-probabilities, and metrics of their gap to the sampler's."""
     from primecli.shards import schema
     from primecli.training import policy
 
