@@ -47,7 +47,7 @@ class PromptGroup:
 
 
 class Sampler:
-    """Samples parts, each the groups of a shard. The engine is opened when the first is asked for.
+    """Samples parts, each the groups of a shard, once. The engine is open from the first that is asked for to the last.
 
     All parts are handed to the engine at once, so that one that batches as it goes is never idle at the end of a
     shard. parts: groups by number. done: hears how many rollouts were sampled, of the part asked for and of others.
@@ -79,8 +79,12 @@ class Sampler:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
         if self._running is not None:
             engine, groups = self._running
+            self._running = None
             groups.close()  # aborts what is in flight
             engine.close()
 
@@ -107,6 +111,8 @@ class Sampler:
             self.done(len(samples))
         engine.confirm()
         del self._found[number]
+        if not self._found:
+            self._end()  # before the last shard's path is out: then the next stage may begin, and want the GPU
         return [mine[place] for place in range(len(mine))]
 
 

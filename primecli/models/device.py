@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
+import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +22,26 @@ if TYPE_CHECKING:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 LARGE_BLOCKS = (1 << 30, 32 << 20)  # bytes: from here on a block is given back; the second is older glibcs' most
 
+WAIT_SECONDS = 120.0  # a process that ends gives its memory back within seconds; one that goes on is not worth more
+POLL_SECONDS = 0.25
+OWN_OVERHEAD = 1 << 30  # bytes: what a process holds on a GPU beside its tensors, CUDA's context first of all
+
+OUT_OF_MEMORY = (
+    "can't allocate memory",  # of the CPU
+    "CUDA error: out of memory",  # of the driver: where even its own context does not fit
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What errors say that are about memory without being torch.OutOfMemoryError."""
+BUSY = "busy or unavailable"
+"""What CUDA says of a GPU that takes one process at a time and has one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where, in what precision and how a model computes.
 
-    device: such as cpu or cuda.
+    device: such as cpu, cuda or cuda:1.
     dtype: of products; parameters that are trained stay float32, and `autocast` makes up the difference.
     packing: whether sequences share a row and their prompt, `auto`, `on` or `off`; see `scoring.plan`.
     """
@@ -44,6 +61,24 @@ class Placement:
         with torch.autocast(self.device.type, dtype=self.dtype):
             yield
 
+    def for_head(self, states: torch.Tensor) -> torch.Tensor:
+        """Last hidden states as the head takes them, which `autocast` does not reach: its products are in `dtype` too.
+
+        Float32 weights give float32 states under autocast. Left so, the product with the head would run in float32,
+        some 15 times slower on a GPU. On a CPU they stay as they are: a product in bfloat16 rounds its result there.
+        """
+        return states if self.device.type == "cpu" else states.to(self.dtype)
+
+
+def device_problem(name: str) -> str | None:
+    """What is wrong with a value of --device; None where nothing is.
+
+    >>> device_problem("cuda:1"), device_problem("gpu")
+    (None, "'gpu' is not auto, cpu, cuda or cuda:N")
+    """
+    known = re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name)
+    return None if known else f"{name!r} is not auto, cpu, cuda or cuda:N"
+
 
 def resolve_dtype(device: str, dtype: str) -> str:
     """What `auto` comes to, without importing torch where there is no accelerator to ask about."""
@@ -53,7 +88,7 @@ def resolve_dtype(device: str, dtype: str) -> str:
         return "float32"
     import torch
 
-    return "bfloat16" if device == "cuda" or torch.cuda.is_available() else "float32"
+    return "bfloat16" if device.startswith("cuda") or torch.cuda.is_available() else "float32"
 
 
 def _has_accelerator_files() -> bool:
@@ -61,17 +96,141 @@ def _has_accelerator_files() -> bool:
 
 
 def resolve_placement(device: str, dtype: str, packing: str = "auto") -> Placement:
-    """`auto` is the GPU where there is one. dtype: as `resolve_dtype` gives it. packing: as in `Placement`."""
+    """`auto` is the GPU where there is one. dtype: as `resolve_dtype` gives it. packing: as in `Placement`.
+
+    Waits for a GPU that another process still fills, see `open_device`. Raises UsageError for a device that is not
+    there, PrimecliError for one that stays full.
+    """
     import torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = torch.device(device)
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
+        open_device(device, lambda: _touch(place))
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"--device {device}: {first_line(error)}") from error
     return Placement(place, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype], packing)
+
+
+def _touch(device: torch.device) -> None:
+    """Computes a number on the device, and makes a GPU this process's own. Raises what torch raises."""
+    import torch
+
+    if device.type != "cuda":
+        torch.empty(0, device=device)
+        return
+    # float32 is float32, also where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as it is in NVIDIA's containers
+    torch.set_float32_matmul_precision("highest")
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    if device.index is not None:
+        torch.cuda.set_device(device)  # what asks for no device, such as pinned memory, would open the first GPU too
+    torch.zeros(1, device=device).item()
+
+
+def open_device(
+    name: str,
+    touch: Callable[[], None],
+    *,
+    seconds: float = WAIT_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Touches a device, and touches it again for up to `seconds` while other processes leave no room on it.
+
+    Says once that it waits. Raises PrimecliError where the device stays full, and what else `touch` raises.
+    """
+    waited = 0.0
+    while True:
+        try:
+            return touch()
+        except RuntimeError as error:
+            if not (is_out_of_memory(error) or BUSY in str(error)):
+                raise
+            if waited >= seconds:
+                raise PrimecliError(
+                    f"{name} is full: {first_line(error)}", "other processes hold it; `nvidia-smi` lists them"
+                ) from error
+        if not waited:
+            _say(f"{name} is full; waiting up to {seconds:.0f} s for other processes to leave it")
+        sleep(POLL_SECONDS)
+        waited += POLL_SECONDS
+
+
+def _say(text: str) -> None:
+    print(f"primecli: {text}", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """The memory of a GPU, bytes.
+
+    total: all of it.
+    free: what nobody has taken.
+    reserved: what this process's allocator has taken.
+    cached: what it has taken and does not use at present.
+    """
+
+    total: int
+    free: int
+    reserved: int = 0
+    cached: int = 0
+
+    def others(self) -> int:
+        """What other processes hold, as near as can be told."""
+        return max(0, self.total - self.free - self.reserved - OWN_OVERHEAD)
+
+
+def device_memory(device: torch.device) -> DeviceMemory:
+    """The memory of a GPU now."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    return DeviceMemory(total, free, reserved, reserved - allocated)
+
+
+def wait_for_memory(
+    device: torch.device,
+    needed: int,
+    *,
+    memory: Callable[[], DeviceMemory] | None = None,
+    seconds: float = WAIT_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Waits until a GPU has `needed` bytes for us, up to `seconds`, while other processes hold them.
+
+    The stages of a pipe have the GPU in turn, and a process that ends gives its memory back a moment after the next one
+    has read its last line. Says once that it waits. Returns at once for another device, where the memory is there, and
+    where waiting cannot help; the allocation that follows then says what is wrong.
+    memory: what the device has; asked again and again.
+    """
+    if device.type != "cuda":
+        return
+    waited = 0.0
+    while waited <= seconds:
+        found = device_memory(device) if memory is None else memory()
+        room = found.free + found.cached
+        if needed <= room or not found.others() or needed > room + found.others():
+            return
+        if not waited:
+            _say(
+                f"{needed / 2**30:.1f} GiB are needed on {device} and {room / 2**30:.1f} are free; waiting up to "
+                f"{seconds:.0f} s for other processes, which hold {found.others() / 2**30:.1f}"
+            )
+        sleep(POLL_SECONDS)
+        waited += POLL_SECONDS
+
+
+def free_device_memory(device: torch.device | None = None) -> None:
+    """Gives the GPU memory of what has no references any more to other processes. device: None where any may be used.
+
+    CUDA's context, some hundred MiB, stays until the process ends.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized() or (device is not None and device.type != "cuda"):
+        return
+    gc.collect()  # models refer to themselves
+    torch.cuda.empty_cache()
 
 
 def first_line(error: BaseException) -> str:
@@ -102,16 +261,29 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
+def give_freed_memory_back() -> None:
+    """Gives memory that was freed and is kept (`keep_freed_memory`) to the system: a model that has gone to a GPU."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is about memory, of the CPU or of a GPU."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+
+
 @contextlib.contextmanager
 def reporting_memory(hint: str = "lower --micro-batch-tokens", what: str = "") -> Iterator[None]:
     """Turns running out of memory into one line that says what to lower. what: that it ran out on, if that is known."""
-    import torch
-
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
-        known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-        if not known:
+        if not is_out_of_memory(error):
             raise
         raise PrimecliError(f"out of memory{what and f' on {what}'}: {first_line(error)}", hint) from error
 

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primecli.errors import InputError, PrimecliError
-from primecli.models.device import Placement, first_line, keep_freed_memory
+from primecli.models.device import (
+    Placement,
+    first_line,
+    give_freed_memory_back,
+    is_out_of_memory,
+    keep_freed_memory,
+    wait_for_memory,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -83,13 +90,19 @@ def load_critic(directory: Path, place: Placement, *, dtype: torch.dtype | None 
 
 
 def move(model: Any, place: Placement) -> Any:
-    """The model on its device; running out of memory is one line."""
-    import torch
-
+    """The model on its device, once other processes leave room for it; running out of memory is one line."""
+    tensors = [*model.parameters(), *model.buffers()]
+    wait_for_memory(place.device, sum(tensor.nbytes for tensor in tensors if tensor.device != place.device))
     try:
-        return model.to(place.device)
-    except torch.OutOfMemoryError as error:
+        moved = model.to(place.device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise PrimecliError(f"the model does not fit on {place.device}: {first_line(error)}") from error
+    del tensors
+    if place.device.type != "cpu":
+        give_freed_memory_back()
+    return moved
 
 
 def check_head(model: Any, directory: Path) -> None:
@@ -100,18 +113,19 @@ def check_head(model: Any, directory: Path) -> None:
     """
     import torch
 
-    from primecli.core.logprobs import token_logprobs
-
     ids = torch.arange(1, 9, device=model.device)[None, :] % model.get_input_embeddings().num_embeddings
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits[0]
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        logits = model(input_ids=ids, use_cache=False).logits  # (1, T, V)
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state  # (1, T, D)
         head = model.get_output_embeddings()
-        ours = token_logprobs(hidden, head.weight, ids[0], bias=head.bias).logprobs
-        theirs = torch.log_softmax(logits.float(), -1).gather(-1, ids[0][:, None]).squeeze(-1)
+        # by the head itself, which rounds logits as the model does: `token_logprobs` does not where it can do without
+        ours, theirs = (
+            torch.log_softmax(each.float(), -1).gather(-1, ids[..., None]).squeeze(-1)
+            for each in (head(hidden.to(head.weight.dtype)), logits)
+        )
     if not bool(logits.isfinite().all()):
         raise InputError(f"{directory}: the model's logits are not finite", "its weights are damaged")
-    if not torch.allclose(ours, theirs.to(ours.dtype), atol=HEAD_TOLERANCE):
+    if not torch.allclose(ours, theirs, atol=HEAD_TOLERANCE):
         raise PrimecliError(
             f"{directory}: {type(model).__name__} changes its logits after the head, which is not supported yet"
         )

@@ -7,19 +7,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 from primecli.files import Json
-from primecli.models.device import resolve_dtype, resolve_placement, set_threads
+from primecli.models.device import device_problem, resolve_dtype, resolve_placement, set_threads
 from primecli.options import Option, Options
 
 if TYPE_CHECKING:
     from primecli.models.device import Placement
-
-
-class Device(StrEnum):
-    """Where a model computes."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class Dtype(StrEnum):
@@ -55,9 +47,15 @@ class DeviceOptions(Options):
     The precision that `auto` stands for is part of the result, where it came from is not.
     """
 
-    device: Annotated[Device, Option("Where to compute; auto is the GPU where there is one.", "execution")] = (
-        Device.auto
-    )
+    device: Annotated[
+        str,
+        Option(
+            "Where to compute; auto is the GPU where there is one, cuda:1 the second of several.",
+            "execution",
+            metavar="<auto|cpu|cuda|cuda:N>",
+            check=device_problem,
+        ),
+    ] = "auto"
     dtype: Annotated[Dtype, Option("Precision of products; auto is bfloat16 on a GPU, float32 on the CPU.", "call")] = (
         Dtype.auto
     )
@@ -67,7 +65,7 @@ class DeviceOptions(Options):
 
     def resolved_dtype(self) -> str:
         """float32 or bfloat16."""
-        return resolve_dtype(self.device.value, self.dtype.value)
+        return resolve_dtype(self.device, self.dtype.value)
 
     def recipe(self) -> dict[str, Json]:
         """With the precision that `auto` stands for here."""
@@ -91,7 +89,7 @@ class ComputeOptions(DeviceOptions):
     def placement(self) -> Placement:
         """The device and precision to compute with; sets the number of this process's threads."""
         set_threads(self.threads)
-        return resolve_placement(self.device.value, self.resolved_dtype(), self.packing.value)
+        return resolve_placement(self.device, self.resolved_dtype(), self.packing.value)
 
 
 Prm = Annotated[str, Option("The process reward model, a causal LM.", "execution", metavar="DIR|HUB_ID")]

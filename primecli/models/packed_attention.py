@@ -73,6 +73,10 @@ def attend(
     if segments is None:
         output = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=shared)
         return output.transpose(1, 2).contiguous(), None  # some layers take a view of it
+    if torch.is_autocast_enabled(query.device.type):
+        # what autocast does for `scaled_dot_product_attention`, but not for the one that a CausalBias puts in its place
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     sizes = [segment.length for segment in segments]
     keys, values = torch.split(key, sizes, dim=2), torch.split(value, sizes, dim=2)
     pieces = []
@@ -81,7 +85,7 @@ def attend(
         if segment.prefix is not None:
             seen = torch.cat([keys[segment.prefix], seen], dim=2)
             known = torch.cat([values[segment.prefix], known], dim=2)
-            mask = _lower_right(segment.length, seen.shape[2], query.device)
+            mask = lower_right_mask(segment.length, seen.shape[2], query.device)
         pieces.append(
             scaled_dot_product_attention(
                 part, seen, known, mask, is_causal=mask is None, scale=scaling, enable_gqa=shared
@@ -97,7 +101,7 @@ def _matters(name: str, argument: object) -> bool:
     return not (name in CHANGING_NOTHING or argument is None or argument is False)
 
 
-def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
+def lower_right_mask(queries: int, keys: int, device: torch.device) -> Tensor:
     """The mask by which the last of the queries sees all keys, and each one before it a key less."""
     if device.type == "cpu":  # quicker there than what follows, which is for the flash kernel
         return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)

@@ -210,7 +210,12 @@ def sequence_logprobs(
         states = _states(model, inputs)
         head = model.get_output_embeddings()
     return token_logprobs(
-        states, head.weight, inputs.targets, bias=head.bias, temperature=inputs.heat, with_entropy=with_entropy
+        place.for_head(states),
+        head.weight,
+        inputs.targets,
+        bias=head.bias,
+        temperature=inputs.heat,
+        with_entropy=with_entropy,
     )
 
 

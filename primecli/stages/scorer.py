@@ -51,6 +51,7 @@ class Scorer:
         first: Callable[[], None] = lambda: None,
     ) -> None:
         """Adds the columns of a stage to each input shard. needs: columns. first: called once a shard has come."""
+        from primecli.models.device import free_device_memory
         from primecli.models.identity import model_fingerprint, resolve_model
         from primecli.shards import schema
 
@@ -66,6 +67,8 @@ class Scorer:
                 self.run.progress.advance(shard.footer.rows)
                 continue
             self.run.commit(*score(self.run.read(shard), shard.path))
+        self._models = None
+        free_device_memory()  # before our stdout closes, which is when the next stage begins
 
     def scores(self, table: pa.Table, path: Path) -> dict[str, np.ndarray]:
         """(N,) float32 by role: the numbers of all response tokens of a shard."""

@@ -40,6 +40,11 @@ def remedies(options: TrainingOptions, device: torch.device, rows: int) -> str:
     return ", or ".join(texts) or "train on shorter responses, or a smaller model"
 
 
+def bytes_to_come(trained: Iterable[torch.nn.Parameter], *, offload: bool) -> int:
+    """What gradients and, without `offload`, AdamW's two moments will take beside the parameters on their device."""
+    return sum(parameter.nbytes for parameter in trained) * (1 if offload else 3)
+
+
 def largest_micro_batches(plans: Iterable[Sequence[Batch]], sequences: Sequences) -> list[Batch]:
     """Those that need the most memory: of most tokens and, since attention may need their square, by the longest too.
 

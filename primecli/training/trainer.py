@@ -14,7 +14,7 @@ from primecli import __version__
 from primecli.errors import PrimecliError
 from primecli.files import Json
 from primecli.models import checkpoints, loading, lora, scoring
-from primecli.models.device import Placement, reporting_memory
+from primecli.models.device import Placement, free_device_memory, reporting_memory, wait_for_memory
 from primecli.models.identity import TRAINER_DIRECTORY
 from primecli.pipeline.recipe import Recipe
 from primecli.shards.rollouts import Rollouts, Sequences
@@ -78,9 +78,11 @@ class Trainer:
         memory.gather_embedding_gradient(self.model)
         if options.gradient_checkpointing:
             memory.recompute_activations(self.model)
+        trained = lora.trained(self.model)
+        wait_for_memory(placement.device, memory.bytes_to_come(trained.values(), offload=options.offload_optimizer))
         with reporting_memory(self._remedies(0), "the optimizer's moments"):
             self.optimizer = AdamW(
-                lora.trained(self.model),
+                trained,
                 weight_decay=options.weight_decay,
                 steps=self.step,
                 offload=options.offload_optimizer,
@@ -204,8 +206,13 @@ class Trainer:
         adapters = {"trained_parameters": trained} if self.lora else {}
         return {**over_steps, **adapters, "steps": len(self.history), "step": self.step}
 
+    def release(self) -> None:
+        """Gives the memory of the model and its optimizer back, that of a GPU to the next stage. No use after that."""
+        del self.model, self.optimizer
+        free_device_memory(self.placement.device)
+
     def save(self, directory: Path, recipe: Recipe, provenance: Mapping[str, Json]) -> None:
-        """Writes the checkpoint; the trainer is done with after that."""
+        """Writes the checkpoint; its weights are rounded to their stored precision on the way, so train no further."""
         record: dict[str, Json] = {
             "version": __version__,
             "stage": recipe.stage,

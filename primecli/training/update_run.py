@@ -133,7 +133,7 @@ class UpdateRun(Run):
         return Trainer(source, options.placement(), options, self.stage, load=load, on_step=self.log_step)
 
     def commit(self, trainer: Trainer, rollouts: Rollouts, metrics: Mapping[str, float]) -> None:
-        """Writes the checkpoint whole, reports, and passes the input paths on."""
+        """Writes the checkpoint whole, reports, gives the trainer's memory back, and passes the input paths on."""
         recipe = self.recipe(self.shards)
         target = self.options.checkpoint
         provenance = self.provenance(recipe, self.shards)
@@ -146,10 +146,12 @@ class UpdateRun(Run):
         with directory_atomically(target, replace=self.options.force) as directory:
             trainer.save(directory, recipe, provenance)
             summary.write(directory)
+        history, saved_nothing = trainer.history, trainer.optimizer.offload and trainer.placement.device.type == "cpu"
+        trainer.release()  # the next stage wants the GPU as soon as it sees the paths
         self._log.close(ok=True)  # before the next stage starts, which may go on with the same run of wandb
         if not self.options.quiet:
-            show_metrics(summary, trainer.history)
-        if trainer.optimizer.offload and trainer.placement.device.type == "cpu":
+            show_metrics(summary, history)
+        if saved_nothing:
             self.note("--offload-optimizer saved nothing: on the CPU the moments are in its memory anyway")
         self.note(f"{summary.rows} rollouts in {summary.groups} groups, {duration(summary.seconds)} -> {target}")
         pipe.emit_all([shard.path for shard in self.shards])

@@ -136,3 +136,21 @@ def test_it_does_not_get_into_what_is_saved(tmp_path: Path) -> None:
     assert packed_attention.can_pack(model)
     model.save_pretrained(tmp_path)
     assert packed_attention.NAME not in (tmp_path / "config.json").read_text()
+
+
+def test_under_autocast_the_mask_for_a_gpu_gives_what_that_of_the_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, heads, 11, 8, generator=generator) for heads in (4, 2))
+    value = torch.randn(1, 2, 11, 8, generator=generator).bfloat16()  # rotary positions give float32, values have none
+    segments = [Segment(4), Segment(3, prefix=0), Segment(4, prefix=0)]
+
+    def attend() -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return packed_attention.attend(torch.nn.Identity(), query, key, value, None, segments=segments)[0]
+
+    expected = attend()
+    assert expected.dtype == torch.bfloat16
+    mask = packed_attention.lower_right_mask
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(packed_attention, "lower_right_mask", lambda queries, keys, _: mask(queries, keys, cuda))
+    torch.testing.assert_close(attend(), expected, atol=0, rtol=0)

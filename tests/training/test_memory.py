@@ -19,6 +19,7 @@ from primecli.models.device import resolve_placement
 from primecli.models.scoring import Batch
 from primecli.shards.rollouts import Sequences
 from primecli.training.memory import (
+    bytes_to_come,
     gather_embedding_gradient,
     has_preflight,
     largest_micro_batches,
@@ -203,3 +204,9 @@ def test_a_gpu_is_tried_first() -> None:
     for wanted, expected in [(None, [False, True]), (True, [True, True]), (False, [False, False])]:
         options = TrainingOptions(lr=1e-6, preflight=wanted)
         assert [has_preflight(options, device) for device in (cpu, gpu)] == expected
+
+
+def test_what_an_update_will_still_take() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(3, 5)), torch.nn.Parameter(torch.zeros(7))]
+    assert bytes_to_come(weights, offload=False) == 22 * (4 + 8)  # a gradient and two moments, float32
+    assert bytes_to_come(weights, offload=True) == 22 * 4

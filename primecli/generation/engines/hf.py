@@ -17,7 +17,13 @@ from torch import Tensor
 
 from primecli.generation.engines import EngineOptions, Policy, Request, Sample, SampledGroups, SamplingParams
 from primecli.generation.engines.decoding import Decoding, share_keys
-from primecli.models.device import Placement, reporting_memory, resolve_placement, set_threads
+from primecli.models.device import (
+    Placement,
+    free_device_memory,
+    reporting_memory,
+    resolve_placement,
+    set_threads,
+)
 from primecli.models.loading import load_model
 
 # When this share of a batch or less is still running, its ended rows are removed from the key-value cache. That copies
@@ -87,8 +93,9 @@ class HfEngine:
         """The weights are in this process, and nothing changes them."""
 
     def close(self) -> None:
-        """Lets the model go."""
+        """Lets the model go, and gives its GPU memory back."""
         self.model = None
+        free_device_memory(self.place.device)
 
     def _batches(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[list[_Piece]]:
         """Batches within the budget, none over two parts: a shard is the same whichever others are made with it."""

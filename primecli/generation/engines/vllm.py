@@ -27,6 +27,7 @@ from primecli.generation.engines import (
     copies,
     group_seed,
 )
+from primecli.models.device import free_device_memory
 
 IN_FLIGHT = 4096  # samples in the engine at a time: more than it runs at once, and few enough to hand over quickly
 BATCHED_TOKENS_ON_CPU = 4096
@@ -141,8 +142,10 @@ class VllmEngine:
         """The weights are in this process, and nothing changes them."""
 
     def close(self) -> None:
-        """Ends the engine, and the worker processes that it may have."""
+        """Ends the engine and the worker processes that it may have, and gives the GPU memory of ours back."""
         self.engine.engine_core.shutdown()
+        self.engine = None
+        free_device_memory()
 
 
 def check_temperature(params: SamplingParams) -> None:
