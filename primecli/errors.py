@@ -1,12 +1,12 @@
-"""Errors that a user meets: one line that says what, where and what to do, and an exit code.
+"""Errors that a user meets: one line that says what happened, where and what to do, and an exit code.
 
-Everything that primecli raises on purpose is a `PrimecliError`. Any other exception that reaches the
-command line is a defect of primecli; it still ends in one line, and `--debug` shows the traceback.
+Everything that primecli raises on purpose is a `PrimecliError`. Any other exception that reaches the command line is a
+bug in primecli; it too ends in one line, and `--debug` shows the traceback.
 
 | exit code | meaning                                                                |
 |-----------|------------------------------------------------------------------------|
 | 0         | done, also when the reader of the pipe closed it                       |
-| 1         | failed: disk, stdout, memory, lock, a model that fails, a defect       |
+| 1         | failed: disk, stdout, memory, lock, a model that fails, a bug          |
 | 2         | usage: the command line is wrong                                       |
 | 3         | the input is corrupt, incomplete or lacks needed columns               |
 | 4         | finished, but more rows were quarantined than `--max-errors` allows    |
@@ -18,7 +18,10 @@ from __future__ import annotations
 
 
 class PrimecliError(Exception):
-    """Something the user can act on. `hint` says how; exit code 1."""
+    """Something that the user can act on; exit code 1.
+
+    message: what happened, and where. hint: what to do about it.
+    """
 
     exit_code = 1
 
@@ -31,8 +34,14 @@ class PrimecliError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; the name of its type where it has no text."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 class UsageError(PrimecliError):
-    """The command line asks for something that does not fit together; exit code 2."""
+    """The command line is wrong, or asks for things that do not go together; exit code 2."""
 
     exit_code = 2
 
@@ -56,10 +65,10 @@ class GateError(PrimecliError):
 
 
 class Interrupted(BaseException):
-    """Ended by SIGINT or SIGTERM; exit code 130. Not an `Exception`, so that no handler on the way swallows it."""
+    """Ended by SIGINT or SIGTERM; exit code 130. It is not an `Exception`, so that no handler swallows it."""
 
     exit_code = 130
 
 
 class ReaderClosed(Exception):
-    """The reader of stdout has gone. A normal end (exit code 0), raised so that a stage stops early."""
+    """The reader of stdout has gone. This is a normal end (exit code 0), raised so that a stage stops early."""

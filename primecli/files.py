@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, locks on directories, hashes of content and of configuration."""
+"""Files that appear whole or not at all, locks, and hashes of content and of configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json
 
 
 def fingerprint(value: Json) -> str:
-    """SHA-256 (32 hex digits) of a value's canonical JSON: key order and white space do not matter.
+    """SHA-256 (first 32 hex digits) of a value's canonical JSON, so the order of keys does not matter.
 
     >>> fingerprint({"a": 1, "b": [2.5]}) == fingerprint({"b": [2.5], "a": 1})
     True
@@ -35,20 +35,20 @@ def fingerprint(value: Json) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 (32 hex digits) of a file's bytes."""
+    """SHA-256 (first 32 hex digits) of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 def disk_error(error: OSError, action: str, path: Path) -> PrimecliError:
-    """An operating-system error as one line that says what could not be done, where, and what to do."""
+    """An operating-system error as one line: what could not be done, where, why, and what to do about it."""
     hints = {
         errno.ENOSPC: "free some space or choose another --out, then run the same command again",
         errno.EDQUOT: "free some space or choose another --out, then run the same command again",
         errno.EACCES: "check the permissions of the directory or choose another one",
         errno.EPERM: "check the permissions of the directory or choose another one",
         errno.EROFS: "the file system is read-only; choose another directory",
-        errno.ENOTDIR: "a part of the path is a file, not a directory",
+        errno.ENOTDIR: "part of the path is a file, not a directory",
     }
     reason = os.strerror(error.errno) if error.errno else str(error)
     return PrimecliError(f"cannot {action} {path}: {reason}", hints.get(error.errno or 0))
@@ -56,7 +56,7 @@ def disk_error(error: OSError, action: str, path: Path) -> PrimecliError:
 
 @contextlib.contextmanager
 def reporting_disk_errors(action: str, path: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a `PrimecliError` about this path."""
+    """Turns an OSError in the block into a PrimecliError about this path. action: as in "cannot {action} {path}"."""
     try:
         yield
     except OSError as error:
@@ -64,7 +64,7 @@ def reporting_disk_errors(action: str, path: Path) -> Iterator[None]:
 
 
 def fsync_directory(directory: Path) -> None:
-    """Makes the names in a directory durable."""
+    """Makes changes to the entries of a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -73,9 +73,9 @@ def fsync_directory(directory: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Calls `write` with a file beside `path`, makes it durable and renames it to `path`.
+    """Calls `write` with a temporary file beside `path`, makes the file durable and renames it to `path`.
 
-    Whatever goes wrong, `path` is as it was before and nothing is left beside it.
+    If anything goes wrong, `path` is as it was before and nothing is left beside it.
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{os.getpid()}")
     with reporting_disk_errors("write", path):
@@ -91,7 +91,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 
 def write_json_atomically(path: Path, value: Json) -> None:
-    """A JSON file, indented, whole or not at all."""
+    """Writes indented JSON, whole or not at all."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, lambda file: _write_all(file, text.encode()))
 
@@ -102,10 +102,10 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
 
 @contextlib.contextmanager
 def directory_atomically(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yields a directory beside `target` that becomes `target` when the block ends well.
+    """Yields a temporary directory beside `target`, which becomes `target` when the block ends without an exception.
 
-    With `replace`, a `target` that exists is removed once the new one is complete. When the block raises,
-    what it wrote is removed and `target` is as it was.
+    With `replace`, an existing `target` is removed once the new one is complete. If the block raises, what it wrote is
+    removed and `target` is as it was before.
     """
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.{os.getpid()}")
     with reporting_disk_errors("write", target):
@@ -132,10 +132,10 @@ def directory_atomically(target: Path, *, replace: bool = False) -> Iterator[Pat
 
 
 def remove_leftovers(directory: Path, of: str | None = None) -> None:
-    """Removes what killed processes left half-written. Call it under the lock of what they wrote.
+    """Removes what killed processes left half-written. Call it while holding the lock of what they wrote.
 
-    of: the name of the target whose leftovers are meant; all targets when None. Where a target was killed in the
-    middle of being replaced, its old version is put back.
+    Where a process was killed while it replaced a directory, the old version is put back. of: the name of the target
+    whose leftovers to remove; None for all targets.
     """
     name = ".+?" if of is None else re.escape(of)
     pattern = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}({name})(\.old)?\.\d+")
@@ -152,24 +152,24 @@ def remove_leftovers(directory: Path, of: str | None = None) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Makes a directory and its parents; an error is one line."""
+    """Makes a directory and its parents. Raises PrimecliError where it cannot."""
     with reporting_disk_errors("make the directory", directory):
         directory.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
 def lock(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock file `path`, which the kernel frees when the process ends, however it ends.
+    """Holds the lock file `path`, which the kernel releases when the process ends, however it ends.
 
-    Raises `PrimecliError` at once when another process holds it. `what` is named in the error.
+    what: what it protects, for the error. Raises PrimecliError at once where another process holds it.
     """
     with reporting_disk_errors("write in", path.parent):
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held open while the lock is)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (open for as long as the lock is held)
     with file:
         if not _try_lock(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise PrimecliError(f"{what} is being written by {holder}", "wait for it to end, or write somewhere else")
+            raise PrimecliError(f"{what} is being written by {holder}", "wait until it ends, or write somewhere else")
         file.truncate(0)
         file.write(f"primecli, process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -177,7 +177,7 @@ def lock(path: Path, what: str) -> Iterator[None]:
 
 
 def _try_lock(file: IO[str]) -> bool:
-    """Takes the lock; tries again for a moment, since `is_locked` holds it for an instant too."""
+    """Takes the lock. It retries for a moment, since `is_locked` holds the lock for an instant too."""
     for _ in range(5):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,7 +188,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process holds this lock file."""
+    """Whether a running process holds this lock file."""
     try:
         with open(path, encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -200,5 +200,5 @@ def is_locked(path: Path) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's value. Raises OSError or ValueError as `open` and `json` do."""
+    """The value in a JSON file. Raises OSError or ValueError, as `open` and `json` do."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -173,7 +173,7 @@ def test_filter_stops_generate_early_and_all_see_success(tiny: Path, tmp_path: P
     assert found["status"] == "stopped-by-reader"
     assert 4 <= len(found["shards"]) < 100
     assert sorted(found["shards"]) == sorted(path.name for path in (directory / "runs/1/generate").glob("*.parquet"))
-    assert "primecli generate: stopped early, the reader has closed the pipe" in done.stderr
+    assert "primecli generate: stopped early because the reader closed the pipe" in done.stderr
     assert "Traceback" not in done.stderr
 
 

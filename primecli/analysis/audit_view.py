@@ -1,43 +1,122 @@
-"""The reports of `primecli.audit` as tables on a terminal."""
+"""What `primecli audit` prints: the audits of one or several inputs as tables, or as JSON."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from primecli.analysis.audit import HEALTH, METRICS, SECTIONS, Bound
+from primecli.analysis.audit import HEALTH, METRICS, SECTIONS, Bound, audit_responses
+from primecli.analysis.audit_gates import check_gates, parse_gate
+from primecli.analysis.responses import collect
+from primecli.analysis.terminal import print_in_full
+from primecli.errors import ReaderClosed
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 EXPLAINED_WIDTH = 150  # columns of a terminal from which the table says what each metric is
-WIDEST = 1000  # columns that any table fits into
 MARKS = {"ok": "", "watch": " !", "bad": " !!"}
 COLOURS = {"ok": "", "watch": "yellow", "bad": "bold red"}
 
 Report = Mapping[str, Any]
 
 
-def show(reports: Mapping[str, Report]) -> None:
-    """Prints one report whole, or several beside each other with the last one's disagreements; by label."""
+def show_audit(
+    arguments: Sequence[str], *, fail_on: Sequence[str], top: int, seed: int, as_json: bool, partial: bool
+) -> None:
+    """Audits shards, prints the audit, and raises GateError or InputError where a condition of `fail_on` asks for it.
+
+    arguments, partial: as on the command line; several directories are audited apart.
+    top: how many groups of the strongest disagreement to show.
+    """
+    import contextlib
+
+    from primecli.pipeline.inputs import Inputs
+    from primecli.pipeline.progress import say
+
+    gates = [parse_gate(text) for text in fail_on]
+    reports: dict[str, Report] = {}
+    for label, paths in _inputs_by_label(arguments).items():
+        inputs = Inputs(paths, partial=partial, together=True, warn=lambda text: say("audit", text))
+        reports[label] = audit_responses(collect(inputs), seed=seed, top=top)
+    with contextlib.suppress(ReaderClosed):  # a reader that closed the pipe still gets the exit code
+        if as_json:
+            _print_json(reports)
+        else:
+            _print_tables(dict(zip(_short(list(reports)), reports.values(), strict=True)))
+    check_gates(gates, reports)
+
+
+def _inputs_by_label(arguments: Sequence[str]) -> dict[str, Sequence[str]]:
+    """What is audited apart: each directory where several are named, else everything together."""
+    from primecli.pipeline.inputs import expand_path
+
+    paths = [] if list(arguments) == ["-"] else [path for text in arguments for path in expand_path(text)]
+    if len(paths) > 1 and all(path.is_dir() for path in paths):
+        return {name: [name] for name in sorted(map(str, paths), key=_natural)}
+    return {arguments[0] if len(arguments) == 1 else "": arguments}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A sorting key that puts runs/2 before runs/10.
+
+    >>> sorted(["runs/10/x", "runs/2/x"], key=_natural)
+    ['runs/2/x', 'runs/10/x']
+    """
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _short(names: list[str]) -> list[str]:
+    """Paths without the parts that all of them begin and end with, unless that leaves nothing of one.
+
+    >>> _short(["runs/1/score-prm", "runs/2/score-prm"])
+    ['1', '2']
+    """
+    parts = [Path(name).parts for name in names]
+    first = last = 0
+    shortest = min(map(len, parts))
+    while first < shortest and len({part[first] for part in parts}) == 1:
+        first += 1
+    while last < shortest - first and len({part[-1 - last] for part in parts}) == 1:
+        last += 1
+    short = ["/".join(part[first : len(part) - last]) for part in parts]
+    return short if len(names) > 1 and all(short) else names
+
+
+def _print_json(reports: Mapping[str, Report]) -> None:
+    import json
+
+    print(json.dumps([{"input": label, **report} for label, report in reports.items()], indent=2, allow_nan=False))
+
+
+def _print_tables(reports: Mapping[str, Report]) -> None:
+    """One report whole, or several beside each other with the last one's disagreements; by label."""
     from rich.console import Console
 
     console = Console(highlight=False)
     last = list(reports.values())[-1]
     if len(reports) == 1:
-        console.print(f"primecli audit: {_counts(last)}\n", soft_wrap=True)
-        explained = console.width >= EXPLAINED_WIDTH
-        _print(console, _metrics_table(last, explained=explained), folds=explained)
-        _show_health(console, last)
-        _print(console, _length_table(last["by_length"]))
-        _show_kinds(console, last["by_kind"])
+        _print_one(console, last)
     else:
         for table in _trend_tables(reports, console.width):
-            _print(console, table)
-        _show_trend_health(console, reports)
+            print_in_full(console, table)
+        _print_trend_health(console, reports)
     if last["disagreements"]:
-        _show_disagreements(console, last)
+        _print_disagreements(console, last)
+
+
+def _print_one(console: Console, report: Report) -> None:
+    console.print(f"primecli audit: {_counts(report)}\n", soft_wrap=True)
+    if console.width >= EXPLAINED_WIDTH:
+        console.print(_metrics_table(report, explained=True))
+    else:
+        print_in_full(console, _metrics_table(report, explained=False))
+    _print_health(console, report)
+    print_in_full(console, _length_table(report["by_length"]))
+    _print_kinds(console, report["by_kind"])
 
 
 def _table(title: str | None = None) -> Table:
@@ -45,17 +124,6 @@ def _table(title: str | None = None) -> Table:
     from rich.table import Table
 
     return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-
-
-def _print(console: Console, table: Table, *, folds: bool = False) -> None:
-    """A table that does not fold is printed as wide as it is: better a long line than a number cut short."""
-    from rich.console import Console
-    from rich.measure import Measurement
-
-    if not folds:
-        natural = Measurement.get(console, console.options.update(width=WIDEST), table).maximum
-        console = Console(highlight=False, width=max(console.width, natural))
-    console.print(table)
 
 
 def _metrics_table(report: Report, *, explained: bool) -> Table:
@@ -106,7 +174,7 @@ def _unsure(report: Report, name: str) -> str:
     return f"; its interval also holds {' and '.join(others)}" if others else ""
 
 
-def _show_health(console: Console, report: Report) -> None:
+def _print_health(console: Console, report: Report) -> None:
     for name, bound in HEALTH.items():
         verdict = report["health"].get(name)
         if verdict is None:
@@ -156,7 +224,7 @@ def _change(reports: Sequence[Report], name: str) -> str:
     return f"{text} *" if first["high"] < last["low"] or last["high"] < first["low"] else text
 
 
-def _show_trend_health(console: Console, reports: Mapping[str, Report]) -> None:
+def _print_trend_health(console: Console, reports: Mapping[str, Report]) -> None:
     from rich.markup import escape
 
     console.print("change: last less first; * where their 95% intervals do not touch", soft_wrap=True)
@@ -189,7 +257,7 @@ def _length_table(quarters: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _show_kinds(console: Console, kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+def _print_kinds(console: Console, kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     table = _table("responses that are odd, and the others")
     table.add_column("responses", no_wrap=True)
     for heading in ("number", "accuracy", "score", "reward/token"):
@@ -205,7 +273,7 @@ def _show_kinds(console: Console, kinds: Mapping[str, Mapping[str, Mapping[str, 
                 table.add_row(label, f"{part['responses']:,}", *numbers)
     none = [name for name, parts in kinds.items() if not parts["these"]["responses"]]
     if table.row_count:
-        _print(console, table)
+        print_in_full(console, table)
     if none:
         console.print(f"no response is {' or '.join(none)}\n")
 
@@ -214,7 +282,7 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _show_disagreements(console: Console, report: Report) -> None:
+def _print_disagreements(console: Console, report: Report) -> None:
     from rich.markup import escape
 
     console.print("groups where score and outcome disagree most:")

@@ -1,4 +1,4 @@
-"""What made a shard or a checkpoint: its chain of commands, the models in it, and the commands to make it again."""
+"""What made a shard or a checkpoint: its chain of commands, the models they used, and a script that makes it again."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from typing import Any
 
 from primecli import catalog
 from primecli.errors import InputError
-from primecli.models.identity import TRAINER_DIRECTORY, TRAINER_FILE, read_trainer_record
-from primecli.pipeline.invocation import without_file
+from primecli.models.identity import is_checkpoint, read_trainer_record
+from primecli.pipeline.invocation import without_config
 from primecli.shards import parquet
 
 Record = Mapping[str, Any]
+"""What a provenance chain says of one command: its stage, command line, configuration, inputs, models and seed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A shard or a checkpoint and the records of what made it, oldest first.
+class Origin:
+    """Where a shard or a checkpoint comes from.
 
-    fingerprint: content of a shard, weights of a checkpoint. step: optimizer steps of a checkpoint. alike, unlike: of a
-    directory, the shards that were made in the same way as the first, which is this one, and the others.
+    path: the shard or the checkpoint directory.
+    chain: the records of the commands that made it, oldest first; of a checkpoint only the last.
+    fingerprint: hash of a shard's content, or of a checkpoint's weights.
+    step: optimizer steps of a checkpoint; None for a shard.
+    alike: shards of its directory that were made in the same way, itself included.
+    unlike: shards of its directory that were made in another way.
     """
 
     path: Path
@@ -41,55 +46,56 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """A model that a command used. made: its own origin, where it is a checkpoint that is still there. changed: whether
-    there is now another checkpoint in its place."""
+class UsedModel:
+    """A model that a command used.
+
+    role: such as policy, prm or ref.
+    fingerprint: of its weights when the command ran.
+    name: the directory or hub id that the command was given; None where none was recorded.
+    origin: where it comes from, if it is a checkpoint that is still the same; else None.
+    changed: whether the directory now holds a checkpoint with other weights.
+    """
 
     role: str
     fingerprint: str
     name: str | None
-    made: Made | None
+    origin: Origin | None
     changed: bool = False
 
 
-def look_up(path: Path) -> Made:
-    """What is known of a shard, of the first shard of a directory, or of a checkpoint directory.
+def find_origin(path: Path) -> Origin:
+    """Where a shard, the first shard of a directory, or a checkpoint directory comes from.
 
-    Raises InputError where it is neither, or where another tool made it.
+    Raises InputError for a path that is none of these, and for one that another tool made.
     """
     if is_checkpoint(path):
         record = read_trainer_record(path)
         chain = tuple(record.get("provenance", ()))
         if not chain:
             raise InputError(f"{path}: its record does not say what made it")
-        return Made(path, chain[-1:], str(record["weights"]), int(record["step"]))
+        return Origin(path, chain[-1:], str(record["weights"]), int(record["step"]))
     if path.is_dir():
-        found = sorted(path.glob("*.parquet"))
-        if not found:
+        shards = sorted(path.glob("*.parquet"))
+        if not shards:
             raise InputError(f"{path}: neither a checkpoint of primecli nor a directory of shards")
-        return _first_of(found)
+        return _origin_of_first(shards)
     footer = parquet.read_footer(path)
     if not footer.provenance:
         raise InputError(f"{path}: another tool made it, and it does not say how")
-    return Made(path, footer.provenance, footer.content)
+    return Origin(path, footer.provenance, footer.content)
 
 
-def _first_of(found: Sequence[Path]) -> Made:
-    """The first of a directory's shards, with how many of the others were made in the same way."""
-    first, *others = (look_up(path) for path in found)
+def _origin_of_first(shards: Sequence[Path]) -> Origin:
+    """The origin of a directory's first shard, and how many of the others were made in the same way."""
+    first, *others = (find_origin(path) for path in shards)
     recipe = [(record.get("stage"), _settings(record)) for record in first.chain]
     alike = sum([(record.get("stage"), _settings(record)) for record in other.chain] == recipe for other in others)
     return replace(first, alike=1 + alike, unlike=len(others) - alike)
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether a directory is a checkpoint that an update wrote."""
-    return (path / TRAINER_DIRECTORY / TRAINER_FILE).exists()
-
-
-def models_of(record: Record) -> list[Model]:
+def models_of(record: Record) -> list[UsedModel]:
     """The models that a command used, by role."""
-    found = []
+    models = []
     stage = catalog.command(str(record.get("stage")))
     for role, fingerprint in (record.get("models") or {}).items():
         if stage is None or role not in stage.models or fingerprint is None:
@@ -97,10 +103,11 @@ def models_of(record: Record) -> list[Model]:
         config = record.get("config") or {}
         option = config.get(stage.models[role])
         name = str(option) if option else None
-        there = look_up(Path(name)) if name is not None and is_checkpoint(Path(name)) else None
-        same = there is not None and there.fingerprint == fingerprint
-        found.append(Model(role, str(fingerprint), name, there if same else None, there is not None and not same))
-    return found
+        origin = find_origin(Path(name)) if name is not None and is_checkpoint(Path(name)) else None
+        same = origin is not None and origin.fingerprint == fingerprint
+        changed = origin is not None and not same
+        models.append(UsedModel(role, str(fingerprint), name, origin if same else None, changed))
+    return models
 
 
 def input_directories(record: Record) -> list[Path]:
@@ -110,7 +117,12 @@ def input_directories(record: Record) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that differs between two chains: of a stage, by name, in one and in the other."""
+    """One thing in which two chains differ.
+
+    stage: such as verify; `verify (2)` is the second of that name in its chain.
+    name: of the option, such as beta; or `stage`, where only one of the chains has that stage.
+    first, second: its value in either chain.
+    """
 
     stage: str
     name: str
@@ -118,36 +130,38 @@ class Difference:
     second: Any
 
 
-def full_chain(made: Made) -> tuple[Record, ...]:
-    """The records of everything before it too: a checkpoint's begins with that of the shards it was trained on."""
-    if made.step is None:
-        return made.chain
-    for directory in input_directories(made.record):
+def full_chain(origin: Origin) -> tuple[Record, ...]:
+    """All records up to it, oldest first; of a checkpoint, those of the shards that it was trained on too."""
+    if origin.step is None:
+        return origin.chain
+    for directory in input_directories(origin.record):
         if any(directory.glob("*.parquet")):
-            return (*look_up(directory).chain, *made.chain)
-    return made.chain
+            return (*find_origin(directory).chain, *origin.chain)
+    return origin.chain
 
 
-def differences(first: Made, second: Made) -> Iterator[Difference]:
-    """What differs in configuration, models, seed and version, stage by stage; a stage that one lacks is one."""
-    ours, theirs = (_by_stage(full_chain(made)) for made in (first, second))
-    for key in dict.fromkeys([*ours, *theirs]):
-        stage = key[0] if key[1] == 0 else f"{key[0]} ({key[1] + 1})"
-        if key not in ours or key not in theirs:
-            yield Difference(stage, "stage", *("there" if key in side else "not there" for side in (ours, theirs)))
+def differences(first: Origin, second: Origin) -> Iterator[Difference]:
+    """What differs in configuration, models, seed and version, stage by stage, and stages that only one has."""
+    chains = tuple(_by_stage(full_chain(origin)) for origin in (first, second))
+    for key in dict.fromkeys([*chains[0], *chains[1]]):
+        name, repeats = key
+        stage = name if repeats == 0 else f"{name} ({repeats + 1})"
+        if key not in chains[0] or key not in chains[1]:
+            yield Difference(stage, "stage", *("there" if key in chain else "not there" for chain in chains))
             continue
-        mine, other = _settings(ours[key]), _settings(theirs[key])
-        for name in dict.fromkeys([*mine, *other]):
-            if mine.get(name) != other.get(name):
-                yield Difference(stage, name, mine.get(name), other.get(name))
+        left, right = (_settings(chain[key]) for chain in chains)
+        for setting in dict.fromkeys([*left, *right]):
+            if left.get(setting) != right.get(setting):
+                yield Difference(stage, setting, left.get(setting), right.get(setting))
 
 
 def _by_stage(chain: Iterable[Record]) -> dict[tuple[str, int], Record]:
-    found: dict[tuple[str, int], Record] = {}
+    """The records by stage and by how many records of that stage came before."""
+    records: dict[tuple[str, int], Record] = {}
     for record in chain:
         stage = str(record.get("stage"))
-        found[stage, sum(key[0] == stage for key in found)] = record
-    return found
+        records[stage, sum(key[0] == stage for key in records)] = record
+    return records
 
 
 def _settings(record: Record) -> dict[str, Any]:
@@ -161,85 +175,91 @@ def _settings(record: Record) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One command of a replay. makes: its output; reads: the directories of its shards."""
+class ReplayStep:
+    """One command of a replay.
+
+    command: its words, without its input shards.
+    output: the directory that it writes.
+    inputs: the directories that it takes its shards from.
+    is_update: whether it writes a checkpoint.
+    """
 
     command: tuple[str, ...]
-    makes: Path
-    reads: tuple[Path, ...]
+    output: Path
+    inputs: tuple[Path, ...]
     is_update: bool
 
 
-def replay(made: Made) -> str:
-    """A shell script that makes it again in the same places, checkpoints that it needs first.
+def replay_script(origin: Origin) -> str:
+    """A shell script that makes a shard or checkpoint again in the same places, after the checkpoints that it needs.
 
-    Stages that follow each other are a pipeline. Raises InputError where shards that a checkpoint was trained on are
-    gone, so that nothing says how they were made.
+    Consecutive stages are piped into each other. Raises InputError where the shards that a checkpoint was trained on
+    are gone, since nothing else says how they were made.
     """
-    steps: dict[Path, Step] = {}
-    _collect(made, steps)
+    steps: dict[Path, ReplayStep] = {}
+    _collect(origin, steps)
     lines: list[str] = []
-    before: Step | None = None
+    before: ReplayStep | None = None
     for step in steps.values():
-        piped = before is not None and not before.is_update and step.reads == (before.makes,)
-        words = shlex.join(step.command if piped else (*step.command, *map(str, step.reads)))
+        piped = before is not None and not before.is_update and step.inputs == (before.output,)
+        command = shlex.join(step.command if piped else (*step.command, *map(str, step.inputs)))
         if piped:
             lines[-1] += " \\"
-            lines.append(f"  | {words}")
+            lines.append(f"  | {command}")
         else:
-            lines.append(words)
+            lines.append(command)
         before = step
-    ends = [*(number - 1 for number, line in enumerate(lines) if number and not line.startswith("  |")), len(lines) - 1]
-    for number in ends:
-        lines[number] += " > /dev/null"
+    starts = [index for index, line in enumerate(lines) if not line.startswith("  |")]
+    for end in [start - 1 for start in starts[1:]] + [len(lines) - 1]:
+        lines[end] += " > /dev/null"
     return "\n".join(["set -euo pipefail", *lines])
 
 
-def _collect(made: Made, steps: dict[Path, Step]) -> None:
+def _collect(origin: Origin, steps: dict[Path, ReplayStep]) -> None:
     """Adds the steps that lead to it, each after all that it needs."""
-    if made.step is None:
-        outputs = [*(_only(input_directories(record), made) for record in made.chain[1:]), made.path.parent]
-        for record, output in zip(made.chain, outputs, strict=True):
+    if origin.step is None:
+        outputs = [_only(input_directories(record), origin) for record in origin.chain[1:]]
+        for record, output in zip(origin.chain, [*outputs, origin.path.parent], strict=True):
             _add(record, output, steps)
         return
-    if made.path in steps:
+    if origin.path in steps:
         return
-    for directory in input_directories(made.record):
+    for directory in input_directories(origin.record):
         if directory not in steps:
             try:
-                source = look_up(directory)
+                source = find_origin(directory)
             except InputError as error:
                 raise InputError(
-                    f"{directory}: the shards that {made.path} was trained on are gone", "keep them to replay it"
+                    f"{directory}: the shards that {origin.path} was trained on are gone", "keep them to replay it"
                 ) from error
             _collect(source, steps)
-    _add(made.record, made.path, steps)
+    _add(origin.record, origin.path, steps)
 
 
-def _only(directories: Sequence[Path], made: Made) -> Path:
+def _only(directories: Sequence[Path], origin: Origin) -> Path:
     if len(directories) != 1:
         raise InputError(
-            f"{made.path}: a stage before it read {len(directories)} directories; one is needed to replay it"
+            f"{origin.path}: a stage before it read {len(directories)} directories; a replay can follow only one"
         )
     return directories[0]
 
 
-def _add(record: Record, output: Path, steps: dict[Path, Step]) -> None:
+def _add(record: Record, output: Path, steps: dict[Path, ReplayStep]) -> None:
     if output in steps:
         return
     for model in models_of(record):
-        if model.made is not None:
-            _collect(model.made, steps)
-    reads = tuple(input_directories(record))
-    stage = str(record.get("stage"))
-    steps[output] = Step(tuple(_options_only(record)), output, reads, is_update=stage.startswith("update-"))
+        if model.origin is not None:
+            _collect(model.origin, steps)
+    inputs = tuple(input_directories(record))
+    is_update = str(record.get("stage")).startswith("update-")
+    steps[output] = ReplayStep(tuple(_command_without_inputs(record)), output, inputs, is_update)
 
 
-def _options_only(record: Record) -> list[str]:
-    """The words of a command without its input shards, with the options that it took from elsewhere written out."""
-    inputs = [os.path.normpath(entry["path"]) for entry in record.get("inputs") or ()]
-    named = {*inputs, *(os.path.dirname(path) for path in inputs)}
-    words = without_file(shlex.split(str(record["command"])))
+def _command_without_inputs(record: Record) -> list[str]:
+    """The words of a command without its input shards; options from variables or a file are written out."""
+    paths = [os.path.normpath(entry["path"]) for entry in record.get("inputs") or ()]
+    named = {*paths, *(os.path.dirname(path) for path in paths)}
+    words = without_config(shlex.split(str(record["command"])))
 
     def is_input(word: str) -> bool:
         path = os.path.normpath(word)

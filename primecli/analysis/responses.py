@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from primecli.analysis.search import RIGHT
 from primecli.errors import InputError
 from primecli.shards import parquet, schema
 from primecli.shards.parquet import Shard
-from primecli.shards.rollouts import check_lists
+from primecli.shards.rollouts import check_lists, claim_groups
+from primecli.shards.streaming import stream
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-NEEDS = (
+REQUIRED_COLUMNS = (
     schema.GROUP_ID,
     schema.SAMPLE_INDEX,
     schema.PROMPT,
@@ -28,22 +30,31 @@ NEEDS = (
     schema.OUTCOME_REWARD,
     schema.PROCESS_REWARDS,
 )
-BATCH_ROWS = 128  # read at a time
+BATCH_ROWS = 128  # in memory at once, with several arrays of 8 bytes for each of their tokens
 NGRAM = 4
-HASH_FACTOR = 0x9E3779B97F4A7C15  # odd, with bits all over: an n-gram's hash is a polynomial in it, modulo 2^64
-# No human solution of GSM8K and MATH-500 reaches the first two: there the most are 0.79 and 0.37.
+HASH_FACTOR = 0x9E3779B97F4A7C15  # odd, with mixed bits: an n-gram's hash is a polynomial in it, modulo 2^64
+# No human solution of GSM8K and MATH-500 reaches the first two bounds: the largest there are 0.79 and 0.37.
 MUCH_REPEATED = 0.8  # share of repeated n-grams from which a response is degenerate
-LOOPED = 0.5  # … or share of its n-grams in the longest stretch of repeated ones: it went into a loop half-way
-LONG_RUN = 30  # … or one token so many times in a row
+LOOPED = 0.5  # the same for its longest stretch of repeated n-grams: it went into a loop half-way
+LONG_RUN = 30  # the same for how often one token is repeated in a row
 
 
 @dataclass(frozen=True, slots=True)
 class Responses:
     """B graded responses, some 50 bytes each.
 
-    scores: sums of process rewards. outcomes: outcome rewards, none null. lengths: tokens. group: number of the group.
-    tokens: a hash of the token ids. degenerate: whether the response says the same again and again. shard, row: where
-    it stands. parts: the shards. ungraded: responses without an outcome reward, which were left out.
+    scores: (B,) sums of process rewards.
+    outcomes: (B,) outcome rewards, none NaN.
+    lengths: (B,) tokens.
+    group: (B,) number of the group, an index into group_ids.
+    tokens: (B,) uint64, a hash of the token ids.
+    truncated: (B,) bool, whether it was cut at its length limit.
+    degenerate: (B,) bool, whether it says the same again and again; see `degenerate`.
+    shard: (B,) index into shards.
+    row: (B,) its row in that shard, from 0.
+    group_ids: of each group.
+    shards: in the order in which they were read.
+    ungraded: responses without an outcome reward, which are left out.
     """
 
     scores: np.ndarray
@@ -56,7 +67,7 @@ class Responses:
     shard: np.ndarray
     row: np.ndarray
     group_ids: list[str]
-    parts: list[Shard]
+    shards: list[Shard]
     ungraded: int = 0
 
     def __len__(self) -> int:
@@ -65,69 +76,60 @@ class Responses:
     @property
     def right(self) -> np.ndarray:
         """(B,) bool: an outcome reward of a half or more."""
-        return np.asarray(self.outcomes >= 0.5)
+        return np.asarray(self.outcomes >= RIGHT)
 
     def copies(self) -> np.ndarray:
         """(B,): how many responses of the group have the same tokens, itself included."""
         order = np.lexsort((self.tokens, self.group))
         new = (np.diff(self.group[order]) != 0) | (np.diff(self.tokens[order].view(np.int64)) != 0)
-        kind = np.zeros(len(self), dtype=np.int64)
+        kind = np.zeros(len(self), dtype=np.int64)  # a number for each distinct response of a group
         kind[order] = np.concatenate([[0], np.cumsum(new)])
         return np.asarray(np.bincount(kind)[kind])
 
 
-def collect(parts: Iterable[Shard]) -> Responses:
-    """Reads what an audit needs, a hundred rows or so at a time.
+def collect(shards: Iterable[Shard]) -> Responses:
+    """Reads what an audit needs, BATCH_ROWS rows at a time.
 
-    Raises InputError for missing columns, groups that are incomplete or stand in two shards, lists that do not fit
-    the response, rewards that are not finite, outcome rewards outside 0 and 1, and where nothing is graded.
+    Raises InputError for missing columns, groups that are incomplete or in two shards, lists that do not fit the
+    response, rewards that are not finite, outcome rewards outside 0 and 1, and where nothing is graded.
     """
-    found: list[dict[str, np.ndarray]] = []
-    numbers: dict[str, int] = {}  # of the groups, as they come
-    owner: list[int] = []
+    batches: list[dict[str, np.ndarray]] = []
+    group_numbers: dict[str, int] = {}  # in the order in which the groups are first seen
+    owners: dict[str, Path] = {}
     seen: list[Shard] = []
-    for part in parts:
-        parquet.require_columns(part.path, part.footer.columns, NEEDS)
-        optional = [schema.GROUP_SIZE] if schema.GROUP_SIZE in part.footer.columns else []
-        table = parquet.read_table(part.path, [schema.GROUP_ID, schema.SAMPLE_INDEX, *optional])
-        parquet.check_groups(table, part.path)
+    for shard in shards:
+        parquet.require_columns(shard.path, shard.footer.columns, REQUIRED_COLUMNS)
+        optional = [schema.GROUP_SIZE] if schema.GROUP_SIZE in shard.footer.columns else []
+        table = parquet.read_table(shard.path, [schema.GROUP_ID, schema.SAMPLE_INDEX, *optional])
+        parquet.check_groups(table, shard.path)
         groups = table[schema.GROUP_ID].to_pylist()
-        for group in dict.fromkeys(groups):
-            if group in numbers:
-                first = seen[owner[numbers[group]]].path
-                raise InputError(
-                    f"group {group} stands in two shards, {first} and {part.path}",
-                    "all samples of a prompt stand in one shard",
-                )
-            numbers[group] = len(numbers)
-            owner.append(len(seen))
-        for row, columns in _reduced(part.path):
+        claim_groups(dict.fromkeys(groups), shard.path, owners)
+        numbers = [group_numbers.setdefault(group, len(group_numbers)) for group in groups]
+        for first_row, columns in _reduced(shard.path):
             rows = len(columns["scores"])
-            columns["group"] = np.array([numbers[group] for group in groups[row : row + rows]], dtype=np.int32)
+            columns["group"] = np.array(numbers[first_row : first_row + rows], dtype=np.int32)
             columns["shard"] = np.full(rows, len(seen), dtype=np.int32)
-            columns["row"] = np.arange(row, row + rows, dtype=np.int32)
-            found.append(columns)
-        seen.append(part)
-    whole = {name: np.concatenate([columns[name] for columns in found]) for name in found[0]}
+            columns["row"] = np.arange(first_row, first_row + rows, dtype=np.int32)
+            batches.append(columns)
+        seen.append(shard)
+    whole = {name: np.concatenate([columns[name] for columns in batches]) for name in batches[0]}
     graded = ~np.isnan(whole["outcomes"])
     if not graded.any():
         raise InputError(f"{seen[0].path.parent}: no response has an outcome reward", "grade it with `primecli verify`")
     return Responses(
         **{name: values[graded] for name, values in whole.items()},
-        group_ids=list(numbers),
-        parts=seen,
+        group_ids=list(group_numbers),
+        shards=seen,
         ungraded=int((~graded).sum()),
     )
 
 
 def _reduced(path: Path) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """The shard's rows as numbers, some at a time, with the place of the first of them."""
-    row = 0
+    """The shard's rows as numbers, a batch at a time, each with the number of its first row."""
     columns = [schema.RESPONSE_IDS, schema.PROCESS_REWARDS, schema.FINISH_REASON, schema.OUTCOME_REWARD]
-    for table in parquet.read_batches(path, columns, BATCH_ROWS):
-        check_lists(table, path, first_row=row)
-        yield row, _numbers(table, path, row)
-        row += table.num_rows
+    for first_row, table in stream(path, columns, rows=BATCH_ROWS):
+        check_lists(table, path, first_row=first_row)
+        yield first_row, _numbers(table, path, first_row)
 
 
 def _numbers(table: pa.Table, path: Path, first_row: int) -> dict[str, np.ndarray]:
@@ -135,9 +137,9 @@ def _numbers(table: pa.Table, path: Path, first_row: int) -> dict[str, np.ndarra
     ids, _ = parquet.flat_column(table, schema.RESPONSE_IDS)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     outcomes = table[schema.OUTCOME_REWARD].to_numpy().astype(np.float64)
-    odd = np.flatnonzero((outcomes < 0) | (outcomes > 1))
-    if len(odd):
-        row = int(odd[0])
+    outside = np.flatnonzero((outcomes < 0) | (outcomes > 1))
+    if len(outside):
+        row = int(outside[0])
         raise InputError(f"{path}: outcome_reward is {outcomes[row]:g} at row {first_row + row}; it is within 0 and 1")
     rows = [ids[start:end] for start, end in pairwise(starts)]
     hashes = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
@@ -154,26 +156,28 @@ def _numbers(table: pa.Table, path: Path, first_row: int) -> dict[str, np.ndarra
 def degenerate(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """(B,) bool: which responses say the same again and again.
 
-    That is: 80% of the token 4-grams stood in the response before; or half of them do so in one stretch, which is a
-    loop; or one token stands 30 times in a row.
+    That is: 80% of the token 4-grams are in the response before; or half of them, in one stretch, which is a loop; or
+    one token comes 30 times in a row.
 
     ids: (N,) token ids, one response after another; lengths: (B,) tokens of each.
 
     >>> degenerate(np.array([5, 6, 7] * 20 + [*range(60)]), np.array([60, 60])).tolist()
     [True, False]
     """
-    before, place = repeated_ngrams(ids, lengths)
-    grams = np.maximum(lengths - NGRAM + 1, 0)
-    share = np.bincount(place[before], minlength=len(lengths)) / np.maximum(grams, 1)
-    stretch = longest_runs(place[before], np.flatnonzero(before), len(lengths)) / np.maximum(grams, 1)
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    same = np.flatnonzero((ids[1:] == ids[:-1]) & (row[1:] == row[:-1]))
-    run = longest_runs(row[same], same, len(lengths)) + 1
+    repeated, row = repeated_ngrams(ids, lengths)
+    ngrams = np.maximum(lengths - NGRAM + 1, 1)  # (B,), at least 1 to divide by
+    share = np.bincount(row[repeated], minlength=len(lengths)) / ngrams
+    stretch = longest_runs(row[repeated], np.flatnonzero(repeated), len(lengths)) / ngrams
+    row_of_token = np.repeat(np.arange(len(lengths)), lengths)
+    same = np.flatnonzero((ids[1:] == ids[:-1]) & (row_of_token[1:] == row_of_token[:-1]))
+    run = longest_runs(row_of_token[same], same, len(lengths)) + 1
     return np.asarray((share >= MUCH_REPEATED) | (stretch >= LOOPED) | (run >= LONG_RUN))
 
 
 def repeated_ngrams(ids: np.ndarray, lengths: np.ndarray, size: int = NGRAM) -> tuple[np.ndarray, np.ndarray]:
-    """(M,) bool, which of all token n-grams stood in their response before; and (M,), the response of each.
+    """Which of all M token n-grams are in their response before, (M,) bool, and the response of each, (M,).
+
+    ids, lengths: as for `degenerate`.
 
     >>> repeated, _ = repeated_ngrams(np.array([1, 2, 1, 2, 3]), np.array([5]), size=2)
     >>> repeated.tolist()
@@ -188,19 +192,21 @@ def repeated_ngrams(ids: np.ndarray, lengths: np.ndarray, size: int = NGRAM) -> 
         hashes += tokens[shift : shift + number] * np.uint64(HASH_FACTOR**shift % 2**64)
     hashes = hashes[whole]
     order = np.argsort(hashes, kind="stable")
-    before = np.zeros(len(hashes), dtype=bool)
-    before[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
-    return before, row[:number][whole]
+    repeated = np.zeros(len(hashes), dtype=bool)
+    repeated[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
+    return repeated, row[:number][whole]
 
 
 def longest_runs(row: np.ndarray, position: np.ndarray, rows: int) -> np.ndarray:
-    """(rows,): the most consecutive positions of each row. row, position: (M,), in order, position among all rows.
+    """(rows,): the length of the longest run of consecutive positions in each row.
+
+    row, position: (M,), in order; the positions count on over all rows.
 
     >>> longest_runs(np.array([0, 0, 0, 1]), np.array([2, 3, 7, 8]), rows=3).tolist()
     [2, 1, 0]
     """
-    found = np.zeros(rows, dtype=np.int64)
+    longest = np.zeros(rows, dtype=np.int64)
     if len(row):
         starts = np.flatnonzero(np.concatenate([[True], (np.diff(position) != 1) | (np.diff(row) != 0)]))
-        np.maximum.at(found, row[starts], np.diff(np.append(starts, len(row))))
-    return found
+        np.maximum.at(longest, row[starts], np.diff(np.append(starts, len(row))))
+    return longest

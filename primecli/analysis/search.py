@@ -1,42 +1,69 @@
-"""Finding rollouts in shards by what they are: filters, orders and pairs, with a few bytes a row."""
+"""Finding rollouts in shards by what they are: filters, orders and pairs, with a few bytes a row in memory."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from primecli.analysis.statistics import sums
 from primecli.shards import parquet, schema
 from primecli.shards.parquet import Shard
 from primecli.shards.streaming import stream
 
-SORTS: dict[str, tuple[str, ...]] = {
-    "reward": (schema.PROCESS_REWARDS,),
-    "disagreement": (schema.PROCESS_REWARDS, schema.OUTCOME_REWARD),
-    "lowest-token": (schema.PROCESS_REWARDS,),
-    "length": (schema.RESPONSE_IDS,),
-    "outcome": (schema.OUTCOME_REWARD,),
-}
-"""Orders, with the columns that each needs."""
+if TYPE_CHECKING:
+    import numpy as np
 
-RIGHT = 0.5  # outcome reward from which a response counts as a right one
+RIGHT = 0.5  # the least outcome reward of a response that counts as right
+
+
+class Sort(StrEnum):
+    """The order of rollouts, the largest first.
+
+    reward: the sum of process rewards. disagreement: that sum counted against the outcome, so that a wrong response of
+    a high score and a right one of a low score come first. lowest-token: by the lowest process reward of a token, the
+    lowest first. length: tokens. outcome: the outcome reward.
+    """
+
+    reward = "reward"
+    disagreement = "disagreement"
+    lowest_token = "lowest-token"
+    length = "length"
+    outcome = "outcome"
+
+
+SORT_COLUMNS: dict[Sort, tuple[str, ...]] = {
+    Sort.reward: (schema.PROCESS_REWARDS,),
+    Sort.disagreement: (schema.PROCESS_REWARDS, schema.OUTCOME_REWARD),
+    Sort.lowest_token: (schema.PROCESS_REWARDS,),
+    Sort.length: (schema.RESPONSE_IDS,),
+    Sort.outcome: (schema.OUTCOME_REWARD,),
+}
+"""The columns that each order reads."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a rollout stands: its shard and its row there, from 0."""
+class Location:
+    """Where a rollout is.
+
+    shard: the shard that holds it.
+    row: its row there, from 0.
+    """
 
     shard: Shard
     row: int
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which rollouts are meant; None is any. group: a group_id or its beginning."""
+class Criteria:
+    """Which rollouts to find; None stands for any.
+
+    row: the row of its shard, from 0.
+    group: a group_id or its beginning.
+    verdict: such as wrong.
+    """
 
     row: int | None = None
     group: str | None = None
@@ -44,10 +71,14 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """Some rows of a shard that are meant, in order. rows, groups, outcomes, keys: (M,) each.
+class _Matches:
+    """M rows of a shard that meet the criteria, in order.
 
-    groups: the number of each row's group among those of the shard. keys: what rows are sorted by.
+    shard: the shard.
+    rows: (M,) their numbers there.
+    groups: (M,) the number of each row's group among those of the shard.
+    outcomes: (M,) outcome rewards, NaN for null.
+    keys: (M,) what they are sorted by.
     """
 
     shard: Shard
@@ -56,105 +87,117 @@ class _Part:
     outcomes: np.ndarray
     keys: np.ndarray
 
+    def location(self, index: int) -> Location:
+        """Where the row with this index among the M is."""
+        return Location(self.shard, int(self.rows[index]))
+
 
 def find(
-    parts: Iterable[Shard], wanted: Wanted, *, sort: str | None = None, ascending: bool = False
-) -> Iterator[Place]:
-    """Rollouts that are meant: as they are found, in the order of the shards, or sorted, once all are seen.
+    shards: Iterable[Shard], criteria: Criteria, *, sort: Sort | None = None, ascending: bool = False
+) -> Iterator[Location]:
+    """Rollouts that meet the criteria: each as it is found, in the order of the shards, or sorted once all are seen.
 
-    reward: sum of process rewards. disagreement: that sum, counted against the outcome: a wrong response of a high
-    score, or a right one of a low score, is first. lowest-token: the token of the lowest process reward, lowest first.
-    length: tokens. outcome: outcome reward. The largest first, or with `ascending` the smallest.
+    ascending: the smallest first.
     """
-    for part, index in _ordered(_scan(parts, wanted, sort, paired=False), sort, ascending):
-        yield Place(part.shard, int(part.rows[index]))
+    for matches, index in _ordered(_scan(shards, criteria, sort, paired=False), sort, ascending):
+        yield matches.location(index)
 
 
 def find_pairs(
-    parts: Iterable[Shard], wanted: Wanted, *, sort: str | None = None, ascending: bool = False
-) -> Iterator[tuple[Place, Place]]:
+    shards: Iterable[Shard], criteria: Criteria, *, sort: Sort | None = None, ascending: bool = False
+) -> Iterator[tuple[Location, Location]]:
     """Of each group that has both, the first right and the first wrong rollout that `find` would give."""
-    waiting: dict[tuple[Path, int], dict[bool, Place]] = {}
-    for part, index in _ordered(_scan(parts, wanted, sort, paired=True), sort, ascending):
-        outcome = part.outcomes[index]
-        if np.isnan(outcome):
+    pairs: dict[tuple[Path, int], dict[bool, Location]] = {}  # by shard and group, the right and the wrong one so far
+    for matches, index in _ordered(_scan(shards, criteria, sort, paired=True), sort, ascending):
+        outcome = matches.outcomes[index]
+        if math.isnan(outcome):
             continue
-        found = waiting.setdefault((part.shard.path, int(part.groups[index])), {})
-        if len(found) < 2:
-            found.setdefault(bool(outcome >= RIGHT), Place(part.shard, int(part.rows[index])))
-            if len(found) == 2:
-                yield found[True], found[False]
+        pair = pairs.setdefault((matches.shard.path, int(matches.groups[index])), {})
+        if len(pair) < 2:
+            pair.setdefault(bool(outcome >= RIGHT), matches.location(index))
+            if len(pair) == 2:
+                yield pair[True], pair[False]
 
 
-def _ordered(parts: Iterator[_Part], sort: str | None, ascending: bool) -> Iterator[tuple[_Part, int]]:
+def _ordered(batches: Iterator[_Matches], sort: Sort | None, ascending: bool) -> Iterator[tuple[_Matches, int]]:
+    """Each match as its batch and its index there."""
+    import numpy as np
+
     if sort is None:
-        for part in parts:
-            yield from ((part, index) for index in range(len(part.rows)))
+        for matches in batches:
+            yield from ((matches, index) for index in range(len(matches.rows)))
         return
-    every = list(parts)
-    sizes = [len(part.rows) for part in every]
-    keys = np.concatenate([part.keys for part in every]) if every else np.zeros(0)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    for number in np.argsort(keys if ascending else -keys, kind="stable"):  # NaN stands last either way
-        place = int(np.searchsorted(starts, number, side="right")) - 1
-        yield every[place], int(number - starts[place])
+    kept = list(batches)
+    keys = np.concatenate([matches.keys for matches in kept]) if kept else np.zeros(0)
+    starts = np.concatenate([[0], np.cumsum([len(matches.rows) for matches in kept])])
+    for position in np.argsort(keys if ascending else -keys, kind="stable"):  # NaN comes last either way
+        batch = int(np.searchsorted(starts, position, side="right")) - 1
+        yield kept[batch], int(position - starts[batch])
 
 
-def _scan(parts: Iterable[Shard], wanted: Wanted, sort: str | None, *, paired: bool) -> Iterator[_Part]:
-    """The rows of each few thousand that are meant; reads the columns that the question needs."""
-    needs = set(SORTS[sort] if sort else ())
-    needs |= {schema.VERDICT} if wanted.verdict is not None else set()
-    needs |= {schema.GROUP_ID} if paired or wanted.group is not None else set()
-    needs |= {schema.OUTCOME_REWARD} if paired else set()
-    for shard in parts:
-        parquet.require_columns(shard.path, shard.footer.columns, sorted(needs))
-        if not needs:  # nothing to read: any row, or one by its number
-            rows = np.arange(shard.footer.rows) if wanted.row is None else np.array([wanted.row])
+def _scan(shards: Iterable[Shard], criteria: Criteria, sort: Sort | None, *, paired: bool) -> Iterator[_Matches]:
+    """The matches of every few thousand rows; reads only the columns that the question needs."""
+    import numpy as np
+
+    needed = set(SORT_COLUMNS[sort] if sort else ())
+    needed |= {schema.VERDICT} if criteria.verdict is not None else set()
+    needed |= {schema.GROUP_ID} if paired or criteria.group is not None else set()
+    needed |= {schema.OUTCOME_REWARD} if paired else set()
+    for shard in shards:
+        parquet.require_columns(shard.path, shard.footer.columns, sorted(needed))
+        if not needed:  # nothing to read: all rows, or one by its number
+            rows = np.arange(shard.footer.rows) if criteria.row is None else np.array([criteria.row])
             rows = rows[rows < shard.footer.rows]
-            nothing = np.zeros(len(rows))
-            yield _Part(shard, rows, nothing, nothing, nothing)
+            zeros = np.zeros(len(rows))
+            yield _Matches(shard, rows, zeros, zeros, zeros)
             continue
-        names: dict[str, int] = {}
-        for first, table in stream(shard.path, sorted(needs)):
-            yield _select(shard, first, table, wanted, sort, names)
+        group_numbers: dict[str, int] = {}
+        for first_row, table in stream(shard.path, sorted(needed)):
+            yield _select(shard, first_row, table, criteria, sort, group_numbers)
 
 
-def _select(shard: Shard, first: int, table: Any, wanted: Wanted, sort: str | None, names: dict[str, int]) -> _Part:
+def _select(
+    shard: Shard, first_row: int, table: Any, criteria: Criteria, sort: Sort | None, group_numbers: dict[str, int]
+) -> _Matches:
+    """The rows of a table that meet the criteria. group_numbers: of the groups seen so far; is added to."""
+    import numpy as np
     import pyarrow.compute as pc
 
-    rows = first + np.arange(table.num_rows)
-    meant = np.ones(table.num_rows, dtype=bool)
+    rows = first_row + np.arange(table.num_rows)
+    matching = np.ones(table.num_rows, dtype=bool)
     groups, outcomes = np.zeros(table.num_rows), np.full(table.num_rows, np.nan)
-    if wanted.row is not None:
-        meant &= rows == wanted.row
-    if wanted.verdict is not None:
-        meant &= pc.equal(table[schema.VERDICT], wanted.verdict).to_numpy()
+    if criteria.row is not None:
+        matching &= rows == criteria.row
+    if criteria.verdict is not None:
+        matching &= pc.equal(table[schema.VERDICT], criteria.verdict).to_numpy()
     if schema.GROUP_ID in table.column_names:
-        if wanted.group is not None:
-            meant &= pc.starts_with(table[schema.GROUP_ID], wanted.group).to_numpy()
-        texts = table[schema.GROUP_ID].to_pylist()
-        groups = np.array([names.setdefault(text, len(names)) for text in texts])
+        if criteria.group is not None:
+            matching &= pc.starts_with(table[schema.GROUP_ID], criteria.group).to_numpy()
+        ids = table[schema.GROUP_ID].to_pylist()
+        groups = np.array([group_numbers.setdefault(id, len(group_numbers)) for id in ids])
     if schema.OUTCOME_REWARD in table.column_names:
         outcomes = table[schema.OUTCOME_REWARD].to_numpy().astype(np.float64)
     keys = sort_keys(table, sort, outcomes)
-    return _Part(shard, rows[meant], groups[meant], outcomes[meant], keys[meant])
+    return _Matches(shard, rows[matching], groups[matching], outcomes[matching], keys[matching])
 
 
-def sort_keys(table: Any, sort: str | None, outcomes: np.ndarray) -> np.ndarray:
-    """(B,) float64: what the rows of a table are sorted by, NaN where nothing is to say."""
+def sort_keys(table: Any, sort: Sort | None, outcomes: np.ndarray) -> np.ndarray:
+    """(B,) float64: what the rows of a table are sorted by; NaN where a row has nothing to sort by."""
+    import numpy as np
+
     if sort is None:
         return np.zeros(table.num_rows)
-    if sort == "outcome":
+    if sort is Sort.outcome:
         return outcomes
-    if sort == "length":
+    if sort is Sort.length:
         return np.asarray(parquet.flat_column(table, schema.RESPONSE_IDS)[1], dtype=np.float64)
-    if sort == "lowest-token":
+    if sort is Sort.lowest_token:
         values, lengths = parquet.flat_column(table, schema.PROCESS_REWARDS)
-        lowest = np.full(len(lengths), np.nan)
+        keys = np.full(len(lengths), np.nan)
         starts = np.cumsum(lengths) - lengths
-        lowest[lengths > 0] = -np.minimum.reduceat(values, starts[lengths > 0]) if len(values) else np.nan
-        return lowest
-    scores, _ = sums(table, schema.PROCESS_REWARDS)
-    if sort == "reward":
+        keys[lengths > 0] = -np.minimum.reduceat(values, starts[lengths > 0]) if len(values) else np.nan
+        return keys
+    scores, _ = parquet.list_sums(table, schema.PROCESS_REWARDS)
+    if sort is Sort.reward:
         return scores
     return np.where(np.isnan(outcomes), np.nan, np.where(outcomes >= RIGHT, -scores, scores))

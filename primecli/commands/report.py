@@ -86,12 +86,12 @@ def report(
 
 def _named(text: str) -> list[tuple[str | None, Path]]:
     """NAME=DIR, or the directories of a path or a glob, where one is there of the whole name or no name is given."""
-    from primecli.pipeline.inputs import places
+    from primecli.pipeline.inputs import expand_path
 
     name, equals, rest = text.partition("=")
     if equals and name and "/" not in name and not Path(text).is_dir():
         return [(name, Path(rest))]
-    return [(None, place) for place in places(text)]
+    return [(None, place) for place in expand_path(text)]
 
 
 def _distinct_names(runs: Sequence[Run]) -> None:

@@ -1,12 +1,12 @@
 """Advantage estimators over groups of responses to one prompt.
 
-Every estimator takes two reward sources apart: the outcome reward of a response (B,) and the process rewards
-of its tokens (B, T). It centres each; `discounted` or, with a critic, `gae` turns what is centred into
-advantages, one part for each source, so that what a token was credited for can be told apart afterwards.
+Every estimator handles the two sources of reward separately: the outcome reward of a response, (B,), and the process
+rewards of its tokens, (B, T). It subtracts a baseline from each. `discounted`, or `gae` with a critic, then turns the
+centred rewards into advantages, one part per source, so that one can still see what a token was credited for.
 
-Groups come as `group_index` (B,): the number, from 0, of the group that a response belongs to. Rows of a
-group may stand anywhere in the batch. `reward_mask` (B, T) is True where process rewards stand: on every
-response token, on the last token of each step, or on the last token alone.
+`group_index` (B,) holds the number, from 0, of the group that each response belongs to; the rows of a group may be
+anywhere in the batch. `reward_mask` (B, T) is True where there are process rewards: on every response token, on the
+last token of each step, or on the last token only.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from primecli.core.rewards import last_token, reward_to_go
 
-WHITEN_EPSILON = 1e-8
-GRPO_EPSILON = 1e-6  # added to a group's standard deviation
+WHITEN_EPSILON = 1e-8  # added to the variance before the root
+GRPO_EPSILON = 1e-6  # added to a group's standard deviation, which is 0 where all its rewards are equal
 
 
 class Centered(NamedTuple):
@@ -45,7 +45,7 @@ class Parts(NamedTuple):
 
 
 class Estimator(Protocol):
-    """Takes the baseline off both reward sources of a batch."""
+    """Subtracts a baseline from both reward sources of a batch."""
 
     def __call__(
         self, outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor
@@ -68,15 +68,15 @@ def group_sums(values: Tensor, group_index: Tensor) -> Tensor:
 
 
 def group_sizes(like: Tensor, group_index: Tensor) -> Tensor:
-    """Rows of each row's group, (B,) in the dtype of `like`. Raises ValueError for a group of one row."""
+    """The number of rows in each row's group, (B,) in the dtype of `like`. Raises ValueError for a group of one row."""
     sizes = group_sums(torch.ones_like(like), group_index)
     if bool((sizes < 2).any()):
-        raise ValueError("a group has one response only; this estimator compares the responses of a group")
+        raise ValueError("a group has only one response; this estimator compares the responses of a group")
     return sizes
 
 
 def mean_of_others(values: Tensor, group_index: Tensor) -> Tensor:
-    """The leave-one-out baseline: the mean over the other rows of each row's group.
+    """The leave-one-out baseline: for each row, the mean over the other rows of its group.
 
     values: (B,); group_index: (B,) int64. Returns (B,).
     Raises ValueError for a group of one row, which has no others.
@@ -89,7 +89,9 @@ def mean_of_others(values: Tensor, group_index: Tensor) -> Tensor:
 
 
 def group_std(values: Tensor, group_index: Tensor) -> Tensor:
-    """Unbiased standard deviation over each row's group: (B,), (B,) int64 to (B,).
+    """Unbiased standard deviation over each row's group.
+
+    values: (B,); group_index: (B,) int64. Returns (B,). Raises ValueError for a group of one row.
 
     >>> group_std(torch.tensor([1.0, 3.0]), torch.tensor([0, 0]))
     tensor([1.4142, 1.4142])
@@ -100,7 +102,9 @@ def group_std(values: Tensor, group_index: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of each row under its mask: (B, T), (B, T) to (B,). A row without tokens has mean 0.
+    """Mean of each row under its mask; 0 for a row without tokens.
+
+    values, mask: (B, T). Returns (B,).
 
     >>> masked_mean(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]]))
     tensor([2.])
@@ -111,8 +115,8 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def rloo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor) -> Centered:
     """REINFORCE with a leave-one-out baseline, for both reward sources.
 
-    The outcome reward less the mean of the other responses of the group; a process reward less the mean over
-    the others of their mean process reward. PRIME (arXiv 2502.01456), equation 5.
+    The baseline of an outcome reward is the mean outcome reward of the other responses in the group; that of a process
+    reward is the mean, over those responses, of their mean process reward. PRIME (arXiv 2502.01456), equation 5.
 
     >>> mask = torch.tensor([[True, True], [True, False]])
     >>> process = torch.tensor([[0.5, 0.1], [0.2, 0.0]])
@@ -128,7 +132,7 @@ def rloo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, 
 
 
 def rloo_recipe(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor) -> Centered:
-    """As `rloo`, with the process baseline of PRIME's first code and of its port to verl.
+    """`rloo` with the process baseline of PRIME's original code and of its port to verl.
 
     The centred process reward is r * n/(n-1) - (sum of the mean process rewards of all n responses)/(n-1).
 
@@ -148,7 +152,7 @@ def rloo_recipe(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: T
 
 
 def reinforce(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor) -> Centered:
-    """No baseline at all (Williams, 1992); what `gae` starts from, too, since its critic is the baseline.
+    """No baseline at all (Williams, 1992). `gae` starts from this too, since its critic is the baseline.
 
     >>> reinforce(torch.tensor([1.0]), torch.tensor([[0.5]]), torch.tensor([[True]]), torch.tensor([0]))
     Centered(outcome=tensor([1.]), process=tensor([[0.5000]]))
@@ -157,9 +161,9 @@ def reinforce(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Ten
 
 
 def dr_grpo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor) -> Centered:
-    """Rewards less their group's mean, not divided by anything (Dr. GRPO, arXiv 2503.20783).
+    """Rewards minus the mean of their group, not divided by anything (Dr. GRPO, arXiv 2503.20783).
 
-    A process reward is centred on the mean over the group of the responses' mean process rewards.
+    The baseline of a process reward is the group's mean of the responses' mean process rewards.
 
     >>> mask = torch.tensor([[True, True], [True, False]])
     >>> process = torch.tensor([[0.5, 0.1], [0.2, 0.0]])
@@ -176,11 +180,11 @@ def dr_grpo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tenso
 
 
 def grpo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor) -> Centered:
-    """Rewards less their group's mean, divided by its standard deviation (GRPO, arXiv 2402.03300).
+    """Rewards minus the mean of their group, divided by its standard deviation (GRPO, arXiv 2402.03300).
 
-    The deviation is unbiased over the group, plus 1e-6; for process rewards it is that of the responses' mean
-    process rewards. It makes both sources the same size whatever the PRM's scale, so a PRM that knows nothing yet
-    is as loud as one that does; `dr_grpo` leaves the division out.
+    The deviation is the unbiased one of the group, plus 1e-6; for process rewards, that of the responses' mean process
+    rewards. The division gives both sources the same size whatever the scale of the PRM, so a PRM that knows nothing
+    yet counts as much as one that does; `dr_grpo` leaves it out.
 
     >>> mask = torch.tensor([[True], [True]])
     >>> grpo(torch.tensor([1.0, 0.0]), torch.tensor([[0.2], [0.4]]), mask, torch.tensor([0, 0]))
@@ -194,7 +198,9 @@ def grpo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, 
 
 
 def on_last_token(values: Tensor, response_mask: Tensor) -> Tensor:
-    """A number a response on its last token: (B,), (B, T) to (B, T), 0 elsewhere.
+    """Puts one value per response on its last token, and 0 elsewhere.
+
+    values: (B,); response_mask: (B, T), contiguous from the left. Returns (B, T).
 
     >>> on_last_token(torch.tensor([7.0]), torch.tensor([[True, True, False]]))
     tensor([[0., 7., 0.]])
@@ -205,9 +211,9 @@ def on_last_token(values: Tensor, response_mask: Tensor) -> Tensor:
 def discounted(
     centered: Centered, response_mask: Tensor, *, outcome_gamma: float = 1.0, process_gamma: float = 1.0
 ) -> Parts:
-    """The discounted sum of centred rewards from each token on, by source: Monte Carlo advantages.
+    """Monte Carlo advantages: by source, the discounted sum of the centred rewards from each token on.
 
-    The outcome reward stands on the last token: with `outcome_gamma` 1 all tokens have the same part of it.
+    The outcome reward is placed on the last token, so with `outcome_gamma` 1 all tokens get the same share of it.
     response_mask: (B, T), contiguous from the left. Returns two (B, T), 0 outside the response.
 
     >>> centered = Centered(torch.tensor([1.0]), torch.tensor([[0.5, 0.25]]))
@@ -220,13 +226,13 @@ def discounted(
 
 
 def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float = 1.0, lam: float = 0.95) -> Tensor:
-    """Generalised advantage estimates: sum over s >= t of (gamma * lam)^(s-t) * delta_s (arXiv 1506.02438).
+    """Generalised advantage estimates: the sum over s >= t of (gamma * lam)^(s-t) * delta_s (arXiv 1506.02438).
 
-    delta_t = r_t + gamma * V_(t+1) - V_t, where the value after the last token is 0: a response that was cut
-    short counts as ended. Linear in (rewards, values): the parts of several sources add up.
+    delta_t = r_t + gamma * V_(t+1) - V_t. The value after the last token is 0, so a truncated response counts as ended.
+    Linear in (rewards, values), so the parts of several sources add up.
 
-    rewards, values: (B, T); values: what the critic expects before the token. response_mask: (B, T), contiguous
-    from the left. Returns (B, T), 0 outside the response.
+    rewards: (B, T). values: (B, T), what the critic expects before each token. response_mask: (B, T), contiguous from
+    the left. Returns (B, T), 0 outside the response.
 
     >>> mask = torch.tensor([[True, True]])
     >>> gae(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.6]]), mask, lam=0.5)
@@ -239,22 +245,22 @@ def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float 
 
 
 def whitening(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and scale that whiten the values under the mask: whitened = (values - mean) * scale.
+    """The mean and scale that whiten the values under the mask: whitened = (values - mean) * scale.
 
-    values, mask: (B, T). Returns two (). The variance is unbiased; the epsilon 1e-8 stands inside the root.
-    Raises ValueError for fewer than two values.
+    The variance is unbiased, and 1e-8 is added to it under the root. values, mask: (B, T). Returns two (). Raises
+    ValueError for fewer than two values.
     """
     under = values[mask]
     if under.numel() < 2:
-        raise ValueError("whitening needs two tokens or more")
+        raise ValueError("whitening needs at least two tokens")
     variance, mean = torch.var_mean(under, correction=1)
     return mean, torch.rsqrt(variance + WHITEN_EPSILON)
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and (unbiased) variance 1 over all tokens under the mask, which is to be the whole batch.
+    """Values with mean 0 and (unbiased) variance 1 over all tokens under the mask, which must cover the whole batch.
 
-    values: (B, T); mask: (B, T). Returns (B, T), 0 outside the mask.
+    values, mask: (B, T). Returns (B, T), 0 outside the mask.
 
     >>> whiten(torch.tensor([[1.0, 3.0]]), torch.tensor([[True, True]]))
     tensor([[-0.7071,  0.7071]])

@@ -1,8 +1,9 @@
 """Losses of the policy, the critic and the process reward model. Each states its denominator.
 
-A token's term is multiplied by its weight, and the weights of a whole mini-batch are known before its first
-micro-batch (`token_weights`): the gradients of micro-batches add up to the mini-batch's own, however it is cut.
-Losses over responses are sums divided by `denominator`, which is that of the whole mini-batch too.
+In losses over tokens, each token's term is multiplied by its weight (`token_weights`). The weights are those of the
+whole mini-batch, known before its first micro-batch, so the gradients of the micro-batches add up to that of the
+mini-batch, however it is split. Losses over responses are sums divided by `denominator`, which is the whole
+mini-batch's too.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_LOG_RATIO = 20.0  # exp(20) is 5e8: far outside any clip, and its square is still a float32
+MAX_LOG_RATIO = 20.0  # exp(20) is 5e8: far outside any clip range, and its square still fits in float32
 AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean")
-KL_ESTIMATES = ("k1", "k2", "k3", "abs")
+KL_ESTIMATES = ("k1", "k2", "k3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,13 @@ class PolicyLoss:
 
 
 def token_weights(lengths: Tensor, aggregation: str, *, tokens: int, responses: int) -> Tensor:
-    """What each response token's term counts in a loss.
+    """The weight of each response token's term in a loss.
 
-    token-mean: 1 / tokens. seq-mean-token-sum: 1 / responses. seq-mean-token-mean: 1 / (responses * the
-    response's own tokens).
+    token-mean: 1 / tokens. seq-mean-token-sum: 1 / responses. seq-mean-token-mean: 1 / (responses * tokens of the
+    token's own response).
 
-    lengths: (B,), tokens of these responses; `tokens` and `responses` are those of the whole mini-batch. Returns
-    (N,) float64, the rows one after another, or raises ValueError for an unknown aggregation.
+    lengths: (B,), tokens of these responses. tokens, responses: those of the whole mini-batch. Returns (N,) float64,
+    row after row. Raises ValueError for an unknown aggregation.
 
     >>> token_weights(torch.tensor([1, 2]), "seq-mean-token-mean", tokens=3, responses=2)
     tensor([0.5000, 0.2500, 0.2500], dtype=torch.float64)
@@ -56,7 +57,7 @@ def token_weights(lengths: Tensor, aggregation: str, *, tokens: int, responses: 
     elif aggregation == "seq-mean-token-mean":
         weights = ones / (responses * lengths)
     else:
-        raise ValueError(f"aggregation is {aggregation!r}; it is one of {', '.join(AGGREGATIONS)}")
+        raise ValueError(f"aggregation is {aggregation!r}; it must be one of {', '.join(AGGREGATIONS)}")
     return weights.repeat_interleave(lengths)
 
 
@@ -72,11 +73,11 @@ def ppo_clip(
 ) -> PolicyLoss:
     """PPO's clipped surrogate: the weighted sum of -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A).
 
-    With `dual_clip` c > 1, the term of a token with negative advantage is bounded by -c * A (arXiv 1912.09729). A
+    With `dual_clip` c > 1, the term of a token with a negative advantage is bounded by -c * A (arXiv 1912.09729). A
     `clip_high` above `clip_low` is clip-higher (arXiv 2503.14476). Infinite bounds leave the plain surrogate, whose
-    gradient at ratio 1 is REINFORCE's.
+    gradient at ratio 1 is that of REINFORCE.
 
-    logprobs, old_logprobs (nats), advantages, weights (`token_weights`, 0 outside the response): one shape, (N,) or
+    logprobs, old_logprobs (nats), advantages, weights (`token_weights`, 0 outside the response): same shape, (N,) or
     (B, T). PPO (arXiv 1707.06347), equation 7.
     """
     log_ratio = (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
@@ -101,10 +102,10 @@ def ppo_clip(
 
 
 def importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, cap: float) -> Tensor:
-    """Truncated importance weights min(exp(old - rollout), cap) of the trainer's policy to the sampler's.
+    """Truncated importance weights min(exp(old - rollout), cap) of the trainer's policy against the sampler's.
 
-    They take the gap between two implementations of the same weights out of the gradient, with bounded variance:
-    multiply the advantages by them. old_logprobs, rollout_logprobs: nats, one shape. Returns that shape, without
+    Multiplying the advantages by them corrects the gradient for the difference between two implementations of the same
+    weights, with bounded variance. old_logprobs, rollout_logprobs: nats, same shape. Returns that shape, without
     gradient. Truncated importance sampling (Ionides, 2008).
 
     >>> importance_weights(torch.tensor([0.0, 0.0]), torch.tensor([-2.0, 0.0]), cap=2.0)
@@ -117,11 +118,11 @@ def importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, cap: floa
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str) -> Tensor:
     """Per-token estimate of KL(policy || reference) from a token that the policy sampled (Schulman, 2020).
 
-    With d = log p - log p_ref: k1 is d, unbiased, and negative at times; k2 is d^2 / 2; k3 is exp(-d) - 1 + d,
-    unbiased and never negative; abs is |d|. As a loss, the expected gradient of k2 is that of the KL itself;
-    k1's is zero, and k3's is that of the KL the other way around.
+    With d = log p - log p_ref: k1 is d, unbiased and sometimes negative; k2 is d^2 / 2; k3 is exp(-d) - 1 + d, unbiased
+    and never negative. As a loss, k2 has the gradient of the KL itself in expectation; k1 has none, and k3 has that of
+    the reverse KL.
 
-    logprobs, ref_logprobs: nats, one shape. Returns that shape. Raises ValueError for an unknown kind.
+    logprobs, ref_logprobs: nats, same shape. Returns that shape. Raises ValueError for an unknown kind.
 
     >>> kl_estimate(torch.tensor([-1.0]), torch.tensor([-1.5]), "k2")
     tensor([0.1250])
@@ -134,9 +135,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str) -> Tensor:
     if kind == "k3":
         bounded = difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         return torch.expm1(-bounded) + bounded
-    if kind == "abs":
-        return difference.abs()
-    raise ValueError(f"the KL estimate is {kind!r}; it is one of {', '.join(KL_ESTIMATES)}")
+    raise ValueError(f"the KL estimate is {kind!r}; it must be one of {', '.join(KL_ESTIMATES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +153,11 @@ class ValueLoss:
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, weights: Tensor, *, clip: float | None = 0.5
 ) -> ValueLoss:
-    """Half the squared error of the values, the larger of it and of the error of the clipped values.
+    """Half the squared error of the values, or of the clipped values where that is larger.
 
-    The clipped value stays within `clip` of the old one, so that one batch moves the critic only so far; None is no
-    clipping. values, old_values, returns, weights (`token_weights`): one shape, (N,) or (B, T).
-    PPO with a critic, as in Stiennon et al. (arXiv 2009.01325) and after.
+    A clipped value stays within `clip` of the old one, which limits how far one batch moves the critic; None turns
+    clipping off. values, old_values, returns, weights (`token_weights`): same shape, (N,) or (B, T).
+    PPO with a critic, as in Stiennon et al. (arXiv 2009.01325) and later work.
 
     >>> one = torch.ones(1)
     >>> float(value_loss(2 * one, 0 * one, 2 * one, one, clip=1.0).loss)
@@ -179,8 +178,8 @@ def value_loss(
 def prm_cross_entropy(scores: Tensor, outcome_rewards: Tensor, *, denominator: Tensor | float) -> Tensor:
     """Binary cross-entropy of sigmoid(score) against the outcome reward, which may be fractional.
 
-    scores: (B,), sum over tokens of beta * (log p_phi - log p_ref); outcome_rewards: (B,), in [0, 1].
-    denominator: responses of the whole mini-batch. Returns ().
+    scores: (B,), the sum over tokens of beta * (log p_phi - log p_ref). outcome_rewards: (B,), in [0, 1].
+    denominator: responses in the whole mini-batch. Returns ().
     PRIME (arXiv 2502.01456), equation 4.
 
     >>> prm_cross_entropy(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0]), denominator=2)
@@ -190,10 +189,10 @@ def prm_cross_entropy(scores: Tensor, outcome_rewards: Tensor, *, denominator: T
 
 
 def opponent_scores(scores: Tensor, outcome_rewards: Tensor, group_index: Tensor) -> Tensor:
-    """The mean score of the responses that each response is compared with in `prm_dpo`, without gradient.
+    """For each response, the mean score of those that it is compared with in `prm_dpo`, without gradient.
 
-    Those are the responses of its group with a lower outcome reward where its own is above 0, and those with a
-    higher one where it is 0. Where there are none the score is 0, which is that of the reference itself.
+    A response with an outcome reward above 0 is compared with those of its group that have a lower one, and a response
+    with 0 with those that have a higher one. Where there are none, the score is 0, which is that of the reference.
 
     scores, outcome_rewards: (B,); group_index: (B,) int64. Returns (B,).
 
@@ -202,20 +201,21 @@ def opponent_scores(scores: Tensor, outcome_rewards: Tensor, group_index: Tensor
     """
     opponents = torch.zeros_like(scores)
     for rows in group_rows(group_index):
-        mine, others = outcome_rewards[rows, None], outcome_rewards[None, rows]
-        compared = torch.where(mine > 0, others < mine, others > mine)  # (n, n)
+        own, others = outcome_rewards[rows, None], outcome_rewards[None, rows]
+        compared = torch.where(own > 0, others < own, others > own)  # (n, n)
         total = (compared * scores.detach()[None, rows]).sum(-1)
         opponents[rows] = total / compared.sum(-1).clamp(min=1)
     return opponents
 
 
 def prm_dpo(scores: Tensor, opponents: Tensor, outcome_rewards: Tensor, *, denominator: Tensor | float) -> Tensor:
-    """-log sigmoid of how far a response's score is on the right side of its opponents' mean score.
+    """-log sigmoid of the margin by which a response's score is on the right side of its opponents' mean score.
 
-    The pairs of a group as in Implicit PRM (arXiv 2412.01981), with the opponents' side taken as it is before the
-    step (`opponent_scores`): each response is the moving side once, so that a group need not stand in one micro-batch.
+    These are the pairs of a group as in Implicit PRM (arXiv 2412.01981), but the opponents' scores are fixed to those
+    before the step (`opponent_scores`). Each response is the trained side once, so a group may be spread over several
+    micro-batches.
 
-    scores, opponents, outcome_rewards: (B,). denominator: responses of the whole mini-batch. Returns ().
+    scores, opponents, outcome_rewards: (B,). denominator: responses in the whole mini-batch. Returns ().
 
     >>> prm_dpo(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([1.0]), denominator=1)
     tensor(0.6931)
@@ -225,7 +225,7 @@ def prm_dpo(scores: Tensor, opponents: Tensor, outcome_rewards: Tensor, *, denom
 
 
 def group_rows(group_index: Tensor) -> tuple[Tensor, ...]:
-    """The rows of each group: (B,) int64 to one (n,) int64 a group.
+    """The rows of each group: (B,) int64 to one (n,) int64 per group.
 
     >>> group_rows(torch.tensor([1, 0, 1]))
     (tensor([1]), tensor([0, 2]))

@@ -1,4 +1,4 @@
-"""Between ragged rows (flat values and lengths, as Arrow stores lists) and padded (B, T) tensors."""
+"""Ragged rows (flat values and lengths, as Arrow stores lists), padded (B, T) tensors, and batches of rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def response_mask(lengths: Tensor) -> Tensor:
-    """True at the first `lengths[i]` places of row i.
+    """True at the first `lengths[i]` positions of row i.
 
     lengths: (B,), tokens. Returns (B, max(lengths)) bool.
 
@@ -22,9 +22,9 @@ def response_mask(lengths: Tensor) -> Tensor:
 
 
 def pad(values: Tensor, lengths: Tensor, fill: float = 0) -> Tensor:
-    """Flat values to rows, filled at the right.
+    """Flat values to rows, padded on the right.
 
-    values: (N,), the rows one after another; lengths: (B,), tokens, N in all.
+    values: (N,), row after row; lengths: (B,), tokens, N in total.
     Returns (B, max(lengths)) of the dtype of `values`.
 
     >>> pad(torch.tensor([7, 8, 9]), torch.tensor([1, 2]))
@@ -38,7 +38,7 @@ def pad(values: Tensor, lengths: Tensor, fill: float = 0) -> Tensor:
 
 
 def unpad(padded: Tensor, mask: Tensor) -> Tensor:
-    """The values under the mask, rows one after another: the inverse of `pad`.
+    """The values under the mask, row after row: the inverse of `pad`.
 
     padded: (B, T); mask: (B, T) bool. Returns (N,).
 
@@ -49,35 +49,38 @@ def unpad(padded: Tensor, mask: Tensor) -> Tensor:
 
 
 def micro_batches(lengths: Sequence[int], micro_batch_tokens: int) -> Iterator[list[int]]:
-    """Rows grouped so that no group pads to more than `micro_batch_tokens` tokens.
+    """Groups rows into batches of at most `micro_batch_tokens` tokens each, padding included.
 
-    lengths: tokens of each row. Rows are taken from the longest to the shortest, so that a group holds
-    rows of like length and the first group is the largest: what fits there fits everywhere. A row that is
-    longer than the budget comes alone. Yields lists of row numbers; each row comes once.
+    Rows are taken from the longest to the shortest, so the rows of a batch have similar lengths, and if the first batch
+    fits into memory, all do. A row that is longer than the budget gets a batch of its own.
+
+    lengths: tokens of each row. Yields lists of row numbers; each row comes once.
 
     >>> list(micro_batches([2, 9, 3, 4], micro_batch_tokens=10))
     [[1], [3, 2], [0]]
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    group: list[int] = []
+    batch: list[int] = []
     for row in order:
-        longest = lengths[group[0]] if group else lengths[row]
-        if group and longest * (len(group) + 1) > micro_batch_tokens:
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
+        longest = lengths[batch[0]] if batch else lengths[row]
+        if batch and longest * (len(batch) + 1) > micro_batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def packed_batches(
     prompts: Sequence[int], prompt_lengths: Sequence[int], response_lengths: Sequence[int], micro_batch_tokens: int
 ) -> Iterator[list[int]]:
-    """Rows grouped so that no group holds more than `micro_batch_tokens` tokens, a prompt that rows share counted once.
+    """Groups rows into batches of at most `micro_batch_tokens` tokens each, counting a prompt that rows share once.
 
-    prompts: of each row a number that is the same for the same prompt; lengths: tokens of each row's. Rows of a prompt
-    stay together as far as the budget goes; the longest row comes in the first group. A row that is longer than the
-    budget comes alone. Yields lists of row numbers; each row comes once.
+    The rows of a prompt stay together as far as the budget allows, and the longest row is in the first batch. A row
+    that is longer than the budget gets a batch of its own.
+
+    prompts: for each row a number that is the same for the same prompt. prompt_lengths, response_lengths: tokens of
+    each row's prompt and response. Yields lists of row numbers; each row comes once.
 
     >>> list(packed_batches([0, 0, 1, 0], [5, 5, 1, 5], [3, 2, 2, 2], micro_batch_tokens=10))
     [[0, 1], [3, 2]]
@@ -90,18 +93,18 @@ def packed_batches(
     longest_first = sorted(
         members.values(), key=lambda rows: (-prompt_lengths[rows[0]] - response_lengths[rows[0]], rows[0])
     )
-    group: list[int] = []
+    batch: list[int] = []
     tokens = 0
     for rows in longest_first:
-        here = False  # whether the prompt is in the group
+        has_prompt = False  # whether the batch holds the prompt already
         for row in rows:
-            added = response_lengths[row] + (0 if here else prompt_lengths[row])
-            if group and tokens + added > micro_batch_tokens:
-                yield group
-                group, tokens = [], 0
+            added = response_lengths[row] + (0 if has_prompt else prompt_lengths[row])
+            if batch and tokens + added > micro_batch_tokens:
+                yield batch
+                batch, tokens = [], 0
                 added = response_lengths[row] + prompt_lengths[row]
-            group.append(row)
+            batch.append(row)
             tokens += added
-            here = True
-    if group:
-        yield group
+            has_prompt = True
+    if batch:
+        yield batch

@@ -1,4 +1,4 @@
-"""What can be chosen by name, in lines that cost no import of torch: the command line's choices come from here.
+"""What can be chosen by name. The command line takes its choices from here, since this does not import torch.
 
 A new advantage estimator is a function in core/advantages.py and a line in `ESTIMATORS`.
 """
@@ -29,13 +29,13 @@ ESTIMATORS = {
     "reinforce": Entry("reinforce", "no baseline"),
     "grpo": Entry("grpo", "less the group's mean, over its deviation"),
     "dr-grpo": Entry("dr_grpo", "grpo without the division"),
-    "gae": Entry("reinforce", "with a critic's values"),  # which `gae` takes off what no baseline has centred
+    "gae": Entry("reinforce", "with a critic's values"),  # `gae` subtracts them itself, from rewards without a baseline
 }
 """The advantage estimators: what `compute-advantages --estimator` offers."""
 
 
 def estimator(name: str) -> Estimator:
-    """The function of an estimator, which takes the baseline off the rewards.
+    """The function of an estimator, which subtracts the baseline from the rewards.
 
     >>> estimator("dr-grpo").__name__
     'dr_grpo'
@@ -47,7 +47,7 @@ def estimator(name: str) -> Estimator:
 
 
 def choices_help(entries: dict[str, Entry]) -> str:
-    """All entries as the text of an option.
+    """All entries as the help text of an option.
 
     >>> choices_help({"a": Entry("a", "this"), "b": Entry("b", "that")})
     'a: this; b: that.'

@@ -1,17 +1,17 @@
-"""Token rewards: the implicit process reward and what is done to it before an advantage is taken."""
+"""Token rewards: the implicit process reward, and what is done to it before advantages are computed."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-BATCH_SCALE_EPSILON = 1e-6
+BATCH_SCALE_EPSILON = 1e-6  # keeps a batch whose rewards are all 0 from dividing by 0
 
 
 def implicit_process_rewards(prm_logprobs: Tensor, ref_logprobs: Tensor, beta: float) -> Tensor:
-    """Reward of each token: beta * (log p_phi - log p_ref), nats times beta.
+    """The reward of each token: beta * (log p_phi - log p_ref), in nats times beta.
 
-    prm_logprobs, ref_logprobs: any one shape, nats. Returns that shape.
+    prm_logprobs, ref_logprobs: nats, same shape. Returns that shape.
     Implicit PRM (arXiv 2412.01981), proposition 3.1; PRIME (arXiv 2502.01456), section 2.2.
 
     >>> implicit_process_rewards(torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, -2.0]), beta=0.5)
@@ -23,7 +23,7 @@ def implicit_process_rewards(prm_logprobs: Tensor, ref_logprobs: Tensor, beta: f
 def reward_to_go(rewards: Tensor, gamma: float = 1.0) -> Tensor:
     """Discounted sum of the rewards from each token on.
 
-    rewards: (B, T), 0 outside the response. Returns (B, T); padding at the right stays 0.
+    rewards: (B, T), 0 outside the response. Returns (B, T); padding on the right stays 0.
     PRIME (arXiv 2502.01456), section 3.2.
 
     >>> reward_to_go(torch.tensor([[1.0, 2.0, 3.0]]))
@@ -44,8 +44,8 @@ def reward_to_go(rewards: Tensor, gamma: float = 1.0) -> Tensor:
 def scale_over_batch(rewards: Tensor, response_mask: Tensor, gamma: float = 1.0) -> Tensor:
     """Process rewards divided by the largest |reward-to-go| of the whole batch (plus 1e-6).
 
-    A PRM that is only started gives rewards of any size; this bounds every return by 1 without moving
-    its zero. The batch must be the whole one, or shards would be scaled differently.
+    A PRM that has only begun to train gives rewards of any size; this bounds every return by 1 and keeps 0 at 0. It
+    must be given the whole batch, or shards would be scaled differently.
 
     rewards: (B, T); response_mask: (B, T). Returns (B, T), 0 outside the mask.
 
@@ -58,19 +58,21 @@ def scale_over_batch(rewards: Tensor, response_mask: Tensor, gamma: float = 1.0)
 
 
 def last_token(response_mask: Tensor) -> Tensor:
-    """True on the last token of each response: (B, T) bool, contiguous from the left, to (B, T) bool.
+    """True on the last token of each response.
+
+    response_mask: (B, T) bool, contiguous from the left. Returns (B, T) bool.
 
     >>> last_token(torch.tensor([[True, True, False]]))
     tensor([[False,  True, False]])
     """
-    place = torch.arange(response_mask.shape[1], device=response_mask.device)[None, :]
-    return place == response_mask.sum(-1, keepdim=True) - 1
+    index = torch.arange(response_mask.shape[1], device=response_mask.device)[None, :]
+    return index == response_mask.sum(-1, keepdim=True) - 1
 
 
 def drop_last_token(rewards: Tensor, response_mask: Tensor) -> Tensor:
-    """Process rewards with that of each response's last token set to 0.
+    """Process rewards with the reward of each response's last token set to 0.
 
-    The verl port leaves the last token (the end-of-sequence token of a finished response) out of the score.
+    PRIME's port to verl leaves the last token (the end-of-sequence token of a finished response) out of the score.
 
     rewards: (B, T); response_mask: (B, T), contiguous from the left. Returns (B, T).
 
@@ -81,9 +83,9 @@ def drop_last_token(rewards: Tensor, response_mask: Tensor) -> Tensor:
 
 
 def sum_into(rewards: Tensor, ends: Tensor, response_mask: Tensor) -> Tensor:
-    """Rewards summed over steps, each sum on its step's last token; 0 on the tokens before it.
+    """Rewards summed over each step: the sum is on the last token of the step, and the tokens before it have 0.
 
-    A step reaches from behind the end before it to its own end. The last token of a response always ends one.
+    A step begins after the end of the previous one. The last token of a response always ends a step.
 
     rewards: (B, T); ends: (B, T) bool, True on the last token of a step; response_mask: (B, T), contiguous from
     the left. Returns (B, T).
@@ -93,6 +95,6 @@ def sum_into(rewards: Tensor, ends: Tensor, response_mask: Tensor) -> Tensor:
     tensor([[0., 3., 0., 7.]])
     """
     ends = (ends & response_mask) | last_token(response_mask)
-    number = ends.long().cumsum(-1) - ends.long()  # (B, T): which step a token is of
+    number = ends.long().cumsum(-1) - ends.long()  # (B, T): the step that each token belongs to, from 0
     totals = torch.zeros_like(rewards).scatter_add(-1, number, rewards * response_mask)
     return totals.gather(-1, number) * ends

@@ -1,4 +1,4 @@
-"""Prompts to text and token ids by a model's tokenizer, and responses to text."""
+"""Encoding of prompts to text and token ids by a model's tokenizer, and decoding of responses to text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from primecli.errors import InputError
+from primecli.errors import InputError, first_line
 from primecli.generation.prompts import Prompt
 
 
 class Encoder:
-    """Prompts to text and token ids, responses to text."""
+    """A model's tokenizer and chat template. Raises InputError where the tokenizer cannot be loaded."""
 
     def __init__(self, directory: Path) -> None:
         from transformers import AutoTokenizer
@@ -20,22 +20,24 @@ class Encoder:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{directory}: its tokenizer cannot be loaded: {reason}") from error
+            raise InputError(f"{directory}: its tokenizer cannot be loaded: {first_line(error)}") from error
 
     def encode(self, prompt: Prompt) -> tuple[str, list[int]]:
-        """The prompt's text, after the chat template where it is a list of messages, and its token ids."""
+        """The prompt's text and its token ids; a list of messages goes through the chat template.
+
+        Raises InputError where the prompt is not valid Unicode, has no tokens, or cannot go through the template.
+        """
         try:
             json.dumps(prompt.content, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"prompt {prompt.prompt_id} is no valid Unicode text: {error.reason}") from error
+            raise InputError(f"prompt {prompt.prompt_id} is not valid Unicode text: {error.reason}") from error
         if isinstance(prompt.content, str):
             text, ids = prompt.content, self.tokenizer(prompt.content)["input_ids"]
         else:
             if not self.tokenizer.chat_template:
                 raise InputError(
-                    f"{self.directory}: the prompts are messages, and its tokenizer has no chat template",
-                    "use a model with a chat template, or prompts of plain text",
+                    f"{self.directory}: the prompts are messages, but its tokenizer has no chat template",
+                    "use a model with a chat template, or prompts in plain text",
                 )
             text = self._template(prompt.prompt_id, prompt.content)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -54,5 +56,5 @@ class Encoder:
             ) from error
 
     def decode(self, ids: Any) -> str:
-        """A response's text, without special tokens."""
+        """The text of a response, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))

@@ -1,7 +1,8 @@
-"""Prompt files: the layout of verl, TRL and Eurus-2-RL-Data, or plain questions and answers.
+"""Prompt files: in the layout of verl, TRL and Eurus-2-RL-Data, or as plain questions and answers.
 
-Either columns `prompt` (a list of {role, content}), `reward_model.ground_truth`, `data_source`, `ability`,
-`extra_info`; or a text column and an answer column under any name. Parquet, JSON lines, or those gzipped.
+The layout has the columns `prompt` (a list of {role, content}), `reward_model.ground_truth`, `data_source`, `ability`
+and `extra_info`; plain files have a text column and an answer column of any name. Files are Parquet,
+JSON lines, or gzipped JSON lines.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class PromptColumns:
     suffix: str = ""
 
     def pattern(self) -> re.Pattern[str] | None:
-        """The compiled answer pattern; raises UsageError when it is not a regular expression."""
+        """The compiled `answer_regex`. Raises UsageError where it is not a regular expression."""
         if self.answer_regex is None:
             return None
         try:
@@ -66,7 +67,7 @@ class PromptColumns:
 
 
 def read_prompts(files: Sequence[Path], columns: PromptColumns) -> list[Prompt]:
-    """All prompts of the files, in their order. Raises InputError that names file and row."""
+    """All prompts of the files, in order. Raises InputError, naming the file and the row, where one cannot be read."""
     pattern = columns.pattern()
     prompts = [
         _prompt(row, columns, pattern, f"{file}: row {number}")
@@ -74,7 +75,7 @@ def read_prompts(files: Sequence[Path], columns: PromptColumns) -> list[Prompt]:
         for number, row in enumerate(_rows(file), start=1)
     ]
     if not prompts:
-        raise InputError(f"{', '.join(map(str, files))}: no prompts there")
+        raise InputError(f"{', '.join(map(str, files))}: no prompts found")
     return prompts
 
 
@@ -95,7 +96,8 @@ def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
                     yield row
         except json.JSONDecodeError as error:
             raise InputError(
-                f"{file}: line {number} is not JSON: {error.msg}", "prompt files are Parquet or one JSON object a line"
+                f"{file}: line {number} is not JSON: {error.msg}",
+                "prompt files are Parquet, or have one JSON object per line",
             ) from error
         except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise InputError(f"{file}: cannot be read as text: {error}") from error
@@ -112,31 +114,31 @@ def _parquet_rows(file: Path) -> Iterator[Mapping[str, Any]]:
         raise InputError(f"{file}: not a readable Parquet file") from error
 
 
-def _prompt(row: Mapping[str, Any], columns: PromptColumns, pattern: re.Pattern[str] | None, place: str) -> Prompt:
-    content = _with_suffix(_content(row, columns.prompt, place), columns.suffix)
-    truth = _ground_truth(row, columns.answer, place)
+def _prompt(row: Mapping[str, Any], columns: PromptColumns, pattern: re.Pattern[str] | None, where: str) -> Prompt:
+    content = _with_suffix(_content(row, columns.prompt, where), columns.suffix)
+    truth = _ground_truth(row, columns.answer, where)
     if pattern is not None and truth is not None:
         match = pattern.search(truth)
         if match is None:
-            raise InputError(f"{place}: --answer-regex {pattern.pattern!r} does not match the answer")
+            raise InputError(f"{where}: --answer-regex {pattern.pattern!r} does not match the answer")
         truth = (match[1] if pattern.groups else match[0]).strip()
     identity = row.get(schema.PROMPT_ID) or row.get("unique_id") or row.get("task_id") or _hash(content, truth)
     return Prompt(str(identity), content, truth, _text(row, schema.DATA_SOURCE), _text(row, schema.ABILITY))
 
 
-def _content(row: Mapping[str, Any], column: str, place: str) -> str | list[dict[str, str]]:
+def _content(row: Mapping[str, Any], column: str, where: str) -> str | list[dict[str, str]]:
     if column not in row:
         raise InputError(
-            f"{place}: no column {column!r}; there are {', '.join(sorted(row))}", "name it with --prompt-column"
+            f"{where}: no column {column!r}; its columns are {', '.join(sorted(row))}", "name it with --prompt-column"
         )
     value = row[column]
     if value is None:
-        raise InputError(f"{place}: the prompt is null", "drop the row or fill it in")
+        raise InputError(f"{where}: the prompt is null", "drop the row or fill it in")
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(_is_message(message) for message in value):
         return [{"role": message["role"], "content": message["content"]} for message in value]
-    raise InputError(f"{place}: the prompt is {type(value).__name__}", PROMPT_FORMS)
+    raise InputError(f"{where}: the prompt is {type(value).__name__}", PROMPT_FORMS)
 
 
 def _is_message(message: Any) -> bool:
@@ -153,11 +155,12 @@ def _with_suffix(content: str | list[dict[str, str]], suffix: str) -> str | list
     return [*content[:-1], {**content[-1], "content": content[-1]["content"] + suffix}]
 
 
-def _ground_truth(row: Mapping[str, Any], column: str | None, place: str) -> str | None:
+def _ground_truth(row: Mapping[str, Any], column: str | None, where: str) -> str | None:
     if column is not None:
         if column not in row:
             raise InputError(
-                f"{place}: no column {column!r}; there are {', '.join(sorted(row))}", "name it with --answer-column"
+                f"{where}: no column {column!r}; its columns are {', '.join(sorted(row))}",
+                "name it with --answer-column",
             )
         return _as_text(row[column])
     reward_model = row.get("reward_model")
@@ -184,11 +187,11 @@ def _hash(content: str | list[dict[str, str]], truth: str | None) -> str:
 
 
 def stream_positions(total: int, *, step: int, batch: int, seed: int) -> list[tuple[int, int]]:
-    """Which prompts iteration `step` (from 1) takes: the step-th slice of an endless shuffled stream.
+    """The prompts of iteration `step` (from 1): the step-th slice of an endless shuffled stream.
 
-    The stream is one pass over all `total` prompts after another, each shuffled anew by (seed, pass). It
-    depends on nothing else, so any iteration can be made alone. Returns `batch` pairs (place in the
-    stream, index of the prompt).
+    The stream consists of passes over all `total` prompts, each shuffled by (seed, number of the pass). It depends on
+    nothing else, so any iteration can be generated alone. Returns `batch` pairs (position in the stream, index of the
+    prompt).
 
     >>> positions = [stream_positions(5, step=step, batch=2, seed=0) for step in (1, 2, 3)]
     >>> sorted(index for slice_ in positions for _, index in slice_)[:5] == [0, 1, 2, 3, 4]
@@ -201,8 +204,8 @@ def stream_positions(total: int, *, step: int, batch: int, seed: int) -> list[tu
     orders: dict[int, Any] = {}
     taken = []
     for position in range((step - 1) * batch, step * batch):
-        number, place = divmod(position, total)
-        if number not in orders:
-            orders[number] = np.random.Generator(np.random.PCG64([seed, number])).permutation(total)
-        taken.append((position, int(orders[number][place])))
+        epoch, index = divmod(position, total)
+        if epoch not in orders:
+            orders[epoch] = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(total)
+        taken.append((position, int(orders[epoch][index])))
     return taken

@@ -1,4 +1,4 @@
-"""Groups of prompts to the rows of shards: what stands between `generate` and an engine."""
+"""What is between `generate` and an engine: prompts in groups go in, and the rows of shards come out."""
 
 from __future__ import annotations
 
@@ -42,15 +42,18 @@ class PromptGroup:
 
     @property
     def group_id(self) -> str:
-        """Names this sampling of this prompt."""
+        """The id of this sampling of this prompt, such as gsm8k-17@3."""
         return f"{self.prompt.prompt_id}@{self.position}"
 
 
 class Sampler:
-    """Samples parts, each the groups of a shard, once. The engine is open from the first that is asked for to the last.
+    """Samples the groups of each shard. The engine is open from the first shard that is asked for to the last.
 
-    All parts are handed to the engine at once, so that one that batches as it goes is never idle at the end of a
-    shard. parts: groups by number. done: hears how many rollouts were sampled, of the part asked for and of others.
+    All shards are handed to the engine at once, so that an engine with continuous batching is never idle at the end of
+    a shard.
+
+    shards: the groups of each shard, by the shard's number. done: called with the number of rollouts just sampled, of
+    whichever shard.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Sampler:
         policy: Policy,
         options: EngineOptions,
         params: SamplingParams,
-        parts: Mapping[int, Sequence[PromptGroup]],
+        shards: Mapping[int, Sequence[PromptGroup]],
         *,
         done: Callable[[int], None] = lambda rollouts: None,
         open_engine: Callable[[str, Policy, EngineOptions], Engine] = open_engine,
@@ -68,20 +71,20 @@ class Sampler:
         self.policy = policy
         self.options = options
         self.params = params
-        self.parts = parts
+        self.shards = shards
         self.done = done
         self._open = open_engine
         self._running: tuple[Engine, SampledGroups] | None = None
-        self._places: list[tuple[int, int]] = []  # part and place in it, of each request
-        self._found: dict[int, dict[int, list[Sample]]] = {number: {} for number in parts}
+        self._slots: list[tuple[int, int]] = []  # of each request: its shard, and its index in it
+        self._samples: dict[int, dict[int, list[Sample]]] = {number: {} for number in shards}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._close()
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         if self._running is not None:
             engine, groups = self._running
             self._running = None
@@ -93,27 +96,27 @@ class Sampler:
             pipe.keep_streams(show=self.options.debug)
         engine = self._open(self.name, self.policy, self.options)
         requests = []
-        for number, groups in self.parts.items():
-            for place, group in enumerate(groups):
+        for number, groups in self.shards.items():
+            for index, group in enumerate(groups):
                 requests.append(Request(group.group_id, group.prompt_ids, number))
-                self._places.append((number, place))
+                self._slots.append((number, index))
         return engine, engine.sample(requests, self.params, tick=pipe.check_reader)
 
     def samples(self, number: int) -> list[list[Sample]]:
-        """The samples of each group of a part, by weights that are confirmed to be the policy's."""
+        """The samples of each group of a shard, after confirming that the weights that sampled are the policy's."""
         self._running = self._running or self._start()
         engine, groups = self._running
-        mine = self._found[number]
-        while len(mine) < len(self.parts[number]):
+        finished = self._samples[number]
+        while len(finished) < len(self.shards[number]):
             request, samples = next(groups)
-            part, place = self._places[request]
-            self._found[part][place] = samples
+            shard, index = self._slots[request]
+            self._samples[shard][index] = samples
             self.done(len(samples))
         engine.confirm()
-        del self._found[number]
-        if not self._found:
-            self._end()  # before the last shard's path is out: then the next stage may begin, and want the GPU
-        return [mine[place] for place in range(len(mine))]
+        del self._samples[number]
+        if not self._samples:
+            self._close()  # before the last shard's path is out: the next stage may begin then, and want the GPU
+        return [finished[index] for index in range(len(finished))]
 
 
 def rollout_table(
@@ -123,12 +126,12 @@ def rollout_table(
     encoder: Encoder,
     fingerprint: str,
 ) -> pa.Table:
-    """The rows of a shard, with all columns that `generate` makes. fingerprint: of the weights that sampled."""
+    """The rows of a shard, with all columns that `generate` adds. fingerprint: that of the weights that sampled."""
     import pyarrow as pa
 
     rows = []
-    for group, found in zip(groups, samples, strict=True):
-        for index, sample in enumerate(found):
+    for group, responses in zip(groups, samples, strict=True):
+        for index, sample in enumerate(responses):
             rows.append(
                 {
                     schema.PROMPT_ID: group.prompt.prompt_id,

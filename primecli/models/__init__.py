@@ -1,1 +1,1 @@
-"""Models: identity, loading, scoring, checkpoints."""
+"""Models: their identity, loading, scoring and checkpoints."""

@@ -1,17 +1,18 @@
-"""Checkpoints: what transformers and vLLM load, and `trainer/` with what the next process trains on from.
+"""Checkpoints: model directories that transformers and vLLM load, with what the next update needs in `trainer/`.
 
     config.json, *.safetensors, tokenizer files    the model, in the dtype of the one it started from
     _summary.json                                  what the update did
-    trainer/master.safetensors                     parameters in float32; with --lora-rank those that are trained
-    trainer/base.safetensors                       with --lora-rank: those that stand still, exactly
+    trainer/master.safetensors                     parameters in float32; with --lora-rank, those that are trained
+    trainer/base.safetensors                       with --lora-rank, the frozen parameters, exactly
     trainer/optimizer.safetensors                  AdamW's two moments of each trained parameter, float32
     trainer/primecli.json                          fingerprints, lineage, step, provenance
     trainer/steps.jsonl                            metrics of each optimizer step
 
-Every iteration is a new process: at a learning rate of 1e-6 a bfloat16 reload would round the update away. With LoRA
-the model is exported merged, and what it was merged from is in `trainer/`; the base file never changes, so that
-checkpoints that follow each other on one disk share it (a hard link), and each is whole without the others.
-Batches are shuffled by (seed, step, epoch), so the step is all the state that randomness has.
+Every iteration is a new process, which must continue from the float32 parameters: at a learning rate of 1e-6, reloading
+bfloat16 ones would round the update away. With LoRA, the model is exported with its adapters merged, and what it was
+merged from is in `trainer/`. The base file never changes, so successive checkpoints on one disk share it by a hard
+link, and each is complete without the others. Batches are shuffled by (seed, step, epoch), so randomness has no state
+but the step.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from primecli.models import lora
 from primecli.models.identity import (
     TRAINER_DIRECTORY,
     TRAINER_FILE,
+    is_checkpoint,
     model_fingerprint,
     read_trainer_record,
     weights_fingerprint,
@@ -84,54 +86,54 @@ class TrainerState:
 
 
 def read_state(directory: Path, stage: str) -> TrainerState:
-    """The state of a checkpoint that `stage` trains on; step 0 for a model that it has not trained before.
+    """The state of a checkpoint that `stage` continues from; step 0 for a model that this stage has not trained before.
 
-    A PRM that starts from a policy's checkpoint takes its weights and lineage, not its moments and step.
+    A PRM that starts from a policy's checkpoint inherits its weights and lineage, but not its moments and step.
     """
-    if not (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():
+    if not is_checkpoint(directory):
         return TrainerState(0, (model_fingerprint(directory),), (), has_moments=False)
     record = read_trainer_record(directory)
-    own = record.get("stage") == stage
+    same_stage = record.get("stage") == stage
     return TrainerState(
-        step=int(record["step"]) if own else 0,
+        step=int(record["step"]) if same_stage else 0,
         lineage=tuple(record["lineage"]),
         provenance=tuple(record.get("provenance", ())),
-        has_moments=own,
-        lora=lora.stored_options(record) if own else None,
-        base=record["lora"]["base"] if own and record.get("lora") else None,
+        has_moments=same_stage,
+        lora=lora.stored_options(record) if same_stage else None,
+        base=record["lora"]["base"] if same_stage and record.get("lora") else None,
     )
 
 
 def check_adapters(directory: Path, stage: str, asked: LoraOptions | None) -> None:
-    """Raises UsageError where a checkpoint of this stage was trained with other adapters than those asked for."""
+    """Raises UsageError where this stage trained the checkpoint with other adapters than those asked for."""
     state = read_state(directory, stage)
     if state.has_moments and state.lora != asked:
         was = f"with {state.lora.in_words()}" if state.lora else "in all its parameters, without --lora-rank"
-        now = asked.in_words() if asked else "none was given"
+        now = asked.in_words() if asked else "no --lora-rank"
         raise UsageError(
-            f"{directory} was trained {was}, and now {now}",
-            "give the same, or start anew from a copy of it that has no trainer/",
+            f"{directory} was trained {was}, but this run has {now}",
+            "give the same options, or start over from a copy of it without trainer/",
         )
 
 
 def load_master_weights(model: torch.nn.Module, directory: Path, *, of_another_kind: bool = False) -> None:
-    """Puts a checkpoint's float32 parameters into the model, where it has them; adapters merged.
+    """Copies a checkpoint's float32 parameters, adapters merged, into the model; does nothing for a plain model.
 
-    of_another_kind: the checkpoint need not have all of them, as a policy that starts a critic has no value head.
+    of_another_kind: the checkpoint may lack some of them, as a policy that a critic starts from has no value head.
     """
-    if (directory / TRAINER_DIRECTORY / TRAINER_FILE).exists():  # a checkpoint that has lost it is damaged
+    if is_checkpoint(directory):  # then a missing master file means that it is damaged
         path = directory / TRAINER_DIRECTORY / MASTER
         saved = load_tensors(path)
         options = lora.stored_options(read_trainer_record(directory))
         if options is not None:
             saved = lora.merge_tensors(load_tensors(path.with_name(BASE)), saved, options)
-        _fill(model, saved, path, partly=of_another_kind)
+        _copy_into(model, saved, path, partly=of_another_kind)
 
 
 def load_parameters(model: Any, directory: Path, state: TrainerState, asked: LoraOptions | None, seed: int) -> None:
-    """Puts a checkpoint's float32 numbers in place of those loaded, and adapters where they are asked for.
+    """Replaces the loaded parameters by the checkpoint's float32 ones, and adds adapters where they are asked for.
 
-    state: of that directory, `check_adapters` passed. seed: of adapters that are new.
+    state: that of the directory, which has passed `check_adapters`. seed: for the initial values of new adapters.
     """
     assert not state.has_moments or state.lora == asked, "check_adapters() comes first"
     if state.lora is None:
@@ -143,12 +145,12 @@ def load_parameters(model: Any, directory: Path, state: TrainerState, asked: Lor
 
 
 def load_adapted(model: torch.nn.Module, directory: Path) -> None:
-    """Puts a checkpoint's parameters into a model with adapters as they are, nothing merged."""
+    """Copies a checkpoint's base parameters and adapters into a model with adapters, without merging them."""
     path = directory / TRAINER_DIRECTORY / MASTER
-    _fill(model, {**load_tensors(path.with_name(BASE)), **load_tensors(path)}, path)
+    _copy_into(model, {**load_tensors(path.with_name(BASE)), **load_tensors(path)}, path)
 
 
-def _fill(model: torch.nn.Module, saved: dict[str, torch.Tensor], path: Path, *, partly: bool = False) -> None:
+def _copy_into(model: torch.nn.Module, saved: dict[str, torch.Tensor], path: Path, *, partly: bool = False) -> None:
     import torch
 
     with torch.no_grad():
@@ -158,7 +160,7 @@ def _fill(model: torch.nn.Module, saved: dict[str, torch.Tensor], path: Path, *,
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint's file. Raises InputError where it cannot be read."""
+    """The tensors of one of a checkpoint's files. Raises InputError where it cannot be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -169,7 +171,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def fitting_tensor(saved: dict[str, torch.Tensor], name: str, like: torch.Tensor, path: Path) -> torch.Tensor:
-    """One of the tensors of a file. Raises InputError where it is missing or of another shape."""
+    """The tensor of that name from a file. Raises InputError where it is missing or has another shape than `like`."""
     tensor = saved.get(name)
     if tensor is None or tensor.shape != like.shape:
         raise InputError(f"{path}: does not fit the model at {name}", "the checkpoint is damaged")
@@ -177,7 +179,7 @@ def fitting_tensor(saved: dict[str, torch.Tensor], name: str, like: torch.Tensor
 
 
 def stored_dtype(directory: Path) -> torch.dtype:
-    """The dtype of a model's weights on disk, by its first floating-point tensor."""
+    """The dtype of a model's weights on disk: that of its first floating-point tensor."""
     import torch
     from safetensors import safe_open
 
@@ -188,7 +190,7 @@ def stored_dtype(directory: Path) -> torch.dtype:
                 dtype = names.get(tensors.get_slice(key).get_dtype())
                 if dtype is not None:
                     return dtype
-    raise InputError(f"{directory}: no floating-point weights")
+    raise InputError(f"{directory}: holds no floating-point weights")
 
 
 def save(
@@ -202,9 +204,11 @@ def save(
     lineage: Sequence[str],
     steps: Sequence[Mapping[str, float]],
 ) -> None:
-    """Writes a checkpoint into an empty directory. The model is cast to its stored dtype on the way: done with it.
+    """Writes a checkpoint into an empty directory, and casts the model to the dtype in which it is exported.
 
-    same_base: its adapters are those of the checkpoint `source`, further trained.
+    moments: the optimizer's tensors, by the name under which they are stored. source: what the model was loaded from.
+    same_base: its adapters are those of `source`, trained further. record: what trainer/primecli.json holds besides the
+    weights' fingerprint and lineage. lineage: that of `source`. steps: metrics of each optimizer step.
     """
     from safetensors import SafetensorError
 
@@ -220,7 +224,8 @@ def save(
     weights = weights_fingerprint(directory)
     write_json_atomically(trainer / TRAINER_FILE, {**record, "weights": weights, "lineage": [*lineage, weights]})
     (trainer / STEPS).write_text("".join(json.dumps(step) + "\n" for step in steps), encoding="utf-8")
-    for path in directory.rglob("*.safetensors"):  # safetensors writes them for the owner alone, whatever the umask
+    # safetensors makes its files readable by the owner only, whatever the umask
+    for path in directory.rglob("*.safetensors"):
         path.chmod((trainer / STEPS).stat().st_mode)
 
 
@@ -232,23 +237,24 @@ def _save_tensors(
     trainer = directory / TRAINER_DIRECTORY
     trainer.mkdir()
     adapted = lora.has_adapters(model)
-    kept = lora.trained(model) if adapted else lora.parameters(model)  # some models hold a few of them still
+    # without adapters every parameter is saved, even those that a model keeps frozen
+    kept = lora.trained(model) if adapted else lora.parameters(model)
     save_file({name: parameter.detach().contiguous() for name, parameter in kept.items()}, trainer / MASTER)
     save_file(dict(moments), trainer / OPTIMIZER)
     if adapted:
-        before = source / TRAINER_DIRECTORY / BASE if same_base else None
-        _save_base(trainer / BASE, lora.frozen(model), before)
+        previous = source / TRAINER_DIRECTORY / BASE if same_base else None
+        _save_base(trainer / BASE, lora.frozen(model), previous)
         lora.merge(model)
     model.to(stored_dtype(source)).save_pretrained(directory)
 
 
-def _save_base(path: Path, frozen: Mapping[str, torch.nn.Parameter], before: Path | None) -> None:
+def _save_base(path: Path, frozen: Mapping[str, torch.nn.Parameter], previous: Path | None) -> None:
     from safetensors.torch import save_file
 
-    if before is None:
+    if previous is None:
         save_file({name: lora.compact(value.detach()).contiguous() for name, value in frozen.items()}, path)
         return
     try:
-        os.link(before, path)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(before, path)
+        os.link(previous, path)
+    except OSError:  # on another file system, or one without hard links
+        shutil.copyfile(previous, path)

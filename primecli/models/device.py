@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from primecli.errors import PrimecliError, UsageError
+from primecli.errors import PrimecliError, UsageError, first_line
 
 if TYPE_CHECKING:
     import torch
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-LARGE_BLOCKS = (1 << 30, 32 << 20)  # bytes: from here on a block is given back; the second is older glibcs' most
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
+# Bytes. Larger blocks are returned when they are freed; the second is the most that older glibcs accept.
+LARGE_BLOCKS = (1 << 30, 32 << 20)
 
 WAIT_SECONDS = 120.0  # a process that ends gives its memory back within seconds; one that goes on is not worth more
 POLL_SECONDS = 0.25
@@ -52,7 +53,7 @@ class Placement:
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        """Runs products in `dtype` where that is not float32."""
+        """Computes products in `dtype` where that is not float32."""
         import torch
 
         if self.dtype == torch.float32:
@@ -81,7 +82,7 @@ def device_problem(name: str) -> str | None:
 
 
 def resolve_dtype(device: str, dtype: str) -> str:
-    """What `auto` comes to, without importing torch where there is no accelerator to ask about."""
+    """The dtype that `auto` stands for; imports torch only where there may be an accelerator to ask about."""
     if dtype != "auto":
         return dtype
     if device == "cpu" or (device == "auto" and sys.platform == "linux" and not _has_accelerator_files()):
@@ -96,21 +97,21 @@ def _has_accelerator_files() -> bool:
 
 
 def resolve_placement(device: str, dtype: str, packing: str = "auto") -> Placement:
-    """`auto` is the GPU where there is one. dtype: as `resolve_dtype` gives it. packing: as in `Placement`.
+    """The placement that the options name; the device `auto` is the GPU where there is one.
 
-    Waits for a GPU that another process still fills, see `open_device`. Raises UsageError for a device that is not
-    there, PrimecliError for one that stays full.
+    dtype: as `resolve_dtype` returns it. packing: as in `Placement`. Waits for a GPU that another process still fills,
+    as `open_device` does. Raises UsageError for a device that does not work, PrimecliError for one that stays full.
     """
     import torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = torch.device(device)
+    resolved = torch.device(device)
     try:
-        open_device(device, lambda: _touch(place))
+        open_device(device, lambda: _touch(resolved))
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device}: {first_line(error)}") from error
-    return Placement(place, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype], packing)
+    return Placement(resolved, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype], packing)
 
 
 def _touch(device: torch.device) -> None:
@@ -233,14 +234,8 @@ def free_device_memory(device: torch.device | None = None) -> None:
     torch.cuda.empty_cache()
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, its type's name where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
 def set_threads(threads: int | None) -> None:
-    """CPU threads of this process: `threads`, else OMP_NUM_THREADS or torch's own choice."""
+    """Sets the CPU threads of this process; None leaves them to OMP_NUM_THREADS, or to torch."""
     import torch
 
     if threads is not None:
@@ -249,15 +244,15 @@ def set_threads(threads: int | None) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep what is freed for what is allocated next, until the process ends.
+    """Makes the C library keep freed memory for the next allocation, until the process ends.
 
-    glibc would give it back and ask for it again at each step, and the kernel fills every page with zeros anew: 5 to
-    10% of a step of a small model on the CPU. Blocks of more than `LARGE_BLOCKS` are given back all the same. Other C
-    libraries are left as they are.
+    By default glibc returns it to the kernel and asks for it again at each step, and the kernel fills every page with
+    zeros each time, which takes 5 to 10% of a step of a small model on the CPU. Blocks larger than `LARGE_BLOCKS` are
+    still returned. Does nothing with other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGE_BLOCKS)  # the first that is taken
+        any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGE_BLOCKS)  # the first size that this glibc accepts
         mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
@@ -279,7 +274,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def reporting_memory(hint: str = "lower --micro-batch-tokens", what: str = "") -> Iterator[None]:
-    """Turns running out of memory into one line that says what to lower. what: that it ran out on, if that is known."""
+    """Turns running out of memory into a one-line error.
+
+    hint: what to change. what: what the memory ran out on, such as "the largest micro-batch", if that is known.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
@@ -288,13 +286,13 @@ def reporting_memory(hint: str = "lower --micro-batch-tokens", what: str = "") -
         raise PrimecliError(f"out of memory{what and f' on {what}'}: {first_line(error)}", hint) from error
 
 
-def peak_memory_gib(place: Placement) -> float:
-    """The most memory that this process has held so far, GiB: of the GPU where it computes there, else of the CPU."""
+def peak_memory_gib(placement: Placement) -> float:
+    """The most memory that this process has held so far, GiB: on the GPU if it computes there, else on the CPU."""
     import resource
 
     import torch
 
-    if place.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(place.device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    if placement.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(placement.device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,14 +1,15 @@
-"""Causal language models: finding, loading, identifying them, and token log-probabilities in bounded memory."""
+"""Loading of causal language models and critics."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from primecli.errors import InputError, PrimecliError
+from primecli.errors import InputError, PrimecliError, first_line
 from primecli.models.device import (
     Placement,
-    first_line,
     give_freed_memory_back,
     is_out_of_memory,
     keep_freed_memory,
@@ -18,98 +19,108 @@ from primecli.models.device import (
 if TYPE_CHECKING:
     import torch
 
-HEAD_TOLERANCE = 1e-3  # nats; a head of another form is off by far more, rounding by far less
+HEAD_TOLERANCE = 1e-3  # nats; rounding differs by far less, a head that computes something else by far more
 
 
 def warm_imports() -> None:
-    """Imports torch and transformers' model classes, which takes seconds; worth doing while waiting."""
+    """Imports torch and transformers' model classes. It takes seconds, so a stage does it while it waits for input."""
     import torch  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 
-def load_model(directory: Path, place: Placement, *, dtype: torch.dtype | None = None) -> Any:
-    """A causal LM in evaluation mode (dropout off, also when it is trained), on its device.
+def load_model(directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
+    """A causal LM on its device, in evaluation mode: dropout stays off even when it is trained.
 
-    dtype: of its parameters; that of `place` when None. Raises InputError where it cannot be loaded.
+    dtype: of its parameters; that of `placement` when None. Raises InputError where it cannot be loaded, and
+    PrimecliError where it does not fit on the device or is not supported (`check_head`).
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    if place.device.type == "cpu":
+    if placement.device.type == "cpu":
         keep_freed_memory()
-    try:
+    with _reporting_load_errors(directory, "a causal language model"):
         model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype or place.dtype, use_safetensors=True, local_files_only=True
+            directory, dtype=dtype or placement.dtype, use_safetensors=True, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{directory}: cannot be loaded as a causal language model: {first_line(error)}") from error
-    except SafetensorError as error:
-        raise InputError(f"{directory}: damaged weights: {first_line(error)}") from error
-    model = move(model, place).eval()
+    model = move(model, placement).eval()
     check_head(model, directory)
     return model
 
 
-def load_critic(directory: Path, place: Placement, *, dtype: torch.dtype | None = None) -> Any:
-    """A causal LM with a value head, in evaluation mode: transformers' token classifier of one label.
+def load_critic(directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
+    """A causal LM with a value head, in evaluation mode: transformers' token classifier with one label.
 
-    The head of a model that has none starts at 0, so that an untrained critic expects nothing. Raises InputError where
-    it cannot be loaded, or where transformers has no token classifier of its architecture.
+    A model without a value head gets one that is all 0, so an untrained critic predicts 0. dtype: of its parameters;
+    that of `placement` when None. Raises InputError where it cannot be loaded, or where transformers has no token
+    classifier of its architecture.
     """
     import torch
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
     from transformers import AutoModelForTokenClassification
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    before = logging.get_verbosity()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        names: set[str] = set()
-        for path in directory.glob("*.safetensors"):
-            with safe_open(path, framework="pt") as tensors:
-                names.update(tensors.keys())
-        model = AutoModelForTokenClassification.from_pretrained(
-            directory, num_labels=1, dtype=dtype or place.dtype, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{directory}: cannot be loaded as a critic: {first_line(error)}") from error
-    except SafetensorError as error:
-        raise InputError(f"{directory}: damaged weights: {first_line(error)}") from error
+        with _reporting_load_errors(directory, "a critic"):
+            names: set[str] = set()
+            for path in directory.glob("*.safetensors"):
+                with safe_open(path, framework="pt") as tensors:
+                    names.update(tensors.keys())
+            model = AutoModelForTokenClassification.from_pretrained(
+                directory, num_labels=1, dtype=dtype or placement.dtype, use_safetensors=True, local_files_only=True
+            )
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
     if not hasattr(model, "score"):
-        raise InputError(f"{directory}: {type(model).__name__} has no value head `score`", "it cannot be a critic yet")
+        raise InputError(
+            f"{directory}: {type(model).__name__} has no value head `score`", "this architecture cannot be a critic yet"
+        )
     if "score.weight" not in names:
         with torch.no_grad():
             for parameter in model.score.parameters():
                 parameter.zero_()
-    return move(model, place).eval()
+    return move(model, placement).eval()
 
 
-def move(model: Any, place: Placement) -> Any:
-    """The model on its device, once other processes leave room for it; running out of memory is one line."""
-    tensors = [*model.parameters(), *model.buffers()]
-    wait_for_memory(place.device, sum(tensor.nbytes for tensor in tensors if tensor.device != place.device))
+@contextlib.contextmanager
+def _reporting_load_errors(directory: Path, what: str) -> Iterator[None]:
+    """Turns what the libraries raise while they load a model into an InputError. what: such as "a critic"."""
+    from safetensors import SafetensorError
+
     try:
-        moved = model.to(place.device)
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{directory}: cannot be loaded as {what}: {first_line(error)}") from error
+    except SafetensorError as error:
+        raise InputError(f"{directory}: damaged weights: {first_line(error)}") from error
+
+
+def move(model: Any, placement: Placement) -> Any:
+    """The model, on its device once other processes leave room there. Raises PrimecliError where it does not fit."""
+    device = placement.device
+    tensors = [*model.parameters(), *model.buffers()]
+    wait_for_memory(device, sum(tensor.nbytes for tensor in tensors if tensor.device != device))
+    del tensors
+    try:
+        model = model.to(device)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise PrimecliError(f"the model does not fit on {place.device}: {first_line(error)}") from error
-    del tensors
-    if place.device.type != "cpu":
+        raise PrimecliError(f"the model does not fit on {device}: {first_line(error)}") from error
+    if device.type != "cpu":
         give_freed_memory_back()
-    return moved
+    return model
 
 
 def check_head(model: Any, directory: Path) -> None:
-    """Checks on a probe that the model's logits are those of its head on its last hidden states.
+    """Checks on a short input that the model's logits are its head's output for its last hidden states.
 
-    Some architectures scale or cap logits after the head; their log-probabilities would be wrong. Raises
-    PrimecliError for them.
+    Some architectures scale or cap the logits after the head, so that log-probabilities computed from the head alone
+    would be wrong. Raises PrimecliError for those, and InputError where the logits are not finite.
     """
     import torch
 

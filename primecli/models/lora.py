@@ -1,8 +1,8 @@
-"""LoRA (arXiv 2106.09685) by peft: two small matrices beside each linear layer are trained, and nothing else.
+"""LoRA (arXiv 2106.09685) by peft: only two small matrices beside each linear layer are trained.
 
-A weight W acts as W + (alpha / rank) * B A, with A of (rank, inputs) and B of (outputs, rank), both float32; B starts
-at 0. What a checkpoint exports is that sum; A, B and W themselves are kept in its `trainer/`, so that training goes on
-from the float32 numbers and nothing is merged twice.
+A weight W acts as W + (alpha / rank) * B A, with A (rank, inputs) and B (outputs, rank), both float32; B starts at 0.
+A checkpoint exports that sum, and keeps A, B and W themselves in its `trainer/`, so that training continues from the
+float32 numbers and nothing is merged twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ADAPTER = "default"  # peft's name for the only adapter of a model
-HEAD = "score"  # a critic's
+HEAD = "score"  # the value head of a critic
 DEFAULT_ALPHA = 32.0
 
 
@@ -37,17 +37,20 @@ class LoraOptions:
     targets: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Json]:
-        """The options as a recipe and a checkpoint store them: they change the result."""
+        """The options as a recipe and a checkpoint's record store them, since they change the result."""
         return {"lora_rank": self.rank, "lora_alpha": self.alpha, "lora_targets": list(self.targets)}
 
     def in_words(self) -> str:
-        """The options as they are given."""
+        """The options as they are written on the command line."""
         targets = f" --lora-targets {','.join(self.targets)}" if self.targets else ""
         return f"--lora-rank {self.rank} --lora-alpha {self.alpha:g}{targets}"
 
 
 def lora_options(rank: int | None, alpha: float | None, targets: str | None) -> LoraOptions | None:
-    """The command line's options; None where LoRA is not asked for. Raises where peft is not installed."""
+    """The command line's options; None without --lora-rank.
+
+    Raises UsageError for options that do not fit together, and PrimecliError where peft is not installed.
+    """
     if rank is None:
         for option, value in (("--lora-alpha", alpha), ("--lora-targets", targets)):
             if value is not None:
@@ -59,22 +62,22 @@ def lora_options(rank: int | None, alpha: float | None, targets: str | None) -> 
         raise PrimecliError("--lora-rank needs the package peft", "pip install peft") from None
     names = tuple(sorted({name.strip() for name in (targets or "").split(",")} - {""}))
     if targets is not None and not names:
-        raise UsageError("--lora-targets names no layer", "as in --lora-targets q_proj,v_proj")
+        raise UsageError("--lora-targets names no layer", "name some, as in --lora-targets q_proj,v_proj")
     return LoraOptions(rank, DEFAULT_ALPHA if alpha is None else alpha, names)
 
 
 def stored_options(record: Mapping[str, Any]) -> LoraOptions | None:
-    """What a checkpoint's record says that it was trained with."""
-    found = record.get("lora")
-    if found is None:
+    """The adapters that a checkpoint was trained with, from its record; None for all parameters."""
+    adapters = record.get("lora")
+    if adapters is None:
         return None
-    return LoraOptions(int(found["lora_rank"]), float(found["lora_alpha"]), tuple(found["lora_targets"]))
+    return LoraOptions(int(adapters["lora_rank"]), float(adapters["lora_alpha"]), tuple(adapters["lora_targets"]))
 
 
 def attach(model: Any, options: LoraOptions, seed: int) -> None:
-    """Puts adapters that change nothing yet into the model, and lets only them and a critic's head be trained.
+    """Adds adapters to the model, which do not change its output yet, and freezes all but them and a critic's head.
 
-    A is drawn by the seed, the same on every device. Raises UsageError where the model has no such layers.
+    The initial A depends on the seed only, not on the device. Raises UsageError where the model has no such layers.
     """
     import torch
     from peft import LoraConfig, inject_adapter_in_model
@@ -82,7 +85,8 @@ def attach(model: Any, options: LoraOptions, seed: int) -> None:
     names = _target_names(model, options.targets)
     targets = [f"model.{name}" for name in names]
     config = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=targets, lora_dropout=0.0)  # type: ignore[arg-type]
-    # shown a transformers model, peft takes names of old checkpoints for it: gate_proj is all experts of some mixtures
+    # Given a transformers model, peft maps target names as for old checkpoints: gate_proj would mean all experts of
+    # some mixtures. It does not recognise the model inside another module.
     holder = torch.nn.Module()
     holder.model = model
     inject_adapter_in_model(config, holder, ADAPTER)
@@ -90,7 +94,7 @@ def attach(model: Any, options: LoraOptions, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for layer in _layers(model).values():
         weight = layer.lora_A[ADAPTER].weight
-        bound = weight.shape[1] ** -0.5  # Kaiming's for a uniform draw with a = sqrt(5), as the paper's code has it
+        bound = weight.shape[1] ** -0.5  # Kaiming's bound for a = sqrt(5), as in the paper's code
         drawn = torch.empty(weight.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
         with torch.no_grad():
             weight.copy_(drawn)
@@ -99,9 +103,10 @@ def attach(model: Any, options: LoraOptions, seed: int) -> None:
 
 
 def _target_names(model: Any, targets: Sequence[str]) -> list[str]:
-    """Full names of the linear layers that are meant. The head is not one of them: it is as large as the embedding.
+    """Full names of the linear layers to adapt; all of them where `targets` is empty.
 
-    Nor are those of Mamba's mixers whose weights are taken past the layer, by fused kernels: all but in_proj.
+    The head is left out, since it is as large as the embedding. So are the layers of Mamba's mixers other than in_proj:
+    fused kernels take their weights directly, without calling the layer.
     """
     import torch
 
@@ -113,7 +118,7 @@ def _target_names(model: Any, targets: Sequence[str]) -> list[str]:
         name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module in inside
     ]
     if not linear:
-        raise UsageError(f"{type(model).__name__} has no linear layers that --lora-rank can train beside")
+        raise UsageError(f"{type(model).__name__} has no linear layers that --lora-rank can adapt")
     last_parts = {name.rpartition(".")[2] for name in linear}
     unknown = sorted(set(targets) - last_parts)
     if unknown:
@@ -131,12 +136,12 @@ def _layers(model: Any) -> dict[str, Any]:
 
 
 def has_adapters(model: Any) -> bool:
-    """Whether there are adapters in the model, not merged yet."""
+    """Whether the model has adapters that are not merged yet."""
     return any(name.endswith(f".lora_A.{ADAPTER}.weight") for name, _ in model.named_parameters())
 
 
 def parameters(model: Any) -> dict[str, torch.nn.Parameter]:
-    """All parameters by the names under which a checkpoint has them: as without adapters, and lora_A, lora_B."""
+    """All parameters by their names in a checkpoint: those of the model without adapters, and lora_A and lora_B."""
     return {
         name.replace(".base_layer.", ".").replace(f".{ADAPTER}.", "."): parameter
         for name, parameter in model.named_parameters()
@@ -144,17 +149,17 @@ def parameters(model: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def trained(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Those of the parameters that are trained."""
+    """The parameters that are trained, by their names in a checkpoint."""
     return {name: parameter for name, parameter in parameters(model).items() if parameter.requires_grad}
 
 
 def frozen(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Those of the parameters that stand still."""
+    """The frozen parameters, by their names in a checkpoint."""
     return {name: parameter for name, parameter in parameters(model).items() if not parameter.requires_grad}
 
 
 def compact(tensor: Tensor) -> Tensor:
-    """The same numbers in bfloat16 where it holds them all, as it does those of a model that was stored in it."""
+    """The same numbers in bfloat16 if that loses nothing, as for a model stored in bfloat16; else unchanged."""
     import torch
 
     half = tensor.to(torch.bfloat16)
@@ -162,10 +167,11 @@ def compact(tensor: Tensor) -> Tensor:
 
 
 def hold_compactly(model: Any) -> None:
-    """Holds the frozen weights of linear layers in bfloat16 where that loses nothing: half the memory.
+    """Stores the frozen weights of linear layers in bfloat16 where that loses nothing, which halves their memory.
 
-    For a model whose products are taken in bfloat16; those round the weights so anyway, and the results are the same to
-    the bit. Embeddings and norms stay float32, which the states between the layers follow.
+    Use it for a model whose products are computed in bfloat16: those round the weights to bfloat16 anyway, so the
+    results are the same to the bit. Embeddings and norms stay float32, since the states between the layers take their
+    dtype.
     """
     import torch
 
@@ -178,7 +184,7 @@ def hold_compactly(model: Any) -> None:
 
 
 def merge(model: Any) -> None:
-    """Puts W + (alpha / rank) * B A in W's place and takes the adapters out, so that its layers are those of before."""
+    """Replaces W by W + (alpha / rank) * B A and removes the adapters, so the model has its original layers again."""
     import torch
 
     for name, layer in _layers(model).items():
@@ -190,18 +196,18 @@ def merge(model: Any) -> None:
 
 
 def merged_weight(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """weight: (outputs, inputs), a: (rank, inputs), b: (outputs, rank). Returns weight + scale * b a, in a's dtype."""
+    """weight + scale * b a, in the dtype of `a`. weight: (outputs, inputs); a: (rank, inputs); b: (outputs, rank)."""
     return weight.to(a.dtype) + scale * (b @ a)
 
 
 def merge_tensors(base: Mapping[str, Tensor], trained: Mapping[str, Tensor], options: LoraOptions) -> dict[str, Tensor]:
-    """A checkpoint's parameters as one float32 model: its base and its trained tensors, by name, merged."""
-    found = {name: tensor.float() for name, tensor in base.items()}
+    """The float32 parameters of a checkpoint's model, from its base and its trained tensors, with adapters merged."""
+    merged = {name: tensor.float() for name, tensor in base.items()}
     for name, tensor in trained.items():
         if ".lora_" not in name:
-            found[name] = tensor
+            merged[name] = tensor
         elif name.endswith(".lora_A.weight"):
             stem = name.removesuffix("lora_A.weight")
             b = trained[f"{stem}lora_B.weight"]
-            found[f"{stem}weight"] = merged_weight(found[f"{stem}weight"], tensor, b, options.alpha / options.rank)
-    return found
+            merged[f"{stem}weight"] = merged_weight(merged[f"{stem}weight"], tensor, b, options.alpha / options.rank)
+    return merged

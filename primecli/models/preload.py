@@ -2,10 +2,11 @@
 
     early = Preloader(threads=None)
     for shard in run.shards(needs, while_idle=lambda: early.begin([(directory, "float32")])):
-        model = early.load(directory, place)   # the one that has been loaded, or loads it now
+        model = early.load(directory, placement)  # the preloaded one, or loads it now
 
-They load in a thread, so that a stage that turns out to need none of them (its output is there, its reader has gone)
-does not wait for them; and into the CPU's memory, since that of a GPU may be the stage's before until its shards come.
+They load in a thread, so that a stage does not wait for them if it turns out not to need them (its output exists
+already, or its reader has gone). They load into CPU memory, since the previous stage may use the GPU until its shards
+are done.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ from primecli.models.identity import signature
 if TYPE_CHECKING:
     import torch
 
-SHARE_OF_MEMORY = 0.25  # of what is available: the stages before are at work, and others wait with their models
+# Of the available memory: the stages before this one are at work, and others wait with models of their own.
+SHARE_OF_MEMORY = 0.25
 
 
 class Preloader:
-    """Models that load ahead, each given out once. load: as `models.load_model`. threads: as the stage's option."""
+    """Loads models ahead of time and hands out each of them once.
+
+    threads: the stage's option. load: as `loading.load_model`.
+    """
 
     def __init__(self, threads: int | None, load: Callable[..., Any] = loading.load_model) -> None:
         self._threads = threads
@@ -37,44 +42,47 @@ class Preloader:
         self._loaded: list[_Loaded] = []
         self._error: Exception | None = None
 
-    def begin(self, wanted: Sequence[tuple[Path | str, str]]) -> None:
-        """Imports what models need, then starts to load those that are there. wanted: directories, each with its dtype.
+    def begin(self, models: Sequence[tuple[Path | str, str]]) -> None:
+        """Imports what models need, then starts to load the models whose directories exist.
 
-        None where they would take more than `SHARE_OF_MEMORY` of the memory that is available.
+        It loads none if they would take more than `SHARE_OF_MEMORY` of the available memory. models: directories, each
+        with its dtype.
         """
-        loading.warm_imports()  # here rather than in the thread: two threads that import can get in each other's way
-        there = [(Path(name), dtype) for name, dtype in wanted if Path(name).is_dir()]
-        needed = sum(_most_bytes(directory) for directory, _ in there)
-        if there and needed < SHARE_OF_MEMORY * _available_bytes():
-            # a daemon, which the end of the process does not wait for
-            self._thread = threading.Thread(target=self._run, args=(there,), daemon=True)
+        loading.warm_imports()  # not in the thread, since two threads that import can block each other
+        present = [(Path(name), dtype) for name, dtype in models if Path(name).is_dir()]
+        needed = sum(_most_bytes(directory) for directory, _ in present)
+        if present and needed < SHARE_OF_MEMORY * _available_bytes():
+            # a daemon thread: the process does not wait for it when it ends
+            self._thread = threading.Thread(target=self._run, args=(present,), daemon=True)
             self._thread.start()
 
-    def _run(self, wanted: Sequence[tuple[Path, str]]) -> None:
+    def _run(self, models: Sequence[tuple[Path, str]]) -> None:
         try:
             set_threads(self._threads)
-            for directory, dtype in wanted:
-                before, place = signature(directory), resolve_placement("cpu", dtype)
-                self._loaded.append(_Loaded(directory, before, place.dtype, self._load(directory, place)))
+            for directory, dtype in models:
+                earlier, placement = signature(directory), resolve_placement("cpu", dtype)
+                self._loaded.append(_Loaded(directory, earlier, placement.dtype, self._load(directory, placement)))
         except (PrimecliError, FileNotFoundError):
-            return  # a checkpoint that is being replaced; what is wrong with it in the end, `load` finds
+            return  # the checkpoint may be being replaced; if something is wrong with it, `load` will say so
         except Exception as error:
             self._error = error
 
-    def load(self, directory: Path, place: Placement, *, dtype: torch.dtype | None = None) -> Any:
-        """The model of a directory as it is now, as `models.load_model` gives it."""
+    def load(self, directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
+        """The model of a directory in its current state, as from `loading.load_model`."""
         if self._thread is not None:
-            self._thread.join()  # all of it: while transformers loads, torch's default dtype is not what others expect
+            # until it is done: while transformers loads a model, torch's default dtype is not what others expect
+            self._thread.join()
             self._thread = None
         if self._error is not None:
             raise self._error
-        found = [one for one in self._loaded if (one.directory, one.dtype) == (directory, dtype or place.dtype)]
-        if not found:
-            return self._load(directory, place, dtype=dtype)
-        self._loaded.remove(found[0])
-        if found[0].signature != signature(directory):
-            return self._load(directory, place, dtype=dtype)
-        return loading.move(found[0].model, place)
+        key = (directory, dtype or placement.dtype)
+        matches = [loaded for loaded in self._loaded if (loaded.directory, loaded.dtype) == key]
+        if not matches:
+            return self._load(directory, placement, dtype=dtype)
+        self._loaded.remove(matches[0])
+        if matches[0].signature != signature(directory):
+            return self._load(directory, placement, dtype=dtype)
+        return loading.move(matches[0].model, placement)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,12 +102,12 @@ class _Loaded:
 
 
 def _most_bytes(directory: Path) -> int:
-    """The most that the weights of a directory take: those that are stored in 16 bits take twice their file."""
+    """The most memory that a directory's weights can take: twice their files, when 16 bits are loaded as 32."""
     return 2 * sum(path.stat().st_size for path in directory.glob("*.safetensors"))
 
 
 def _available_bytes() -> int:
-    """Memory that can be had without swapping; 0 where the system does not say."""
+    """Memory that can be allocated without swapping; 0 where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The text that each token of a response stands for, and which tokenizer says so."""
+"""The text that each token of a response stands for, and the tokenizer that says so."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Piece:
 
 
 class Speller:
-    """A tokenizer that spells responses token by token: the `tokenizers` object, in milliseconds.
+    """A tokenizer that spells out responses token by token. It loads in milliseconds, by `tokenizers` alone.
 
-    Raises InputError where the directory has none that can be read.
+    Raises InputError where the directory has no tokenizer.json that can be read.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -44,14 +44,14 @@ class Speller:
 
         self.path = directory / TOKENIZER_FILE
         if not self.path.is_file():
-            raise InputError(f"{directory}: no {TOKENIZER_FILE} there", "name the model that sampled with --tokenizer")
+            raise InputError(f"{directory}: no {TOKENIZER_FILE} in it", "name the model that sampled with --tokenizer")
         try:
             self.tokenizer = Tokenizer.from_file(str(self.path))
         except Exception as error:  # the library raises nothing narrower
             raise InputError(f"{self.path}: cannot be read: {error}", "name another with --tokenizer") from error
         self._special = {id for id, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
         self._known: dict[int, bool] = {}
-        self._inside: dict[int, str] = {}  # texts of tokens that stand behind another and are whole by themselves
+        self._inside: dict[int, str] = {}  # texts of tokens after another, if they are whole by themselves
 
     def _knows(self, token: int) -> bool:
         if token not in self._known:
@@ -59,24 +59,26 @@ class Speller:
         return self._known[token]
 
     def texts(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token, (T,); joined they are the decoded response, special tokens included.
+        """The text of each token, (T,). Joined, they are the decoded response, special tokens included.
 
-        A character of several tokens stands with the token that completes it, and those before it have no text; bytes
-        that make no character are U+FFFD, as the decoder has it. An id that is not in the vocabulary is its number,
-        `<999>`, and the only text that decoding does not give.
+        The text of a character that takes several tokens belongs to the token that completes it, and the tokens before
+        it have none. Bytes that form no character are U+FFFD, as in the decoder's output. An id that is not in the
+        vocabulary becomes its number, such as `<999>`; only these texts are not in the decoder's output.
         """
-        found = iter(self._spell([token for token in ids if self._knows(token)]))
-        return [next(found) if self._knows(token) else number(token) for token in ids]
+        texts = iter(self._spell([token for token in ids if self._knows(token)]))
+        return [next(texts) if self._knows(token) else id_text(token) for token in ids]
 
     def fingerprint(self) -> str:
-        """Identity of the tokenizer: of the model's, where it is in a model's directory, else of the file."""
+        """Identity of the tokenizer: `identity.tokenizer_fingerprint` in a model directory, else the file's hash."""
         return _identity(self.path.parent) or file_hash(self.path)
 
     def known_texts(self, ids: Sequence[int]) -> list[str]:
-        """As `texts`. Raises InputError where an id is not in the vocabulary."""
+        """The same as `texts`, but raises InputError where an id is not in the vocabulary."""
         for token in ids:
             if not self._knows(token):
-                raise InputError(f"{self.path}: has no token {token}", "the rollouts are of another tokenizer")
+                raise InputError(
+                    f"{self.path}: has no token {token}", "the rollouts were sampled with another tokenizer"
+                )
         return self.texts(ids)
 
     def _spell(self, ids: list[int]) -> list[str]:
@@ -120,20 +122,20 @@ class Speller:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False)) if ids else ""
 
     def pieces(self, ids: Sequence[int]) -> list[Piece]:
-        """The texts as pieces for showing: tokens without a text are of one piece with the token behind them."""
-        found: list[Piece] = []
+        """The texts as pieces to display: tokens without a text form one piece with the next token that has one."""
+        pieces: list[Piece] = []
         first = 0
-        for place, text in enumerate(self.texts(ids)):
-            if text or place + 1 == len(ids):
-                found.append(Piece(text, first, place + 1))
-                first = place + 1
-        return found
+        for index, text in enumerate(self.texts(ids)):
+            if text or index + 1 == len(ids):
+                pieces.append(Piece(text, first, index + 1))
+                first = index + 1
+        return pieces
 
     def texts_of(self, ids: Sequence[int], response: str) -> list[str] | None:
-        """As `texts`; None where they do not come to `response`: then this is not the tokenizer that sampled it.
+        """The same as `texts`; None where they do not add up to `response`, which another tokenizer then decoded.
 
-        Spaces and U+FFFD are not compared, since decoders tidy them in several ways; nor are ids outside the
-        vocabulary, which a model whose embedding is larger can sample.
+        White space and U+FFFD are not compared, since decoders clean them up in several ways. Neither are ids outside
+        the vocabulary, which a model can sample if its embedding is larger.
         """
         texts = self.texts(ids)
         spelled = [token not in self._special and self._knows(token) for token in ids]
@@ -142,7 +144,7 @@ class Speller:
 
 
 def _common(text: str, whole: str, start: int) -> int:
-    """How many first characters of `text` stand in `whole` from `start` on."""
+    """How many of the first characters of `text` are those of `whole` from `start` on."""
     if whole.startswith(text, start):
         return len(text)
     count = 0
@@ -155,20 +157,20 @@ def _letters(text: str) -> str:
     return re.sub(rf"[\s{BROKEN}]+", "", text)
 
 
-def number(token: int) -> str:
-    """The text of a token that cannot be spelled."""
+def id_text(token: int) -> str:
+    """The text that is shown for a token without one, such as `<999>`."""
     return f"<{token}>"
 
 
 def number_pieces(ids: Sequence[int]) -> list[Piece]:
-    """Tokens as their numbers, where there is no tokenizer."""
-    return [Piece(number(token), place, place + 1) for place, token in enumerate(ids)]
+    """Pieces that show each token's number, for when there is no tokenizer."""
+    return [Piece(id_text(token), index, index + 1) for index, token in enumerate(ids)]
 
 
 class Spellers:
-    """Finds the tokenizer of each shard: as given by --tokenizer, or by what `generate` wrote into its footer.
+    """Finds the tokenizer of each shard: the one named with --tokenizer, else the one that `generate` recorded.
 
-    given: a directory or a hub id in the hub's cache. Raises InputError where a given one is not there.
+    given: a directory, or the id of a model in the hub's cache. Raises InputError where that has no tokenizer.
     """
 
     def __init__(self, given: str | None = None) -> None:
@@ -179,11 +181,11 @@ class Spellers:
             self._given = self._load(next(_candidates(given, []), Path(given)))
 
     def find(self, shard: Path, provenance: Sequence[Mapping[str, Any]]) -> Speller | None:
-        """The speller of a shard's responses; None where its tokenizer is not to be found here.
+        """The speller for a shard's responses; None where its tokenizer is not found.
 
-        A model that the provenance names by a relative path is looked for from here and from each directory above the
-        shard. It counts only while its files are those that the provenance has the hash of; one that was found serves
-        wherever that hash is named.
+        If the provenance names the model by a relative path, it is searched for from the current directory and from
+        each directory above the shard. It is used only if its files still have the hash in the provenance. Once found,
+        it serves every shard with that hash.
         """
         if self._given is not None:
             return self._given
@@ -211,7 +213,7 @@ class Spellers:
 
 
 def sampling_model(provenance: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
-    """The model that `generate` sampled with, as it was named, and the hash of its tokenizer; None where not said."""
+    """The model that `generate` sampled with, as it was named, and its tokenizer's hash; None where not recorded."""
     made = next((record for record in reversed(provenance) if record.get("stage") == "generate"), None)
     name = ((made or {}).get("config") or {}).get("model")
     identity = ((made or {}).get("models") or {}).get("tokenizer")
@@ -219,49 +221,20 @@ def sampling_model(provenance: Sequence[Mapping[str, Any]]) -> tuple[str | None,
 
 
 def _candidates(name: str, above: Sequence[Path]) -> Iterator[Path]:
-    """Directories with a tokenizer that a name may mean; last the hub's cache, without asking the hub."""
+    """Directories with a tokenizer that a name may refer to; the hub's cache comes last, and the hub is not asked."""
     for base in (Path(), *above):
         if (base / name / TOKENIZER_FILE).is_file():
             yield base / name
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(name, TOKENIZER_FILE)
-        if isinstance(found, str):
-            yield Path(found).parent
+        file = try_to_load_from_cache(name, TOKENIZER_FILE)
+        if isinstance(file, str):
+            yield Path(file).parent
 
 
 def _identity(directory: Path) -> str | None:
     try:
         return tokenizer_fingerprint(directory)
-    except OSError:  # a directory of a tokenizer alone has no config.json
+    except OSError:  # a directory with nothing but a tokenizer has no config.json
         return None
-
-
-def printable(text: str) -> str:
-    """Text that cannot steer a terminal, nor change the order of what stands there, a character for a character.
-
-    Control characters become their pictures, other spaces a space, what has no picture U+FFFD; newlines stay.
-
-    >>> printable("a\\x1b[31mb\\u202ec")
-    'a␛[31mb\ufffdc'
-    """
-    return "".join(letter if letter.isprintable() or letter == "\n" else _visible(letter) for letter in text)
-
-
-def _visible(letter: str) -> str:
-    if letter in "\t\u00a0" or (letter.isspace() and letter > "\u1000"):
-        return " "
-    if letter < " ":
-        return chr(0x2400 + ord(letter))
-    return "\u2421" if letter == "\x7f" else BROKEN
-
-
-def safe_json(text: str) -> str:
-    """JSON text with what `printable` replaces as escapes: as valid as before, and nothing that steers a terminal."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else _escaped(letter) for letter in text)
-
-
-def _escaped(letter: str) -> str:
-    units = letter.encode("utf-16-be")
-    return "".join(f"\\u{units[place]:02x}{units[place + 1]:02x}" for place in range(0, len(units), 2))

@@ -1,4 +1,4 @@
-"""Shards as a stage takes them in: by argument or through the pipe, with who made them checked at the end."""
+"""The shards that a stage reads, from arguments or through the pipe, and the check that whoever made them finished."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from primecli.shards.parquet import Shard
 
 
 class Inputs:
-    """Shards as they arrive, from arguments or stdin, with the producers checked at the end of input.
+    """Shards as they arrive, from arguments or stdin; at the end of the input, their producers are checked.
 
-    together: shards of several directories are looked at together, so that two may have the same name.
+    arguments: shards, directories and globs as the user typed them; none, or ["-"], to read paths from stdin.
+    partial: accept the shards of a stage that failed, was killed or is still running.
+    together: shards of several directories are read as one set, so two of them may have the same name.
+    warn: called with each message for the user.
+    while_idle: called once if the stage before sends nothing for a second, such as to load a model meanwhile.
+    waited: seconds spent waiting for the stage before, so far.
     """
 
     def __init__(
@@ -30,48 +35,51 @@ class Inputs:
     ) -> None:
         self.warn = warn
         self.together = together
-        self.from_stdin = come_through_pipe(arguments)
+        self.from_stdin = reads_stdin(arguments)
         self.arguments = arguments
         self.partial = partial
         self.while_idle: Callable[[], None] | None = None
-        self.waited = 0.0  # seconds spent waiting for the stage before
-        self._seen: dict[str, Path] = {}
-        self._directories: dict[Path, set[str]] = {}
+        self.waited = 0.0
+        self._seen: dict[
+            str, Path
+        ] = {}  # the paths so far, by what may not repeat: their names or the paths themselves
+        self._directories: dict[Path, set[str]] = {}  # the names of the shards so far, by directory
 
     def __iter__(self) -> Iterator[Shard]:
         for path in self.paths():
             yield Shard(path, parquet.read_footer(path))
 
     def paths(self) -> Iterator[Path]:
-        """The shards' paths alone, for one who opens them otherwise."""
+        """The paths of the shards alone, for callers that open them in their own way."""
         for path in self._paths():
-            known = str(path) if self.together else path.name
-            if known in self._seen:
+            key = str(path) if self.together else path.name
+            if key in self._seen:
                 raise InputError(
-                    f"two input shards are named {path.name}: {self._seen[known]} and {path}",
-                    "a shard may be named once" if self.together else "its output keeps the name: take one at a time",
+                    f"two input shards are named {path.name}: {self._seen[key]} and {path}",
+                    "name each shard once"
+                    if self.together
+                    else "an output has the name of its input: run the stage once for each directory",
                 )
-            self._seen[known] = path
+            self._seen[key] = path
             self._directories.setdefault(path.parent, set()).add(path.name)
             yield path
         self._check_end()
 
     def _paths(self) -> Iterator[Path]:
-        named = self._piped_paths() if self.from_stdin else (path for text in self.arguments for path in places(text))
-        for path in named:
-            yield from self._directory(path) if path.is_dir() else [path]
+        for path in self._piped_paths() if self.from_stdin else expand_arguments(self.arguments):
+            yield from self._shards_in(path) if path.is_dir() else [path]
 
-    def _directory(self, path: Path) -> list[Path]:
+    def _shards_in(self, directory: Path) -> list[Path]:
         if not self.partial:
-            check_producer(path, None)
-        return directory_shards(path, self.warn)
+            check_producer(directory, None)
+        return directory_shards(directory, self.warn)
 
     def _piped_paths(self) -> Iterator[Path]:
         lines = pipe.stdin_lines(self.while_idle)
         while True:
-            asked = time.time()
+            waiting_since = time.time()
             line = next(lines, None)
-            self.waited += time.time() - asked
+            self.waited += time.time() - waiting_since
             if line is None:
                 return
             if line.strip():
@@ -83,60 +91,72 @@ class Inputs:
                 check_producer(directory, names if self.from_stdin else None)
         if not self._seen:
             where = "came through the pipe" if self.from_stdin else "found"
-            raise InputError(f"no shards {where}", "see what the stage before says" if self.from_stdin else None)
+            hint = "see the messages of the stage before this one" if self.from_stdin else None
+            raise InputError(f"no shards {where}", hint)
 
     def close(self) -> None:
-        """Reads no further: the stage before sees the closed pipe."""
+        """Stops reading; the stage before sees the closed pipe."""
         if self.from_stdin:
             pipe.close_stdin()
 
 
-def come_through_pipe(arguments: Sequence[str]) -> bool:
-    """Whether paths are read from stdin. Raises UsageError where there are none at all."""
+def reads_stdin(arguments: Sequence[str]) -> bool:
+    """Whether paths are read from stdin. Raises UsageError if no paths are given and stdin is a terminal."""
     if arguments:
         return list(arguments) == ["-"]
     if pipe.stdin_is_terminal():
         raise UsageError(
-            "no shards given", "name shards or a directory of them, or pipe the output of another stage in"
+            "no shards given", "name shards or a directory of them, or pipe the output of another stage into this one"
         )
     return True
 
 
-def places_of(arguments: Sequence[str]) -> Iterator[Path]:
-    """The files and directories that arguments or the lines of stdin name, for one who looks at more than shards."""
-    if come_through_pipe(arguments):
+def named_paths(arguments: Sequence[str]) -> Iterator[Path]:
+    """The files and directories named by arguments or lines of stdin, for commands that read more than shards."""
+    if reads_stdin(arguments):
         yield from (Path(line.strip()) for line in pipe.stdin_lines() if line.strip())
     else:
-        yield from (place for text in arguments for place in places(text))
+        yield from expand_arguments(arguments)
 
 
-def places(text: str) -> list[Path]:
-    """What a user means by a path or a quoted glob: files and directories, in order, those that are there.
+def expand_arguments(arguments: Sequence[str]) -> Iterator[Path]:
+    """The existing files and directories that several arguments name, in order; see `expand_path`."""
+    for text in arguments:
+        yield from expand_path(text)
 
-    A name with marks of a glob that is there means itself. A glob leaves out names that begin with `_`, which are no
-    shards (`_summary.json`). Raises InputError where nothing is meant.
+
+def expand_path(text: str) -> list[Path]:
+    """The existing files and directories that a path or a quoted glob names, sorted.
+
+    A path that exists is itself, even if it looks like a glob. A glob does not match names that begin with `_`, such as
+    `_summary.json`: they are not shards. Raises InputError if nothing matches.
     """
     path = Path(text)
     if path.exists():
         return [path]
     if not any(mark in text for mark in "*?["):
         raise InputError(f"{text}: no such file or directory")
-    found = sorted(match for match in map(Path, glob.glob(text)) if not match.name.startswith("_"))
-    if not found:
+    matches = sorted(match for match in map(Path, glob.glob(text)) if not match.name.startswith("_"))
+    if not matches:
         raise InputError(f"{text}: no file matches")
-    return found
+    return matches
 
 
 def directory_shards(directory: Path, warn: Callable[[str], None]) -> list[Path]:
-    """The shards of a directory: those of its summary, or all Parquet files where another tool made it."""
+    """The shards of a directory: those that its summary lists or, if it has none, all Parquet files.
+
+    Raises InputError if there are none.
+    """
     summary = read_summary(directory)
     if summary is None:
-        found = sorted(directory.glob("*.parquet"))
+        shards = sorted(directory.glob("*.parquet"))
     else:
-        found = [directory / name for name in committed(directory, summary)]
+        shards = [directory / name for name in committed(directory, summary)]
         if summary.status == "stopped-by-reader":
-            count = len(found)
-            warn(f"{directory}: {summary.stage} stopped early there, after {count} shards: its reader closed the pipe")
-    if not found:
+            warn(
+                f"{directory}: {summary.stage} stopped early, after {len(shards)} shards, because its reader closed "
+                "the pipe"
+            )
+    if not shards:
         raise InputError(f"{directory}: holds no shards")
-    return found
+    return shards

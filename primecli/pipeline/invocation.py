@@ -1,27 +1,30 @@
-"""The command line of this process, and what it took from elsewhere."""
+"""Which options the running command took from environment variables and the --config file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextvars import ContextVar
 
-_taken: ContextVar[tuple[str, ...]] = ContextVar("taken", default=())
+_configured: ContextVar[tuple[str, ...]] = ContextVar("configured", default=())
 
 
-def take_from_elsewhere(words: Iterable[str]) -> None:
-    """Notes what the command that is about to run takes from variables and a file, as words of a command line."""
-    _taken.set(tuple(words))
+def set_configured_options(words: Iterable[str]) -> None:
+    """Records the options that do not come from the command line, as the words one would type, before the command runs.
+
+    words: such as --lr and 1e-6, one after the other.
+    """
+    _configured.set(tuple(words))
 
 
-def taken_from_elsewhere() -> list[str]:
-    """What the command that runs took from variables and a file, as words of a command line."""
-    return list(_taken.get())
+def configured_options() -> list[str]:
+    """The options of the running command that do not come from its command line, as the words one would type."""
+    return list(_configured.get())
 
 
-def without_file(words: Iterable[str]) -> list[str]:
+def without_config(words: Iterable[str]) -> list[str]:
     """The words of a command line without --config and its file.
 
-    >>> without_file(["primecli", "--config", "a.toml", "stats", "--config=b.toml", "--json"])
+    >>> without_config(["primecli", "--config", "a.toml", "stats", "--config=b.toml", "--json"])
     ['primecli', 'stats', '--json']
     """
     rest = iter(words)

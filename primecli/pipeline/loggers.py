@@ -1,23 +1,23 @@
-"""Where numbers go besides files: TensorBoard and Weights & Biases, both optional, below one log directory.
+"""Loggers besides primecli's own files: TensorBoard and Weights & Biases, both optional, in one log directory.
 
-    tensorboard/policy/, prm/, critic/    event files: a value of each metric at each optimizer step
+    tensorboard/policy/, prm/, critic/    event files: the value of each metric at each optimizer step
     tensorboard/iterations/               those of `primecli watch --log`: a value at each iteration (iteration_log.py)
-    wandb/                                what wandb keeps: its log files; offline, all of what was logged
-    wandb-run-id                          the id of the one wandb run that every process of a training run goes on with
-    wandb-steps.json, wandb-iterations.json   how many rows wandb was given
-    wandb-iterations-logged.json          the values that `watch` has given to wandb
+    wandb/                                wandb's own files; offline, everything that was logged
+    wandb-run-id                          the id of the wandb run that all processes of a training run continue
+    wandb-steps.json, wandb-iterations.json   the number of rows logged to wandb
+    wandb-iterations-logged.json          the values that `watch` has logged to wandb
 
-Every iteration is a new process, so step numbers are those of the trainer's state. A stage that skips opens nothing.
-An update that was killed and is run again logs its steps again, under the same numbers. In TensorBoard they replace
-the others: an event file begins by saying at which step it starts, which takes back what stood there from that step
-on; the stages have directories of their own, since that is said of a directory as a whole. wandb takes nothing back:
-its charts have both values at such a step, the later one last.
+Every iteration is a new process, so step numbers come from the trainer's state. A stage that skips opens no logger.
+An update that was killed and runs again logs its steps again, under the same numbers. In TensorBoard they replace the
+old ones: an event file begins with the step at which it starts, and TensorBoard then discards whatever the directory
+has from that step on. It discards for the directory as a whole, so each stage has its own. wandb never discards: its
+charts show both values at such a step, the newer one last.
 
-wandb's own row numbers have to grow over all processes of a run, or rows are dropped when it is resumed, or when
-offline parts of it are synced into one: they are counted in a file. The x axis of the charts is the step.
+wandb's row numbers must increase over all processes of a run; otherwise it drops rows when a run is resumed, or when
+its offline parts are synced into one run. So a file counts them. The x axis of the charts is the step.
 
-A logger that fails is not tried again by its process: it is said once, and training goes on. trainer/steps.jsonl of
-each checkpoint has every step in any case.
+If a logger fails, the process warns once and trains on without it. trainer/steps.jsonl in the checkpoint has every step
+in any case.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from primecli.catalog import COMMANDS
 from primecli.errors import InputError, UsageError
 from primecli.files import lock, make_directory
 
-SPACES = {command.name: command.trains for command in COMMANDS if command.trains}
-"""What stands before the name of a metric, by stage: the role of the model that it trains."""
+PREFIXES = {command.name: command.trains for command in COMMANDS if command.trains}
+"""The prefix of metric names by stage: the role of the model that it trains, such as "prm" for update-prm."""
 
 DIRECTORY = "log"
-FINISH_SECONDS = 60.0  # for wandb to upload what is left; the checkpoint is complete by then, the next stage waits
+FINISH_SECONDS = 60.0  # for wandb to upload the rest; the checkpoint is complete by then, but the next stage waits
 
 
 class LoggerName(StrEnum):
-    """Where numbers go besides files."""
+    """The loggers that --log may name."""
 
     tensorboard = "tensorboard"
     wandb = "wandb"
 
 
 def default_directory(checkpoint: Path) -> Path:
-    """The log directory of a run, from one of its checkpoints.
+    """The log directory of a run, given one of its checkpoints.
 
     >>> default_directory(Path("runs/a/policy/7")).as_posix()
     'runs/a/log'
@@ -62,26 +62,26 @@ def default_directory(checkpoint: Path) -> Path:
 
 
 def check(names: Sequence[str]) -> None:
-    """Raises UsageError for a logger that cannot work here: its package is missing, or wandb knows no account."""
+    """Raises UsageError for a logger that cannot work here: its package is missing, or wandb has no account."""
     for name in names:
         spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:  # without an origin it is a directory that happens to have this name
+        if spec is None or spec.origin is None:  # without an origin it is just a directory of this name
             raise UsageError(f"--log {name}: {name} is not installed", f"pip install {name}")
     if "wandb" in names:
         _check_account()
 
 
 def _check_account() -> None:
-    """Asked here, since wandb asks a terminal for the key in the middle of training, and fails where there is none."""
+    """Checks before training: wandb itself would prompt for a key in the middle of it, or fail without a terminal."""
     import wandb
 
     if wandb.setup().settings.mode not in ("online", "shared") or os.environ.get("WANDB_API_KEY"):
-        return  # a key that is there is looked at when the run is opened: here it would take a network
+        return  # wandb verifies the key when the run is opened; to do it here would need the network
     try:
-        known, problem = wandb.login(prompt=False, verify=False), "no API key"
+        logged_in, problem = wandb.login(prompt=False, verify=False), "no API key"
     except wandb.Error as error:
-        known, problem = False, str(error)
-    if not known:
+        logged_in, problem = False, str(error)
+    if not logged_in:
         raise UsageError(
             f"--log wandb: {problem}",
             "run `wandb login`, set WANDB_API_KEY, or log to files with WANDB_MODE=offline",
@@ -89,32 +89,32 @@ def _check_account() -> None:
 
 
 class Logger(Protocol):
-    """Where numbers go. Opens at its first row; whatever it raises is dealt with by `Log`."""
+    """One destination of metrics. It opens at its first row; `Log` handles whatever it raises."""
 
     name: str
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """A row: the values of some metrics at a step."""
+        """Logs one row: the values of some metrics at a step."""
         ...
 
     def close(self, *, ok: bool) -> None:
-        """Ends what was opened. ok: whether the work that was logged came to its end."""
+        """Closes the logger. ok: whether the work that was logged has finished without an error."""
         ...
 
 
 class TensorBoard:
-    """One event file in a directory, whose events from its first step on replace those of earlier files."""
+    """One event file in a directory; its events replace those of earlier files from its first step on."""
 
     name = "tensorboard"
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._file: IO[bytes] | None = None
-        self._records: Any = None
-        self._files = 0
+        self._records: Any = None  # TensorBoard's writer of records to that file
+        self._files = 0  # opened so far
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds an event and hands it to the operating system."""
+        """Adds an event and flushes it."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         if self._records is None:
@@ -127,7 +127,7 @@ class TensorBoard:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         make_directory(self.directory)
-        # read in the order of their names, so that the time stands first
+        # TensorBoard reads files in the order of their names, so the time comes first
         name = f"events.out.tfevents.{time.time_ns():020d}.{socket.gethostname()}.{os.getpid()}.{self._files}"
         self._file = open(self.directory / name, "xb")  # noqa: SIM115 (held open while events come)
         self._files += 1
@@ -142,7 +142,7 @@ class TensorBoard:
         self._records.flush()
 
     def close(self, *, ok: bool) -> None:
-        """Closes the file; a row after that opens another."""
+        """Closes the file; a later row would open another."""
         self._records = None
         if self._file is not None:
             file, self._file = self._file, None
@@ -150,10 +150,13 @@ class TensorBoard:
 
 
 class Wandb:
-    """A part of a wandb run, whose id is kept in the log directory.
+    """A wandb run, whose id is kept in the log directory.
 
-    part: `steps`, or `iterations` for the run beside it that `watch` writes, since one run has one writer at a time.
-    axes: the x axis of the charts, by the pattern of their names. note: told where the run is, once it is open.
+    directory: the log directory.
+    part: "steps", or "iterations" for the separate run that `watch` writes: a wandb run can have only one writer.
+    axes: the metric on the x axis of a chart, by the pattern of the chart's name, such as {"prm/*": "prm/step"}.
+    config: what wandb shows as the configuration of the run.
+    note: called with the address of the run, once it is open.
     """
 
     name = "wandb"
@@ -177,11 +180,11 @@ class Wandb:
 
     @property
     def state_file(self) -> Path:
-        """Where the number of rows is kept."""
+        """The file that holds the number of rows logged so far."""
         return self.directory / f"wandb-{self.part}.json"
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Gives a row to wandb, which writes and sends it in a process of its own."""
+        """Hands a row to wandb, whose own process stores and sends it."""
         if self._run is None:
             self._open()
         axes = {axis: step for pattern, axis in self.axes.items() if self._applies(pattern, values)}
@@ -199,16 +202,16 @@ class Wandb:
         make_directory(self.directory)
         self._stack.enter_context(lock(self.directory / f".wandb-{self.part}.lock", str(self.state_file)))
         self._rows = int(read_state(self.state_file).get("rows", 0))
-        own = run_id(self.directory)
+        steps_id = run_id(self.directory)
         run_name = os.environ.get("WANDB_NAME") or self.directory.absolute().parent.name
-        # stdout carries shard paths: wandb is not to touch it. What it has to say `note` says, or an exception
+        # stdout carries shard paths, so wandb must not print; `note` and exceptions say what the user needs to know
         settings = wandb.Settings(console="off", silent=True)
         if "WANDB_FINISH_TIMEOUT" not in os.environ:
             settings.finish_timeout = FINISH_SECONDS
         settings.finish_timeout_raises = True
         self._run = wandb.init(
             dir=self.directory,
-            id=own if self.part == "steps" else f"{own}-{self.part}",
+            id=steps_id if self.part == "steps" else f"{steps_id}-{self.part}",
             name=run_name if self.part == "steps" else f"{run_name}, {self.part}",
             group=os.environ.get("WANDB_RUN_GROUP") or run_name,
             project=os.environ.get("WANDB_PROJECT") or "primecli",
@@ -221,11 +224,11 @@ class Wandb:
         if self.config:
             self._run.config.update(dict(self.config), allow_val_change=True)
         offline = self._run.settings.mode in ("offline", "dryrun")
-        here = f"{self._run.settings.sync_dir}, for `wandb sync` to upload" if offline else self._run.url
-        self.note(f"logs to wandb: {here}")
+        address = f"{self._run.settings.sync_dir}, for `wandb sync` to upload" if offline else self._run.url
+        self.note(f"logs to wandb: {address}")
 
     def close(self, *, ok: bool) -> None:
-        """Waits until wandb has sent everything, no longer than FINISH_SECONDS or WANDB_FINISH_TIMEOUT."""
+        """Waits until wandb has sent everything, for at most FINISH_SECONDS or WANDB_FINISH_TIMEOUT."""
         with self._stack:
             if self._run is not None:
                 run, self._run = self._run, None
@@ -233,7 +236,7 @@ class Wandb:
 
 
 def run_id(directory: Path) -> str:
-    """The id of a training run's wandb run: WANDB_RUN_ID, else that of the log directory, made where there is none."""
+    """The id of a training run's wandb run: WANDB_RUN_ID, else the one stored in the log directory, made if missing."""
     if os.environ.get("WANDB_RUN_ID"):
         return os.environ["WANDB_RUN_ID"]
     path = directory / "wandb-run-id"
@@ -241,7 +244,7 @@ def run_id(directory: Path) -> str:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(secrets.token_hex(6) + "\n", encoding="utf-8")
         try:
-            os.link(temporary, path)  # the first of two processes at once wins
+            os.link(temporary, path)  # if two processes get here at once, the first one wins
         except FileExistsError:
             pass
         finally:
@@ -250,42 +253,49 @@ def run_id(directory: Path) -> str:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a process before has left in a state file; nothing where there is none."""
+    """The contents of a state file that an earlier process has written; empty if there is none.
+
+    Raises InputError for a file that is not a JSON object.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        state = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise InputError(f"{path}: is not JSON: {error}", "remove it") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: is no JSON object", "remove it")
-    return found
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: is not a JSON object", "remove it")
+    return state
 
 
 def replace_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes a state file, whole; not synced to the disk, as it is written at every step."""
+    """Writes a state file, whole or not at all; not synced to disk, because it is written at every step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(state) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
 class Log:
-    """Gives rows to loggers. One that fails is dropped, and `warn` is told, once."""
+    """Hands rows to loggers. One that fails is dropped, with one warning.
+
+    loggers: those that still work.
+    warn: called with the message when one fails.
+    """
 
     def __init__(self, loggers: Sequence[Logger], warn: Callable[[str], None]) -> None:
         self.loggers = list(loggers)
         self.warn = warn
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """A row for every logger."""
+        """Hands a row to every logger."""
         for logger in list(self.loggers):
             try:
                 logger.write(step, values)
-            except Exception as error:  # the packages raise anything, and none of it is worth a training step
+            except Exception as error:  # these packages may raise anything, and no log is worth a training step
                 self._drop(logger, error)
 
     def close(self, *, ok: bool) -> None:
-        """Ends all loggers; after that none is left."""
+        """Closes all loggers; none is left after that. ok: as in `Logger.close`."""
         for logger in list(self.loggers):
             try:
                 logger.close(ok=ok)
@@ -296,10 +306,10 @@ class Log:
     def _drop(self, logger: Logger, error: Exception) -> None:
         self.loggers.remove(logger)
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        self.warn(f"warning: {logger.name} fails, and is left out from here on; nothing else is lost: {reason}")
+        self.warn(f"warning: logging to {logger.name} failed; continuing without it, nothing else is lost: {reason}")
         try:
             logger.close(ok=False)
-        except Exception:  # it has failed, which was said
+        except Exception:  # the failure has been reported
             return
 
 
@@ -312,23 +322,27 @@ def step_log(
     warn: Callable[[str], None],
     note: Callable[[str], None],
 ) -> Log:
-    """The log of an update's optimizer steps. Raises UsageError for a logger that cannot work here."""
+    """The log of an update's optimizer steps. Raises UsageError for a logger that cannot work here.
+
+    names: the loggers that the user named with --log. directory: the log directory. config: the options of the update.
+    warn, note: called with messages for the user.
+    """
     check(names)
     loggers: list[Logger] = []
     for name in dict.fromkeys(names):
         if name == TensorBoard.name:
-            loggers.append(TensorBoard(directory / name / SPACES[stage]))
+            loggers.append(TensorBoard(directory / name / PREFIXES[stage]))
         else:
-            # all of them in every process: who resumes a run replaces what was said of its axes
-            axes = {f"{space}/*": f"{space}/step" for space in SPACES.values()}
+            # those of all stages: a process that resumes a run replaces all axes that were defined before
+            axes = {f"{prefix}/*": f"{prefix}/step" for prefix in PREFIXES.values()}
             loggers.append(Wandb(directory, "steps", axes, {stage: dict(config)}, note))
     return Log(loggers, warn)
 
 
-def named(stage: str, step: Mapping[str, float]) -> dict[str, float]:
-    """A step's metrics under the names that loggers have.
+def with_prefix(stage: str, step: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of an optimizer step, under the names that they have in the loggers.
 
-    >>> named("update-prm", {"step": 3, "loss": 0.5})
+    >>> with_prefix("update-prm", {"step": 3, "loss": 0.5})
     {'prm/loss': 0.5}
     """
-    return {f"{SPACES[stage]}/{name}": value for name, value in step.items() if name != "step"}
+    return {f"{PREFIXES[stage]}/{name}": value for name, value in step.items() if name != "step"}

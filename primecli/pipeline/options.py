@@ -1,4 +1,4 @@
-"""The options that every stage has for its input and output."""
+"""The options for input and output that all stages share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from primecli.options import Force, Options, Out, Partial, Quiet, Shards
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
-    """What every stage has that writes something."""
+    """The options of every stage that writes something."""
 
     force: Force = False
     quiet: Quiet = False
@@ -17,7 +17,7 @@ class RunOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions(Options):
-    """What every command has that reads shards."""
+    """The options of every command that reads shards."""
 
     shards: Shards = ()
     partial: Partial = False
@@ -26,7 +26,7 @@ class InputOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class StageOptions(InputOptions, RunOptions):
-    """What every stage has that makes shards from shards."""
+    """The options of every stage that makes shards from shards."""
 
     out: Out = None
     force: Force = False

@@ -1,4 +1,4 @@
-"""The pipe: shard paths in on stdin, shard paths out on stdout, and knowing early that the reader has gone."""
+"""The pipe: shard paths come in on stdin and go out on stdout; a reader that has gone is noticed early."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from primecli.errors import PrimecliError, ReaderClosed
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-IDLE_SECONDS = 1.0  # no line for so long means that the stage before is at work
+IDLE_SECONDS = 1.0  # if no line comes for this long, the stage before is still working
 
 
 def _descriptor(stream: object) -> int | None:
@@ -29,7 +29,7 @@ def _descriptor(stream: object) -> int | None:
 
 
 class _Stdout(io.FileIO):
-    """Descriptor of stdout, of which every failed write is one of ours: no handler of OSError on the way takes it."""
+    """The descriptor of stdout. A failed write raises an error of primecli, which no handler of OSError catches."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
@@ -39,40 +39,46 @@ class _Stdout(io.FileIO):
             raise ReaderClosed from None
         except OSError as error:
             _abandon(self.fileno())
-            hints = {errno.ENOSPC: "free some space, or send it elsewhere", errno.EDQUOT: "you have used up your quota"}
+            hints = {
+                errno.ENOSPC: "free some space, or redirect it elsewhere",
+                errno.EDQUOT: "your disk quota is used up",
+            }
             raise PrimecliError(f"cannot write to stdout: {error.strerror}", hints.get(error.errno or 0)) from error
 
 
-def _writer(descriptor: int, like: io.TextIOWrapper, *, closes: bool = False) -> io.TextIOWrapper:
-    """Text to a descriptor of stdout, buffered, in the encoding of another stream."""
-    raw = _Stdout(descriptor, "wb", closefd=closes)
+def _writer(descriptor: int, stream: io.TextIOWrapper, *, owned: bool = False) -> io.TextIOWrapper:
+    """A buffered text stream to a descriptor of stdout, with the encoding of `stream`.
+
+    owned: close the descriptor together with the stream.
+    """
+    raw = _Stdout(descriptor, "wb", closefd=owned)
     return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=like.encoding, errors=like.errors, line_buffering=like.line_buffering
+        io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors, line_buffering=stream.line_buffering
     )
 
 
 @contextlib.contextmanager
 def guarded_stdout() -> Iterator[None]:
-    """Makes stdout raise ReaderClosed where its reader has gone, and PrimecliError where it takes no more otherwise.
+    """Makes a write to stdout raise ReaderClosed if its reader has gone, and PrimecliError if it fails otherwise.
 
-    One that was closed from the start takes everything and keeps nothing; its number is no file's that is opened later.
+    If stdout was closed when the process started, what is written to it is discarded.
     """
-    before = sys.stdout
-    if before is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it is for the life of the process)
+    original = sys.stdout
+    if original is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it stays open as long as the process)
         yield
         return
-    if not isinstance(before, io.TextIOWrapper) or _descriptor(before) is None:
+    if not isinstance(original, io.TextIOWrapper) or _descriptor(original) is None:
         yield
         return
-    before.flush()
-    guarded = _writer(before.fileno(), before)
+    original.flush()
+    guarded = _writer(original.fileno(), original)
     sys.stdout = guarded
     try:
         yield
     finally:
         if sys.stdout is guarded:
-            sys.stdout = before
+            sys.stdout = original
 
 
 def _is_pipe(stream: object) -> bool:
@@ -81,17 +87,17 @@ def _is_pipe(stream: object) -> bool:
 
 
 def in_pipeline() -> bool:
-    """Whether stdin or stdout is a pipe, so that other stages share the terminal."""
+    """Whether stdin or stdout is a pipe, so that other stages write to the same terminal."""
     return _is_pipe(sys.stdin) or _is_pipe(sys.stdout)
 
 
 def stdin_is_terminal() -> bool:
-    """Whether no paths can come from stdin."""
+    """Whether stdin is a terminal, or closed, so that no paths can come from it."""
     return sys.stdin is None or sys.stdin.isatty()
 
 
 def reader_gone() -> bool:
-    """Whether the process that read our stdout has closed it. Costs a system call, no output."""
+    """Whether the process that read our stdout has closed it. Costs one system call and writes nothing."""
     descriptor = _descriptor(sys.stdout)
     if descriptor is None or not hasattr(select, "poll"):
         return False
@@ -101,27 +107,27 @@ def reader_gone() -> bool:
 
 
 def check_reader() -> None:
-    """Raises ReaderClosed when the reader of stdout has gone. Long work calls it now and then."""
+    """Raises ReaderClosed if the reader of stdout has gone. Long computations call it now and then."""
     if reader_gone():
         _abandon(sys.stdout.fileno())
         raise ReaderClosed
 
 
 def keep_streams(*, show: bool) -> None:
-    """Gives our paths and our words descriptors of their own, which no child process has.
+    """Moves our stdout and stderr to new descriptors, which no child process inherits.
 
-    What libraries and their processes write to descriptors 1 and 2 goes to stderr where `show`, else nowhere: it
-    neither gets among the paths nor, in a process that lives longer, holds the pipe open.
+    Libraries and their processes still write to descriptors 1 and 2. That goes to stderr if `show`, else nowhere, so
+    it does not get among the paths, and a process that outlives this one does not hold the pipe open.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper) and stream.fileno() in (1, 2):
             stream.flush()
-            own = os.dup(stream.fileno())
+            duplicate = os.dup(stream.fileno())
             if name == "stdout":
-                sys.stdout = _writer(own, stream, closes=True)
+                sys.stdout = _writer(duplicate, stream, owned=True)
             else:
-                sys.stderr = os.fdopen(own, "w", encoding="utf-8", errors="surrogateescape")
+                sys.stderr = os.fdopen(duplicate, "w", encoding="utf-8", errors="surrogateescape")
                 sys.stderr.reconfigure(line_buffering=True)
     target = os.dup(2) if show else os.open(os.devnull, os.O_WRONLY)
     os.dup2(target, 1)
@@ -130,29 +136,29 @@ def keep_streams(*, show: bool) -> None:
 
 
 def emit(path: Path) -> None:
-    """Writes one path to stdout and flushes it. Raises ReaderClosed when nobody reads, as `guarded_stdout` does."""
+    """Writes one path to stdout and flushes it. Raises ReaderClosed if nobody reads it; see `guarded_stdout`."""
     emit_all([path])
 
 
 def emit_all(paths: list[Path]) -> None:
-    """Writes several paths with one flush. Raises ReaderClosed when nobody reads."""
+    """Writes several paths to stdout with one flush. Raises ReaderClosed if nobody reads them."""
     if not paths:
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a path is any bytes
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path may contain any bytes
     sys.stdout.write("".join(f"{path}\n" for path in paths))
     sys.stdout.flush()
 
 
 def _abandon(descriptor: int) -> None:
-    """Sends what is still buffered nowhere, so that no later flush fails."""
+    """Redirects a descriptor to nowhere, so that flushing what is still buffered cannot fail."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)
 
 
 def close_stdin() -> None:
-    """Closes our end of the pipe, so that the stage before sees it and stops."""
+    """Closes our end of the pipe, so that the stage before notices and stops."""
     descriptor = _descriptor(sys.stdin)
     if descriptor is not None:
         null = os.open(os.devnull, os.O_RDONLY)
@@ -161,10 +167,11 @@ def close_stdin() -> None:
 
 
 def stdin_lines(while_idle: Callable[[], None] | None = None) -> Iterator[str]:
-    """Lines of stdin, each as soon as it is there, without the newline.
+    """The lines of stdin without their newlines, each as soon as it arrives.
 
-    `while_idle` is called once, when nothing has come for a second. While waiting, the reader of our
-    stdout is watched: raises ReaderClosed as soon as it has gone.
+    while_idle: called once, when nothing has come for IDLE_SECONDS.
+
+    Watches the reader of our stdout while it waits, and raises ReaderClosed as soon as that has gone.
     """
     descriptor = _descriptor(sys.stdin)
     if descriptor is None:
@@ -186,7 +193,7 @@ def stdin_lines(while_idle: Callable[[], None] | None = None) -> Iterator[str]:
 
 
 def _wait_for_input(descriptor: int, seconds: float | None) -> bool:
-    """Waits for input or its end; False when the time has passed. Raises ReaderClosed."""
+    """Waits for input or its end; False if `seconds` have passed without either. Raises ReaderClosed."""
     if not hasattr(select, "poll"):
         return True
     poller = select.poll()

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with rate and time left on a terminal, elsewhere a plain line now and then."""
+"""Progress on stderr: on a terminal a bar with the rate and the time left, otherwise a plain line now and then."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-PLAIN_SECONDS = 10.0
+PLAIN_SECONDS = 10.0  # between two plain lines: often enough to see that it works, rarely enough for a log file
 
 
 def say(stage: str, text: str) -> None:
-    """One line on stderr."""
+    """Writes one line to stderr, such as "primecli verify: ..."."""
     print(f"primecli {stage}: {text}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people write them.
+    """A number of seconds as people write it.
 
     >>> duration(3.21), duration(75), duration(3700)
     ('3.2 s', '1 min 15 s', '1 h 1 min')
@@ -36,7 +36,14 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts units of work. A bar is drawn only where no other stage writes to the same terminal."""
+    """Counts units of work and displays them. Draws a bar only if no other stage writes to the same terminal.
+
+    stage: the name that the lines begin with.
+    unit: what is counted, such as "rollouts".
+    total: how many there will be; None while that is unknown.
+    quiet: displays nothing.
+    done: how many there have been so far.
+    """
 
     def __init__(self, stage: str, unit: str, *, total: int | None = None, quiet: bool = False) -> None:
         self.stage = stage
@@ -44,7 +51,7 @@ class Progress:
         self.total = total
         self.quiet = quiet
         self.done = 0
-        self._started: float | None = None  # when the first work was announced: waiting for input is no work
+        self._started: float | None = None  # at the first `advance`, so that waiting for input does not count
         self._last_line = time.monotonic()
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
@@ -95,7 +102,7 @@ class Progress:
         self._bar.start()
 
     def advance(self, units: int, *, total: int | None = None) -> None:
-        """Counts `units` more; `total` sets how many there will be, once that is known."""
+        """Counts `units` more. total: how many there will be, once that is known."""
         if self._started is None:
             self._started = self._last_line = time.monotonic()
             if not self.quiet and sys.stderr.isatty() and not in_pipeline():

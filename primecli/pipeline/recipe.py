@@ -1,4 +1,4 @@
-"""What a result depends on, and the provenance record that says how it was made."""
+"""The recipe, which is all that a result depends on, and the provenance record, which says how it was made."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from typing import Any
 
 from primecli import __version__
 from primecli.files import Json, fingerprint
-from primecli.pipeline.invocation import taken_from_elsewhere
+from primecli.pipeline.invocation import configured_options
 from primecli.shards import schema
 from primecli.shards.parquet import Shard
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that a result depends on. Two results of one recipe are the same result.
+    """All that a result depends on: two results of the same recipe are equal.
 
-    config: the options that change the result. models: fingerprints by role. inputs: content hashes.
+    stage: the stage that makes it, such as "verify".
+    config: the options that change the result, by name, such as {"beta": 0.05}.
+    models: fingerprints of the models it is made with, by role, such as "prm"; None for one that has no fingerprint.
+    inputs: content hashes of the input shards or prompt files.
+    seed: the seed of its random numbers; None if it draws none.
     """
 
     stage: str
@@ -42,15 +46,18 @@ class Recipe:
         }
 
     def fingerprint(self) -> str:
-        """Hash of the recipe."""
+        """The hash of the recipe, by which an existing result is recognised."""
         return fingerprint(self.as_json())
 
 
 def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
-    """What differs between two recipes, in words."""
+    """The differences between two stored recipes, as a text such as "beta was 0.05, is 0.1; its input has changed".
+
+    old: the recipe of an existing result; None if the result does not have one.
+    """
     if old is None:
         return "it was not written by primecli"
-    found = [
+    texts = [
         f"{part} was {old.get(part)}, is {new[part]}"
         for part in ("stage", "schema_version", "seed")
         if old.get(part) != new[part]
@@ -60,20 +67,21 @@ def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
         for key in sorted({*before, *now}):
             if before.get(key) != now.get(key):
                 label = f"model {key}" if part == "models" else key
-                found.append(f"{label} was {before.get(key)}, is {now.get(key)}")
+                texts.append(f"{label} was {before.get(key)}, is {now.get(key)}")
     if list(old.get("inputs") or []) != list(new["inputs"]):
-        found.append("its input has changed")
-    return "; ".join(found) or "its recipe"
+        texts.append("its input has changed")
+    return "; ".join(texts) or "its recipe"
 
 
 def provenance_record(
     recipe: Recipe, execution: Mapping[str, Json], started: float, inputs: Sequence[Shard]
 ) -> dict[str, Json]:
-    """One link of the provenance chain: which command made this, from what, when and in how many seconds.
+    """One record of the provenance chain: which command made a result, from what, when, and in how many seconds.
 
-    elsewhere: options that it took from variables or a file, as words of a command line.
+    execution: the options that change how the result is computed, but not the result.
+    started: when work on it began, in seconds since the epoch.
     """
-    elsewhere = taken_from_elsewhere()
+    elsewhere = configured_options()  # the command line alone would not say how the result was made
     return {
         "stage": recipe.stage,
         "version": __version__,

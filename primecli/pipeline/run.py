@@ -1,4 +1,4 @@
-"""What a run of any stage has in common, whether it writes shards or a checkpoint."""
+"""The base of every run of a stage, whether it writes shards or a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from primecli.shards.parquet import Shard
 
 
 class Run:
-    """One run of one stage: what its result depends on, and what it tells the user.
+    """One run of one stage: what its result depends on, and the messages to the user.
 
+    stage: its name, such as "verify".
     models: fingerprints of the models that it uses, by role; the stage fills it in before it asks for a recipe.
+    progress: the progress display, which counts `unit`.
     """
 
     def __init__(self, stage: str, options: RunOptions, unit: str = "rollouts") -> None:
@@ -30,13 +32,13 @@ class Run:
         self.models: dict[str, str | None] = {}
         self.progress = Progress(stage, unit, quiet=options.quiet)
         self._options = options
-        self._recipe = options.recipe()  # once: what `auto` stands for may take an import of torch to find out
+        self._recipe = options.recipe()  # kept: resolving `auto` may have to import torch
         self._execution = options.execution()
-        self._stack = ExitStack()
-        self._started = time.time()
+        self._stack = ExitStack()  # what is released at the end of the run, such as the lock
+        self._started = time.time()  # seconds since the epoch
 
     def warn(self, text: str) -> None:
-        """Writes a line to stderr, also with --quiet: it is about the input, not about progress."""
+        """Writes a line to stderr, even with --quiet: it is about the input, not about progress."""
         say(self.stage, text)
 
     def note(self, text: str) -> None:
@@ -45,7 +47,7 @@ class Run:
             say(self.stage, text)
 
     def recipe(self, inputs: Sequence[Shard], extra: Mapping[str, Json] | None = None) -> Recipe:
-        """What a result made from these inputs depends on. extra: options besides those of the whole run."""
+        """The recipe of a result made from these inputs. extra: what it depends on besides the options of the run."""
         return Recipe(
             self.stage,
             {**self._recipe, **(extra or {})},
@@ -57,22 +59,23 @@ class Run:
     def refuse_other(
         self, target: Path, fingerprint: str | None, stored: Mapping[str, Any] | None, recipe: Recipe, option: str
     ) -> None:
-        """Raises PrimecliError where an existing result was not made by this recipe.
+        """Raises PrimecliError if an existing result was not made by this recipe.
 
-        fingerprint, stored: those recorded in the result. option: the one that names where it goes, such as --out.
+        fingerprint, stored: the fingerprint and the recipe recorded in the result.
+        option: the option that says where the result goes, such as --out.
         """
         if fingerprint != recipe.fingerprint():
             raise PrimecliError(
-                f"{target} exists and is of another run: {differences(stored, recipe.as_json())}",
+                f"{target} exists and comes from a different run: {differences(stored, recipe.as_json())}",
                 f"choose another {option}, or overwrite it with --force",
             )
 
     def provenance(self, recipe: Recipe, inputs: Sequence[Shard], started: float | None = None) -> dict[str, Json]:
-        """The record of how a result was made. started: when work on it began; by default, when the run did."""
+        """The record of how a result was made. started: when work on it began; by default, when the run started."""
         return provenance_record(recipe, self._execution, self._started if started is None else started, inputs)
 
     def summary(self, status: Status) -> Summary:
-        """A summary of this run with nothing done yet."""
+        """A summary of this run without any shards or metrics yet."""
         seed = self._options.recorded_seed()
         return Summary(
             self.stage,
@@ -83,5 +86,5 @@ class Run:
         )
 
     def seconds(self, waited: float) -> float:
-        """Seconds at work so far: wall time without `waited`, the seconds spent waiting for the stage before."""
+        """Seconds at work so far: wall time minus `waited`, the seconds spent waiting for the stage before."""
         return round(time.time() - self._started - waited, 3)

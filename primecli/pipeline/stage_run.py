@@ -1,4 +1,4 @@
-"""Runs a shard stage: discovers its input, skips what is done, streams, commits whole shards, reports.
+"""Runs a stage that writes shards: reads its input, skips what is done, commits whole shards, and reports.
 
 with StageRun("verify", options, finish=metrics) as run:
     for shard in run.shards(needs=["response"]):
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from primecli.errors import InputError, PrimecliError, ReaderClosed, UsageError
 from primecli.files import LOCK_NAME, Json, lock, make_directory, remove_leftovers
@@ -35,12 +35,28 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class StageRun(Run):
-    """One run of one stage over one output directory: lock, summary, skipping, commits, metrics.
+class _Output(NamedTuple):
+    """A shard to be written.
 
-    counts: sums over the rows of all shards, by name; `finish` makes the directory's metrics from them.
-    gauges: metrics of this run rather than of its rows, such as its peak memory.
-    directory: the output directory; None until the first shard has said where that is.
+    name: of its file.
+    recipe: what it depends on.
+    inputs: the shards that it is made from; none in a stage that does not read any.
+    chain: the provenance records of its input, the oldest first.
+    """
+
+    name: str
+    recipe: Recipe
+    inputs: tuple[Shard, ...]
+    chain: tuple[Mapping[str, Any], ...]
+
+
+class StageRun(Run):
+    """One run of a stage with one output directory: its lock, summary, skipped and committed shards, and metrics.
+
+    finish: makes the metrics of the directory from `counts`.
+    counts: sums over the rows of all shards, by name.
+    gauges: metrics of the run rather than of its rows, such as its peak memory.
+    directory: the output directory; None until the first shard has determined it.
     """
 
     def __init__(
@@ -57,20 +73,23 @@ class StageRun(Run):
         self.counts: dict[str, float] = {}
         self.gauges: dict[str, float] = {}
         self._finish = finish or (lambda counts: {})
-        self._shard_started = self._started
+        self._shard_started = self._started  # when work on the current shard began, in seconds since the epoch
         self._summary = self.summary("running")
-        self._inputs: Inputs | None = None
-        self._before: Summary | None = None
-        self._written = 0
-        self._pending: tuple[str, Recipe, tuple[Shard, ...], tuple[Mapping[str, Any], ...]] | None = None
+        self._inputs: Inputs | None = None  # None before `shards`, and in a stage that does not read any
+        self._previous: Summary | None = None  # the summary that an earlier run left in the directory
+        self._written = 0  # shards committed by this run, without those it skipped
+        self._pending: _Output | None = None  # the shard that `skip` has found missing and `commit` will write
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.progress)
         return self
 
     def shards(self, needs: Sequence[str] = (), *, while_idle: Callable[[], None] | None = None) -> Iterator[Shard]:
-        """Input shards as they arrive, each checked for the columns that the stage needs."""
-        assert isinstance(self.options, StageOptions), "a stage that takes shards has the options for them"
+        """The input shards as they arrive, each checked for the columns that the stage needs.
+
+        while_idle: called once if the stage before sends nothing for a second, such as to load a model meanwhile.
+        """
+        assert isinstance(self.options, StageOptions), "a stage that reads shards has the options for them"
         self._inputs = Inputs(self.options.shards, partial=self.options.partial, warn=self.warn)
         self._inputs.while_idle = while_idle
         for shard in self._inputs:
@@ -80,40 +99,44 @@ class StageRun(Run):
             yield shard
 
     def close_input(self) -> None:
-        """Takes no further shards, in the manner of `head`; the stage before sees the closed pipe."""
+        """Reads no further shards, like `head`; the stage before sees the closed pipe."""
         if self._inputs is not None:
             self._inputs.close()
 
     def _open_for(self, shard: Shard) -> None:
         assert isinstance(self.options, StageOptions)
-        wanted = self.options.out or Path(os.path.normpath(shard.path.parent / ".." / self.stage))
-        if wanted.resolve() == shard.path.parent.resolve():
-            raise UsageError(f"{wanted} holds the input and would be the output too", "give another --out")
+        directory = self.options.out or Path(os.path.normpath(shard.path.parent / ".." / self.stage))
+        if directory.resolve() == shard.path.parent.resolve():
+            raise UsageError(f"{directory} holds the input and would be the output too", "choose another --out")
         if self.directory is None:
-            self.open(wanted)
-        elif wanted != self.directory:
-            raise UsageError(f"input comes from several directories, {shard.path.parent} among them", "give --out")
+            self.open(directory)
+        elif directory != self.directory:
+            raise UsageError(
+                f"the input comes from several directories, {shard.path.parent} among them", "choose one --out for all"
+            )
 
     def open(self, directory: Path) -> None:
-        """Makes the output directory this run's: lock, leftovers removed, summary `running`."""
+        """Takes over the output directory: locks it, removes leftovers, and writes the summary `running`."""
         make_directory(directory)
         self._stack.enter_context(lock(directory / LOCK_NAME, str(directory)))
         remove_leftovers(directory)
-        with contextlib.suppress(InputError):  # a damaged one is replaced
-            self._before = read_summary(directory)
+        with contextlib.suppress(InputError):  # a damaged summary is replaced
+            self._previous = read_summary(directory)
         self.directory = directory
         self._summary.write(directory)
 
     def skip(
         self, shard: Shard, *, inputs: Sequence[Shard] | None = None, extra: Mapping[str, Json] | None = None
     ) -> bool:
-        """Whether this shard's output is there already; then its path has been passed on.
+        """Whether this shard's output exists already; if so, passes its path on.
 
-        inputs: all shards that the output depends on, where that is more than this one.
-        extra: what else it depends on. Raises PrimecliError where an output of another recipe is there.
+        inputs: all shards that the output depends on, if these are more than the one.
+        extra: what else it depends on.
+
+        Raises PrimecliError if the existing output was made by another recipe.
         """
-        every = tuple(inputs or (shard,))
-        return self.skip_name(shard.name, self.recipe(every, extra), every, shard.footer.provenance)
+        all_inputs = tuple(inputs or (shard,))
+        return self.skip_name(shard.name, self.recipe(all_inputs, extra), all_inputs, shard.footer.provenance)
 
     def skip_name(
         self,
@@ -122,22 +145,25 @@ class StageRun(Run):
         inputs: tuple[Shard, ...] = (),
         chain: tuple[Mapping[str, Any], ...] = (),
     ) -> bool:
-        """As `skip`, for an output that is named rather than made from one shard."""
+        """As `skip`, for an output that is not made from one shard. chain: the provenance of its input."""
         assert self.directory is not None, "the output directory is opened before shards are made"
         self._shard_started = time.time()
-        self._pending = (name, recipe, inputs, chain)
-        footer = self.made(name, recipe, damaged=lambda why: self.warn(f"{why}: making it again"))
+        self._pending = _Output(name, recipe, inputs, chain)
+        footer = self.made(name, recipe, damaged=lambda problem: self.warn(f"{problem}: making it again"))
         if footer is None:
             return False
         self._record(name, footer.rows, footer.counts or {})
         pipe.emit(self.directory / name)
         return True
 
-    def made(self, name: str, recipe: Recipe, *, damaged: Callable[[str], None] = lambda why: None) -> Footer | None:
-        """The footer of an output that is there already; None where it has to be made.
+    def made(
+        self, name: str, recipe: Recipe, *, damaged: Callable[[str], None] = lambda problem: None
+    ) -> Footer | None:
+        """The footer of an output that exists already; None if it has to be made.
 
-        damaged: hears what is wrong with a file that cannot be read. Raises PrimecliError where an output of
-        another recipe is there.
+        damaged: called with the problem if the existing file cannot be read.
+
+        Raises PrimecliError if the existing output was made by another recipe.
         """
         assert self.directory is not None, "the output directory is opened before shards are made"
         target = self.directory / name
@@ -152,25 +178,25 @@ class StageRun(Run):
         return footer
 
     def read(self, shard: Shard) -> pa.Table:
-        """All columns of an input shard, its types and groups checked."""
+        """All columns of an input shard, after a check of their types and of its groups."""
         table = parquet.read_table(shard.path)
         parquet.require_columns(shard.path, table.column_names, [schema.GROUP_ID, schema.SAMPLE_INDEX])
         parquet.check_groups(table, shard.path)
         return table
 
     def expect(self, shard: Shard) -> None:
-        """Tells the progress display what the whole will come to, from this shard's rows and name."""
+        """Estimates the progress display's total: the rows of this shard times the number of shards in its name."""
         match = parquet.NAME_PATTERN.fullmatch(shard.name)
         total = shard.footer.rows * int(match[2]) if match else None
         self.progress.advance(0, total=total)
 
     def commit(self, table: pa.Table, counts: Mapping[str, float] | None = None) -> None:
-        """Writes the output that `skip` said is not there, whole, and passes its path on.
+        """Writes the output that `skip` has found missing, whole or not at all, and passes its path on.
 
-        counts: sums over its rows, by name; they add up to the directory's metrics through `finish`.
+        counts: sums over its rows, by name; `finish` makes the metrics of the directory from all shards' counts.
         """
         assert self._pending is not None, "skip() comes before commit()"
-        assert self.directory is not None, "skip() has seen the directory"
+        assert self.directory is not None, "skip() has opened the directory"
         name, recipe, inputs, chain = self._pending
         self._pending = None
         groups = len(table[schema.GROUP_ID].unique())
@@ -189,7 +215,7 @@ class StageRun(Run):
         pipe.emit(self.directory / name)
 
     def count(self, counts: Mapping[str, float]) -> None:
-        """Adds to the run's counts without a shard, as for a shard of which nothing was kept."""
+        """Adds to the counts of the run without writing a shard, such as for a shard of which nothing was kept."""
         for key, value in counts.items():
             self.counts[key] = self.counts.get(key, 0) + value
 
@@ -223,18 +249,18 @@ class StageRun(Run):
         self._summary.status = status
         self._summary.seconds = self._seconds()
         self._summary.metrics = {**self._finish(self.counts), **self.gauges}
-        again = self._before is not None and self._before.shards == self._summary.shards
-        if (status == "complete" and not again) or not self._restore_summary(self.directory):
+        same_shards = self._previous is not None and self._previous.shards == self._summary.shards
+        if (status == "complete" and not same_shards) or not self._restore_summary(self.directory):
             self._summary.write(self.directory)
         if not self.options.quiet:
             self._stack.pop_all().close()
             say(self.stage, self._closing_line(status))
 
     def _restore_summary(self, directory: Path) -> bool:
-        """Puts the summary of an earlier, complete run back where this one has added nothing to it."""
-        if self._written or self._before is None or self._before.status != "complete":
+        """Restores the summary of an earlier, complete run if this run has written no shards; whether it did."""
+        if self._written or self._previous is None or self._previous.status != "complete":
             return False
-        self._before.write(directory)
+        self._previous.write(directory)
         return True
 
     def _seconds(self) -> float:
@@ -244,23 +270,23 @@ class StageRun(Run):
         summary = self._summary
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in summary.metrics.items())
         skipped = len(summary.shards) - self._written
-        there = f" ({skipped} of {len(summary.shards)} shards were there already)" if skipped else ""
-        stopped = "stopped early, the reader has closed the pipe; " if status == "stopped-by-reader" else ""
+        reused = f" ({skipped} of {len(summary.shards)} shards existed already)" if skipped else ""
+        stopped = "stopped early because the reader closed the pipe; " if status == "stopped-by-reader" else ""
         return (
-            f"{stopped}{summary.rows} rollouts in {summary.groups} groups, {duration(summary.seconds)}{there}"
+            f"{stopped}{summary.rows} rollouts in {summary.groups} groups, {duration(summary.seconds)}{reused}"
             f"{': ' + metrics if metrics else ''} -> {self.directory}"
         )
 
     def _clear_leftover_shards(self, directory: Path) -> None:
-        there = {path.name for path in directory.iterdir() if parquet.NAME_PATTERN.fullmatch(path.name)}
-        left = sorted(there - set(self._summary.shards))
-        if left and not self.options.force:
+        names = {path.name for path in directory.iterdir() if parquet.NAME_PATTERN.fullmatch(path.name)}
+        leftover = sorted(names - set(self._summary.shards))
+        if leftover and not self.options.force:
             raise PrimecliError(
-                f"{directory} holds {len(left)} shards of another run too, {left[0]} among them",
+                f"{directory} also holds {len(leftover)} shards of another run, {leftover[0]} among them",
                 "choose another --out, or remove them with --force",
             )
-        for name in left:
-            if parquet.read_footer(directory / name).fingerprint is not None:  # never another tool's file
+        for name in leftover:
+            if parquet.read_footer(directory / name).fingerprint is not None:  # never remove another tool's file
                 (directory / name).unlink()
 
     def _fail(self, error: BaseException) -> None:
@@ -269,6 +295,6 @@ class StageRun(Run):
         self._summary.status = "failed"
         self._summary.error = str(error) or type(error).__name__
         self._summary.seconds = self._seconds()
-        with contextlib.suppress(PrimecliError):  # on a full disk it goes on saying running, which reads as killed
+        with contextlib.suppress(PrimecliError):  # on a full disk it still says running, which readers take for killed
             if not self._restore_summary(self.directory):
                 self._summary.write(self.directory)

@@ -1,7 +1,7 @@
-"""`_summary.json`: what a stage did in a directory, and whether it ended well.
+"""`_summary.json`: what a stage did in a directory, and whether it finished.
 
-It is written when the stage starts (status running) and again before it closes stdout. Who reads a
-directory's shards looks at it, so that a truncated stream is never taken for a whole one.
+A stage writes it when it starts (status running) and again before it closes stdout. Every reader of the directory's
+shards checks it, so that a truncated stream is never mistaken for a complete one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,31 @@ from primecli.shards.parquet import NAME_PATTERN
 SUMMARY_NAME = "_summary.json"
 
 Status = Literal["running", "complete", "stopped-by-reader", "failed"]
+"""How far a stage has come.
+
+running: it is at work or, if nobody holds the directory's lock, it was killed.
+complete: it has read all of its input and written all of its output.
+stopped-by-reader: its reader closed the pipe, which is a normal end; the shards listed are complete.
+failed: it ended with an error, which `Summary.error` holds.
+"""
 
 
 @dataclass(slots=True)
 class Summary:
-    """One stage's account of one directory.
+    """What one stage did in one directory: the fields of `_summary.json`.
 
-    seconds: wall time at work, without that spent waiting for the stage before; metrics: numbers by name.
+    stage: its name, such as "verify".
+    status: how far it has come.
+    shards: names of the shards that it has committed, such as "rollouts-00000-of-00004.parquet"; for an update, those
+        that it has read.
+    rows: rollouts in those shards.
+    groups: groups in those shards.
+    seconds: seconds of wall time at work, without those spent waiting for the stage before.
+    config: the resolved options and, where there is one, the seed, by name.
+    metrics: numbers by name, such as {"accuracy": 0.41}.
+    error: why it failed; None otherwise.
+    version: the version of primecli.
+    started: when it started, in UTC, such as "2026-01-31T12:00:00+00:00".
     """
 
     stage: str
@@ -39,17 +57,16 @@ class Summary:
     started: str = ""
 
     def write(self, directory: Path) -> None:
-        """Writes `_summary.json` in this directory, whole."""
+        """Writes `_summary.json` into a directory, whole or not at all."""
         write_json_atomically(directory / SUMMARY_NAME, asdict(self))
 
 
 def read_summary(directory: Path) -> Summary | None:
-    """A directory's summary; None where there is none. Raises InputError for one that cannot be read."""
+    """The summary of a directory; None if it has none. Raises InputError if the summary cannot be read."""
     path = directory / SUMMARY_NAME
     try:
-        fields = read_json(path)
-        known = {key: fields[key] for key in Summary.__dataclass_fields__ if key in fields}
-        summary = Summary(**known)
+        stored = read_json(path)
+        summary = Summary(**{key: stored[key] for key in Summary.__dataclass_fields__ if key in stored})
         if not isinstance(summary.shards, list) or not all(isinstance(name, str) for name in summary.shards):
             raise TypeError("shards is not a list of names")
         return summary
@@ -60,24 +77,26 @@ def read_summary(directory: Path) -> Summary | None:
 
 
 def committed(directory: Path, summary: Summary) -> list[str]:
-    """Names of the shards that a run has committed: of one that was killed or still runs, those that are there."""
+    """Names of the shards that a run has committed, sorted; for one that did not finish, those in the directory."""
     if summary.status in ("complete", "stopped-by-reader"):
         return sorted(summary.shards)
     return sorted(path.name for path in directory.iterdir() if NAME_PATTERN.fullmatch(path.name))
 
 
 def check_producer(directory: Path, received: set[str] | None) -> None:
-    """Raises InputError unless who made this directory's shards has ended well.
+    """Raises InputError unless the stage that made a directory's shards has finished.
 
-    received: names of the shards that came through the pipe, to be all that were committed; None where the
-    user named the shards. A directory without a summary was made by another tool and is taken as it is.
+    received: names of the shards that came through the pipe; raises too if these are not all that were committed. None
+        if the user named the shards.
+
+    A directory without a summary was made by another tool; it passes.
     """
     summary = read_summary(directory)
     if summary is None:
         return
     count = len(committed(directory, summary))
     after = f"after {count} shard{'' if count == 1 else 's'}"
-    rerun = "run it again, or pass --partial to use what is there"
+    rerun = "run it again, or pass --partial to use the shards it has written"
     if summary.status == "failed":
         reason = f": {summary.error}" if summary.error else ""
         raise InputError(f"{directory}: {summary.stage} failed {after}{reason}", rerun)
@@ -85,7 +104,7 @@ def check_producer(directory: Path, received: set[str] | None) -> None:
         if is_locked(directory / LOCK_NAME):
             raise InputError(
                 f"{directory}: {summary.stage} is still running, {after}",
-                "wait for it to end, or pass --partial to use what is there",
+                "wait for it to finish, or pass --partial to use the shards it has written",
             )
         raise InputError(f"{directory}: {summary.stage} was killed {after}", rerun)
     if received is not None and summary.status == "complete":
@@ -94,5 +113,5 @@ def check_producer(directory: Path, received: set[str] | None) -> None:
             raise InputError(
                 f"{directory}: {len(missing)} of the {len(summary.shards)} shards of {summary.stage} did not come "
                 f"through the pipe, {missing[0]} among them",
-                "pass --partial where a part of them is meant",
+                "pass --partial to use an incomplete input on purpose",
             )

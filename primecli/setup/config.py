@@ -59,8 +59,8 @@ class Command(TyperCommand):
         )
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command; `taken_from_elsewhere` then knows what it took from elsewhere."""
-        invocation.take_from_elsewhere(_taken(self, ctx))
+        """Runs the command; `configured_options` then knows what it took from elsewhere."""
+        invocation.set_configured_options(_taken(self, ctx))
         return super().invoke(ctx)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:

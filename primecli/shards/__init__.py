@@ -1,1 +1,1 @@
-"""Rollout shards: schema, Parquet, rollouts as arrays."""
+"""Rollout shards: their schema, Parquet files, and rollouts as arrays."""

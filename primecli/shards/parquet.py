@@ -1,8 +1,8 @@
 """Rollout shards: Parquet files whose footer says what they are and how they were made.
 
-The footer's key `primecli` holds JSON: the schema version, the fingerprint of what the shard is the result
-of, the hash of its content, counts (sums over its rows, from which a directory's metrics are made) and the
-provenance chain, one record a stage, which is only ever appended to.
+The footer's key `primecli` holds JSON: the schema version; the fingerprint of everything that decides what is in the
+shard; the hash of its content; counts, which are sums over its rows, from which a directory's metrics are computed; and
+the provenance chain, which has one record per stage and is only ever appended to.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from primecli.errors import InputError
 from primecli.files import Json, file_hash, write_atomically
-from primecli.shards import parquet, schema
+from primecli.shards import schema
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 FOOTER_KEY = b"primecli"
+MAKE_AGAIN = "make the shard again"
 NAME_PATTERN = re.compile(r"rollouts-(\d{5})-of-(\d{5})\.parquet")
-ROW_GROUP_ROWS = 512
-HASHED_BYTES = 1 << 20  # read at a time
+ROW_GROUP_ROWS = 512  # small enough that reading a single row reads little else, large enough to compress well
+HASHED_BYTES = 1 << 20  # read at once when a file is hashed
 
 
 def shard_name(index: int, total: int) -> str:
@@ -60,9 +62,9 @@ class Footer:
 
 
 def read_footer(path: Path) -> Footer:
-    """Reads a shard's footer; a file of another tool is hashed instead.
+    """What a shard's footer says. A file that another tool wrote is hashed instead.
 
-    Raises InputError where the file is missing, is not Parquet, is cut short, or is of a newer schema.
+    Raises InputError where the file is missing, is not Parquet, is truncated, or has a newer schema.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -76,7 +78,7 @@ def read_footer(path: Path) -> Footer:
     columns = tuple(metadata.schema.to_arrow_schema().names)
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
-        raise InputError(f"{path}: the column {twice} is there twice")
+        raise InputError(f"{path}: has two columns named {twice}")
     raw = (metadata.metadata or {}).get(FOOTER_KEY)
     if raw is None:
         return Footer(metadata.num_rows, columns, content=file_hash(path))
@@ -93,7 +95,7 @@ def read_footer(path: Path) -> Footer:
             provenance=tuple(fields["provenance"]),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: the primecli footer cannot be read: {error}", "make the shard again") from error
+        raise InputError(f"{path}: the primecli footer cannot be read: {error}", MAKE_AGAIN) from error
     if version > schema.SCHEMA_VERSION:
         raise InputError(
             f"{path}: written with schema version {version}; this primecli knows up to {schema.SCHEMA_VERSION}",
@@ -103,7 +105,7 @@ def read_footer(path: Path) -> Footer:
 
 
 def unreadable(path: Path, error: BaseException) -> InputError:
-    """What is wrong with a file that Arrow cannot read, as an error to raise."""
+    """The error to raise for a file that Arrow cannot read: it says what is wrong with the file."""
     if path.is_dir():
         return InputError(f"{path}: is a directory, not a shard")
     try:
@@ -114,14 +116,14 @@ def unreadable(path: Path, error: BaseException) -> InputError:
     except OSError as failure:
         return InputError(f"{path}: cannot be read: {failure.strerror}")
     if size == 0:
-        return InputError(f"{path}: is empty (0 bytes)", "make the shard again")
+        return InputError(f"{path}: is empty (0 bytes)", MAKE_AGAIN)
     if head == b"PAR1":
-        return InputError(f"{path}: a truncated or damaged Parquet file", "make the shard again")
+        return InputError(f"{path}: a truncated or damaged Parquet file", MAKE_AGAIN)
     return InputError(f"{path}: not a Parquet file", "stages read Parquet rollout shards")
 
 
 def require_columns(path: Path, present: Sequence[str], needed: Iterable[str]) -> None:
-    """Raises InputError, naming the stages that make them, where columns are missing."""
+    """Raises InputError where columns are missing, and names the stages that make them."""
     missing = [name for name in needed if name not in present]
     if missing:
         known = sorted({schema.BY_NAME[name].stage for name in missing if name in schema.BY_NAME})
@@ -130,20 +132,25 @@ def require_columns(path: Path, present: Sequence[str], needed: Iterable[str]) -
         raise InputError(f"{path}: lacks the column{plural} {', '.join(missing)}", hint)
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """A shard's rows: the named columns, cast to their schema types; all columns when None.
-
-    Raises InputError for a missing column, a type that does not fit, nulls where the schema has none,
-    a file without rows, or a damaged file.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def check_readable(path: Path, columns: Sequence[str] | None) -> None:
+    """Raises InputError where the shard has no rows, or lacks one of these columns."""
     footer = read_footer(path)
     if footer.rows == 0:
         raise InputError(f"{path}: the shard has no rows", "an empty shard is never written by primecli")
     if columns is not None:
         require_columns(path, footer.columns, columns)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A shard's rows: the named columns (all when None), cast to the types of the schema.
+
+    Raises InputError for a missing column, a type that does not fit, nulls where the schema allows none, a file without
+    rows, or a damaged file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    check_readable(path, columns)
     try:
         table = pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
@@ -151,26 +158,11 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return conform(table.select(columns) if columns is not None else table, path)
 
 
-def read_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-    """As `read_table`, some rows at a time: memory does not grow with the shard. A file without rows gives none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        row = 0
-        for number in range(file.metadata.num_row_groups):  # asked for all at once, Arrow would hold them all
-            for batch in file.iter_batches(rows, row_groups=[number], columns=list(columns), use_threads=False):
-                yield conform(pa.Table.from_batches([batch]).select(columns), path, first_row=row)
-                row += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
-
-
 def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:
-    """Casts the columns that the schema knows to their types, and checks nulls; raises InputError.
+    """The table, with the columns that the schema knows cast to their types.
 
-    first_row: where in the shard the table starts, for the message.
+    first_row: the table's first row in the shard, for the message. Raises InputError where a column cannot be cast, or
+    has nulls that the schema does not allow.
     """
     import pyarrow as pa
 
@@ -182,7 +174,7 @@ def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:
             continue
         if not column.nullable and table[name].null_count:
             row = first_row + table[name].is_null().to_pylist().index(True)
-            raise InputError(f"{path}: column {name} is null at row {row}", "the schema allows no null there")
+            raise InputError(f"{path}: column {name} is null at row {row}", "the schema allows no nulls in it")
         fields.append(column.field())
     try:
         return table.replace_schema_metadata(None).cast(pa.schema(fields))
@@ -192,23 +184,25 @@ def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:
             for field in fields
             if table.schema.field(field.name).type != field.type
         ]
-        raise InputError(f"{path}: {'; '.join(wrong) or error}", "see the table of columns in the README") from error
+        raise InputError(
+            f"{path}: {'; '.join(wrong) or error}", "see docs/columns.md for the type of each column"
+        ) from error
 
 
 def with_columns(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
-    """The table with these columns set (Arrow arrays or lists), in the schema's types."""
+    """The table with these columns (Arrow arrays or lists, by name) added or replaced, in the schema's types."""
     import pyarrow as pa
 
     for name, values in columns.items():
         field = schema.BY_NAME[name].field()
         array = values if isinstance(values, pa.Array) else pa.array(values, type=field.type)
-        place = table.schema.get_field_index(name)
-        table = table.append_column(field, array) if place < 0 else table.set_column(place, field, array)
+        index = table.schema.get_field_index(name)
+        table = table.append_column(field, array) if index < 0 else table.set_column(index, field, array)
     return table
 
 
 def list_column(values: Any, lengths: Any, name: str) -> pa.Array:
-    """Flat values and row lengths (NumPy arrays) to the list column `name`, without a Python loop."""
+    """The list column `name` from flat values and row lengths (NumPy arrays), without a Python loop."""
     import numpy as np
     import pyarrow as pa
 
@@ -219,7 +213,7 @@ def list_column(values: Any, lengths: Any, name: str) -> pa.Array:
 
 
 def flat_column(table: pa.Table, name: str) -> tuple[Any, Any]:
-    """A list column as flat values and row lengths, NumPy arrays, without a Python loop."""
+    """The flat values and row lengths of a list column, as NumPy arrays, without a Python loop."""
     import numpy as np
 
     array = table[name].combine_chunks()
@@ -227,8 +221,18 @@ def flat_column(table: pa.Table, name: str) -> tuple[Any, Any]:
     return array.flatten().to_numpy(zero_copy_only=False), np.diff(offsets)
 
 
+def list_sums(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of each row's list, (B,) float64, and its length, (B,)."""
+    import numpy as np
+
+    values, lengths = flat_column(table, name)
+    totals = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    ends = np.cumsum(lengths)
+    return totals[ends] - totals[ends - lengths], lengths
+
+
 class _HashingFile:
-    """Passes bytes on to a file and hashes them. Parquet writes forward only."""
+    """A file that hashes what is written to it. It cannot seek, which Parquet's writer never does."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -251,7 +255,10 @@ class _HashingFile:
 
 
 def _schema_text(schema_of: pa.Schema) -> str:
-    """Names, types and nullability, a line each. Parquet renames what is inside a list; that is not part of it."""
+    """One line per column: its name, type and nullability.
+
+    Parquet renames the field inside a list, so that name is left out.
+    """
     import pyarrow as pa
 
     def name(kind: pa.DataType) -> str:
@@ -271,8 +278,10 @@ def write_shard(
 ) -> None:
     """Writes a shard whole or not at all: zstd Parquet with the `primecli` footer.
 
-    `content`, the hash by which the next stage knows this shard, is taken over the columns' names and types and
-    the data pages as they are written: the same rows give the same hash, whatever the provenance says.
+    `content`, the hash by which the next stage identifies this shard, covers the columns' names and types and the data
+    pages as they are written. So the same rows give the same hash, whatever the provenance says.
+
+    fingerprint, recipe, counts, provenance: as in `Footer`.
     """
     import pyarrow.parquet as pq
 
@@ -296,7 +305,7 @@ def write_shard(
 
 
 def content_of(path: Path) -> str:
-    """The hash that `write_shard` took of a shard, taken again of the file's own bytes: schema and data pages."""
+    """The `content` hash that `write_shard` wrote, computed again from the file's bytes: its schema and data pages."""
     import pyarrow.parquet as pq
 
     metadata = pq.read_metadata(path)
@@ -319,10 +328,10 @@ def content_of(path: Path) -> str:
 
 
 def check_groups(table: pa.Table, path: Path) -> int:
-    """Checks that the groups of a shard are whole; returns how many there are.
+    """Checks that every group of a shard is complete, and returns their number.
 
-    A group is whole when its `sample_index` values are 0 … n-1, each once, with n its `group_size` where
-    the shard has that column. Raises InputError, naming the group, where one is not.
+    A group is complete when its `sample_index` values are 0 … n-1, each once, where n is its `group_size` if the shard
+    has that column. Raises InputError for the first group that is not.
     """
     samples: dict[str, list[int]] = {}
     indices = table[schema.SAMPLE_INDEX].to_pylist()
@@ -332,16 +341,21 @@ def check_groups(table: pa.Table, path: Path) -> int:
     sizes: dict[str, int] = {}
     if schema.GROUP_SIZE in table.column_names:
         sizes = dict(zip(groups, table[schema.GROUP_SIZE].to_pylist(), strict=True))
-    for group, found in samples.items():
-        expected = sizes.get(group, len(found))
-        if sorted(found) != list(range(expected)):
+    for group, present in samples.items():
+        expected = sizes.get(group, len(present))
+        if sorted(present) != list(range(expected)):
             raise InputError(
-                f"{path}: group {group} is incomplete: it has {len(found)} of {expected} samples"
-                if len(found) < expected
-                else f"{path}: group {group} has the sample_index values {sorted(found)}",
-                "all samples of a prompt stand in one shard; make the shard again",
+                f"{path}: group {group} is incomplete: it has {len(present)} of {expected} samples"
+                if len(present) < expected
+                else f"{path}: group {group} has the sample_index values {sorted(present)}",
+                f"all samples of a prompt belong in one shard; {MAKE_AGAIN}",
             )
     return len(samples)
+
+
+def split_group(group: str, first: Path, second: Path) -> InputError:
+    """The error to raise for a group whose samples are in two shards."""
+    return InputError(f"group {group} is in two shards, {first} and {second}", "all samples of a prompt belong in one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,9 +367,9 @@ class Shard:
     """
 
     path: Path
-    footer: parquet.Footer
+    footer: Footer
 
     @property
     def name(self) -> str:
-        """The file's name, which the output keeps."""
+        """The file's name, which a stage's output keeps."""
         return self.path.name

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,63 +42,67 @@ class Rollouts:
         return len(self.response_lengths)
 
     def starts(self) -> np.ndarray:
-        """(B + 1,): where each row's tokens start among the N; the last is N."""
+        """(B + 1,): the index among the N tokens at which each row starts; the last is N."""
         return np.concatenate([[0], np.cumsum(self.response_lengths)])
 
     def token_rows(self, rows: Sequence[int], name: str) -> np.ndarray:
-        """The values of a per-token column for some rows, one after another."""
+        """The values of a per-token column for some rows, row after row."""
         starts = self.starts()
         values = self.values[name]
         return np.concatenate([values[starts[row] : starts[row + 1]] for row in rows])
 
     def sequences(self, *, temperature: bool = False) -> Sequences:
-        """Token ids for a model; with the rows' sampling temperature where asked for."""
-        heat = self.values[schema.TEMPERATURE] if temperature else None
-        return Sequences(self.prompt_ids, self.response_ids, heat)
+        """The token ids, as a model takes them; with each row's sampling temperature if `temperature` is True."""
+        temperatures = self.values[schema.TEMPERATURE] if temperature else None
+        return Sequences(self.prompt_ids, self.response_ids, temperatures)
 
 
 def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: bool) -> Rollouts:
-    """Reads these columns (and the token ids) of all shards.
+    """The rollouts of all shards: these columns, and the token ids if `token_ids` is True.
 
-    Raises InputError for groups that are incomplete or stand in two shards, for lists of another length
-    than the response, for values that are not finite, and for prompts or responses without tokens.
+    Raises InputError for groups that are incomplete or in two shards, for lists that are not as long as their response,
+    for values that are not finite, and for prompts or responses without tokens.
     """
-    wanted = list(dict.fromkeys([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS, *columns]))
+    needed = list(dict.fromkeys([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS, *columns]))
     if token_ids:
-        wanted.append(schema.PROMPT_IDS)
+        needed.append(schema.PROMPT_IDS)
     tables = []
-    owner: dict[str, Shard] = {}
+    owners: dict[str, Path] = {}
     for part in parts:
         extra = [schema.GROUP_SIZE] if schema.GROUP_SIZE in part.footer.columns else []
-        table = parquet.read_table(part.path, [*wanted, *extra])
+        table = parquet.read_table(part.path, [*needed, *extra])
         parquet.check_groups(table, part.path)
-        for group in table[schema.GROUP_ID].unique().to_pylist():
-            if group in owner:
-                raise InputError(
-                    f"group {group} stands in two shards, {owner[group].path} and {part.path}",
-                    "all samples of a prompt stand in one shard",
-                )
-            owner[group] = part
+        claim_groups(table[schema.GROUP_ID].unique().to_pylist(), part.path, owners)
         check_lists(table, part.path)
-        tables.append(table.select(wanted))
+        tables.append(table.select(needed))
     return _gather(tables, columns, token_ids=token_ids)
 
 
+def claim_groups(groups: Iterable[str], shard: Path, owners: dict[str, Path]) -> None:
+    """Notes in `owners` that these groups are in this shard. Raises InputError where another shard has one of them."""
+    for group in groups:
+        if group in owners:
+            raise parquet.split_group(group, owners[group], shard)
+        owners[group] = shard
+
+
 STORED_REFERENCES = {"rollout": schema.ROLLOUT_LOGPROBS, "shards": schema.REF_LOGPROBS}
-"""What --ref takes a reference's log-probabilities from, where it names no model: a column of the shards."""
+"""Columns of the shards that --ref can take the reference's log-probabilities from, in place of a model."""
 
 
 def reference_columns(ref: str) -> list[str]:
-    """The columns that --ref needs; none where it names a model."""
+    """The columns that --ref needs; none if it names a model."""
     if ref not in STORED_REFERENCES:
         return []
     return [STORED_REFERENCES[ref], *(schema.SAMPLED_WITH if ref == "rollout" else ())]
 
 
 def check_untouched_distribution(values: Mapping[str, np.ndarray], option: str, *, temperature: bool = True) -> None:
-    """Raises InputError where rollouts were truncated, or tempered, in sampling.
+    """Raises InputError where rollouts were sampled with top-p, top-k, or a temperature other than 1.
 
-    Their `rollout_logprobs` are then of another distribution than a model's own log-probabilities.
+    Their `rollout_logprobs` then belong to another distribution than the model's own.
+
+    values: the columns of `schema.SAMPLED_WITH`, (B,) each. option: the option that needs it, for the message.
     temperature: whether a temperature other than 1 matters.
     """
     plain = {schema.TOP_P: 1.0, schema.TOP_K: 0, **({schema.TEMPERATURE: 1.0} if temperature else {})}
@@ -105,17 +110,19 @@ def check_untouched_distribution(values: Mapping[str, np.ndarray], option: str, 
         odd = values[name][values[name] != expected]
         if len(odd):
             raise InputError(
-                f"{option} needs rollouts sampled with {name} {expected:g}, and some were sampled with {odd[0]:g}",
-                "their rollout_logprobs are of another distribution than the model's",
+                f"{option} needs rollouts sampled with {name} {expected:g}, but some were sampled with {odd[0]:g}",
+                "their rollout_logprobs belong to another distribution than the model's",
             )
 
 
 def truncated_sampling(values: Mapping[str, np.ndarray]) -> str | None:
-    """What is wrong with probability ratios to rollouts that were sampled with top-p or top-k; None where none were.
+    """A warning about probability ratios to rollouts that were sampled with top-p or top-k; None where none were.
 
-    values: the columns `top_p` and `top_k`, (B,) each. A trainer's log-probabilities are of the whole vocabulary;
-    truncation left tokens out, whose probability went to the others. So every ratio is too small, and which tokens
-    could be sampled at all depends on the weights of then.
+    A trainer's log-probabilities cover the whole vocabulary. Truncation excluded some tokens and gave their
+    probability to the others, so every ratio is too small; and which tokens could be sampled at all depends on the
+    weights at the time.
+
+    values: the columns `top_p` and `top_k`, (B,) each.
     """
     truncated = (values[schema.TOP_P] < 1) | (values[schema.TOP_K] > 0)
     if not truncated.any():
@@ -127,30 +134,30 @@ def truncated_sampling(values: Mapping[str, np.ndarray]) -> str | None:
 
 
 def check_lists(table: pa.Table, path: object, *, first_row: int = 0) -> None:
-    """Raises InputError unless every per-token list is as long as its response and finite, and no row is empty.
+    """Raises InputError unless every per-token list is finite and as long as its response, and no row is empty.
 
-    first_row: where in the shard the table starts, for the message.
+    first_row: the table's first row in the shard, for the message.
     """
     _, lengths = parquet.flat_column(table, schema.RESPONSE_IDS)
     for name in (schema.RESPONSE_IDS, schema.PROMPT_IDS):
         if name in table.column_names:
             if table[name].combine_chunks().flatten().null_count:
                 raise InputError(f"{path}: {name} holds a null token id")
-            _, found = parquet.flat_column(table, name)
-            if (found == 0).any():
-                raise InputError(f"{path}: {name} is empty at row {first_row + int(np.argmin(found))}")
+            _, sizes = parquet.flat_column(table, name)
+            if (sizes == 0).any():
+                raise InputError(f"{path}: {name} is empty at row {first_row + int(np.argmin(sizes))}")
     for name in schema.PER_RESPONSE_TOKEN:
         if name not in table.column_names:
             continue
-        values, found = parquet.flat_column(table, name)
-        if (found != lengths).any():
-            row = int(np.argmax(found != lengths))
+        values, sizes = parquet.flat_column(table, name)
+        if (sizes != lengths).any():
+            row = int(np.argmax(sizes != lengths))
             raise InputError(
-                f"{path}: {name} has {found[row]} values for {lengths[row]} response tokens at row {first_row + row}"
+                f"{path}: {name} has {sizes[row]} values for {lengths[row]} response tokens at row {first_row + row}"
             )
         if not np.isfinite(values).all():
             token = int(np.argmin(np.isfinite(values)))
-            row = int(np.searchsorted(np.cumsum(found), token, side="right"))
+            row = int(np.searchsorted(np.cumsum(sizes), token, side="right"))
             raise InputError(f"{path}: {name} is {values[token]} at row {first_row + row}")
 
 
@@ -165,14 +172,14 @@ def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) 
     for name in columns:
         column = whole[name]
         if pa.types.is_list(column.type):
-            values[name] = np.array(parquet.flat_column(whole, name)[0])  # Arrow's own memory cannot be written to
+            values[name] = np.array(parquet.flat_column(whole, name)[0])  # a copy, since Arrow's memory is read-only
         elif pa.types.is_string(column.type):
             strings[name] = column.to_pylist()
         else:
             values[name] = np.array(column.to_numpy())
     rewards = values.get(schema.OUTCOME_REWARD, np.zeros(0))
     if ((rewards < 0) | (rewards > 1)).any():
-        raise InputError(f"outcome_reward is {rewards[(rewards < 0) | (rewards > 1)][0]:g}; it is within 0 and 1")
+        raise InputError(f"outcome_reward is {rewards[(rewards < 0) | (rewards > 1)][0]:g}; it must be between 0 and 1")
     return Rollouts(
         response_lengths=lengths.astype(np.int64),
         group_index=group_index.astype(np.int64),
@@ -185,7 +192,7 @@ def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) 
 
 
 def split_rows(table: pa.Table, name: str) -> tuple[np.ndarray, ...]:
-    """The lists of a column, one array a row."""
+    """The lists of a column, one array per row."""
     values, lengths = parquet.flat_column(table, name)
     return tuple(np.split(values, np.cumsum(lengths)[:-1]))
 
@@ -204,7 +211,7 @@ class Sequences:
     temperature: np.ndarray | None = None
 
     def lengths(self) -> list[int]:
-        """Tokens of each row, prompt and response."""
+        """Tokens of each row, prompt and response together."""
         return [
             len(prompt) + len(response) for prompt, response in zip(self.prompt_ids, self.response_ids, strict=True)
         ]

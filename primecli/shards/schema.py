@@ -1,7 +1,7 @@
 """The rollout schema: the only place that names a column.
 
-One row is one rollout: one sampled response to one prompt. A stage keeps every column it was given and
-adds its own.
+One row is one rollout: one sampled response to one prompt. A stage keeps every column that it is given and adds its
+own.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Column:
     nullable: bool = False
 
     def arrow_type(self) -> pa.DataType:
-        """The Arrow type that the name stands for."""
+        """The Arrow type that `type` names."""
         import pyarrow as pa
 
         if self.type.startswith("list<"):
@@ -75,7 +75,7 @@ class Column:
         return _scalar_type(self.type)
 
     def field(self) -> pa.Field:
-        """The Arrow field."""
+        """The column as an Arrow field."""
         import pyarrow as pa
 
         return pa.field(self.name, self.arrow_type(), nullable=self.nullable)
@@ -90,11 +90,13 @@ def _scalar_type(name: str) -> pa.DataType:
 COLUMNS: tuple[Column, ...] = (
     Column(PROMPT_ID, "string", "generate", "stable id of the prompt in its data set"),
     Column(GROUP_ID, "string", "generate", "this sampling of this prompt; the key that groups samples"),
-    Column(GROUP_SIZE, "int32", "generate", "samples of this group, n; a group with fewer rows is incomplete"),
+    Column(
+        GROUP_SIZE, "int32", "generate", "number of samples in this group, n; a group with fewer rows is incomplete"
+    ),
     Column(SAMPLE_INDEX, "int32", "generate", "0 … n-1 within the group"),
     Column(DATA_SOURCE, "string", "generate", "as in the prompt file", nullable=True),
     Column(ABILITY, "string", "generate", "as in the prompt file: math, code, …", nullable=True),
-    Column(GROUND_TRUTH, "string", "generate", "what `verify` compares with", nullable=True),
+    Column(GROUND_TRUTH, "string", "generate", "what `verify` compares the answer with", nullable=True),
     Column(PROMPT, "string", "generate", "text, after the chat template"),
     Column(RESPONSE, "string", "generate", "text, without special tokens"),
     Column(PROMPT_IDS, "list<int32>", "generate", "token ids of the prompt"),
@@ -102,13 +104,14 @@ COLUMNS: tuple[Column, ...] = (
         RESPONSE_IDS,
         "list<int32>",
         "generate",
-        "the very token ids sampled, the stop token included when it was; never tokenised again",
+        "exactly the token ids that were sampled, including the stop token if there was one; never tokenised again",
     ),
     Column(
         ROLLOUT_LOGPROBS,
         "list<float32>",
         "generate",
-        "nats, of each response token, under the distribution sampled from (temperature, truncation applied)",
+        "log-probability (nats) of each response token under the distribution it was sampled from, after temperature "
+        "and truncation",
     ),
     Column(TEMPERATURE, "float32", "generate", "sampling temperature; 0 is greedy"),
     Column(TOP_P, "float32", "generate", "nucleus truncation; 1 is none"),
@@ -125,11 +128,13 @@ COLUMNS: tuple[Column, ...] = (
     Column(VERDICT, "string", "verify", "correct, wrong, unparseable, timeout or error"),
     Column(EXTRACTED_ANSWER, "string", "verify", "what was graded; null where nothing was found", nullable=True),
     Column(VERIFIER_DETAIL, "string", "verify", "why a verdict is error; null elsewhere", nullable=True),
-    Column(TESTS_PASSED, "int32", "verify", "of a program: tests passed, up to the first failure", nullable=True),
-    Column(TESTS_TOTAL, "int32", "verify", "of a program: tests there are", nullable=True),
-    Column(FIRST_FAILURE, "string", "verify", "of a program: its first failure, shortened", nullable=True),
-    Column(PRM_LOGPROBS, "list<float32>", "score-prm", "nats, of each response token, under the PRM"),
-    Column(REF_LOGPROBS, "list<float32>", "score-prm", "nats, of each response token, under the reference"),
+    Column(TESTS_PASSED, "int32", "verify", "for a program: tests passed, up to the first failure", nullable=True),
+    Column(TESTS_TOTAL, "int32", "verify", "for a program: number of tests", nullable=True),
+    Column(FIRST_FAILURE, "string", "verify", "for a program: its first failure, shortened", nullable=True),
+    Column(PRM_LOGPROBS, "list<float32>", "score-prm", "log-probability (nats) of each response token under the PRM"),
+    Column(
+        REF_LOGPROBS, "list<float32>", "score-prm", "log-probability (nats) of each response token under the reference"
+    ),
     Column(
         PROCESS_REWARDS,
         "list<float32>",
@@ -147,24 +152,25 @@ COLUMNS: tuple[Column, ...] = (
         RETURNS,
         "list<float32>",
         "compute-advantages",
-        "per response token, advantages before whitening; with `gae` plus the values: what a critic is trained on",
+        "per response token, advantages before whitening; with `gae`, plus the values: what a critic is trained on",
     ),
     Column(
         OUTCOME_ADVANTAGES,
         "list<float32>",
         "compute-advantages",
-        "what of `advantages` comes from the outcome reward, on their scale, before the batch's mean is taken off",
+        "the part of `advantages` that comes from the outcome reward, on the same scale, before the batch mean is "
+        "subtracted",
     ),
     Column(
         PROCESS_ADVANTAGES,
         "list<float32>",
         "compute-advantages",
-        "what of `advantages` comes from the process rewards, likewise",
+        "the part of `advantages` that comes from the process rewards, likewise",
     ),
 )
 
 SAMPLED_WITH: tuple[str, ...] = (TEMPERATURE, TOP_P, TOP_K)
-"""Columns that say which distribution `rollout_logprobs` are of."""
+"""Columns that say which distribution the responses were sampled from."""
 
 BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
 
@@ -190,12 +196,12 @@ def arrow_schema(names: Iterable[str]) -> pa.Schema:
 
 
 def made_by(stage: str) -> list[str]:
-    """Names of the columns that a stage adds."""
+    """The names of the columns that a stage adds."""
     return [column.name for column in COLUMNS if column.stage == stage]
 
 
 def markdown_table() -> str:
-    """The table of columns, as the README shows it."""
+    """The table of columns in Markdown, as the documentation shows it."""
     lines = ["| column | type | from | meaning |", "|---|---|---|---|"]
     lines += [
         f"| `{column.name}` | {column.type}{', null' if column.nullable else ''} | {column.stage} | {column.meaning} |"

@@ -1,4 +1,4 @@
-"""Reading of shards a part at a time: columns as a stream of small tables, and single rows."""
+"""Reading shards piece by piece: columns as a stream of small tables, and single rows."""
 
 from __future__ import annotations
 
@@ -13,22 +13,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-BATCH_ROWS = 2048
-BUFFER_BYTES = 1 << 20  # of each column that is open: a row group is not read whole, however another tool cut it
+BATCH_ROWS = 2048  # read at once
+BUFFER_BYTES = 1 << 20  # per column: no row group is read as a whole, however large another tool has made it
 
 
 def stream(path: Path, columns: Sequence[str] | None, *, rows: int = BATCH_ROWS) -> Iterator[tuple[int, pa.Table]]:
-    """Some columns of a shard (all when None), at most `rows` rows at a time, each with the number of its first row.
+    """Yields some columns of a shard (all when None) in tables of at most `rows` rows, each with its first row's
+    number.
 
-    Memory is that of `rows` rows, whatever the shard's size. Raises InputError as `shards.read_table` does.
+    The memory needed is that of `rows` rows, whatever the size of the shard. Raises InputError as `parquet.read_table`.
     """
     import pyarrow as pa
 
-    footer = parquet.read_footer(path)
-    if footer.rows == 0:
-        raise InputError(f"{path}: the shard has no rows", "an empty shard is never written by primecli")
-    if columns is not None:
-        parquet.require_columns(path, footer.columns, columns)
+    parquet.check_readable(path, columns)
     first = 0
     try:
         for table in _batches(_open(path), columns, None, rows):
@@ -39,7 +36,10 @@ def stream(path: Path, columns: Sequence[str] | None, *, rows: int = BATCH_ROWS)
 
 
 def raw_stream(path: Path, *, rows: int = BATCH_ROWS) -> Iterator[tuple[int, pa.Table]]:
-    """All columns as they are in the file, whatever the schema says; Arrow's own errors where it cannot be read."""
+    """Like `stream` for all columns, but as they are in the file, whatever the schema says.
+
+    Raises Arrow's own errors where the file cannot be read.
+    """
     first = 0
     for table in _batches(_open(path), None, None, rows):
         yield first, table
@@ -47,7 +47,7 @@ def raw_stream(path: Path, *, rows: int = BATCH_ROWS) -> Iterator[tuple[int, pa.
 
 
 def read_row(path: Path, row: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
-    """Some columns of one row (all when None), by way of its row group alone.
+    """Some columns (all when None) of one row; reads no row group but its own.
 
     Raises InputError where the shard has no such row.
     """
@@ -61,8 +61,8 @@ def read_row(path: Path, row: int, columns: Sequence[str] | None = None) -> dict
             if first <= row < first + size:
                 for table in _batches(file, columns, [number], BATCH_ROWS):
                     if row < first + table.num_rows:
-                        found = parquet.conform(table.slice(row - first, 1), path, first_row=row)
-                        return dict(found.to_pylist()[0])
+                        picked = parquet.conform(table.slice(row - first, 1), path, first_row=row)
+                        return dict(picked.to_pylist()[0])
                     first += table.num_rows
             first += size
     except (pa.ArrowException, OSError) as error:

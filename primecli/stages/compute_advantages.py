@@ -74,14 +74,14 @@ def _compute(
     """The rollouts of the batch and its new columns, (N,) each."""
     from primecli.models.steps import step_ends
     from primecli.shards.rollouts import load_rollouts
-    from primecli.training.advantages import advantages_of
+    from primecli.training.advantages import advantage_columns
 
     rollouts = load_rollouts(batch, columns, token_ids=speller is not None)
     ends = None
     if speller is not None:
         responses = (ids.tolist() for ids in rollouts.response_ids)
         ends = step_ends(responses, speller.known_texts, options.separator() or "")
-    return rollouts, advantages_of(rollouts, options, ends)
+    return rollouts, advantage_columns(rollouts, options, ends)
 
 
 def _commit_shard(run: StageRun, shard: Shard, number: int, rollouts: Rollouts, columns: dict[str, np.ndarray]) -> None:

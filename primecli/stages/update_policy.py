@@ -94,7 +94,7 @@ def _take_steps(
 
     recompute = options.old_logprobs is OldLogprobsSource.recompute
     # with one step in all, its own forward pass gives them: no pass of their own
-    ahead = recompute and trainer.steps_for(len(rollouts)) > 1
+    ahead = recompute and trainer.total_steps(len(rollouts)) > 1
     old = policy.OldLogprobs(
         rollouts.values[schema.ROLLOUT_LOGPROBS].copy(), from_first_forward=recompute and not ahead
     )

@@ -188,10 +188,8 @@ class Graders:
 
         if name not in self._pools:
             settings = self.settings.get(name, {})
-            # a verifier with deadlines of its own is stopped from outside only when they have failed
-            timeout = 2 * settings["program_timeout"] + 90 if "program_timeout" in settings else self.options.timeout
             workers = self.options.workers or os.cpu_count() or 1
-            pool = self._stack.enter_context(GradingPool(name, workers, timeout, settings))
+            pool = self._stack.enter_context(GradingPool(name, workers, self.options.timeout, settings))
             notice = getattr(pool.verifier, "notice", None)
             if notice:
                 self.run.warn(notice)

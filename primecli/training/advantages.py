@@ -16,7 +16,7 @@ from primecli.shards.rollouts import Rollouts
 from primecli.training.options import AdvantageOptions
 
 
-def advantages_of(
+def advantage_columns(
     rollouts: Rollouts, options: AdvantageOptions, ends: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """The columns of this stage, each (N,) float32, rows one after another; computed in float64.

@@ -12,7 +12,7 @@ from primecli.models import scoring
 from primecli.shards import schema
 from primecli.shards.parquet import Shard
 from primecli.shards.rollouts import Rollouts
-from primecli.training.trainer import MicroBatch, Trainer, tensor, token_places
+from primecli.training.trainer import MicroBatch, Trainer, device_tensor, token_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,12 +76,12 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], clip: float
 
     def micro_batch(batch: scoring.Batch) -> MicroBatch:
         values = scoring.sequence_values(trainer.model, trainer.placement, sequences, batch)  # (N,)
-        places = token_places(rollouts, batch.rows)
+        places = token_positions(rollouts, batch.rows)
         weights = token_weights(
             torch.from_numpy(rollouts.response_lengths[batch.rows]), aggregation, tokens=tokens, responses=len(rows)
         ).to(trainer.placement.device)
         old_values, returns = (
-            tensor(rollouts.values[name][places], trainer.placement) for name in (schema.VALUES, schema.RETURNS)
+            device_tensor(rollouts.values[name][places], trainer.placement) for name in (schema.VALUES, schema.RETURNS)
         )
         result = value_loss(values, old_values, returns, weights, clip=clip)
         sums = {

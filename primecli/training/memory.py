@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from primecli.training.options import TrainingOptions
 
 
-def has_preflight(options: TrainingOptions, device: torch.device) -> bool:
+def runs_preflight(options: TrainingOptions, device: torch.device) -> bool:
     """Whether to try the largest micro-batch first: on a GPU, unless the options say otherwise.
 
     On a CPU the kernel kills the process that runs out of memory, and nobody is left to report it.
@@ -58,7 +58,7 @@ def largest_micro_batches(plans: Iterable[Sequence[Batch]], sequences: Sequences
     return found[:1] if found[0] == found[1] else found
 
 
-def try_largest(
+def try_largest_micro_batches(
     plans: Sequence[Sequence[Batch]],
     sequences: Sequences,
     forward: Callable[[Batch], Tensor],
@@ -86,7 +86,7 @@ def try_largest(
             parameter.grad = None
 
 
-def gather_embedding_gradient(model: Any) -> None:
+def accumulate_embedding_gradient(model: Any) -> None:
     """Has the gradient of the looked up words added, row by row, to the one that the embedding has already.
 
     Autograd would make a second one of the embedding's size, zero but for the rows of the micro-batch. Models that look

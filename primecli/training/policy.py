@@ -13,7 +13,7 @@ from primecli.models import scoring
 from primecli.shards import schema
 from primecli.shards.rollouts import Rollouts, check_untouched_distribution, truncated_sampling
 from primecli.training.options import FROM_SHARDS, PolicyOptions
-from primecli.training.trainer import MicroBatch, Trainer, tensor, token_places
+from primecli.training.trainer import MicroBatch, Trainer, device_tensor, token_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +101,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLog
         logprobs, entropy = scoring.sequence_logprobs(
             trainer.model, trainer.placement, sequences, batch, with_entropy=True
         )  # (N,)
-        places = token_places(rollouts, batch.rows)
+        places = token_positions(rollouts, batch.rows)
         if old.from_first_forward:
             old.values[places] = logprobs.detach().float().cpu().numpy()
         weights = token_weights(
@@ -110,8 +110,10 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLog
             tokens=tokens,
             responses=len(rows),
         ).to(trainer.placement.device)
-        given = {name: tensor(rollouts.values[name][places], trainer.placement) for name in _given(rollouts)}
-        return policy_terms(logprobs, entropy, tensor(old.values[places], trainer.placement), given, weights, options)
+        given = {name: device_tensor(rollouts.values[name][places], trainer.placement) for name in _given(rollouts)}
+        return policy_terms(
+            logprobs, entropy, device_tensor(old.values[places], trainer.placement), given, weights, options
+        )
 
     def finish(sums: dict[str, float]) -> dict[str, float]:
         whole = {"loss", "ratio_min", "ratio_max"}
@@ -238,7 +240,7 @@ def measure_update(trainer: Trainer, rollouts: Rollouts, old: OldLogprobs, respo
     new = torch.from_numpy(
         scoring.score(trainer.model, trainer.placement, chosen, micro_batch_tokens=trainer.options.micro_batch_tokens)
     )
-    before = torch.from_numpy(old.values[token_places(rollouts, rows)])
+    before = torch.from_numpy(old.values[token_positions(rollouts, rows)])
     ratio = (new - before).exp()
     return {
         "kl_update": float(kl_estimate(before, new, "k3").mean()),

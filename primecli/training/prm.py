@@ -11,7 +11,7 @@ from primecli.errors import InputError
 from primecli.models import scoring
 from primecli.shards import schema
 from primecli.shards.rollouts import Rollouts, Sequences
-from primecli.training.trainer import MicroBatch, Trainer, tensor
+from primecli.training.trainer import MicroBatch, Trainer, device_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,17 +61,17 @@ def quality(scores: np.ndarray, outcomes: np.ndarray, group_index: np.ndarray, l
     """The metrics of `evaluate` from scores, outcome rewards and groups, (B,) each."""
     import torch
 
-    from primecli.core.metrics import calibration_error, count_pairs
+    from primecli.core.metrics import calibration_error, weighted_pair_accuracy
+    from primecli.core.pairs import count_pairs
 
     given, labels = torch.from_numpy(scores).double(), torch.from_numpy(outcomes).double()
     groups = torch.from_numpy(group_index)
-    pairs = count_pairs(given, labels, groups)
-    accuracy = pairs.accuracy()
+    accuracy = count_pairs(scores, outcomes, group_index).accuracy()
     right, wrong = given[labels > 0.5], given[labels <= 0.5]
     return {
         "loss": float(prm_loss(given, labels, groups, loss)),
         **({} if accuracy is None else {"pair_accuracy": accuracy}),
-        "pair_accuracy_by_group": count_pairs(given, labels, groups, by_difference=True).mean_over_groups(),
+        "pair_accuracy_by_group": weighted_pair_accuracy(given, labels, groups),
         "sign_accuracy": float(((given > 0) == (labels > 0.5)).double().mean()),
         "calibration_error": calibration_error(given, labels),
         **({"reward_right": float(right.mean())} if len(right) else {}),
@@ -110,7 +110,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
     import torch
 
     from primecli.core.losses import opponent_scores, prm_cross_entropy, prm_dpo
-    from primecli.core.metrics import count_pairs
+    from primecli.core.pairs import count_pairs
     from primecli.core.rewards import implicit_process_rewards
 
     sequences = rollouts.sequences()
@@ -124,15 +124,17 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
 
     def micro_batch(batch: scoring.Batch) -> MicroBatch:
         logprobs = scoring.sequence_logprobs(trainer.model, trainer.placement, sequences, batch).logprobs  # (N,)
-        ref_logprobs = tensor(rollouts.token_rows(batch.rows, schema.REF_LOGPROBS), trainer.placement)
+        ref_logprobs = device_tensor(rollouts.token_rows(batch.rows, schema.REF_LOGPROBS), trainer.placement)
         rewards = implicit_process_rewards(logprobs, ref_logprobs, beta)
         tokens = rollouts.response_lengths[batch.rows]
         # (B,): a response's score is the sum of its tokens' rewards
         summed = torch.stack([piece.sum() for piece in torch.split(rewards, tokens.tolist())])
-        outcome = tensor(outcomes[batch.rows], trainer.placement)
+        outcome = device_tensor(outcomes[batch.rows], trainer.placement)
         scores[batch.rows] = summed.detach().double().cpu().numpy()
         if loss == "dpo":
-            value = prm_dpo(summed, tensor(opponents[batch.rows], trainer.placement), outcome, denominator=len(rows))
+            value = prm_dpo(
+                summed, device_tensor(opponents[batch.rows], trainer.placement), outcome, denominator=len(rows)
+            )
         else:
             value = prm_cross_entropy(summed, outcome, denominator=len(rows))
         sums = {
@@ -143,7 +145,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
         return MicroBatch(value, sums)
 
     def finish(sums: dict[str, float]) -> dict[str, float]:
-        pairs = count_pairs(torch.from_numpy(scores[rows]), torch.from_numpy(outcomes[rows]), groups).accuracy()
+        pairs = count_pairs(scores[rows], outcomes[rows], rollouts.group_index[rows]).accuracy()
         found = {name: value if name == "loss" else value / len(rows) for name, value in sums.items()}
         return {**found, **({} if pairs is None else {"pair_accuracy": pairs})}
 

@@ -75,7 +75,7 @@ class Trainer:
         checkpoints.load_parameters(self.model, directory, self.state, self.lora, options.seed)
         if self.lora is not None and placement.dtype == torch.bfloat16:
             lora.hold_compactly(self.model)
-        memory.gather_embedding_gradient(self.model)
+        memory.accumulate_embedding_gradient(self.model)
         if options.gradient_checkpointing:
             memory.recompute_activations(self.model)
         trained = lora.trained(self.model)
@@ -118,7 +118,7 @@ class Trainer:
             else:
                 yield np.arange(number)
 
-    def steps_for(self, rows: int) -> int:
+    def total_steps(self, rows: int) -> int:
         """Optimizer steps that this many rows come to."""
         return self.options.epochs * math.ceil(rows / self.options.mini_batch)
 
@@ -139,13 +139,13 @@ class Trainer:
         `forward` gives a micro-batch's result as a scalar to be differentiated.
         Weights, moments, random numbers and metrics stay as they are. Raises PrimecliError with what to lower.
         """
-        if not memory.has_preflight(self.options, self.placement.device):
+        if not memory.runs_preflight(self.options, self.placement.device):
             return
         plans = [
             scoring.plan(self.model, self.placement, sequences, rows, self.options.micro_batch_tokens)
             for rows in mini_batches
         ]
-        memory.try_largest(plans, sequences, forward, self.optimizer.parameters.values(), self._remedies)
+        memory.try_largest_micro_batches(plans, sequences, forward, self.optimizer.parameters.values(), self._remedies)
 
     def _remedies(self, rows: int) -> str:
         return memory.remedies(self.options, self.placement.device, rows)
@@ -180,7 +180,7 @@ class Trainer:
                 for name, value in {**part.sums, "loss": float(part.loss.detach())}.items():
                     sums[name] = sums.get(name, 0.0) + value
                 for name, value in part.extremes.items():
-                    sums[name] = pick_extreme(name, [sums.get(name, value), value])
+                    sums[name] = reduce_metric(name, [sums.get(name, value), value])
             limit = self.options.grad_clip or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
             if not math.isfinite(norm):
@@ -201,7 +201,9 @@ class Trainer:
         `steps` is their number, `step` the last one's; with LoRA, `trained_parameters` the numbers that are trained.
         """
         names = list(dict.fromkeys(name for step in self.history for name in step if name != "step"))
-        over_steps = {name: pick_extreme(name, [step[name] for step in self.history if name in step]) for name in names}
+        over_steps = {
+            name: reduce_metric(name, [step[name] for step in self.history if name in step]) for name in names
+        }
         trained = sum(parameter.numel() for parameter in self.optimizer.parameters.values())
         adapters = {"trained_parameters": trained} if self.lora else {}
         return {**over_steps, **adapters, "steps": len(self.history), "step": self.step}
@@ -235,20 +237,20 @@ class Trainer:
         )
 
 
-def pick_extreme(name: str, values: Sequence[float]) -> float:
+def reduce_metric(name: str, values: Sequence[float]) -> float:
     """The largest of a metric named `…_max`, the smallest of one named `…_min`, the mean of any other."""
     if name.endswith("_max"):
         return max(values)
     return min(values) if name.endswith("_min") else float(np.mean(values))
 
 
-def token_places(rollouts: Rollouts, rows: Sequence[int]) -> np.ndarray:
+def token_positions(rollouts: Rollouts, rows: Sequence[int]) -> np.ndarray:
     """Where the response tokens of some rows stand among the batch's (N,), one row after another: (n,) int64."""
     starts = rollouts.starts()
     return np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows])
 
 
-def tensor(values: np.ndarray, placement: Placement) -> torch.Tensor:
+def device_tensor(values: np.ndarray, placement: Placement) -> torch.Tensor:
     """A float32 tensor on the model's device."""
     import torch
 

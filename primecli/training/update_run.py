@@ -77,7 +77,7 @@ class UpdateRun(Run):
 
     def log_step(self, step: Mapping[str, float]) -> None:
         """Gives an optimizer step's metrics to the loggers that the user named."""
-        self._log.write(int(step["step"]), loggers.named(self.stage, step))
+        self._log.write(int(step["step"]), loggers.with_prefix(self.stage, step))
 
     def use_model(self, role: str, name: str) -> Path:
         """The directory of a model, its identity taken into the recipe; `read` checks that it has not changed since."""

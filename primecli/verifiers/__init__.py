@@ -1,7 +1,16 @@
-"""How responses are graded: one verifier a file, behind one Protocol, found by name.
+"""How responses are graded: by verifiers, which are found by name and share one Protocol, `Verifier`.
 
-Importing this package is cheap; a verifier's own imports happen when it is loaded. A new verifier is one
-file and one line in `VERIFIERS`.
+| module | what is in it |
+|---|---|
+| `__init__` | what a verifier takes and gives (`Task`, `Grade`), what it may define, and how it is found and built |
+| `pool` | `GradingPool`: grades many responses, the slow ones in worker processes with a deadline |
+| `worker` | the main loop of such a process |
+| `math` | the verifier of mathematical answers; its docstring is the map of that package |
+| `code` | the verifier of programs, and how their output is compared |
+| `sandbox` | the processes in which those programs and their tests run |
+
+Importing this package is cheap: the imports of a verifier happen when it is loaded. A new verifier is one file, one
+line in `VERIFIERS` and one in `VERSIONS`.
 """
 
 from __future__ import annotations
@@ -19,23 +28,32 @@ from primecli.errors import UsageError
 from primecli.files import file_hash
 
 VERDICTS = ("correct", "wrong", "unparseable", "timeout", "error")
+"""All values of the column `verdict`; `Grade` says what each means."""
 
 VERIFIERS: dict[str, str] = {
     "code": "primecli.verifiers.code.verifier:CodeVerifier",
     "math": "primecli.verifiers.math.verifier:MathVerifier",
 }
-
+"""`module:attribute` of each verifier that primecli brings, by name."""
 
 VERSIONS: dict[str, int] = {"code": 1, "math": 1}
-"""Raised when a change can alter a grade, so that earlier grades are not taken for the new ones."""
+"""Part of a shard's fingerprint. Raise a number when a change can alter a grade, so that shards are graded again."""
 
 DEFAULT_VERIFIER = "math"
 ENTRY_POINTS = "primecli.verifiers"
+"""The entry-point group in which installed packages register verifiers."""
+
+MAX_DETAIL_CHARS = 300
+"""Longer reasons are cut: they end in columns that people read, and the text of an exception can be of any length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One response and the ground truth it is compared with (None where the data has none)."""
+    """What is to be graded.
+
+    response: the text that the model wrote.
+    ground_truth: what it is compared with, in the form that the verifier reads; None where the data have none.
+    """
 
     response: str
     ground_truth: str | None
@@ -43,14 +61,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """What a verifier says of one response.
+    """The result for one response.
 
-    reward: in [0, 1]; None where the data or the verifier failed, so that no reward is known.
-    verdict: correct, wrong, unparseable, timeout or error; error is the only one whose reward is None.
-    extracted_answer: the part of the response that was graded, None where nothing was found.
-    detail: why, for error.
-    tests_passed, tests_total, first_failure: for programs; under the reward `all` the tests after a failure are not
-    run. The failure is shortened.
+    reward: in [0, 1]; None where the data or the verifier failed, so that the reward is unknown.
+    verdict: correct; wrong; unparseable (no answer, or one that cannot be read); timeout (the answer takes too long to
+        compare or run); or error (the data or the verifier failed), the only one without a reward.
+    extracted_answer: the part of the response that was graded; None where there is none.
+    detail: the reason, for error.
+    tests_passed: how many tests a program passed, such as 2.
+    tests_total: how many tests there are, such as 3. Under the reward `all` those after a failure do not run.
+    first_failure: which test failed first and why, shortened to MAX_DETAIL_CHARS.
     """
 
     reward: float | None
@@ -69,67 +89,81 @@ class Grade:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What is left to grade after the cheap part; equal ones in a batch are graded once."""
+    """A comparison that is left for a worker; equal ones in a batch are made once.
+
+    answer: the extracted answer or, from a verifier without `prepare`, the whole response.
+    ground_truth: what it is compared with.
+    """
 
     answer: str
     ground_truth: str
 
 
 class Verifier(Protocol):
-    """Grades responses. May be slow or crash: `GradingPool` runs it in processes that it can kill."""
+    """Grades responses. It may be slow or crash, since `GradingPool` runs it in processes that it can kill.
+
+    `grade` is all that a verifier needs. `GradingPool` and `verify` use these too, where it defines them:
+
+    - the methods of `StagedVerifier`;
+    - `pool_timeout`, in seconds, for a verifier with deadlines of its own: the deadline that the pool then sets for one
+      task in place of its `timeout`. It must be longer than `grade` ever takes, because a task that exceeds it counts
+      as an error of the verifier, not of the model;
+    - `notice`, a line that `verify` shows on stderr before it grades, or None.
+    """
 
     def grade(self, task: Task) -> Grade:
-        """The grade of one response. What the model caused is reward 0, never an exception."""
+        """Grades one response. Whatever the model did is reward 0; an exception means that the verifier failed."""
         ...
 
 
 class StagedVerifier(Verifier, Protocol):
-    """A verifier that settles most tasks by cheap means; `GradingPool` does that part in the caller."""
+    """A verifier that grades most tasks cheaply, so that `GradingPool` need not send them to a worker."""
 
     def prepare(self, task: Task) -> Grade | Pending:
-        """The grade, or what a worker has still to compare. Bounded in time and memory for any input."""
+        """The grade, or the comparison that is left. Runs in the caller: bounded in time and memory for any input."""
         ...
 
     def settle(self, pending: Pending) -> Grade:
-        """The grade of what `prepare` left open. May take any time."""
+        """Makes the comparison that `prepare` left. Runs in a worker, and may take any time."""
         ...
 
     def probe(self, ground_truth: str) -> None:
-        """Does with the ground truth alone what `settle` does with it, raising what it raises.
+        """Does with the ground truth alone what `settle` does with it, and raises what it raises.
 
-        After a deadline or a crash this tells whether the data or the model's answer is at fault.
+        The pool calls it after a deadline or a crash, to tell whether the data or the model's answer is at fault.
         """
         ...
 
     def warm_up(self) -> None:
-        """Imports what `settle` needs, so that no task's deadline pays for it."""
+        """Imports what `settle` needs, before the deadline of the worker's first task starts."""
         ...
 
 
 class FunctionVerifier:
-    """A plain function as a verifier: `function(response, ground_truth)` gives a reward in [0, 1], a bool or a Grade.
+    """A plain function as a verifier: `function(response, ground_truth)` returns a reward in [0, 1], a bool or a Grade.
 
-    Full reward is `correct`, anything less `wrong`. What it raises, or a reward out of range, is an `error` without a
-    reward.
+    A reward of 1 is `correct`, anything less `wrong`. A reward out of range is an `error`, as is any exception.
     """
 
     def __init__(self, function: Callable[[str, str | None], Grade | float]) -> None:
         self.function = function
 
     def grade(self, task: Task) -> Grade:
-        """The grade of one response."""
+        """Calls the function and makes a Grade of what it returns."""
         result = self.function(task.response, task.ground_truth)
         if isinstance(result, Grade):
             return result
         if not isinstance(result, (bool, int, float)) or not 0 <= result <= 1:
-            return Grade(None, "error", detail=f"the verifier returned {result!r}, not a reward in [0, 1]"[:300])
+            return Grade(
+                None, "error", detail=f"the verifier returned {result!r}, not a reward in [0, 1]"[:MAX_DETAIL_CHARS]
+            )
         return Grade(float(result), "correct" if result == 1 else "wrong")
 
 
 def verifier_spec(name: str) -> str:
-    """`module:attribute` of a verifier: itself, or that of a name in `VERIFIERS` or of an installed entry point.
+    """The `module:attribute` of a verifier. name: that itself, a name in `VERIFIERS`, or one in `ENTRY_POINTS`.
 
-    Entry points are of the group `primecli.verifiers`. Raises UsageError for a name that is not known.
+    Raises UsageError for an unknown name.
     """
     if ":" in name:
         return name
@@ -143,19 +177,19 @@ def verifier_spec(name: str) -> str:
 
 
 def build_verifier(spec: str, options: Mapping[str, Any] | None = None) -> Verifier:
-    """The verifier at `module:attribute`: a class built with `options`, or a function.
+    """The verifier at `module:attribute`: a class, built with `options` as keyword arguments, or a function.
 
     Raises UsageError where it cannot be imported or does not take the options.
     """
     module, _, attribute = spec.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        target = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"verifier {spec}: {error}", "a verifier is named module:attribute") from error
-    if not isinstance(found, type):
-        return FunctionVerifier(found)
+    if not isinstance(target, type):
+        return FunctionVerifier(target)
     try:
-        return cast(Verifier, found(**(options or {})))
+        return cast(Verifier, target(**(options or {})))
     except TypeError as error:
         raise UsageError(f"verifier {spec} does not take {dict(options or {})}: {error}") from error
 
@@ -166,16 +200,16 @@ def load_verifier(name: str, options: Mapping[str, Any] | None = None) -> Verifi
     >>> load_verifier("math").grade(Task(r"so \\boxed{3}", "3")).verdict
     'correct'
 
-    Raises UsageError for a name that is not known or options that the verifier does not have.
+    Raises UsageError for an unknown name, or for options that the verifier does not take.
     """
     return build_verifier(verifier_spec(name), options)
 
 
 def choose_verifier(ability: str | None, data_source: str | None, chosen: Mapping[str, str]) -> str:
-    """The name of the verifier of a row: by its ability, then by its data source, then the default.
+    """The name of the verifier that grades a row, by its ability, else by its data source, else the default.
 
-    chosen: names by ability or data source, as the user gave them; "" stands for all other rows. Without it, a row
-    goes to the verifier that is named as its ability or data source, and else to `math`.
+    chosen: verifiers that the user named, by ability or data source; "" stands for all other rows. A row that they do
+    not cover goes to the verifier whose name is its ability or data source, else to `math`.
 
     >>> choose_verifier("code", "apps", {}), choose_verifier(None, "gsm8k", {"gsm8k": "mine:grade"})
     ('code', 'mine:grade')
@@ -195,21 +229,22 @@ def _installed() -> frozenset[str]:
 
 
 def verifier_identity(name: str) -> str:
-    """What tells a verifier from another version of it: its number in `VERSIONS`, or the hash of its module's file.
+    """What tells one version of a verifier from another: its number in `VERSIONS`, or the hash of its module's file.
 
-    Raises UsageError for a name that is not known or a module that is not found.
+    Raises UsageError for an unknown name, or for a module that is not found.
     """
     if name in VERSIONS:
         return str(VERSIONS[name])
     module = verifier_spec(name).partition(":")[0]
     try:
-        found = None if module.endswith(".py") else importlib.util.find_spec(module)
+        module_spec = None if module.endswith(".py") else importlib.util.find_spec(module)
     except (ImportError, ValueError) as error:
         raise UsageError(f"verifier {name}: {error}", "a verifier is named module:attribute") from error
     if module.endswith(".py"):
         raise UsageError(
-            f"verifier {name}: a module is meant, not a file", f"leave out .py: {name.replace('.py:', ':')}"
+            f"verifier {name}: this is a file, not a module", f"leave out .py: {name.replace('.py:', ':')}"
         )
-    if found is None:
+    if module_spec is None:
         raise UsageError(f"verifier {name}: there is no module {module}", "is its directory on PYTHONPATH?")
-    return file_hash(Path(found.origin)) if found.origin and Path(found.origin).is_file() else module
+    origin = module_spec.origin
+    return file_hash(Path(origin)) if origin and Path(origin).is_file() else module

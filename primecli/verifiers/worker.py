@@ -1,7 +1,7 @@
-"""The process that `GradingPool` starts to grade what may hang or crash.
+"""The process that `GradingPool` starts for tasks that may hang or crash.
 
-One JSON object a line: tasks come in on stdin, one report a task goes out on what was stdout. It ends when
-stdin closes, and is killed with its parent.
+It reads its configuration and then tasks from stdin, one JSON object a line, and writes one report for each task to
+what was stdout. It ends when stdin closes, and the kernel kills it when its parent ends.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ import time
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
+from primecli.verifiers import MAX_DETAIL_CHARS, Pending, Task, build_verifier
+from primecli.verifiers.sandbox import seccomp
+
 
 def main() -> None:
     """Reads its configuration from the first line of stdin, then grades until stdin closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not end up between the reports
+    os.dup2(2, 1)  # so that nothing that a library prints gets between the reports
     config = json.loads(sys.stdin.buffer.readline() or "null")
     if config is None:
         return
     _die_with_parent(config["parent"])
     try:
         _limit_memory(config["memory_bytes"])
-        from primecli.verifiers import build_verifier
-
         verifier = build_verifier(config["spec"], config["options"])
         if hasattr(verifier, "warm_up"):
             verifier.warm_up()
@@ -40,7 +41,7 @@ def main() -> None:
         report = _report(verifier, json.loads(line))
         _send(out, report)
         if "memory" in report:
-            return  # the heap is in an unknown state
+            return  # the heap may be in any state; the pool starts a fresh worker
 
 
 def _report(verifier: Any, job: dict[str, Any]) -> dict[str, Any]:
@@ -49,17 +50,13 @@ def _report(verifier: Any, job: dict[str, Any]) -> dict[str, Any]:
             verifier.probe(job["ground_truth"])
             return {"id": job["id"], "ok": True}
         if hasattr(verifier, "settle"):
-            from primecli.verifiers import Pending
-
             grade = verifier.settle(Pending(job["answer"], job["ground_truth"]))
         else:
-            from primecli.verifiers import Task
-
             grade = verifier.grade(Task(job["answer"], job["ground_truth"]))
     except MemoryError:
         return {"id": job["id"], "memory": True}
     except Exception as error:
-        return {"id": job["id"], "failed": f"{type(error).__name__}: {error}"[:300]}
+        return {"id": job["id"], "failed": f"{type(error).__name__}: {error}"[:MAX_DETAIL_CHARS]}
     return {"id": job["id"], "grade": asdict(grade)}
 
 
@@ -86,19 +83,14 @@ def _limit_memory(limit: int) -> None:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Sees to it that no worker outlives its parent, even one that a long multiplication keeps busy."""
+    """Makes sure that no worker outlives its parent, even one that is busy with a long multiplication."""
     if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+        seccomp.die_with_parent(parent)
     else:
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:  # it was gone before the signal was asked for
-        os._exit(0)
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
 
 
-def _watch(parent: int) -> None:
+def _exit_after(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(0)

@@ -39,7 +39,7 @@ def made(scores: object, outcomes: object, group: object, **columns: object) -> 
         shard=np.zeros(rows, dtype=int),
         row=np.arange(rows),
         group_ids=[f"g{number}" for number in range(int(groups.max()) + 1)],
-        parts=[],
+        shards=[],
         **arrays,
     )
 

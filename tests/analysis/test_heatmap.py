@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from primecli.analysis import heatmap
+from primecli.analysis.heatmap import Theme
 
 
 def luminance(red: int, green: int, blue: int) -> float:
@@ -19,10 +20,10 @@ def luminance(red: int, green: int, blue: int) -> float:
     return float(np.dot([0.2126, 0.7152, 0.0722], curve[[red, green, blue]]))
 
 
-@pytest.mark.parametrize("theme", list(heatmap.THEMES))
-def test_text_can_be_read_on_every_shade(theme: str) -> None:
+@pytest.mark.parametrize("theme", list(heatmap.PALETTES))
+def test_text_can_be_read_on_every_shade(theme: Theme) -> None:
     """WCAG asks for a contrast of 4.5."""
-    paint = heatmap.Paint("full", heatmap.THEMES[theme])
+    paint = heatmap.Paint("full", heatmap.PALETTES[theme])
     shades = []
     for share in [sign * number / 20 for sign in (-1, 1) for number in range(2, 21)]:
         text, background = (tuple(bytes.fromhex(code)) for code in re.findall(r"#(\w{6})", paint.style(share)))
@@ -34,8 +35,8 @@ def test_text_can_be_read_on_every_shade(theme: str) -> None:
 
 def test_shades_leave_the_background_with_the_value() -> None:
     """On a dark terminal strong is bright, on a light one dark."""
-    for theme, sign in (("dark", 1), ("light", -1)):
-        paint = heatmap.Paint("full", heatmap.THEMES[theme])
+    for theme, sign in ((Theme.dark, 1), (Theme.light, -1)):
+        paint = heatmap.Paint("full", heatmap.PALETTES[theme])
         for side in (-1, 1):
             codes = [re.findall(r"on #(\w{6})", paint.style(side * number / 10))[0] for number in range(1, 11)]
             found = [sign * luminance(*bytes.fromhex(code)) for code in codes]
@@ -44,8 +45,8 @@ def test_shades_leave_the_background_with_the_value() -> None:
 
 def test_values_near_0_have_no_colour() -> None:
     for colors in ("none", "basic", "full"):
-        assert heatmap.Paint(colors, heatmap.THEMES["dark"]).style(0.05) == ""
-    assert heatmap.Paint("basic", heatmap.THEMES["dark"]).style(-1) == "white on red"
+        assert heatmap.Paint(colors, heatmap.PALETTES[Theme.dark]).style(0.05) == ""
+    assert heatmap.Paint("basic", heatmap.PALETTES[Theme.dark]).style(-1) == "white on red"
 
 
 def test_the_background_is_known_by_colorfgbg(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +76,7 @@ def test_lines_hold_every_letter_and_fit(text: str, width: int) -> None:
 
 
 def test_marks_stand_under_their_tokens() -> None:
-    paint = heatmap.Paint("none", heatmap.THEMES["dark"])
+    paint = heatmap.Paint("none", heatmap.PALETTES[Theme.dark])
     lines = heatmap.wrap(heatmap.letters(["ab", "数", "c", " d"], [-0.2, 1.0, 0.0, -0.5]), 20)
     assert [line.plain for line in heatmap.paint_lines(lines, paint)] == ["ab数c d", "--## =="]
     plain = heatmap.wrap(heatmap.letters(["ab"], [0.01]), 20)

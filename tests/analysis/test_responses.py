@@ -39,7 +39,7 @@ def test_rows_come_out_as_they_stand(tmp_path: Path) -> None:
         assert found.outcomes[number] == row[schema.OUTCOME_REWARD]
         assert found.group_ids[found.group[number]] == row[schema.GROUP_ID]
         assert (found.shard[number], found.row[number]) == divmod(number, per_shard)
-    assert [part.name for part in found.parts] == sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert [part.name for part in found.shards] == sorted(path.name for path in (tmp_path / "a").iterdir())
 
 
 def test_copies_are_counted_within_groups_over_batches(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_group_in_two_shards_is_an_error(tmp_path: Path) -> None:
     for row in rows:
         row[schema.GROUP_ID] = "same"
     write_shards(tmp_path / "a", rows, per_shard=2)
-    with pytest.raises(InputError, match="group same stands in two shards"):
+    with pytest.raises(InputError, match="group same is in two shards"):
         read(tmp_path / "a")
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from primecli.analysis.rollout import Reader, sampled_otherwise, steps_of
-from primecli.analysis.search import Place
+from primecli.analysis.rollout import Measure, Reader, sampled_differently, steps_of
+from primecli.analysis.search import Location
 from primecli.errors import InputError
 from primecli.models.token_text import Piece
 from primecli.pipeline.inputs import Inputs
@@ -39,14 +39,14 @@ def test_where_steps_end(texts: list[str], separator: str, ends: list[int]) -> N
         assert step.cumulative == pytest.approx(values[: 2 * step.last].sum())
 
 
-def one(directory: Path, **columns: Any) -> Place:
+def one(directory: Path, **columns: Any) -> Location:
     row = rollout(0, 0, 1, **columns)
     (shard,) = Inputs([str(write_shards(directory, [row]))])
-    return Place(shard, 0)
+    return Location(shard, 0)
 
 
 def test_lists_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    reader = Reader(schema.PROCESS_REWARDS, separator="\n")
+    reader = Reader(Measure.process_rewards, separator="\n")
     with pytest.raises(InputError, match="process_rewards has 1 values for 2 response tokens at row 0"):
         reader.read(one(tmp_path / "a", **{schema.RESPONSE_IDS: [1, 2], schema.PROCESS_REWARDS: [1.0]}))
     with pytest.raises(InputError, match="process_rewards is not finite at row 0"):
@@ -56,7 +56,7 @@ def test_lists_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 def test_another_distribution_is_noticed() -> None:
-    assert sampled_otherwise({schema.TOP_P: 1.0, schema.TOP_K: 0, schema.TEMPERATURE: 0.7}) is None
-    assert sampled_otherwise({}) is None
-    assert sampled_otherwise({schema.TOP_P: 0.9, schema.TOP_K: 50}) == "top_p 0.9, top_k 50"
-    assert sampled_otherwise({schema.TEMPERATURE: 0.0}) == "temperature 0"
+    assert sampled_differently({schema.TOP_P: 1.0, schema.TOP_K: 0, schema.TEMPERATURE: 0.7}) is None
+    assert sampled_differently({}) is None
+    assert sampled_differently({schema.TOP_P: 0.9, schema.TOP_K: 50}) == "top_p 0.9, top_k 50"
+    assert sampled_differently({schema.TEMPERATURE: 0.0}) == "temperature 0"

@@ -9,11 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from primecli.analysis import statistics
 from primecli.analysis.statistics import describe, gather, pass_at_k, quantiles
 from primecli.pipeline.inputs import Inputs
 from primecli.shards import schema
-from primecli.shards.streaming import stream
 from tests.builders import rollouts, write_shards
 
 
@@ -42,8 +40,8 @@ def test_quantiles_are_numpys_of_the_values_there_are() -> None:
     assert found["mean"] == pytest.approx(values.mean())
 
 
-def made(directory: Path, **columns: Any) -> dict[str, Any]:
-    return describe(gather(Inputs([str(write_shards(directory, rollouts(6, 4, **columns)))])))
+def described(directory: Path, rows: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    return describe(gather(Inputs([str(write_shards(directory, rows))]), **options))
 
 
 def test_the_error_of_the_accuracy_is_that_of_independent_groups(tmp_path: Path) -> None:
@@ -52,29 +50,28 @@ def test_the_error_of_the_accuracy_is_that_of_independent_groups(tmp_path: Path)
     outcomes = np.random.default_rng(0).integers(0, 2, 40).astype(float)
     for number, row in enumerate(rows):
         row[schema.OUTCOME_REWARD] = outcomes[number // 4]
-    found = describe(gather(Inputs([str(write_shards(tmp_path / "a", rows))])))
+    found = described(tmp_path / "a", rows)
     assert found["accuracy"] == pytest.approx(outcomes.mean())
     assert found["standard_errors"]["accuracy"] == pytest.approx(outcomes.std(ddof=1) / 40**0.5)
     assert found["groups_right"] == pytest.approx({"none": 1 - outcomes.mean(), "some": 0, "all": outcomes.mean()})
 
 
-def test_parts_of_a_shard_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts cut through groups."""
-    whole = made(tmp_path / "a")
-    monkeypatch.setattr(statistics, "stream", lambda path, names: stream(path, names, rows=3))
-    assert made(tmp_path / "a") == whole
+def test_batches_of_a_shard_change_nothing(tmp_path: Path) -> None:
+    """Batches cut through groups."""
+    rows = rollouts(6, 4)
+    assert described(tmp_path / "a", rows, batch_rows=3) == described(tmp_path / "a", rows)
 
 
 def test_soft_rewards(tmp_path: Path) -> None:
     """Accuracy is the mean reward, as verify has it; right is a reward of 1."""
-    found = made(tmp_path / "a", **{schema.OUTCOME_REWARD: 0.5})
+    found = described(tmp_path / "a", rollouts(6, 4, **{schema.OUTCOME_REWARD: 0.5}))
     assert (found["accuracy"], found["pass@1"], found["groups_right"]["none"]) == (0.5, 0, 1)
 
 
 def test_what_is_not_there_is_not_described(tmp_path: Path) -> None:
     names = (schema.GROUP_ID, schema.RESPONSE_IDS)
     rows = [{name: row[name] for name in names} for row in rollouts(2, 2)]
-    found = describe(gather(Inputs([str(write_shards(tmp_path / "a", rows))])))
+    found = described(tmp_path / "a", rows)
     assert (found["rollouts"], found["groups"]) == (4, 2)
     assert set(found) == {"rollouts", "groups", "tokens", "length"}
 

@@ -48,11 +48,11 @@ def load(directory: Path) -> tuple[Any, Any]:
     """A model in float32 on the CPU as the stages have it, and its placement."""
     from primecli.models.device import resolve_placement
     from primecli.models.loading import load_model
-    from primecli.training.memory import gather_embedding_gradient
+    from primecli.training.memory import accumulate_embedding_gradient
 
     place = resolve_placement("cpu", "float32")
     model = load_model(directory, place)
-    gather_embedding_gradient(model)
+    accumulate_embedding_gradient(model)
     return model, place
 
 

@@ -140,7 +140,7 @@ def test_a_program_and_a_long_prompt(tiny: Path, tmp_path: Path, capfd: pytest.C
     ):
         assert words in out
     assert "line 28" not in out
-    assert "29 lines more" in out
+    assert "29 more lines" in out
 
 
 def test_json(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +156,7 @@ def test_without_a_tokenizer_tokens_are_numbers(tmp_path: Path, capfd: pytest.Ca
     capfd.readouterr()
     assert cli.run(["inspect", str(directory)]) == 0
     out, err = capfd.readouterr()
-    assert "the tokenizer that sampled is not here" in err
+    assert "the tokenizer that sampled was not found" in err
     assert "<16>" in out
     assert TEXT.replace("5", "4") in out  # as it was stored
 
@@ -250,9 +250,9 @@ def logprobs(model: Path, directory: Path) -> np.ndarray:
     [
         (["--color", "ratio"], 2, "name it with --model"),
         (["--color", "advantages"], 3, "lacks the column advantages (made by `primecli compute-advantages`)"),
-        (["--row", "7"], 3, "no rollout is like that"),
-        (["--verdict", "timeout"], 3, "no rollout is like that"),
-        (["--side-by-side", "--verdict", "wrong"], 3, "no group here has a right and a wrong sample"),
+        (["--row", "7"], 3, "no rollout matches"),
+        (["--verdict", "timeout"], 3, "no rollout matches"),
+        (["--side-by-side", "--verdict", "wrong"], 3, "no group has both a right and a wrong sample"),
         (["--tokenizer", "nowhere"], 3, "nowhere: no tokenizer.json there"),
         (["--step-separator", ""], 2, "give the text that stands between two steps"),
         (["--scale", "nan"], 2, "nan is not a finite number"),

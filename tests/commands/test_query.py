@@ -75,7 +75,7 @@ def test_a_table_is_cut_and_the_rest_is_not(tmp_path: Path, capfd: pytest.Captur
     directory = write_shards(tmp_path / "a", rollouts(1, 2))
     _, out, err = ask(capfd, directory, "SELECT * FROM range(5000)")
     assert len(out.splitlines()) == 1 + 200
-    assert "there are more than these 200 rows" in err
+    assert "the table ends after 200 rows" in err
     assert len(ask(capfd, directory, "SELECT * FROM range(5000)", "--format", "csv")[1].splitlines()) == 1 + 5000
 
 
@@ -109,7 +109,7 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatc
             2,
             'the SQL does not work: Binder Error: Referenced column "nothing"',
         ),
-        ((directory,), 2, "shards come first, the SQL last"),
+        ((directory,), 2, "shards come first, the query last"),
         ((directory, "SELECT * FROM 'https://example.invalid/a.parquet'"), 2, "requires the extension httpfs"),
         (("SELECT 1 AS one",), 2, "no shards given"),
         ((tmp_path / "nowhere", "SELECT 1"), 3, "no such file or directory"),

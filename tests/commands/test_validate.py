@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from primecli import cli
-from primecli.analysis import validation
-from primecli.shards import parquet, schema, streaming
+from primecli.shards import parquet, schema
 from tests.builders import rollouts, write_shards
 
 Change = Callable[[list[dict[str, Any]]], None]
@@ -93,22 +92,6 @@ def test_each_problem_is_named(
     assert [(problem["row"], problem["column"]) for problem in found] == [(5, column)]
     assert what in found[0]["what"]
     assert err == "primecli validate: 2 problems in 8 rows in 1 shard\n"
-
-
-def test_rows_are_counted_over_parts(tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same problems at the same rows, however few rows are read at a time."""
-    rows = rollouts(4, 4)
-    rows[6][schema.ROLLOUT_LOGPROBS] = [float("nan")] * len(rows[6][schema.RESPONSE_IDS])
-    rows[9][schema.RESPONSE_IDS][-1] = -1
-    rows[13][schema.OUTCOME_REWARD] = 2.0
-    del rows[14]
-    directory = write_shards(tmp_path / "a", rows)
-    whole = run(capfd, directory)
-    expected = {"row 6, rollout_logprobs", "row 9, response_ids", "row 13, outcome_reward", "row 12, sample_index"}
-    assert {line.split(": ")[1] for line in whole[1][1:]} == expected
-    monkeypatch.setattr(validation, "raw_stream", lambda path: streaming.raw_stream(path, rows=3))
-    parts = run(capfd, directory)
-    assert (sorted(parts[1]), parts[2]) == (sorted(whole[1]), whole[2])
 
 
 def rewritten(source: Path, target: Path, column: str, values: pa.Array) -> Path:

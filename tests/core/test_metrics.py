@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from primecli.core.metrics import (
     calibration_error,
-    count_pairs,
     effective_sample_size,
     explained_variance,
     variance_share,
+    weighted_pair_accuracy,
 )
 from tests.core.reference import CASES, NAMES, float64, given, group_index, mask
 
@@ -24,26 +24,22 @@ from tests.core.reference import CASES, NAMES, float64, given, group_index, mask
 def test_pair_accuracy_as_the_port_has_it(case: dict[str, Any]) -> None:
     expected = case["expected"]["prm_pair_accuracy"]
     scores = (given(case, "prm_minus_ref_logprobs") * mask(case)).sum(-1)
-    pairs = count_pairs(scores, float64(expected["labels"]), group_index(case), by_difference=True)
-    assert pairs.mean_over_groups() == pytest.approx(expected["value"], abs=1e-5)
+    accuracy = weighted_pair_accuracy(scores, float64(expected["labels"]), group_index(case))
+    assert accuracy == pytest.approx(expected["value"], abs=1e-5)
 
 
-def test_pairs_are_counted_within_groups_only() -> None:
-    scores = torch.tensor([1.0, 3.0, 2.0, 2.0])
-    outcome = torch.tensor([1.0, 0.0, 1.0, 0.0])
-    assert count_pairs(scores, outcome, torch.tensor([0, 1, 1, 0])).accuracy() == 0
-    whole = torch.tensor([0, 0, 0, 0])
-    assert count_pairs(scores, outcome, whole).accuracy() == 0.5 / 4  # 2 and 2 tie
-    assert count_pairs(scores, 1 - outcome, whole).accuracy() == 3.5 / 4
-    assert count_pairs(scores, torch.ones(4), whole).accuracy() is None
-    assert count_pairs(scores, torch.ones(4), whole).mean_over_groups() == 0.5
-
-
-def test_fractional_outcomes_weigh_by_their_difference() -> None:
+def test_pairs_weigh_by_the_difference_of_their_outcomes() -> None:
     scores, outcome = float64([3, 1, 2]), float64([1.0, 0.5, 0.0])
-    groups = torch.tensor([0, 0, 0])
-    assert count_pairs(scores, outcome, groups).accuracy() == pytest.approx(2 / 3)
-    assert count_pairs(scores, outcome, groups, by_difference=True).accuracy() == pytest.approx(1.5 / 2)
+    together = torch.tensor([0, 0, 0])
+    assert weighted_pair_accuracy(scores, outcome, together) == pytest.approx(1.5 / 2)
+    assert weighted_pair_accuracy(torch.ones(3), outcome, together) == 0.5  # ties
+
+
+def test_the_mean_over_groups_counts_those_without_pairs() -> None:
+    scores, outcome = float64([1, 2, 3, 4]), float64([0, 1, 1, 1])
+    groups = torch.tensor([0, 0, 1, 1])
+    assert weighted_pair_accuracy(scores, outcome, groups) == 0.75
+    assert weighted_pair_accuracy(scores, outcome, groups, without_pairs=0.0) == 0.5
 
 
 @settings(deadline=None, max_examples=30)
@@ -54,8 +50,8 @@ def test_row_order_changes_no_pair(random: Any) -> None:
     labels, groups = given(case, "outcome_reward"), group_index(case)
     order = list(range(len(scores)))
     random.shuffle(order)
-    shuffled = count_pairs(scores[order], labels[order], groups[order])
-    assert shuffled.accuracy() == count_pairs(scores, labels, groups).accuracy()
+    shuffled = weighted_pair_accuracy(scores[order], labels[order], groups[order])
+    assert shuffled == pytest.approx(weighted_pair_accuracy(scores, labels, groups), rel=1e-12)
 
 
 def test_calibration_worked_by_hand() -> None:

@@ -56,12 +56,12 @@ def test_a_suffix_goes_after_the_last_message(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"prompt": "x"}\n{"prompt": null}\n', "row 2: the prompt is null"),
-        ('{"question": "x"}\n', "row 1: no column 'prompt'; there are question"),
+        ('{"question": "x"}\n', "row 1: no column 'prompt'; its columns are question"),
         ('{"prompt": 3}\n', "row 1: the prompt is int"),
         ('{"prompt": [{"role": "user"}]}\n', "row 1: the prompt is list"),
         ('{"prompt": "x"}\n{"prompt"\n', "line 2 is not JSON"),
         ("[1]\n", "line 1 is not a JSON object"),
-        ("\n", "no prompts there"),
+        ("\n", "no prompts found"),
     ],
 )
 def test_bad_prompt_files_are_named_with_their_row(tmp_path: Path, text: str, message: str) -> None:

@@ -242,13 +242,13 @@ def test_adapters_are_not_changed_on_the_way(tiny: Path, tmp_path: Path, primecl
     primecli(*command("update-prm", tiny, tiny, tmp_path / "lora"), directory)
     full = command("update-prm", tiny, tiny, tmp_path / "full")
     primecli(*full[: full.index("--lora-rank")], "--prm", tiny, "--ref", tiny, directory)
-    was = f"was trained with --lora-rank {RANK} --lora-alpha 12, and now"
+    was = f"was trained with --lora-rank {RANK} --lora-alpha 12, but this run has"
     for start, options, message in [
         ("lora", ["--lora-rank", 8], f"{was} --lora-rank 8 --lora-alpha 32 (give the same"),
         ("lora", ["--lora-rank", RANK], f"{was} --lora-rank {RANK} --lora-alpha 32"),
         ("lora", [*LORA, "--lora-targets", "q_proj"], "--lora-targets q_proj"),
-        ("lora", [], f"{was} none was given"),
-        ("full", LORA, "was trained in all its parameters, without --lora-rank, and now --lora-rank 3"),
+        ("lora", [], f"{was} no --lora-rank"),
+        ("full", LORA, "was trained in all its parameters, without --lora-rank, but this run has --lora-rank 3"),
     ]:
         arguments = ["update-prm", "--ref", tiny, "--prm", tmp_path / start, "--checkpoint", tmp_path / "2", directory]
         result = primecli(*arguments, *options, check=False)

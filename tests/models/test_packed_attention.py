@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AttentionInterface
 
-from primecli.models import packed_attention
-from primecli.models.packed_attention import Segment
+from primecli.models import attention, packed_attention
+from primecli.models.attention import Segment
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2}
@@ -105,7 +104,7 @@ def test_a_window_of_the_language_part_of_a_model_is_seen() -> None:
 
 def test_a_leak_is_seen_beside_a_state_that_is_far_larger(monkeypatch: pytest.MonkeyPatch) -> None:
     """In half precision, where little else is left to see it by."""
-    own = packed_attention.attend
+    own = attention.attend
 
     def leaking(*given: Any, segments: list[Segment] | None = None, **named: Any) -> Any:
         return own(*given, **named)
@@ -114,43 +113,14 @@ def test_a_leak_is_seen_beside_a_state_that_is_far_larger(monkeypatch: pytest.Mo
     with torch.no_grad():
         model.model.final_layernorm.bias[3] = 100
     model.bfloat16()
-    monkeypatch.setattr(packed_attention, "attend", leaking)
-    try:
+    with monkeypatch.context() as patched:
+        patched.setattr(attention, "attend", leaking)
         assert not packed_attention.can_pack(model)
-    finally:
-        AttentionInterface.register(packed_attention.NAME, own)
-
-
-@pytest.mark.parametrize(
-    "named", [{"sliding_window": 4}, {"softcap": 30.0}, {"dropout": 0.1}, {"is_causal": False}, {"mask": True}, {}]
-)
-def test_attention_of_another_kind_is_refused_not_left_out(named: dict[str, Any]) -> None:
-    query, key = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3 if named else 5, 4)  # none: keys of a cache
-    mask = torch.ones(1, 1, 3, 3) if named.pop("mask", False) else None
-    with pytest.raises(TypeError, match="Linear asks for attention with"):
-        packed_attention.attend(torch.nn.Linear(1, 1), query, key, key, mask, **named)
+    attention.register_packed()
 
 
 def test_it_does_not_get_into_what_is_saved(tmp_path: Path) -> None:
     model = make("Qwen2", **WIDE)
     assert packed_attention.can_pack(model)
     model.save_pretrained(tmp_path)
-    assert packed_attention.NAME not in (tmp_path / "config.json").read_text()
-
-
-def test_under_autocast_the_mask_for_a_gpu_gives_what_that_of_the_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(0)
-    query, key = (torch.randn(1, heads, 11, 8, generator=generator) for heads in (4, 2))
-    value = torch.randn(1, 2, 11, 8, generator=generator).bfloat16()  # rotary positions give float32, values have none
-    segments = [Segment(4), Segment(3, prefix=0), Segment(4, prefix=0)]
-
-    def attend() -> torch.Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return packed_attention.attend(torch.nn.Identity(), query, key, value, None, segments=segments)[0]
-
-    expected = attend()
-    assert expected.dtype == torch.bfloat16
-    mask = packed_attention.lower_right_mask
-    cuda = torch.device("cuda")
-    monkeypatch.setattr(packed_attention, "lower_right_mask", lambda queries, keys, _: mask(queries, keys, cuda))
-    torch.testing.assert_close(attend(), expected, atol=0, rtol=0)
+    assert attention.PACKED not in (tmp_path / "config.json").read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from primecli.errors import InputError
 from primecli.models.identity import tokenizer_fingerprint
-from primecli.models.token_text import Piece, Speller, Spellers, printable, safe_json
+from primecli.models.token_text import Piece, Speller, Spellers
 from tests.made_runs import make_byte_tokenizer
 
 SENTENCES = [
@@ -252,21 +251,8 @@ def test_one_that_is_known_serves_where_its_directory_has_gone(tmp_path: Path) -
 
 
 def test_a_named_tokenizer_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no tokenizer\.json there"):
+    with pytest.raises(InputError, match=r"no tokenizer\.json in it"):
         Spellers(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         Spellers(str(tmp_path))
-
-
-def test_a_terminal_is_not_steered() -> None:
-    assert printable("a\x1b]0;title\x07b\r\n\tc\x7f\x9b\u202e\u00a0d") == "a␛]0;title␇b␍\n c␡\ufffd\ufffd d"
-    assert printable("naïve 数学 🎉") == "naïve 数学 🎉"
-
-
-def test_json_stays_what_it_is() -> None:
-    text = "a\x9b\u202e\U000e0041 数🎉\x1b"
-    written = safe_json(json.dumps({"a": text}, ensure_ascii=False))
-    assert json.loads(written) == {"a": text}
-    assert "数🎉" in written
-    assert written.isprintable()

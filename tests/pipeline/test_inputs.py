@@ -9,7 +9,7 @@ import pytest
 
 from primecli.errors import InputError, UsageError
 from primecli.pipeline import pipe
-from primecli.pipeline.inputs import Inputs, places
+from primecli.pipeline.inputs import Inputs, expand_path
 from tests.builders import rollouts, write_shards
 from tests.command_lines import LIGHT, SHARDS, command_lines, make_shards
 from tests.conftest import shell
@@ -71,13 +71,13 @@ def test_what_a_path_or_a_glob_means(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in ("a/1", "a/2", "b[1]"):
         write_shards(tmp_path / name, rollouts(1, 2))
     (tmp_path / "a" / "_summary.json").touch()
-    assert places("a/*") == [Path("a/1"), Path("a/2")]
-    assert places("b[1]") == [Path("b[1]")]
-    assert places("b*/*.parquet") == [Path("b[1]/rollouts-00000-of-00001.parquet")]
+    assert expand_path("a/*") == [Path("a/1"), Path("a/2")]
+    assert expand_path("b[1]") == [Path("b[1]")]
+    assert expand_path("b*/*.parquet") == [Path("b[1]/rollouts-00000-of-00001.parquet")]
     with pytest.raises(InputError, match="no file matches"):
-        places("c*")
+        expand_path("c*")
     with pytest.raises(InputError, match="no such file or directory"):
-        places("c")
+        expand_path("c")
 
 
 def test_shards_of_one_name_are_taken_together_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_shards_of_one_name_are_taken_together_or_refused(tmp_path: Path, monkey
         write_shards(tmp_path / name, rollouts(1, 2))
     glob = str(tmp_path / "?")
     assert len(list(Inputs([glob], together=True))) == 2
-    with pytest.raises(InputError, match=r"two input shards are named.*take one at a time"):
+    with pytest.raises(InputError, match=r"two input shards are named.*run the stage once"):
         list(Inputs([glob]))
     monkeypatch.setattr(pipe, "stdin_is_terminal", lambda: True)
     with pytest.raises(UsageError, match="no shards given"):

@@ -24,7 +24,7 @@ from tests.log_files import read_parts, scalars
 
 GROUPS, SIZE = 6, 4
 STEPS = 3  # of an update: mini-batches of two groups
-SPACES = {"update-prm": "prm", "update-critic": "critic", "update-policy": "policy"}
+PREFIXES = {"update-prm": "prm", "update-critic": "critic", "update-policy": "policy"}
 MODELS = {"update-prm": "--prm", "update-critic": "--critic", "update-policy": "--policy"}
 
 
@@ -49,7 +49,7 @@ def update(tmp_path: Path, tiny: Path, batch: Path, primecli: Any) -> Any:
     """Runs an update of an iteration, from the iteration before it, into tmp_path/run."""
 
     def run(stage: str, iteration: int, *options: object, check: bool = True) -> Any:
-        directory = tmp_path / "run" / SPACES[stage]
+        directory = tmp_path / "run" / PREFIXES[stage]
         model = tiny if iteration == 1 else directory / str(iteration - 1)
         arguments = [stage, MODELS[stage], model, "--checkpoint", directory / str(iteration), batch, "--lr", "1e-3"]
         arguments += ["--mini-batch", 2 * SIZE, "--quiet"]
@@ -59,33 +59,33 @@ def update(tmp_path: Path, tiny: Path, batch: Path, primecli: Any) -> Any:
     return run
 
 
-def steps(run: Path, space: str, iterations: int) -> list[dict[str, float]]:
+def steps(run: Path, prefix: str, iterations: int) -> list[dict[str, float]]:
     """What the checkpoints say of their steps, under the names that loggers give them."""
-    texts = [(run / space / str(number + 1) / "trainer/steps.jsonl").read_text() for number in range(iterations)]
+    texts = [(run / prefix / str(number + 1) / "trainer/steps.jsonl").read_text() for number in range(iterations)]
     rows = [json.loads(line) for text in texts for line in text.splitlines()]
-    return [{f"{space}/{name}": value for name, value in row.items()} for row in rows]
+    return [{f"{prefix}/{name}": value for name, value in row.items()} for row in rows]
 
 
-def columns(rows: list[dict[str, float]], space: str) -> dict[str, list[tuple[int, float]]]:
+def columns(rows: list[dict[str, float]], prefix: str) -> dict[str, list[tuple[int, float]]]:
     """The rows as `scalars` gives them, in the precision of event files."""
     found: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         for name, value in row.items():
-            if name != f"{space}/step":
-                found.setdefault(name, []).append((int(row[f"{space}/step"]), float(np.float32(value))))
+            if name != f"{prefix}/step":
+                found.setdefault(name, []).append((int(row[f"{prefix}/step"]), float(np.float32(value))))
     return found
 
 
-@pytest.mark.parametrize("stage", SPACES)
+@pytest.mark.parametrize("stage", PREFIXES)
 def test_tensorboard_has_every_step_of_all_iterations_once(stage: str, tmp_path: Path, update: Any) -> None:
     for iteration in (1, 2, 2):  # the last one skips
         update(stage, iteration, "--log", "tensorboard")
-    space = SPACES[stage]
-    found = scalars(tmp_path / "run/log/tensorboard" / space)
-    wanted = columns(steps(tmp_path / "run", space, 2), space)
+    prefix = PREFIXES[stage]
+    found = scalars(tmp_path / "run/log/tensorboard" / prefix)
+    wanted = columns(steps(tmp_path / "run", prefix, 2), prefix)
     assert found == wanted
-    assert [step for step, _ in found[f"{space}/loss"]] == list(range(1, 2 * STEPS + 1))
-    assert len(list((tmp_path / "run/log/tensorboard" / space).iterdir())) == 2
+    assert [step for step, _ in found[f"{prefix}/loss"]] == list(range(1, 2 * STEPS + 1))
+    assert len(list((tmp_path / "run/log/tensorboard" / prefix).iterdir())) == 2
 
 
 def test_steps_of_an_update_that_was_killed_are_replaced(
@@ -126,9 +126,9 @@ def test_wandb_offline_is_one_run_of_parts(tmp_path: Path, update: Any, batch: P
     rows = [row for part in parts for row in part.rows]
     assert [row["_step"] for row in rows] == list(range(4 * STEPS))  # or wandb drops them when parts become one run
     own = [{name: value for name, value in row.items() if not name.startswith("_")} for row in rows]
-    prm, policy = (steps(tmp_path / "run", space, 2) for space in ("prm", "policy"))
+    prm, policy = (steps(tmp_path / "run", prefix, 2) for prefix in ("prm", "policy"))
     assert own == [*prm[:STEPS], *policy[:STEPS], *prm[STEPS:], *policy[STEPS:]]
-    assert parts[0].axes == {f"{space}/*": f"{space}/step" for space in SPACES.values()}
+    assert parts[0].axes == {f"{prefix}/*": f"{prefix}/step" for prefix in PREFIXES.values()}
     assert parts[0].config["update-prm"]["mini_batch"] == 2 * SIZE
 
 
@@ -200,7 +200,7 @@ def test_a_log_directory_that_cannot_be_written_costs_no_step(tmp_path: Path, up
     )
     warnings = [line for line in result.err.splitlines() if "warning" in line]
     assert result.code == 0
-    assert [line.split()[3] for line in warnings] == ["tensorboard", "wandb"]
+    assert [line.split()[5] for line in warnings] == ["tensorboard", "wandb"]
     assert len(steps(tmp_path / "run", "prm", 1)) == STEPS
 
 
@@ -215,7 +215,7 @@ def test_a_disk_that_fills_up_is_said_once_and_costs_no_step(tmp_path: Path, upd
         rest.truncate(rest.tell() - 4096)  # room for the beginning of the next event file
     result = update("update-prm", 2, *log, "--epochs", 20)
     assert result.line().endswith("No space left on device")
-    assert "warning: tensorboard fails" in result.line()
+    assert "warning: logging to tensorboard failed" in result.line()
     assert len(steps(tmp_path / "run", "prm", 2)) == 21 * STEPS
     kept = scalars(place / "tensorboard/prm")["prm/loss"]
     assert STEPS < len(kept) < 21 * STEPS
@@ -226,7 +226,7 @@ def test_a_server_that_is_not_there_costs_no_step(tmp_path: Path, update: Any, m
     for name, value in settings.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     result = update("update-prm", 1, "--log", "wandb")
-    warnings = [line for line in result.err.splitlines() if "warning: wandb fails" in line]
+    warnings = [line for line in result.err.splitlines() if "warning: logging to wandb failed" in line]
     assert len(warnings) == 1
     assert len(steps(tmp_path / "run", "prm", 1)) == STEPS
 

@@ -54,7 +54,7 @@ def test_a_full_device_is_one_line_and_code_1(
     assert result.code == 1
     said = [text for text in result.err.splitlines() if "stdout" in text]
     assert said == [
-        f"primecli {name}: cannot write to stdout: No space left on device (free some space, or send it elsewhere)"
+        f"primecli {name}: cannot write to stdout: No space left on device (free some space, or redirect it elsewhere)"
     ]
 
 

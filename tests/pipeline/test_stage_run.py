@@ -69,7 +69,7 @@ def test_metrics_are_of_the_whole_directory_also_after_a_rerun(generated: Path, 
 def test_a_rerun_says_what_was_there_and_keeps_the_timings(generated: Path, primecli: Any) -> None:
     primecli("verify", generated)
     before = summary(generated.parent / "verify")
-    assert "(4 of 4 shards were there already)" in primecli("verify", generated).err
+    assert "(4 of 4 shards existed already)" in primecli("verify", generated).err
     assert summary(generated.parent / "verify") == before
 
 
@@ -137,7 +137,7 @@ def test_a_column_that_is_there_twice(generated: Path, primecli: Any) -> None:
     table = pq.read_table(first)
     pq.write_table(table.append_column(schema.RESPONSE, table[schema.RESPONSE]), first)
     result = primecli("verify", generated, check=False)
-    assert (result.code, "the column response is there twice" in result.line()) == (3, True)
+    assert (result.code, "has two columns named response" in result.line()) == (3, True)
 
 
 def test_a_producer_that_failed_stops_the_stage(generated: Path, primecli: Any) -> None:

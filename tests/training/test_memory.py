@@ -19,13 +19,13 @@ from primecli.models.device import resolve_placement
 from primecli.models.scoring import Batch
 from primecli.shards.rollouts import Sequences
 from primecli.training.memory import (
+    accumulate_embedding_gradient,
     bytes_to_come,
-    gather_embedding_gradient,
-    has_preflight,
     largest_micro_batches,
     recompute_activations,
     remedies,
-    try_largest,
+    runs_preflight,
+    try_largest_micro_batches,
 )
 from primecli.training.options import TrainingOptions
 
@@ -81,7 +81,7 @@ def test_looked_up_words_give_their_gradient_to_the_rows_of_the_one_that_is_ther
     plain = Qwen2ForCausalLM(config).eval()  # type: ignore[no-untyped-call]
     lean = Qwen2ForCausalLM(config).eval()  # type: ignore[no-untyped-call]
     lean.load_state_dict(plain.state_dict())
-    gather_embedding_gradient(lean)
+    accumulate_embedding_gradient(lean)
     place = resolve_placement("cpu", "float32")
     for model in (plain, lean):
         for rows in ([0, 1], [2]):
@@ -98,7 +98,7 @@ def test_looked_up_words_give_their_gradient_to_the_rows_of_the_one_that_is_ther
 
 def test_words_may_be_given_by_name() -> None:
     embedding = torch.nn.Embedding(5, 2)
-    gather_embedding_gradient(SimpleNamespace(get_input_embeddings=lambda: embedding))
+    accumulate_embedding_gradient(SimpleNamespace(get_input_embeddings=lambda: embedding))
     embedding(input=torch.tensor([[1, 1, 3]])).sum().backward()
     assert embedding.weight.grad is not None
     assert embedding.weight.grad[:, 0].tolist() == [0, 2, 0, 1, 0]
@@ -107,7 +107,7 @@ def test_words_may_be_given_by_name() -> None:
 def test_an_embedding_that_is_not_trained_is_left_as_it_is(tiny: Path) -> None:
     model = loading.load_model(tiny, resolve_placement("cpu", "float32"))
     model.get_input_embeddings().weight.requires_grad_(False)
-    gather_embedding_gradient(model)
+    accumulate_embedding_gradient(model)
     assert not model.get_input_embeddings()._forward_hooks
 
 
@@ -166,7 +166,7 @@ def test_trying_leaves_nothing_behind(mini_batches: int, tiny: Path) -> None:
 
     first, second = Batch([0, 1]), Batch([2])
     plans = [[first, second]] if mini_batches == 1 else [[first], [second]]
-    try_largest(plans, SEQUENCES, forward, model.parameters(), str)
+    try_largest_micro_batches(plans, SEQUENCES, forward, model.parameters(), str)
     assert seen == [(first, mini_batches == 1)]  # beside gradients where a mini-batch has more than one part
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -203,7 +203,7 @@ def test_a_gpu_is_tried_first() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     for wanted, expected in [(None, [False, True]), (True, [True, True]), (False, [False, False])]:
         options = TrainingOptions(lr=1e-6, preflight=wanted)
-        assert [has_preflight(options, device) for device in (cpu, gpu)] == expected
+        assert [runs_preflight(options, device) for device in (cpu, gpu)] == expected
 
 
 def test_what_an_update_will_still_take() -> None:

@@ -1,6 +1,6 @@
-"""How responses are sampled: engines behind one Protocol. A new engine is one file and one line here.
+"""How responses are sampled: engines behind one Protocol. A new engine is one file and one line in `ENGINES`.
 
-A file of an engine has a function `open_engine(policy, options)`, which loads what there is to load.
+The file of an engine has a function `open_engine(policy, options)`, which loads what the engine needs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SamplingParams:
     seed: int = 0
 
     def plain(self) -> bool:
-        """Whether the distribution sampled from is the model's own."""
+        """Whether responses are sampled from the model's own distribution."""
         return self.temperature == 1 and self.top_p == 1 and self.top_k == 0
 
 
@@ -50,12 +50,12 @@ class Request:
 
     group_id: names the group; its random numbers derive from this and the seed.
     prompt_ids: token ids of the prompt.
-    part: number of the shard that it is for. Engines finish the shards in order, as far as they can control it.
+    shard: number of the shard that it is for. Engines finish the shards in order, as far as they can control it.
     """
 
     group_id: str
     prompt_ids: Sequence[int]
-    part: int = 0
+    shard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,31 +125,31 @@ class EngineOptions:
 
 
 SampledGroups: TypeAlias = "Generator[tuple[int, list[Sample]], None, None]"
-"""Requests' numbers with their samples, as they finish."""
+"""The number of each request with its samples, in the order in which they finish."""
 
 
 class Engine(Protocol):
     """Samples groups of responses with the weights of one policy."""
 
     def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
-        """Yields (number of the request, its n samples), groups as they finish.
+        """Yields (index of the request, its n samples) for each request as it finishes.
 
-        Calls `tick` often. What it raises ends the sampling, as closing the generator does: what is in flight is
-        aborted at once.
+        It calls `tick` often. An exception that `tick` raises ends the sampling, as does closing the generator:
+        requests in flight are aborted at once.
         """
         ...
 
     def confirm(self) -> None:
-        """Raises PrimecliError unless the weights that sampled are still those of the policy."""
+        """Raises PrimecliError unless the engine's weights are still those of the policy."""
         ...
 
     def close(self) -> None:
-        """Gives back what the engine holds."""
+        """Releases what the engine holds."""
         ...
 
 
 def open_engine(name: str, policy: Policy, options: EngineOptions) -> Engine:
-    """The engine of that name, loaded. Raises PrimecliError where it cannot be."""
+    """The engine of that name, loaded. Raises PrimecliError where it cannot be loaded."""
     from importlib import import_module
 
     engine: Engine = import_module(ENGINES[name]).open_engine(policy, options)
@@ -157,7 +157,7 @@ def open_engine(name: str, policy: Policy, options: EngineOptions) -> Engine:
 
 
 def resolve_engine(name: str, device: str) -> str:
-    """What `auto` comes to: vllm where it is installed and a GPU is there to be used, else hf."""
+    """The engine that `auto` stands for: vllm if it is installed and there is a GPU to use, else hf."""
     if name != "auto":
         return name
     from importlib.util import find_spec
@@ -178,7 +178,7 @@ def group_seed(seed: int, group_id: str) -> int:
 
 
 def copies(sample: Sample, n: int) -> list[Sample]:
-    """The n samples of a greedy group, which are all the same; log-probability 0, since greedy is certain."""
+    """The n samples of a greedy group, which are all the same; log-probabilities are 0, since greedy is certain."""
     import numpy as np
 
     certain = Sample(sample.token_ids, np.zeros(len(sample.token_ids), np.float32), sample.finish_reason)

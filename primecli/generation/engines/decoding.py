@@ -1,4 +1,4 @@
-"""One token after another from a running batch: its key-value cache, and attention to it that copies nothing."""
+"""Decoding token by token: a batch and its key-value cache, which has room to grow without being copied."""
 
 from __future__ import annotations
 
@@ -7,66 +7,36 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from primecli.models.attention import DECODING, register_decoding
 from primecli.models.device import Placement
 
-NAME = "primecli_decoding"  # of the attention, as transformers knows it
-LEAST_ROOM = 32  # tokens for which a cache has room beyond those that it holds, or
-ROOM = 0.25  # that share of them, whichever is more
+# A full cache gets room for this many more tokens, or for this share of those that it holds if that is more: copies are
+# rare then, and little memory is unused.
+LEAST_ROOM = 32
+ROOM = 0.25
 
 
-def share_keys(model: Any) -> None:
-    """Has a model with fewer key heads than query heads attend without copies of the keys, where it would make them.
+def avoid_key_copies(model: Any) -> None:
+    """Has a model with fewer key heads than query heads decode without copying its keys (`attention.attend`).
 
-    That is with transformers' `sdpa`, where there is a mask; for a decoded token this is the same sum.
+    Only a model that attends by `sdpa` would copy them; others are left as they are.
     """
     if model.config._attn_implementation != "sdpa" or not getattr(model, "_supports_attention_backend", False):
         return
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     if heads != (getattr(config, "num_key_value_heads", None) or heads):
-        AttentionInterface.register(NAME, attend)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
-        model.set_attn_implementation(NAME)
-
-
-def attend(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **others: Any,
-) -> tuple[Tensor, None]:
-    """Attention as by transformers' `sdpa`. query: (B, H, T, d); key, value: (B, K, S, d). Returns (B, T, H, d).
-
-    For one token a row, T = 1, the H / K heads that share a key head stand as queries of it: their mask is the same.
-    """
-    rows, heads, tokens, size = query.shape
-    shared = key.shape[1]
-    per_head = attention_mask is not None and attention_mask.shape[1] != 1
-    if tokens != 1 or per_head or others.get("position_bias") is not None:
-        found: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
-        )
-        return found
-    grouped = query.reshape(rows, shared, heads // shared, size)
-    output = scaled_dot_product_attention(grouped, key, value, attention_mask, dropout_p=dropout, scale=scaling)
-    return output.reshape(rows, 1, heads, output.shape[-1]), None
+        register_decoding()
+        model.set_attn_implementation(DECODING)
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A layer's keys and values with room behind them: a step writes its own, and does not copy all that came before.
+    """A layer's keys and values with room after them, so that a step writes its own without copying the earlier ones.
 
-    What transformers' own layer holds, (B, K, T, d), as a view into more. It takes over the tensors of such a layer.
+    `keys` and `values` are what transformers' own layer would hold, (B, K, T, d), as views into larger buffers. It
+    starts with the tensors of such a layer.
     """
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
@@ -77,7 +47,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Appends (B, K, t, d) keys and values, and returns all that there are."""
+        """Appends keys and values of t tokens, (B, K, t, d), and returns all of them, (B, K, T + t, d)."""
         held = self.keys.shape[-2]
         length = held + key_states.shape[-2]
         if self._buffers is None or self._buffers[0].shape[-2] < length:
@@ -90,38 +60,46 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Only keeps those rows."""
+        """Keeps only these rows."""
         super().batch_select_indices(indices)
         self._buffers = None
 
 
 def _with_room(held: Tensor, room: int) -> Tensor:
-    """(B, K, room, d) that begins with `held`, (B, K, T, d)."""
+    """A tensor of (B, K, room, d) that begins with `held`, (B, K, T, d)."""
     buffer = held.new_empty((*held.shape[:-2], room, held.shape[-1]))
     buffer[..., : held.shape[-2], :] = held
     return buffer
 
 
 class Decoding:
-    """A running batch: its cache, its mask and the logits of the next token. Prompts are filled at the left."""
+    """A batch that is being decoded: its cache, its mask and the logits of the next token.
 
-    def __init__(self, model: Any, place: Placement, prompts: Sequence[Sequence[int]], sizes: Sequence[int]) -> None:
-        self.model, self.place = model, place
+    Constructing it runs the prompts, padded on the left, through the model.
+
+    prompts: their token ids. sizes: number of samples of each prompt, B in total. mask: (B, T so far), 0 on padding.
+    positions: (B, 1), of the last token. logits: (B, V).
+    """
+
+    def __init__(
+        self, model: Any, placement: Placement, prompts: Sequence[Sequence[int]], sizes: Sequence[int]
+    ) -> None:
+        self.model, self.placement = model, placement
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.int64)
         mask = torch.zeros(len(prompts), width, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        mask = mask.to(place.device)
-        self.positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
-        output = self._forward(ids.to(place.device), mask, self.positions, None)
-        # the samples of a prompt share its forward pass; B rows from here on
-        rows = torch.repeat_interleave(torch.tensor(sizes)).to(place.device)
+        mask = mask.to(placement.device)
+        self.positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (prompts, T), 0 on padding
+        output = self._forward(ids.to(placement.device), mask, self.positions, None)
+        # each prompt is computed once for all its samples; from here on there is a row for each sample, B in total
+        rows = torch.repeat_interleave(torch.tensor(sizes)).to(placement.device)
         self.cache = output.past_key_values
         self.cache.batch_select_indices(rows)
         for number, layer in enumerate(self.cache.layers):
-            # others hold a window or a state, which does not grow
+            # layers of other types hold a window or a state, which does not grow
             if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None:
                 self.cache.layers[number] = RoomyLayer(layer.keys, layer.values)
         self.logits = output.logits[rows, -1]  # (B, V)
@@ -129,7 +107,7 @@ class Decoding:
         self.positions = self.positions[rows, -1:]  # (B, 1)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
-        with self.place.autocast():
+        with self.placement.autocast():
             return self.model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -139,14 +117,14 @@ class Decoding:
                 logits_to_keep=1,
             )
 
-    def keep(self, places: Tensor) -> None:
-        """Drops all other places of the batch."""
-        places = places.to(self.place.device)
-        self.cache.batch_select_indices(places)
-        self.mask, self.positions = self.mask[places], self.positions[places]
+    def keep(self, rows: Tensor) -> None:
+        """Removes all other rows from the batch. rows: (kept,) int64."""
+        rows = rows.to(self.placement.device)
+        self.cache.batch_select_indices(rows)
+        self.mask, self.positions = self.mask[rows], self.positions[rows]
 
     def advance(self, tokens: Tensor) -> None:
-        """Appends one token to each place: tokens (B,)."""
+        """Appends one token to each row and computes the logits of the next. tokens: (B,) int64."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self.positions = self.positions + 1
         output = self._forward(tokens[:, None], self.mask, self.positions, self.cache)

@@ -1,4 +1,4 @@
-"""An engine without a model, for tests of what stands around one: made-up tokens that depend on the seed alone."""
+"""An engine without a model, for tests of the code around engines: its tokens depend only on the seed and the group."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from primecli.generation.engines import Request, Sample, SampledGroups, Sampling
 
 
 class FakeEngine:
-    """Gives uniform random tokens below `vocabulary_size`, each with the log-probability of that.
+    """Samples uniformly random tokens below `vocabulary_size`, each with its true log-probability.
 
-    backwards: hands groups over from the last to the first, as an engine may. finished: groups handed over so far.
-    aborted: whether sampling ended before its last group. confirmed: how often the weights were asked about.
+    backwards: yields groups from the last to the first, as an engine may. finished: number of groups yielded so far.
+    aborted: whether sampling ended before its last group. confirmed: how often `confirm` was called.
     """
 
     def __init__(self, *, vocabulary_size: int = 256, backwards: bool = False) -> None:
@@ -45,9 +45,9 @@ class FakeEngine:
         return Sample(tokens, logprobs, "length" if length == params.max_tokens else "stop")
 
     def confirm(self) -> None:
-        """There are no weights that could have changed."""
+        """Only counts the call, since there are no weights that could have changed."""
         self.confirmed += 1
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Only notes the call, since nothing is held."""
         self.closed = True

@@ -1,7 +1,7 @@
-"""Sampling with transformers: batched, with a key-value cache, finished rows dropped from the batch.
+"""Sampling with transformers: batched, with a key-value cache from which ended responses are removed.
 
-Each response has its own random numbers, made from (seed, group_id, sample number). So what is sampled
-depends on the weights, the prompt and the seed, not on which prompts stand in the same batch.
+Each response has its own random numbers, derived from (seed, group_id, sample number). So what is sampled depends on
+the weights, the prompt and the seed, but not on the other prompts of the batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from primecli.generation.engines import EngineOptions, Policy, Request, Sample, SampledGroups, SamplingParams
-from primecli.generation.engines.decoding import Decoding, share_keys
+from primecli.generation.engines.decoding import Decoding, avoid_key_copies
 from primecli.models.device import (
     Placement,
     free_device_memory,
@@ -34,9 +34,9 @@ COMPACT_AT = 0.75
 def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
     """Loads the policy's weights into this process."""
     set_threads(options.threads)
-    place = resolve_placement(options.device, options.dtype)
-    model = load_model(policy.directory, place)
-    return HfEngine(model, place, stop_ids=policy.stop_ids, micro_batch_tokens=options.micro_batch_tokens)
+    placement = resolve_placement(options.device, options.dtype)
+    model = load_model(policy.directory, placement)
+    return HfEngine(model, placement, stop_ids=policy.stop_ids, micro_batch_tokens=options.micro_batch_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,63 +56,63 @@ class _Piece:
 class HfEngine:
     """Samples from a transformers model.
 
-    micro_batch_tokens: tokens of key-value cache that a batch may come to, prompts and responses at full length; a
-    single response may come to more. compact_at: share of a batch still running at which finished rows leave it;
-    0 keeps them to the end.
+    micro_batch_tokens: tokens that the key-value cache of a batch may hold, prompts and full-length responses
+    together; a single response may need more. compact_at: the share of a batch still running at which its ended rows
+    are removed; 0 keeps them to the end.
     """
 
     def __init__(
         self,
         model: Any,
-        place: Placement,
+        placement: Placement,
         *,
         stop_ids: Sequence[int],
         micro_batch_tokens: int,
         compact_at: float = COMPACT_AT,
     ) -> None:
-        share_keys(model)
+        avoid_key_copies(model)
         self.model = model
-        self.place = place
-        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=place.device)
+        self.placement = placement
+        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=placement.device)
         self.micro_batch_tokens = micro_batch_tokens
         self.compact_at = compact_at
 
     def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
-        """Yields each request's number and samples; of each part, from the longest prompts to the shortest."""
+        """Yields each request's index and samples: shard by shard, and from the longest prompts to the shortest."""
         begun: dict[int, list[Sample]] = {}
         for batch in self._batches(requests, params):
             with torch.inference_mode(), reporting_memory():
-                found = self._sample_batch([requests[piece.number] for piece in batch], batch, params, tick)
-            for piece, samples in zip(batch, found, strict=True):
+                sampled = self._sample_batch([requests[piece.number] for piece in batch], batch, params, tick)
+            for piece, samples in zip(batch, sampled, strict=True):
                 group = begun.setdefault(piece.number, [])
                 group += samples
                 if len(group) == params.n:
                     yield piece.number, begun.pop(piece.number)
 
     def confirm(self) -> None:
-        """The weights are in this process, and nothing changes them."""
+        """Does nothing: the weights are in this process, and nothing changes them."""
 
     def close(self) -> None:
-        """Lets the model go, and gives its GPU memory back."""
+        """Releases the model, and its GPU memory."""
         self.model = None
-        free_device_memory(self.place.device)
+        free_device_memory(self.placement.device)
 
     def _batches(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[list[_Piece]]:
-        """Batches within the budget, none over two parts: a shard is the same whichever others are made with it."""
+        """Batches within the budget. None spans two shards, so a shard does not depend on which others are made too."""
         order = sorted(
-            range(len(requests)), key=lambda number: (requests[number].part, -len(requests[number].prompt_ids), number)
+            range(len(requests)), key=lambda number: (requests[number].shard, -len(requests[number].prompt_ids), number)
         )
         batch: list[_Piece] = []
         rows = fit = 0
-        part: int | None = None
+        shard: int | None = None
         for number in order:
             for piece in self._pieces(number, len(requests[number].prompt_ids), params):
                 size = piece.last - piece.first
-                if batch and (rows + size > fit or requests[number].part != part):
+                if batch and (rows + size > fit or requests[number].shard != shard):
                     yield batch
                     batch, rows = [], 0
                 if not batch:
-                    part, fit = requests[number].part, self._fit(len(requests[number].prompt_ids), params)
+                    shard, fit = requests[number].shard, self._fit(len(requests[number].prompt_ids), params)
                 batch.append(piece)
                 rows += size
         if batch:
@@ -142,11 +142,11 @@ class HfEngine:
         lengths = np.zeros(total, dtype=np.int64)  # (B,): tokens sampled so far
         stopped = np.zeros(total, dtype=bool)  # (B,): whether a stop token was sampled
         alive = torch.arange(total)  # (R,): the sample that each row of the model's batch belongs to
-        state = Decoding(self.model, self.place, [request.prompt_ids for request in requests], sizes)
+        state = Decoding(self.model, self.placement, [request.prompt_ids for request in requests], sizes)
         for step in range(params.max_tokens):
             tick()
             # state.logits is (R, V); chosen (R,) int64 and its log-probabilities (R,) stay on the device
-            chosen, chosen_logprobs = draw(state.logits, uniforms[alive, step].to(self.place.device), params)
+            chosen, chosen_logprobs = draw(state.logits, uniforms[alive, step].to(self.placement.device), params)
             ended = torch.isin(chosen, self.stop_ids).cpu()  # (R,)
             active = ~torch.from_numpy(stopped[alive.numpy()])  # (R,): not ended before this step
             growing = alive[active]  # the samples that this step's tokens belong to, at most R
@@ -184,41 +184,42 @@ def _batch_uniforms(requests: list[Request], batch: list[_Piece], params: Sampli
 
 
 def _uniforms(request: Request, sample: int, params: SamplingParams) -> np.ndarray:
-    """One uniform number in [0, 1) for each token of a sample: (max_tokens,) float64."""
+    """The random numbers of a sample, uniform in [0, 1), one per token: (max_tokens,) float64."""
     digest = hashlib.sha256(f"{params.seed}\0{request.group_id}\0{sample}".encode()).digest()
     key = int.from_bytes(digest[:16], "little")
     return np.random.Generator(np.random.Philox(key=key)).random(params.max_tokens)
 
 
 def sampling_logprobs(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Log-probabilities of the distribution that is sampled from: temperature, then top-k, then top-p.
+    """Log-probabilities of the distribution that is sampled from: temperature first, then top-k, then top-p.
 
-    logits: (B, V). Returns (B, V) float32, nats; -inf where truncated. The token that crosses top_p stays in.
+    The token at which the cumulative probability crosses top_p is kept. logits: (B, V). Returns (B, V) float32, nats;
+    -inf where truncated.
     """
-    scaled = logits.float() / params.temperature
+    scaled = logits.float() / params.temperature  # (B, V)
     if params.top_k:
-        kth = scaled.topk(min(params.top_k, scaled.shape[-1]), dim=-1).values[:, -1:]
+        kth = scaled.topk(min(params.top_k, scaled.shape[-1]), dim=-1).values[:, -1:]  # (B, 1)
         scaled = scaled.masked_fill(scaled < kth, -torch.inf)
     if params.top_p < 1:
-        ordered, order = scaled.sort(dim=-1, descending=True)
+        ordered, order = scaled.sort(dim=-1, descending=True)  # (B, V), best token first
         probability = ordered.softmax(-1)
-        before = probability.cumsum(-1) - probability  # mass of the tokens ranked above
-        drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= params.top_p)
+        mass_above = probability.cumsum(-1) - probability  # of the tokens ranked higher
+        drop = torch.zeros_like(mass_above, dtype=torch.bool).scatter(-1, order, mass_above >= params.top_p)
         scaled = scaled.masked_fill(drop, -torch.inf)
     return scaled.log_softmax(-1)
 
 
 def draw(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """One token a row by the inverse of its cumulative distribution.
+    """Samples one token per row, by inverting its cumulative distribution.
 
-    logits: (B, V); uniforms: (B,) float64 in [0, 1). Returns tokens (B,) int64 and their log-probabilities
-    (B,), nats. Greedy sampling is certain: log-probability 0.
+    logits: (B, V). uniforms: (B,) float64 in [0, 1). Returns tokens (B,) int64 and their log-probabilities (B,), nats,
+    which are 0 for greedy sampling.
     """
     if params.temperature == 0:
         best = logits.argmax(-1)
         return best, torch.zeros_like(best, dtype=torch.float32)
     logprobs = sampling_logprobs(logits, params)
     cumulative = logprobs.double().exp().cumsum(-1)  # (B, V)
-    target = (uniforms * cumulative[:, -1]).unsqueeze(-1)
+    target = (uniforms * cumulative[:, -1]).unsqueeze(-1)  # (B, 1); the last sum is 1 only up to rounding
     tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)

@@ -1,44 +1,43 @@
-"""What an engine has to know of the policy, read from its checkpoint without loading its weights."""
+"""What an engine needs to know about the policy, read from its checkpoint without loading the weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from primecli.errors import InputError
+from primecli.errors import InputError, first_line
 from primecli.generation.engines import Policy
 
 
 def read_policy(directory: Path, tokenizer: Any, *, fingerprint: str, max_length: int) -> Policy:
-    """The policy of a checkpoint directory.
+    """The policy in a checkpoint directory.
 
-    max_length: tokens of the longest prompt and response together. Raises InputError where the model has fewer
-    positions than that.
+    max_length: tokens of the longest sequence that can come up, prompt and response together. Raises InputError where
+    the model has fewer positions than that.
     """
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{directory}: its config.json cannot be read: {reason}") from error
+        raise InputError(f"{directory}: its config.json cannot be read: {first_line(error)}") from error
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and max_length > limit:
         raise InputError(
-            f"{directory}: prompt and --max-tokens come to {max_length} tokens, and the model has {limit} positions",
+            f"{directory}: prompt and --max-tokens add up to {max_length} tokens, but the model has {limit} positions",
             "lower --max-tokens or --max-prompt-tokens",
         )
     return Policy(directory, fingerprint, stop_ids(directory, config, tokenizer), len(tokenizer), max_length)
 
 
 def stop_ids(directory: Path, config: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Tokens that end a response: those of the generation configuration (else of config.json), and the tokenizer's."""
+    """Tokens that end a response: those in generation_config.json, or else in config.json, and the tokenizer's."""
     from transformers import GenerationConfig
 
     if (directory / "generation_config.json").exists():
-        found = GenerationConfig.from_pretrained(directory, local_files_only=True).eos_token_id
+        stop = GenerationConfig.from_pretrained(directory, local_files_only=True).eos_token_id
     else:
-        found = GenerationConfig.from_model_config(config).eos_token_id
-    ids = set(found if isinstance(found, list) else [found])
+        stop = GenerationConfig.from_model_config(config).eos_token_id
+    ids = set(stop if isinstance(stop, list) else [stop])
     ids.add(tokenizer.eos_token_id)
     return tuple(sorted(token for token in ids if token is not None))

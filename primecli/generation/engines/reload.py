@@ -1,7 +1,7 @@
-"""What a vLLM server has to hold, as it can be shown: the probe, and checkpoints that a server reloads right.
+"""Proof that a vLLM server holds the policy's weights (the probe), and checkpoints that a server reloads correctly.
 
 The probe is a fixed sequence of tokens from the whole vocabulary. A model's log-probabilities of them depend on its
-embeddings, its layers and its head, so weights that were loaded in part answer it wrong.
+embeddings, its layers and its head, so weights of which only some were loaded give a wrong answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 PROBE_TOKENS = 64
-# mean gap, nats. Between vLLM and transformers on a CPU it is 3e-6 and 0.03; between random models it is above 2
+# Largest mean gap, nats. Between vLLM and transformers on a CPU it is 3e-6 in float32 and 0.03 in bfloat16; between
+# random models it is above 2.
 PROBE_GAP = {"float32": 1e-3, "bfloat16": 0.1}
 
 
@@ -53,9 +54,9 @@ class TiedHead:
 
 
 def make_probe(policy: Policy, options: EngineOptions) -> tuple[Probe, TiedHead | None]:
-    """The probe, answered by the checkpoint itself, and its head where that is tied to its embeddings.
+    """The probe, answered by the checkpoint itself, and the names of its head where that is tied to its embeddings.
 
-    Computes on the CPU unless a device was asked for: the GPUs are the server's.
+    It computes on the CPU unless a device was asked for, since the GPUs are the server's.
     """
     import numpy as np
 
@@ -65,12 +66,12 @@ def make_probe(policy: Policy, options: EngineOptions) -> tuple[Probe, TiedHead 
     from primecli.shards.rollouts import Sequences
 
     set_threads(options.threads)
-    place = resolve_placement("cpu" if options.device == "auto" else options.device, options.dtype)
-    model = load_model(policy.directory, place)
+    placement = resolve_placement("cpu" if options.device == "auto" else options.device, options.dtype)
+    model = load_model(policy.directory, placement)
     rng = np.random.default_rng(0)
-    words = min(policy.vocabulary_size, model.get_input_embeddings().num_embeddings)
-    ids = rng.integers(0, words, size=min(PROBE_TOKENS, policy.max_length - 1)).astype(np.int32)
-    logprobs = score(model, place, Sequences([ids[:1]], [ids[1:]]), micro_batch_tokens=PROBE_TOKENS)
+    known = min(policy.vocabulary_size, model.get_input_embeddings().num_embeddings)
+    ids = rng.integers(0, known, size=min(PROBE_TOKENS, policy.max_length - 1)).astype(np.int32)
+    logprobs = score(model, placement, Sequences([ids[:1]], [ids[1:]]), micro_batch_tokens=PROBE_TOKENS)
     gap = PROBE_GAP[options.dtype] if options.probe_gap is None else options.probe_gap
     return Probe(tuple(int(token) for token in ids), logprobs, gap), _tied_head(model)
 
@@ -85,36 +86,36 @@ def _tied_head(model: Any) -> TiedHead | None:
 
 @contextmanager
 def reloadable(directory: Path, tied: TiedHead | None) -> Iterator[Path]:
-    """A directory from which vLLM's `reload_weights` gives these very weights.
+    """A directory from which vLLM's `reload_weights` loads exactly these weights.
 
-    vLLM reloads layer by layer what stands in the files. A tied head does not, and where a layer keeps its weights
-    repacked, as on a CPU, it goes on with those it had. So such a checkpoint is handed over as a directory of links
-    with the head written out beside them; it stands beside the checkpoint, where the server sees it too.
+    vLLM reloads, layer by layer, the weights that are in the files. A tied head is not, so a head that keeps a repacked
+    copy of its weights, as on a CPU, would continue with the old ones. Such a checkpoint is therefore handed over as a
+    directory of links with the head in a file of its own. It is beside the checkpoint, where the server sees it too.
     """
     if tied is None:
         yield directory.resolve()
         return
     weights = sorted(directory.resolve().glob("*.safetensors"))
-    place = _directory_beside(directory.resolve())
+    links = _directory_beside(directory.resolve())
     try:
         for file in [*weights, *directory.resolve().glob("*.json")]:
-            if not file.name.endswith(".index.json"):  # it would hide the head's file
-                (place / file.name).symlink_to(file)
-        _write_head(weights, tied, place / "tied-head.safetensors")
-        yield place
+            if not file.name.endswith(".index.json"):  # with an index, files that it does not list are ignored
+                (links / file.name).symlink_to(file)
+        _write_head(weights, tied, links / "tied-head.safetensors")
+        yield links
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(links, ignore_errors=True)
 
 
 def _directory_beside(directory: Path) -> Path:
     try:
-        place = Path(tempfile.mkdtemp(prefix=f".{directory.name}.reload-", dir=directory.parent))
-        os.chmod(place, 0o755)  # the server may be another user's
+        links = Path(tempfile.mkdtemp(prefix=f".{directory.name}.reload-", dir=directory.parent))
+        os.chmod(links, 0o755)  # the server may run as another user
     except OSError as error:
         raise PrimecliError(
-            f"{directory.parent}: --reload of a model with tied embeddings needs room beside it: {error.strerror}"
+            f"{directory.parent}: --reload of a model with tied embeddings needs to write a directory: {error.strerror}"
         ) from error
-    return place
+    return links
 
 
 def _write_head(weights: list[Path], tied: TiedHead, target: Path) -> None:
@@ -128,7 +129,7 @@ def _write_head(weights: list[Path], tied: TiedHead, target: Path) -> None:
     if tied.head in holder:
         return
     if tied.stored not in holder:
-        raise PrimecliError(f"{weights[0].parent}: its files hold no {tied.stored}, from which the head is reloaded")
+        raise PrimecliError(f"{weights[0].parent}: its files have no {tied.stored}, which the head is reloaded from")
     with safe_open(holder[tied.stored], framework="pt") as tensors:
         save_file({tied.head: tensors.get_tensor(tied.stored)}, target)
     os.chmod(target, 0o644)

@@ -1,7 +1,7 @@
 """Sampling with running vLLM servers, over HTTP: token ids in, token ids and log-probabilities out.
 
-A server may hold any weights. So before the first request, and again before each shard is committed, every server
-has to answer a probe as the checkpoint does, and to carry its mark where the weights were marked. `reload` makes it
+A server may hold any weights. So before the first request, and again before each shard is committed, every server must
+answer a probe as the checkpoint does; if its weights carry a mark, that must be the policy's. `reload` makes a server
 load the checkpoint first.
 """
 
@@ -32,21 +32,21 @@ from primecli.generation.engines import (
 from primecli.generation.engines.reload import Probe, TiedHead, make_probe, reloadable
 from primecli.generation.engines.vllm import check_temperature
 
-# a long group behind a long queue answers late; a server that has died drops the connection
+# An hour to answer, since a long group may wait in a long queue; a server that has died drops the connection at once.
 TIMEOUT = httpx.Timeout(3600.0, connect=10.0, pool=None)
-FIRST_DELAY = 0.5  # seconds before the first retry; each further one waits twice as long
-TICK_SECONDS = 0.2
-MARK = "primecli:"  # before the fingerprint, in the version that a server is told its weights have
-RESTART = "see its log; once it runs again, the same command makes what is missing"
+FIRST_DELAY = 0.5  # seconds before the first retry; each further retry waits twice as long
+TICK_SECONDS = 0.2  # between two calls of `tick` while no group finishes
+MARK = "primecli:"  # comes before the fingerprint in the weight version that a server is told
+RESTART = "see its log; once it runs again, the same command samples what is missing"
 
 
 def open_engine(policy: Policy, options: EngineOptions) -> ServerEngine:
-    """Connects to the servers and proves their weights, reloaded first where that was asked for.
+    """Connects to the servers, has them reload their weights where that was asked for, and proves the weights.
 
     Raises UsageError without a URL, and PrimecliError where a server cannot be reached or holds other weights.
     """
     if not options.urls:
-        raise UsageError("--engine vllm-server needs --url, once for each server")
+        raise UsageError("--engine vllm-server needs --url, given once for each server")
     probe, tied = make_probe(policy, options)
     with contextlib.ExitStack() as connections:
         servers = []
@@ -63,7 +63,7 @@ def open_engine(policy: Policy, options: EngineOptions) -> ServerEngine:
 
 
 class Server:
-    """One server: what it is asked outside sampling. url: with or without the `/v1` at its end."""
+    """One server, and all requests to it except sampling. url: with or without `/v1` at its end."""
 
     def __init__(self, url: str, policy: Policy, probe: Probe) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
@@ -78,29 +78,29 @@ class Server:
         self._client.close()
 
     def look(self) -> None:
-        """Learns the name under which the model is served. Raises PrimecliError where its context is too short."""
+        """Finds out the name of the served model. Raises PrimecliError where its context is too short."""
         served = self._call("GET", "/v1/models")["data"][0]
         self.model = served["id"]
         limit = served.get("max_model_len")
         if limit is not None and limit < self.policy.max_length:
             raise PrimecliError(
-                f"{self.url} takes {limit} tokens, and prompt and --max-tokens come to {self.policy.max_length}",
+                f"{self.url} takes {limit} tokens, but prompt and --max-tokens add up to {self.policy.max_length}",
                 "start it with a larger --max-model-len, or lower --max-tokens",
             )
 
     def reload(self, tied: TiedHead | None) -> None:
-        """Makes the server load the policy's checkpoint, once what it is at has finished, and marks the weights."""
+        """Makes the server finish its requests and load the policy's checkpoint, then marks the weights."""
         self._develop("POST", "/pause", params={"mode": "wait"})
         try:
             self._mark("loading")
-            with reloadable(self.policy.directory, tied) as place:
+            with reloadable(self.policy.directory, tied) as links:
                 self._develop(
-                    "POST", "/collective_rpc", json={"method": "reload_weights", "kwargs": {"weights_path": str(place)}}
+                    "POST", "/collective_rpc", json={"method": "reload_weights", "kwargs": {"weights_path": str(links)}}
                 )
-            # keys and values of prompts that the old weights have seen
+            # it holds keys and values that the old weights computed
             self._develop("POST", "/reset_prefix_cache")
         finally:
-            with contextlib.suppress(httpx.TransportError):  # where it has died, that was said
+            with contextlib.suppress(httpx.TransportError):  # a server that has died was reported already
                 self._client.post("/resume")
         self._mark(self.policy.fingerprint)
 
@@ -116,25 +116,27 @@ class Server:
         ids = list(self.probe.token_ids)
         body = {"prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
         choice = self._call("POST", "/v1/completions", json={"model": self.model, **body})["choices"][0]
-        places = choice["prompt_logprobs"][1:]
-        found = np.array([place[str(token)]["logprob"] for place, token in zip(places, ids[1:], strict=True)])
-        gap = float(np.abs(found - self.probe.logprobs).mean())
+        answers = choice["prompt_logprobs"][1:]
+        served = np.array(
+            [candidates[str(token)]["logprob"] for candidates, token in zip(answers, ids[1:], strict=True)]
+        )
+        gap = float(np.abs(served - self.probe.logprobs).mean())
         if not gap <= self.probe.gap:
             raise self._other_weights(
-                f"log-probabilities of the probe are off by {gap:.2g} nats in the mean, and {self.probe.gap:g} is "
-                "what rounding may come to"
+                f"log-probabilities of the probe are off by {gap:.2g} nats on average, and rounding explains at most "
+                f"{self.probe.gap:g}"
             )
 
     def _other_weights(self, how: str) -> PrimecliError:
         return PrimecliError(
             f"{self.url} serves other weights than {self.policy.directory} ({self.policy.fingerprint}): {how}",
-            "pass --reload to make it load them, and --dtype as the server has it",
+            "pass --reload to make it load them, and the same --dtype as the server",
         )
 
     def check_processed(self) -> None:
-        """Raises PrimecliError unless log-probabilities are those after temperature and truncation.
+        """Raises PrimecliError unless the server's log-probabilities are those after temperature and truncation.
 
-        Of a distribution that top_k 1 leaves one token of, that token's is 0.
+        With top_k 1 only one token is left in the distribution, so its log-probability must be 0.
         """
         first = [self.probe.token_ids[0]]
         body = {"prompt": first, "max_tokens": 2, "temperature": 1.0, "top_p": 1.0, "top_k": 1, "logprobs": 0}
@@ -167,7 +169,7 @@ class Server:
 
 
 class ServerEngine:
-    """Samples from servers whose weights are proved; requests go to the one that has the fewest in flight."""
+    """Samples from servers whose weights are proven; each request goes to the server with the fewest in flight."""
 
     def __init__(self, servers: Sequence[Server], policy: Policy, options: EngineOptions) -> None:
         self.servers = servers
@@ -176,8 +178,10 @@ class ServerEngine:
         self.retries = options.retries
 
     def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
-        """Yields each request's number and samples, as they finish. Closing it drops the connections, on which the
-        servers abort what they were sampling."""
+        """Yields each request's index and samples as they finish.
+
+        Closing the generator drops the connections, upon which the servers abort what they are sampling.
+        """
         check_temperature(params)
         if not params.plain() and params.temperature != 0:
             for server in self.servers:
@@ -189,13 +193,14 @@ class ServerEngine:
             crew = runner.get_loop().create_task(self._work(todo, done, params, workers))
             try:
                 for _ in range(len(requests)):
-                    while (found := runner.run(_next(done, crew))) is None:
+                    while (finished := runner.run(_next(done, crew))) is None:
                         tick()
                     tick()
-                    yield found
+                    yield finished
             except BaseException:
-                deque(todo, maxlen=0)  # nothing is left for workers that have not begun
-                for worker in workers:  # not the crew, which may be closing the connections and would leave some open
+                deque(todo, maxlen=0)  # so that workers that have not begun find nothing to do
+                # not the crew: cancelled while it closes the connections, it would leave some open
+                for worker in workers:
                     worker.cancel()
                 raise
             finally:
@@ -208,7 +213,10 @@ class ServerEngine:
         params: SamplingParams,
         workers: list[asyncio.Task[None]],
     ) -> None:
-        """Asks for all requests, so many at a time. workers: the tasks that do are put there."""
+        """Sends all requests, with at most `concurrency` per server in flight on average.
+
+        done: receives the finished groups. workers: receives the tasks that send the requests.
+        """
         size = self.concurrency * len(self.servers)
         limits = httpx.Limits(max_connections=size, max_keepalive_connections=size)
 
@@ -244,27 +252,27 @@ class ServerEngine:
             if response.is_error:
                 raise PrimecliError(f"{server.url}: refuses the request: {problem(response)}")
             return _samples(response.json(), request, params, server.url)
-        assert failed is not None, "a request without answer has failed somewhere"
+        assert failed is not None, "a request without an answer has failed at some server"
         raise PrimecliError(f"{failed.url}: gave no samples in {self.retries + 1} attempts: {why}", RESTART)
 
     def _least_busy(self, failed: Server | None) -> Server:
-        """The server with the fewest requests in flight; not the one that has just failed, where there is another."""
+        """The server with the fewest requests in flight; not the one that has just failed, if there is another."""
         others = [server for server in self.servers if server is not failed] or self.servers
         return min(others, key=lambda server: server.in_flight)
 
     def confirm(self) -> None:
-        """Proves the weights of every server again: one may have been restarted or reloaded since."""
+        """Proves the weights of every server again, since one may have been restarted or reloaded."""
         for server in self.servers:
             server.prove()
 
     def close(self) -> None:
-        """Closes the connections; the servers go on running."""
+        """Closes the connections; the servers keep running."""
         for server in self.servers:
             server.close()
 
 
 def _body(request: Request, params: SamplingParams, stop_ids: Sequence[int]) -> dict[str, Any]:
-    """The request, with everything set that a server's defaults could change."""
+    """The body of a request. It sets everything that a server's defaults could change."""
     return {
         "prompt": [int(token) for token in request.prompt_ids],
         "n": 1 if params.temperature == 0 else params.n,
@@ -278,34 +286,34 @@ def _body(request: Request, params: SamplingParams, stop_ids: Sequence[int]) -> 
         "max_tokens": params.max_tokens,
         "seed": group_seed(params.seed, request.group_id),
         "stop_token_ids": list(stop_ids),
-        "ignore_eos": True,  # stop_ids are all of them
+        "ignore_eos": True,  # stop_ids include the model's end-of-sequence tokens
         "logprobs": 0,
         "return_token_ids": True,
     }
 
 
 def _samples(answer: Any, request: Request, params: SamplingParams, url: str) -> list[Sample]:
-    """The samples in a server's answer. Raises PrimecliError where it is not what was asked for."""
+    """The samples in a server's answer. Raises PrimecliError where the answer is not what was asked for."""
     choices = sorted(answer["choices"], key=lambda choice: choice["index"])
     sent = [int(token) for token in request.prompt_ids]
-    found = []
+    samples = []
     for choice in choices:
         if choice.get("token_ids") is None:
-            raise PrimecliError(f"{url}: its vLLM does not give token ids back", "serve with vLLM 0.31 or newer")
+            raise PrimecliError(f"{url}: its vLLM does not return token ids", "serve with vLLM 0.31 or newer")
         if choice.get("prompt_token_ids") != sent:
-            raise PrimecliError(f"{url}: answered another prompt than the one sent")
+            raise PrimecliError(f"{url}: answered another prompt than the one that was sent")
         tokens = np.asarray(choice["token_ids"], dtype=np.int32)
         logprobs = np.asarray(choice["logprobs"]["token_logprobs"], dtype=np.float32)
         if len(logprobs) != len(tokens) or not len(tokens) or choice["finish_reason"] not in ("stop", "length"):
-            raise PrimecliError(f"{url}: gave {len(tokens)} tokens, ended by {choice['finish_reason']}", RESTART)
-        found.append(Sample(tokens, logprobs, choice["finish_reason"]))
-    return copies(found[0], params.n) if params.temperature == 0 else found
+            raise PrimecliError(f"{url}: returned {len(tokens)} tokens, ended by {choice['finish_reason']}", RESTART)
+        samples.append(Sample(tokens, logprobs, choice["finish_reason"]))
+    return copies(samples[0], params.n) if params.temperature == 0 else samples
 
 
 async def _next(
     done: asyncio.Queue[tuple[int, list[Sample]]], crew: asyncio.Task[None]
 ) -> tuple[int, list[Sample]] | None:
-    """The next finished group; None when none has come for a moment. Raises what the crew has failed with."""
+    """The next finished group; None when none has come for a moment. Raises the error that the crew has failed with."""
     if done.empty():
         getter = asyncio.ensure_future(done.get())
         await asyncio.wait([getter, crew], timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -321,7 +329,7 @@ async def _next(
 
 
 async def _end(crew: asyncio.Task[None]) -> None:
-    """Waits until the connections are closed; what the crew has failed with was raised before."""
+    """Waits until the connections are closed. An error of the crew has been raised before."""
     await asyncio.wait([crew])
 
 
@@ -331,7 +339,7 @@ def _headers() -> dict[str, str]:
 
 
 def unreachable(url: str, error: httpx.TransportError) -> PrimecliError:
-    """A server that does not answer."""
+    """The error to raise for a server that does not answer."""
     return PrimecliError(f"{url}: does not answer: {_reason(error)}", RESTART)
 
 
@@ -340,7 +348,7 @@ def _reason(error: httpx.TransportError) -> str:
 
 
 def problem(response: httpx.Response) -> str:
-    """What a server says is wrong, in one line."""
+    """What a server says is wrong, as one line."""
     try:
         text = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -1,8 +1,8 @@
 """Sampling with vLLM in this process: token ids in, token ids and log-probabilities out.
 
-Requests of all shards are in the engine at once, first come first served, so the GPU stays full over the end of a
-shard. vLLM's engine runs in this process rather than in one of its own: it is then scheduled the same way each
-time, and ends with us. Every group has its own seed, so its samples do not depend on what else is sampled.
+Requests of all shards are in the engine at once, first come first served, so the GPU stays full across the end of a
+shard. vLLM's engine core runs in this process rather than in a separate one, so that it schedules the same way each
+time and ends with us. Every group has its own seed, so its samples do not depend on what else is sampled.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from primecli.generation.engines import (
 )
 from primecli.models.device import free_device_memory
 
-IN_FLIGHT = 4096  # samples in the engine at a time: more than it runs at once, and few enough to hand over quickly
-BATCHED_TOKENS_ON_CPU = 4096
-LOWEST_TEMPERATURE = 0.01  # vLLM raises lower ones to this
+IN_FLIGHT = 4096  # samples in the engine: more than it computes at once, few enough to hand over quickly
+BATCHED_TOKENS_ON_CPU = 4096  # tokens per step, where the longest sequence is shorter
+LOWEST_TEMPERATURE = 0.01  # vLLM raises lower temperatures to this
 
 
 def open_engine(policy: Policy, options: EngineOptions) -> VllmEngine:
-    """Loads the policy's weights into an engine of this process.
+    """Loads the policy's weights into an engine in this process.
 
     Raises PrimecliError where vLLM is not installed, refuses an argument, or cannot load the model.
     """
@@ -78,12 +78,12 @@ def open_engine(policy: Policy, options: EngineOptions) -> VllmEngine:
 
 
 def _on_cpu(policy: Policy) -> dict[str, Any]:
-    """vLLM 0.31 fails on a CPU where a seeded request's prompt is computed in pieces: so it is not."""
+    """Arguments that keep prompts in one piece: vLLM 0.31 fails on a CPU where a seeded request's prompt is split."""
     return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(policy.max_length, BATCHED_TOKENS_ON_CPU)}
 
 
 class VllmEngine:
-    """Samples from a vLLM engine that gives processed log-probabilities."""
+    """Samples from a vLLM engine that returns log-probabilities after temperature and truncation."""
 
     def __init__(self, engine: Any, stop_ids: Sequence[int]) -> None:
         self.engine = engine
@@ -91,10 +91,10 @@ class VllmEngine:
         self._calls = 0
 
     def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
-        """Yields each request's number and samples, as they finish."""
+        """Yields each request's index and samples as they finish."""
         check_temperature(params)
         self._calls += 1
-        numbers: dict[str, int] = {}  # of the requests in flight
+        numbers: dict[str, int] = {}  # indices of the requests in flight, by their names in the engine
         todo = iter(enumerate(requests))
         more = True
         try:
@@ -117,7 +117,7 @@ class VllmEngine:
                 self.engine.abort_request(list(numbers))
 
     def _step(self) -> list[Any]:
-        with _one_line("vLLM failed while it sampled"):
+        with _one_line("vLLM failed while sampling"):
             return list(self.engine.step())
 
     def _params(self, request: Request, params: SamplingParams) -> Any:
@@ -132,45 +132,45 @@ class VllmEngine:
             max_tokens=params.max_tokens,
             seed=group_seed(params.seed, request.group_id),
             stop_token_ids=self.stop_ids,
-            ignore_eos=True,  # stop_ids are all of them
-            logprobs=0,  # those of the sampled token alone
+            ignore_eos=True,  # stop_ids include the model's end-of-sequence tokens
+            logprobs=0,  # only that of the sampled token
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
     def confirm(self) -> None:
-        """The weights are in this process, and nothing changes them."""
+        """Does nothing: the weights are in this process, and nothing changes them."""
 
     def close(self) -> None:
-        """Ends the engine and the worker processes that it may have, and gives the GPU memory of ours back."""
+        """Ends the engine and any worker processes of it, and releases our GPU memory."""
         self.engine.engine_core.shutdown()
         self.engine = None
         free_device_memory()
 
 
 def check_temperature(params: SamplingParams) -> None:
-    """Raises UsageError for a temperature that vLLM would replace by another."""
+    """Raises UsageError for a temperature that vLLM would silently raise."""
     if 0 < params.temperature < LOWEST_TEMPERATURE:
         raise UsageError(
-            f"--temperature {params.temperature:g}: vLLM samples at 0 (greedy) or at least {LOWEST_TEMPERATURE:g}"
+            f"--temperature {params.temperature:g}: vLLM supports 0 (greedy), or at least {LOWEST_TEMPERATURE:g}"
         )
 
 
 def _samples(output: Any, params: SamplingParams) -> list[Sample]:
-    """The samples of a finished request, in their order."""
-    found = []
-    for completion in sorted(output.outputs, key=lambda one: one.index):
+    """The samples of a finished request, in order."""
+    samples = []
+    for completion in sorted(output.outputs, key=lambda completion: completion.index):
         tokens = np.asarray(completion.token_ids, dtype=np.int32)
         logprobs = [
             entry[token].logprob for entry, token in zip(completion.logprobs, completion.token_ids, strict=True)
         ]
-        found.append(Sample(tokens, np.asarray(logprobs, dtype=np.float32), completion.finish_reason))
-    return copies(found[0], params.n) if params.temperature == 0 else found
+        samples.append(Sample(tokens, np.asarray(logprobs, dtype=np.float32), completion.finish_reason))
+    return copies(samples[0], params.n) if params.temperature == 0 else samples
 
 
 @contextmanager
 def _quiet(debug: bool) -> Iterator[None]:
-    """Leaves out warnings of libraries that are not ours, unless they were asked for."""
+    """Hides the warnings of other libraries, unless `debug`."""
     with warnings.catch_warnings():
         if not debug:
             warnings.simplefilter("ignore")
@@ -183,7 +183,7 @@ def _quiet(debug: bool) -> Iterator[None]:
 
 @contextmanager
 def _one_line(what: str) -> Iterator[None]:
-    """Turns what vLLM raises into one line."""
+    """Turns whatever vLLM raises into a one-line error. what: what has failed."""
     try:
         yield
     except PrimecliError:

@@ -1,4 +1,4 @@
-"""Compares what a program gave with what it should: texts as a judge does, values by their builtin types."""
+"""Compares the output of a program with what is expected: stdout as a contest's judge does, values by builtin type."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import math
 import re
 from typing import Any
 
-TOLERANCE = 1e-6  # of floating point: relative, or absolute below 1
+TOLERANCE = 1e-6
+"""Of floating point: relative, or absolute below 1. What contests allow."""
+
+ROUNDING = 1e-12
+"""Relative, where a whole number is expected: large ones have no digits to spare for the tolerance above."""
+
+MAX_NUMBER_CHARS = 400
+"""Longer tokens are compared as text: a float has at most 309 digits before its point."""
+
+MAX_EXACT_INTEGER = 2**53
+"""Below it, every whole number is a float, so that two of them are equal or not."""
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
-MAX_NUMBER_CHARS = 400
 
 
 def same_text(got: str, expected: str) -> bool:
-    """Whether stdout is right: line by line, white space aside, and empty lines too.
+    """Whether stdout is right, line by line; the amount of white space and empty lines do not count.
 
-    Two whole numbers are equal only if written alike. Where floating point is expected, 1e-6 relative (absolute
-    below 1) is allowed; where a whole number is, only what rounding error makes of it.
+    Two whole numbers are equal only if they are written alike. Floating point may differ from an expected float by
+    TOLERANCE, and from an expected whole number by a rounding error.
 
     >>> same_text("1 2\\n3.0000001 \\n", "1  2\\n3.0"), same_text("9999999", "10000000"), same_text("YES", "yes")
     (True, False, False)
@@ -29,8 +38,8 @@ def same_text(got: str, expected: str) -> bool:
     if len(got_lines) != len(expected_lines):
         return False
     return all(
-        len(one) == len(other) and all(map(_same_token, one, other))
-        for one, other in zip(got_lines, expected_lines, strict=True)
+        len(tokens) == len(expected_tokens) and all(map(_same_token, tokens, expected_tokens))
+        for tokens, expected_tokens in zip(got_lines, expected_lines, strict=True)
     )
 
 
@@ -51,23 +60,26 @@ def _close(got: float, expected: float) -> bool:
     """Whether two numbers, not both integers, are equal within the tolerance."""
     if isinstance(got, int) or isinstance(expected, int):
         try:
-            return abs(float(got) - float(expected)) <= TOLERANCE + 1e-12 * abs(float(expected))
+            return abs(float(got) - float(expected)) <= TOLERANCE + ROUNDING * abs(float(expected))
         except OverflowError:
             return False
     if math.isnan(got) or math.isnan(expected):
         return math.isnan(got) and math.isnan(expected)
     if math.isinf(got) or math.isinf(expected):
         return got == expected
-    if got.is_integer() and expected.is_integer() and max(abs(got), abs(expected)) < 2**53:
+    if got.is_integer() and expected.is_integer() and max(abs(got), abs(expected)) < MAX_EXACT_INTEGER:
         return got == expected
     return abs(got - expected) <= TOLERANCE * max(1.0, abs(expected))
 
 
 def same_value(got: Any, expected: Any) -> bool:
-    """Whether a returned value is right. `expected` is JSON; `got` is of builtin types, by the codec.
+    """Whether a returned value is right.
 
-    A tuple may stand for a list, a number for the text of it as a key, and floating point has the tolerance of
-    `same_text`; integers are equal or not.
+    got: a value of builtin types, as the codec of the sandbox makes it.
+    expected: a JSON value.
+
+    JSON has no tuples, and no keys but texts: a tuple equals a list of the same items, and a key 1 equals "1". Floating
+    point may differ by TOLERANCE; integers are equal or not.
 
     >>> same_value((1, 2.0000001), [1, 2.0]), same_value(True, 1), same_value({1: "a"}, {"1": "a"}), same_value(3, 4)
     (True, True, True, False)
@@ -91,7 +103,7 @@ def _same_dict(got: dict[Any, Any], expected: dict[str, Any]) -> bool:
 
 
 def _key_text(key: Any) -> str:
-    """How JSON writes a key; a type that cannot be one gives a text that is none."""
+    """A key as JSON writes it; for a type that JSON has no key for, a text that no data set has."""
     if key is None or type(key) is bool:
         return {None: "null", True: "true", False: "false"}[key]
     return repr(key) if type(key) in (int, float) else f"\0{type(key).__name__}"

@@ -1,6 +1,6 @@
-"""Reads the ground truth of a programming problem: JSON in one of three forms.
+"""Reads the tests in the ground truth of a programming problem, which is JSON in one of three forms.
 
-| form | keys | a test |
+| form | keys | one test is |
 |---|---|---|
 | PRIME, Eurus, APPS, TACO | inputs, outputs, and fn_name for calls | one input with its output |
 | HumanEval | test, entry_point, and prompt where it defines what the tests use | `check(entry_point)` |
@@ -15,12 +15,16 @@ from typing import Any
 
 
 class DataError(Exception):
-    """The ground truth is not one that a program can be graded by."""
+    """No program can be graded with this ground truth."""
 
 
 @dataclass(frozen=True, slots=True)
 class StdinTests:
-    """Texts for stdin, and what stdout should be."""
+    """Programs that read stdin and write stdout.
+
+    inputs: the text on stdin, for each test.
+    outputs: the stdout that is expected.
+    """
 
     inputs: list[str]
     outputs: list[str]
@@ -28,9 +32,13 @@ class StdinTests:
 
 @dataclass(frozen=True, slots=True)
 class CallTests:
-    """Arguments for the function `name`, and what it should return, all JSON values.
+    """Calls of a function; all values are JSON.
 
-    wrapped: every output is a list of one item, which may be the value itself or stand for it.
+    name: of the function, or of a method of the class Solution.
+    arguments: the positional arguments, for each test.
+    outputs: the value that is expected.
+    wrapped: whether every output is a list of one item. Some data sets wrap each output so, and the data do not tell
+        which: both the list and its item are then right.
     """
 
     name: str
@@ -41,7 +49,12 @@ class CallTests:
 
 @dataclass(frozen=True, slots=True)
 class CheckTest:
-    """HumanEval: test code that defines `check`, the function's name, and the prompt that was completed."""
+    """HumanEval.
+
+    test: code that defines `check`, whose argument is the function.
+    entry_point: the name of the function.
+    prompt: the code that the response completes; the tests may use what it defines. None where the data have none.
+    """
 
     test: str
     entry_point: str
@@ -50,7 +63,10 @@ class CheckTest:
 
 @dataclass(frozen=True, slots=True)
 class AssertTests:
-    """MBPP: statements, each a test."""
+    """MBPP.
+
+    asserts: statements, each one a test.
+    """
 
     asserts: list[str]
 
@@ -133,7 +149,7 @@ def _json(item: Any) -> Any:
 
 
 def _json_lines(item: str) -> list[Any] | None:
-    """One argument a line, as LiveCodeBench writes them."""
+    """The arguments in a text with one on each line, as LiveCodeBench has them; None for other texts."""
     try:
         return [json.loads(line) for line in item.split("\n") if line.strip()]
     except ValueError:
@@ -141,7 +157,7 @@ def _json_lines(item: str) -> list[Any] | None:
 
 
 def _arguments(item: Any) -> list[Any]:
-    """A list of arguments. JSON made the keys of a sole dictionary texts; whole numbers become numbers again."""
+    """The arguments of a call. Where the only one is a dictionary, JSON made its keys texts: numbers are restored."""
     if not isinstance(item, list):
         return [item]
     if len(item) == 1 and isinstance(item[0], dict) and item[0]:

@@ -1,4 +1,7 @@
-"""Runs a program against the tests of a problem, in as many sandboxes as it takes."""
+"""Runs a program against the tests of a problem, in as many sandboxes as it takes.
+
+When a test breaks its sandbox or passes its deadline, the tests after it run in a new one.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,26 @@ from primecli.verifiers.sandbox import codec
 from primecli.verifiers.sandbox.process import DeadlinePassed, Ended, Limits, Process
 from primecli.verifiers.sandbox.referee_host import RefereeHost
 
-MAX_SHOWN = 120  # characters of a value in a failure
+MAX_SHOWN_CHARS = 120  # of a value in a failure
 MODULES = ("codec", "seccomp", "guest")
-KILLED, CPU_TIME_USED = -9, -24
+"""What a program's process needs of the package `sandbox`, in the order in which it is loaded there."""
+
+KILLED, CPU_TIME_USED = -9, -24  # exit statuses for SIGKILL and SIGXCPU
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one test.
+    """The result of one test.
 
-    why: None where it passed. over: whether the sandbox can run no further test. final: whether a new one would fail
-    at the same place. syntax: whether the program does not compile.
+    index: which test it is, from 0.
+    why: the reason why it failed; None where it passed.
+    timed_out: whether it passed a deadline or used up its CPU time.
+    over: whether this sandbox cannot run another test.
+    final: whether a new sandbox would fail as this one did, before any test.
+    syntax: whether the program does not compile.
     """
 
-    place: int
+    index: int
     why: str | None = None
     timed_out: bool = False
     over: bool = False
@@ -36,7 +45,12 @@ class Result:
 
 @dataclass(slots=True)
 class Outcome:
-    """Tests in all, those that passed, and the first that did not."""
+    """The results of all tests.
+
+    total: how many tests there are.
+    passed: the indices of those that passed.
+    failure: the result of the first that failed.
+    """
 
     total: int
     passed: set[int] = field(default_factory=set)
@@ -44,9 +58,12 @@ class Outcome:
 
 
 class Runner:
-    """Runs programs one after the other.
+    """Runs programs one after another.
 
-    test_seconds: CPU time of one test; by the clock it may take twice that. program_seconds: all tests, by the clock.
+    mode: bwrap, limits or none.
+    limits: what one program may use.
+    test_seconds: CPU time of one test, which may take twice that in wall-clock time.
+    program_seconds: wall-clock time of all tests of a program.
     stop: whether to stop at the first failure.
     """
 
@@ -59,88 +76,95 @@ class Runner:
         self.referees = RefereeHost(mode)
 
     def run(self, sources: list[str], truth: Truth) -> Outcome:
-        """What becomes of the first of the sources that compiles and defines what is asked for.
+        """Runs the first of the sources that compiles and defines the function, else the first that compiles.
 
         Raises SandboxFailed, and DataError where the tests themselves are at fault.
         """
         end = time.monotonic() + self.program_seconds
         outcome = Outcome(_count(truth))
-        place = 0
+        following = 0
         over = True
-        while over and place < outcome.total:
+        while over and following < outcome.total:
             over = False
-            for result in self._from(place, sources, truth, end):
-                place = result.place + 1
+            for result in self._results_from(following, sources, truth, end):
+                following = result.index + 1
                 over = result.over
                 if result.why is None:
-                    outcome.passed.add(result.place)
+                    outcome.passed.add(result.index)
                     continue
                 outcome.failure = outcome.failure or result
                 if self.stop or result.final or time.monotonic() >= end:
                     return outcome
         return outcome
 
-    def _from(self, first: int, sources: list[str], truth: Truth, end: float) -> Iterator[Result]:
-        """The tests from `first` on, in one sandbox."""
+    def _results_from(self, first: int, sources: list[str], truth: Truth, end: float) -> Iterator[Result]:
+        """Runs the tests from `first` on, in one sandbox, as far as that goes."""
         config = {
             "sources": sources,
             "defines": truth.entry_point if isinstance(truth, CheckTest) else None,
             "serve": not isinstance(truth, StdinTests),
         }
-        place = first
+        index = first
         with Process(self.mode, self.limits, MODULES, config) as process:
             try:
                 loaded = process.receive(self._deadline(end))
                 if loaded != ["loaded"]:
                     yield Result(first, _text(loaded[-1]), final=True, syntax=loaded[0] == "syntax")
                     return
-                for place, why in self._tests(process, truth, first, end):
-                    yield Result(place, why)
-                    place += 1
+                for index, why in self._tests(process, truth, first, end):
+                    yield Result(index, why)
+                    index += 1
             except DeadlinePassed:
-                yield Result(place, f"not done in {self.wall_seconds:g} seconds", timed_out=True, over=True)
+                yield Result(index, f"not done in {self.wall_seconds:g} seconds", timed_out=True, over=True)
             except Ended:
-                yield _ended(process, place)
+                yield _ended(process, index)
             except (codec.Malformed, LookupError, TypeError) as error:
-                yield Result(place, f"the program spoke for the sandbox: {error}"[:MAX_SHOWN], over=True)
+                # only a program that has taken over `guest` sends such messages
+                yield Result(index, f"the program spoke for the sandbox: {error}"[:MAX_SHOWN_CHARS], over=True)
 
     def _deadline(self, end: float) -> float:
+        """When a test that starts now must have ended."""
         return min(end, time.monotonic() + self.wall_seconds)
 
     def _tests(self, process: Process, truth: Truth, first: int, end: float) -> Iterator[tuple[int, str | None]]:
+        """Runs the tests from `first` on; yields the index of each, and why it failed or None."""
         if isinstance(truth, StdinTests):
-            return self._stdin(process, truth, first, end)
+            return self._stdin_tests(process, truth, first, end)
         if isinstance(truth, CallTests):
-            return self._calls(process, truth, first, end)
-        return self._refereed(process, truth, first, end)
+            return self._call_tests(process, truth, first, end)
+        return self._refereed_tests(process, truth, first, end)
 
-    def _stdin(self, process: Process, truth: StdinTests, first: int, end: float) -> Iterator[tuple[int, str | None]]:
-        for place in range(first, len(truth.inputs)):
+    def _stdin_tests(
+        self, process: Process, truth: StdinTests, first: int, end: float
+    ) -> Iterator[tuple[int, str | None]]:
+        for index in range(first, len(truth.inputs)):
             deadline = self._deadline(end)
-            data = truth.inputs[place].encode("utf-8", "surrogateescape")
+            data = truth.inputs[index].encode("utf-8", "surrogateescape")
             process.send(codec.dump_line(["run", len(data)]) + data, deadline)
-            kind, status, size, said = process.receive(deadline)
+            kind, status, size, stderr = process.receive(deadline)
             if kind != "ran" or type(size) is not int or not 0 <= size <= self.limits.file_bytes:
                 raise codec.Malformed("not a report of a run")
             got = process.read(size, deadline).decode("utf-8", "replace")
             if status == CPU_TIME_USED:
                 raise DeadlinePassed
             if status != 0:
-                yield place, _shorten(f"exit status {status}: {_text(said)}", 2 * MAX_SHOWN)
-            elif same_text(got, truth.outputs[place]):
-                yield place, None
+                yield index, _shorten(f"exit status {status}: {_text(stderr)}", 2 * MAX_SHOWN_CHARS)
+            elif same_text(got, truth.outputs[index]):
+                yield index, None
             else:
-                yield place, f"stdout {_shown(got)}, expected {_shown(truth.outputs[place])}"
+                yield index, f"stdout {_shown(got)}, expected {_shown(truth.outputs[index])}"
 
-    def _calls(self, process: Process, truth: CallTests, first: int, end: float) -> Iterator[tuple[int, str | None]]:
-        for place in range(first, len(truth.outputs)):
+    def _call_tests(
+        self, process: Process, truth: CallTests, first: int, end: float
+    ) -> Iterator[tuple[int, str | None]]:
+        for index in range(first, len(truth.outputs)):
             deadline = self._deadline(end)
-            arguments = [codec.encode(item, _keep_nothing) for item in truth.arguments[place]]
+            arguments = [codec.encode(item, _keep_nothing) for item in truth.arguments[index]]
             process.send(codec.dump_line(["cpu"]) + codec.dump_line(["call", truth.name, arguments, {}]), deadline)
             process.receive(deadline)
             reply = process.receive(deadline)
             if reply[0] == "x":
-                yield place, f"raised {_shorten(_text(reply[-1]), MAX_SHOWN)}"
+                yield index, f"raised {_shorten(_text(reply[-1]), MAX_SHOWN_CHARS)}"
                 continue
             if reply[0] != "r":
                 raise codec.Malformed("not a reply")
@@ -148,13 +172,13 @@ class Runner:
                 got = codec.decode(reply[1], _Unknown)
             except codec.Malformed:
                 got = _Unknown()
-            expected = truth.outputs[place]
+            expected = truth.outputs[index]
             if same_value(got, expected) or (truth.wrapped and same_value(got, expected[0])):
-                yield place, None
+                yield index, None
             else:
-                yield place, f"returned {_shown(got)}, expected {_shown(expected)}"
+                yield index, f"returned {_shown(got)}, expected {_shown(expected)}"
 
-    def _refereed(
+    def _refereed_tests(
         self, process: Process, truth: CheckTest | AssertTests, first: int, end: float
     ) -> Iterator[tuple[int, str | None]]:
         job: dict[str, Any] = {"seconds": max(0.1, self._deadline(end) - time.monotonic())}
@@ -174,7 +198,7 @@ class Runner:
 
 
 class _Unknown:
-    """Stands for a returned object that is not plain data; equal to nothing expected."""
+    """Stands for a returned object that is not plain data, and so is not equal to any expected value."""
 
     def __init__(self, number: int = 0, type_name: str = "object") -> None:
         self.type_name = type_name
@@ -184,6 +208,7 @@ class _Unknown:
 
 
 def _keep_nothing(_: Any) -> int | None:
+    """For the codec: expected values are plain data, so nothing is kept here for a handle."""
     return None
 
 
@@ -193,22 +218,24 @@ def _count(truth: Truth) -> int:
     return len(truth.asserts) if isinstance(truth, AssertTests) else len(truth.outputs)
 
 
-def _ended(process: Process, place: int) -> Result:
+def _ended(process: Process, index: int) -> Result:
+    """The result of the test during which the program's process ended."""
     status = process.status()
     if status in (CPU_TIME_USED, KILLED):
-        return Result(place, "the CPU time is used up", timed_out=True, over=True)
+        return Result(index, "the CPU time is used up", timed_out=True, over=True)
     how = "" if status is None else f" with status {status}" if status >= 0 else f" by signal {-status}"
-    return Result(place, f"the program ended before the tests did{how}", over=True)
+    return Result(index, f"the program ended before the tests did{how}", over=True)
 
 
-def _text(said: Any) -> str:
-    return said.strip() if isinstance(said, str) else type(said).__name__
+def _text(message: Any) -> str:
+    """What a program said of itself; it may send anything in place of a text."""
+    return message.strip() if isinstance(message, str) else type(message).__name__
 
 
 def _shown(value: Any) -> str:
     try:
-        return _shorten(repr(value), MAX_SHOWN)
-    except (ValueError, RecursionError):  # an integer of very many digits
+        return _shorten(repr(value), MAX_SHOWN_CHARS)
+    except (ValueError, RecursionError):  # an integer with too many digits to convert, or deep nesting
         return f"<{type(value).__name__}>"
 
 

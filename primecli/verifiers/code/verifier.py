@@ -1,8 +1,8 @@
-"""Grades programs: takes the code of a response, runs it in a sandbox, and compares what it gives.
+"""The verifier of programs: extracts the program of a response, runs it in a sandbox, and compares its output.
 
-The program never holds what is expected of it, and nothing that it prints, returns or destroys is a verdict: values
-come out of its sandbox as plain data and are compared outside. What the program does is reward 0; what the data or
-the sandbox does is an error without a reward.
+The program never sees the expected output, and nothing that it prints, returns or destroys is a verdict: its values
+leave the sandbox as plain data and are compared outside. Whatever the program does is reward 0; a failure of the data
+or of the sandbox is an error without a reward.
 """
 
 from __future__ import annotations
@@ -11,33 +11,34 @@ import ast
 import textwrap
 
 from primecli.errors import UsageError
-from primecli.verifiers import Grade, Task
-from primecli.verifiers.code.extract import Found, extract_code
+from primecli.verifiers import MAX_DETAIL_CHARS, Grade, Task
+from primecli.verifiers.code.extract import Program, extract_program
 from primecli.verifiers.code.ground_truth import CheckTest, DataError, Truth, read_truth
 from primecli.verifiers.code.run import Outcome, Runner
-from primecli.verifiers.sandbox.names import helpers
+from primecli.verifiers.sandbox.names import prompt_helpers
 from primecli.verifiers.sandbox.process import NOTICES, Limits, SandboxFailed, resolve_mode
 
 REWARDS = ("all", "fraction")
-MAX_FAILURE_CHARS = 300
-MIN_MEMORY_MB = 64
+MIN_MEMORY_MB = 64  # common modules of the standard library and a list of a million items need half of it
+ATTEMPTS = 2  # a program whose sandbox breaks is run once more
 
 
 class CodeVerifier:
     """Runs the program of a response against the tests in `ground_truth`.
 
-    sandbox: auto, bwrap, limits or none. code_reward: `all` gives 1 when every test passes and stops at the first
-    that does not; `fraction` gives the part that passes. test_timeout: CPU seconds of one test; by the clock it may
-    take twice that. program_timeout: seconds by the clock for all tests of a program. memory_mb: its address space.
+    sandbox: auto, bwrap, limits or none.
+    code_reward: `all` gives 1 when every test passes, and stops at the first that fails; `fraction` gives the fraction
+        of the tests that pass.
+    test_timeout: CPU seconds for one test, which may take twice that in wall-clock time.
+    program_timeout: wall-clock seconds for all tests of a program.
+    memory_mb: address space of the program.
 
     >>> task = Task("def f(x): return x + 1", '{"asserts": ["assert f(1) == 2"]}')
     >>> CodeVerifier(sandbox="limits").grade(task).verdict
     'correct'
 
-    Raises UsageError where the sandbox cannot be had.
+    Raises UsageError for options that it does not know, or where the sandbox is not available.
     """
-
-    bounds_itself = True  # a deadline of the pool that passes is not the program's doing
 
     def __init__(
         self,
@@ -59,64 +60,68 @@ class CodeVerifier:
 
     @property
     def notice(self) -> str | None:
-        """What the chosen sandbox gives up, in one line; None for bubblewrap."""
+        """What the sandbox does not protect, in one line; None for bubblewrap."""
         return NOTICES.get(self.sandbox)
 
     @property
     def pool_timeout(self) -> float:
-        """The deadline that `GradingPool` needs, so that this verifier's own ones come first."""
-        return 2 * self.program_timeout + 90.0
+        """The deadline that `GradingPool` sets for one program, longer than this verifier's own ones ever take.
+
+        The 90 seconds are for sandboxes that are slow to start.
+        """
+        return ATTEMPTS * self.program_timeout + 90.0
 
     def close(self) -> None:
-        """Ends the process that waits to run tests."""
+        """Ends the process that waits for tests to run."""
         self._runner.referees.close()
 
     def grade(self, task: Task) -> Grade:
-        """The grade of one response, within the timeouts."""
+        """Grades one response, within the timeouts."""
         try:
             truth = read_truth(task.ground_truth)
         except DataError as error:
             return Grade(None, "error", detail=str(error))
         if not task.response.strip():
             return Grade(0.0, "wrong")
-        found = extract_code(task.response)
-        if found is None:
+        program = extract_program(task.response)
+        if program is None:
             return Grade(0.0, "unparseable")
-        sources = _sources(found, truth)
+        sources = _sources(program, truth)
         failure = ""
-        for _ in range(2):
+        for _ in range(ATTEMPTS):
             try:
-                return self._grade(found, self._runner.run(sources, truth))
+                return self._grade(program, self._runner.run(sources, truth))
             except DataError as error:
-                return Grade(None, "error", found.text, str(error)[:MAX_FAILURE_CHARS])
+                return Grade(None, "error", program.text, str(error)[:MAX_DETAIL_CHARS])
             except SandboxFailed as error:
                 failure = str(error)
-        return Grade(None, "error", found.text, failure[:MAX_FAILURE_CHARS])
+        return Grade(None, "error", program.text, failure[:MAX_DETAIL_CHARS])
 
-    def _grade(self, found: Found, outcome: Outcome) -> Grade:
+    def _grade(self, program: Program, outcome: Outcome) -> Grade:
         failure = outcome.failure
-        if failure is not None and failure.syntax and not found.fenced:
+        if failure is not None and failure.syntax and not program.fenced:
             return Grade(0.0, "unparseable")
         counts = (len(outcome.passed), outcome.total)
         if failure is None and counts[0] == counts[1]:
-            return Grade(1.0, "correct", found.text, None, *counts)
+            return Grade(1.0, "correct", program.text, None, *counts)
         assert failure is not None, "a test that did not pass failed"
         reward = counts[0] / counts[1] if self.code_reward == "fraction" else 0.0
-        shown = f"test {failure.place + 1} of {outcome.total}: {failure.why}"[:MAX_FAILURE_CHARS]
-        return Grade(reward, "timeout" if failure.timed_out else "wrong", found.text, None, *counts, shown)
+        shown = f"test {failure.index + 1} of {outcome.total}: {failure.why}"[:MAX_DETAIL_CHARS]
+        return Grade(reward, "timeout" if failure.timed_out else "wrong", program.text, None, *counts, shown)
 
 
-def _sources(found: Found, truth: Truth) -> list[str]:
-    """The programs that a response may mean, the likeliest first: the sandbox takes one that compiles.
+def _sources(program: Program, truth: Truth) -> list[str]:
+    """The ways to read a program, the likeliest first; the sandbox takes the first that compiles.
 
-    A HumanEval response is a whole function, to which the prompt's imports and helpers belong, or a completion of
-    the prompt.
+    A HumanEval response is a whole function, which needs the imports and helpers of the prompt, or a completion of the
+    prompt.
     """
-    dedented = textwrap.dedent(found.text)
-    sources = [found.text] if dedented == found.text else [found.text, dedented]
+    text = program.text
+    dedented = textwrap.dedent(text)
+    sources = [text] if dedented == text else [text, dedented]
     if isinstance(truth, CheckTest) and truth.prompt:
-        rest = "\n".join(ast.unparse(node) for node in helpers(truth.prompt, truth.entry_point))
+        helpers = "\n".join(ast.unparse(node) for node in prompt_helpers(truth.prompt, truth.entry_point))
         prompt = truth.prompt.rstrip("\r\n") + "\n"
-        bodies = (found.text, "    " + found.text.lstrip(), textwrap.indent(found.text, "    "))
-        sources = [*(f"{rest}\n{source}" for source in sources), *sources, *(prompt + body for body in bodies)]
+        bodies = (text, "    " + text.lstrip(), textwrap.indent(text, "    "))
+        sources = [*(f"{helpers}\n{source}" for source in sources), *sources, *(prompt + body for body in bodies)]
     return sources

@@ -1,4 +1,4 @@
-"""Typographic and foreign characters in ASCII and LaTeX."""
+"""Typographic and foreign characters, in ASCII and LaTeX."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ _CHARACTERS = {
 }
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT_RUN = re.compile("[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-_INVISIBLE = {"Cf", "Cc", "Co", "Cn", "So"}  # So: check marks and the like
+_DROPPED = {"Cf", "Cc", "Co", "Cn", "So"}  # Unicode categories: invisible characters, and check marks and the like
 
 
 def plain_characters(text: str) -> str:
-    """The text in ASCII and LaTeX where it used typographic characters, foreign digits or invisible marks.
+    """A text with its typographic characters and foreign digits in ASCII and LaTeX, and its invisible ones dropped.
 
     >>> plain_characters("−３\\u200b½")
     '-3\\\\frac{1}{2}'
@@ -61,13 +61,13 @@ def plain_characters(text: str) -> str:
             out.append(_CHARACTERS[char])
         elif char.isascii() or char.isspace():
             out.append(char)
-        elif unicodedata.category(char) in _INVISIBLE:
+        elif unicodedata.category(char) in _DROPPED:
             continue
         elif (digit := unicodedata.decimal(char, None)) is not None:
             out.append(str(digit))
         else:
             folded = unicodedata.normalize("NFKC", char)
-            if "⁄" in folded:  # ½: keep it one fraction, since 2½ is not 21/2
+            if "⁄" in folded:  # of ½ this makes 1⁄2; a \frac, because 2½ is not 21/2
                 top, _, bottom = folded.partition("⁄")
                 folded = f"\\frac{{{top}}}{{{bottom}}}" if bottom else folded
             out.append(folded)

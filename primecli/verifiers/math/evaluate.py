@@ -1,4 +1,4 @@
-"""The value of an expression tree: exact where rational arithmetic of bounded size gives it, else to N digits."""
+"""The value of an expression tree: as a fraction where rational arithmetic gives one, else to any number of digits."""
 
 from __future__ import annotations
 
@@ -6,20 +6,30 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from primecli.verifiers.math.tokens import TRIG, Tree, Unreadable
+from primecli.verifiers.math.tokens import TRIG, Unreadable
+from primecli.verifiers.math.tree import Tree, children, operation
 
 MAX_BITS = 60_000
-"""Exact numbers stay below this many bits; more is left to floating point of fixed precision."""
+"""Exact numbers stay below this many bits; beyond, floating point of fixed precision is used."""
+
+MAX_FACTORIAL = 3000  # of an exact number: 3000! has 30,332 bits
+MAX_ROOT_DEGREE = 64  # of an exact root
+MAX_ROOT_BITS = 1000  # under an exact root beyond the square root: its first guess is a float, below 2^1024
+
+# beyond these `numeric` raises TooLarge, if `bounded`
+MAX_MAGNITUDE = 100_000  # binary exponent of a value
+MAX_ARGUMENT = 100_000  # of a function such as sin, which needs more digits the larger it is
+MAX_FLOAT_FACTORIAL = 10_000
 
 
-class Untame(Exception):
-    """A value too large to compute in bounded time."""
+class TooLarge(Exception):
+    """A value is too large to compute in bounded time."""
 
 
 def exact(tree: Tree) -> Fraction | None:
-    """The rational value of a tree where rational arithmetic of bounded size gives one, else None.
+    """The value of a tree where rational arithmetic of bounded size gives it, else None.
 
-    >>> from primecli.verifiers.math_expr import parse_expression
+    >>> from primecli.verifiers.math.parse import parse_expression
     >>> exact(parse_expression(r"\\frac{\\sqrt{16}}{6} - 0.5"))
     Fraction(1, 6)
 
@@ -30,20 +40,21 @@ def exact(tree: Tree) -> Fraction | None:
         return tree[1]  # type: ignore[no-any-return]
     if kind == "sym":
         return None
-    values = [exact(child) for child in tree[1:] if isinstance(child, tuple)]
+    values = [exact(child) for child in children(tree)]
     numbers = [value for value in values if value is not None]
     if len(numbers) < len(values):
         return None
-    return _bounded(_rational(kind if kind != "call" else tree[1], numbers))
+    return _within_max_bits(_rational(operation(tree), numbers))
 
 
-def _bounded(value: Fraction | None) -> Fraction | None:
+def _within_max_bits(value: Fraction | None) -> Fraction | None:
     if value is None or value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
         return None
     return value
 
 
 def _rational(kind: str, numbers: list[Fraction]) -> Fraction | None:
+    """An operation or function of exact numbers; None where its value is not rational or may be too large."""
     a = numbers[0]
     b = numbers[-1]
     if kind == "add":
@@ -59,14 +70,14 @@ def _rational(kind: str, numbers: list[Fraction]) -> Fraction | None:
     if kind == "pow":
         return _rational_power(a, b)
     if kind == "fact":
-        return Fraction(math.factorial(a.numerator)) if a.denominator == 1 and 0 <= a <= 3000 else None
+        return Fraction(math.factorial(a.numerator)) if a.denominator == 1 and 0 <= a <= MAX_FACTORIAL else None
     if kind == "root":
         return _rational_power(a, 1 / b) if b > 0 else None
     if kind == "abs":
         return abs(a)
     if kind in ("floor", "ceil"):
         return Fraction(math.floor(a) if kind == "floor" else math.ceil(a))
-    if kind == "binom" and a.denominator == b.denominator == 1 and 0 <= b <= a <= 3000:
+    if kind == "binom" and a.denominator == b.denominator == 1 and 0 <= b <= a <= MAX_FACTORIAL:
         return Fraction(math.comb(a.numerator, b.numerator))
     return None
 
@@ -77,7 +88,7 @@ def _rational_power(base: Fraction, exponent: Fraction) -> Fraction | None:
         if exponent < 0:
             raise Unreadable("division by zero")
         return Fraction(0) if exponent > 0 else None  # 0^0 has no agreed value
-    if exponent.denominator > 64 or abs(exponent.numerator) * bits > MAX_BITS:
+    if exponent.denominator > MAX_ROOT_DEGREE or abs(exponent.numerator) * bits > MAX_BITS:
         return None
     degree = exponent.denominator
     if degree > 1:
@@ -91,25 +102,26 @@ def _rational_power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 
 def _exact_root(value: int, degree: int) -> int | None:
+    """The whole number whose power is `value`, which is not negative; None where there is none."""
     if value < 2:
         return value
     if degree == 2:
         root = math.isqrt(value)
     else:
-        if value.bit_length() > 1000:
+        if value.bit_length() > MAX_ROOT_BITS:
             return None
         root = round(value ** (1 / degree))
     return next((guess for guess in (root - 1, root, root + 1) if guess**degree == value), None)
 
 
-_MAX_MAGNITUDE = 100_000  # binary exponent up to which the caller's process goes on computing
+def numeric(tree: Tree, values: dict[str, Any], bounded: bool) -> Any:
+    """The value of a tree as an mpmath number, at mpmath's current precision.
 
+    values: an mpmath number for each free symbol.
+    bounded: whether to raise TooLarge rather than compute with numbers beyond 2^MAX_MAGNITUDE, or functions and
+        factorials of large numbers.
 
-def numeric(tree: Tree, values: dict[str, Any], tame: bool) -> Any:
-    """The value of a tree as an mpmath number at mpmath's current precision.
-
-    values: an mpmath number for each free symbol. With `tame`, raises Untame rather than compute with numbers
-    beyond 2^100000 or factorials of large numbers. Raises Unreadable where there is no finite value.
+    Raises Unreadable where there is no finite value.
     """
     import mpmath
 
@@ -118,15 +130,15 @@ def numeric(tree: Tree, values: dict[str, Any], tame: bool) -> Any:
         return mpmath.mpf(tree[1].numerator) / tree[1].denominator
     if kind == "sym":
         return _constant(tree[1], values)
-    arguments = [numeric(child, values, tame) for child in tree[1:] if isinstance(child, tuple)]
+    arguments = [numeric(child, values, bounded) for child in children(tree)]
     try:
-        result = _apply(kind if kind != "call" else tree[1], arguments, tame)
+        result = _apply(operation(tree), arguments, bounded)
     except (ZeroDivisionError, ValueError, OverflowError, TypeError) as error:
         raise Unreadable(str(error)) from error
     if not mpmath.isfinite(result):
         raise Unreadable("no finite value")
-    if tame and result != 0 and mpmath.mag(result) > _MAX_MAGNITUDE:
-        raise Untame
+    if bounded and result != 0 and mpmath.mag(result) > MAX_MAGNITUDE:
+        raise TooLarge
     return result
 
 
@@ -144,7 +156,7 @@ def _constant(name: str, values: dict[str, Any]) -> Any:
     return values[name]
 
 
-def _apply(kind: str, arguments: list[Any], tame: bool) -> Any:
+def _apply(kind: str, arguments: list[Any], bounded: bool) -> Any:
     import mpmath
 
     a, b = arguments[0], arguments[-1]
@@ -158,13 +170,13 @@ def _apply(kind: str, arguments: list[Any], tame: bool) -> Any:
         return a / b
     if kind == "abs":
         return abs(a)
-    if tame and kind in ("fact", "binom") and any(abs(x) > 10_000 for x in arguments):
-        raise Untame
-    if tame and kind not in ("root", "pow", "ln", "logb") and abs(a) > 100_000:
-        raise Untame
+    if bounded and kind in ("fact", "binom") and any(abs(x) > MAX_FLOAT_FACTORIAL for x in arguments):
+        raise TooLarge
+    if bounded and kind not in ("root", "pow", "ln", "logb") and abs(a) > MAX_ARGUMENT:
+        raise TooLarge
     if kind == "pow":
-        if tame and a != 0 and abs(b) * abs(mpmath.mag(a)) > _MAX_MAGNITUDE:
-            raise Untame
+        if bounded and a != 0 and abs(b) * abs(mpmath.mag(a)) > MAX_MAGNITUDE:
+            raise TooLarge
         return a**b
     if kind == "root":
         return mpmath.sqrt(a) if b == 2 else mpmath.power(a, 1 / b) if _positive(a) else _odd_root(a, b)
@@ -182,7 +194,7 @@ def _positive(a: Any) -> bool:
 
 
 def _odd_root(a: Any, degree: Any) -> Any:
-    """The real root of a negative number, as schools write it: the cube root of -8 is -2."""
+    """A root of a negative or complex number; an odd one of a negative number is real: the cube root of -8 is -2."""
     import mpmath
 
     if isinstance(a, mpmath.mpf) and degree == int(degree) and int(degree) % 2 == 1:

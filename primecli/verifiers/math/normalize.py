@@ -1,6 +1,6 @@
-"""Brings an answer, LaTeX or plain, to one spelling.
+"""Rewrites an answer, in LaTeX or plain text, in one spelling.
 
-Strings only. Everything here is linear in the length of its input, which the caller bounds.
+Everything here works on strings and is linear in the length of its input, which the caller bounds.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from primecli.verifiers.math.characters import plain_characters
 
+# commands that only change how a formula looks: without an argument, then with one
 _FORMATTING = re.compile(
     r"\\(?:left|right|displaystyle|textstyle|scriptstyle|limits|bigl?|Bigl?|biggl?|Biggl?|bigr|Bigr|biggr|Biggr"
     r"|middle|nonumber|hfill|bf|rm|it|tiny|small|large|Large|LARGE|huge|Huge|normalsize|checkmark|qed|blacksquare"
@@ -17,6 +18,7 @@ _FORMATTING = re.compile(
     r"|\\(?:hspace|vspace|label|tag|color|textcolor|phantom|hphantom|vphantom)\*?\s?\{[^{}]*\}"
 )
 _SPACING = re.compile(r"(?<!\\)\\[,;: ]|\\(?:quad|qquad|enspace|thinspace)(?![a-zA-Z])|~|\s+")
+# commands that set their argument as text or in another font; all become \text
 _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|bm|boldsymbol|pmb)"
     r"(?![a-zA-Z])\s*(?=\{)"
@@ -57,29 +59,37 @@ _SYNONYMS = {
     "varepsilon": "epsilon",
     "varphi": "phi",
 }
+"""Commands without their backslash, and what they become; `_BARE_SYMBOLS` are written without one."""
+
 COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
 _BARE_SYMBOLS = {"<", ">", "[", "]", "|", "/", ":"}
 _OPERATOR_NAME = re.compile(r"\\operatorname\*?\s*\{\s*([a-zA-Z]{1,20})\s*\}")
+# 1,\!000 and 1{,}000 and 1\,000
 _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:(?:,\s?\\!\s?|\s?\{\s?,\s?\}\s?|\\,)\d{3})+)(?!\d)")
 _QUOTED = re.compile(r"^(['_])(.*)\1$", re.DOTALL)
+# "US$5" or "USD 5"
 _CURRENCY_BEFORE = re.compile(
     r"^\s*(?:\\text\{\s*)?(?:(?:US|HK|CA|AU|NZ|[ACS])(?=\s?\\?\$)|(?:USD|EUR|GBP|INR|CAD|AUD|Rs\.?)\s?(?=[\d.]))"
 )
+# ^{\circ} with spaces or an empty base, and an "o" for it
 _DEGREE_MARK = re.compile(
     r"(?:\{\})?\^\{\s*\\circ\s*\}|(?<=\d)\^(?:\{\s*(?:\\text\{\s*o\s*\}|o)\s*\}|\\text\{o\}|o(?![a-z]))"
 )
 _TEXT_SIGN = re.compile(r"\\text\{\s*\\?([%:/+=-])\s*\}")
 _TEXT_NAME = re.compile(r"\\text\{\s*((?:arc)?(?:sin|cos|tan|cot|sec|csc)|ln|log|exp)\s*\}")
 _TEXT_CONSTANT = re.compile(r"\\text\{\s*([a-fi-kn-rt-z])\s*\}")  # m, g, s, h, l are units
-_SLANTED = re.compile(r"\^\{?(\d{1,9})\}?\s?/\s?_\{?(\d{1,9})\}?")
-_TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?10\s?\^")
+_SLANTED = re.compile(r"\^\{?(\d{1,9})\}?\s?/\s?_\{?(\d{1,9})\}?")  # ^3/_4
+_TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?10\s?\^")  # 1.5x10^3
 _OPERATOR = re.compile(r"[-+=,()\[\]/*<>]")
+# "Alice, Bob and Carl"
 _NAMES_LISTED = re.compile(r"\s*[A-Za-z]{1,20}(?:(?:\s*,\s*|\s*,?\s+and\s+)[A-Za-z]{1,20}){1,9}\s*")
+# "for all n \in \mathbb{Z}" at the end
 _FOR_ALL = re.compile(
     r"[,\s]*(?:\\text\{[\s,]*(?:for (?:all|any|every)|where)[^{}]*\}|\bfor (?:all|any|every)\b)[^=]*$"
     r"|[,\s]*\(?\s*(?:\\text\{[^{}]*\})?\s*[kn]\s*\\in\s*\\mathbb\s*\{?[ZN]\}?\s*\)?$"
 )
 _NEGATIVE = re.compile(r"^(?:\\text\{\s*)?negative\s+\}?(?=[\d\\])", re.IGNORECASE)
+# "The answer is" at the beginning, but not the letter of a choice: "(C):"
 _ANNOUNCED = re.compile(
     r"^(?:\\text\{(?!\s*(?:(?:option|choice) )?\(?[A-J]\)?\s*:)[^{}]*(?:\b(?:is|are)|:|=)\s*\}"
     r"|(?:so,? )?(?:the )?(?:final |correct )?answers? ?(?:is|are|:|=))\s*(?=\S)",
@@ -89,7 +99,7 @@ _ANNOUNCED = re.compile(
 
 @lru_cache(maxsize=2048)
 def normalize(text: str) -> str:
-    """One spelling for an answer: no formatting commands, no currency, no outer dollars or closing full stop.
+    """An answer in one spelling: without formatting, currency, outer dollar signs or a full stop at the end.
 
     >>> normalize(r"$\\left( 3, \\dfrac{\\pi}{2} \\right)$.")
     '( 3, \\\\frac{\\\\pi}{2} )'
@@ -106,15 +116,15 @@ def normalize(text: str) -> str:
     s = s.replace("\\%", "%").replace("\\&", "and").replace("^\\circ", "^{\\circ}").replace("{ }", "")
     s = re.sub(r"\\\{\s*", r"\\{", _DEGREE_MARK.sub("^{\\\\circ}", s))
     s = re.sub(r"\\text\{\s*[.,]?\s*\}|\\(?:boxed|fbox)(?=\{)|(?<=\d)\{\}", "", s)
-    s = _unwrapped(s)
+    s = _without_typeface(s)
     s = _notations(s.replace("\\#", "#").strip())
     while s and (s[-1] in ".,;:" or s.endswith("\\")):
         s = s[:-1].rstrip()
     return strip_braces(_FOR_ALL.sub("", s) or s)
 
 
-def _unwrapped(s: str) -> str:
-    """A formula out of the typeface that wraps the whole of it."""
+def _without_typeface(s: str) -> str:
+    """A formula, or a list of names, without a `\\text{…}` around the whole of it; words keep theirs."""
     for _ in range(4):
         s = s.strip()
         if not s.startswith("\\text{") or _closing(s, 5) != len(s) - 1:
@@ -127,7 +137,7 @@ def _unwrapped(s: str) -> str:
 
 
 def _notations(s: str) -> str:
-    """Rarer spellings of fractions, decimals, powers of ten, function names and announcements."""
+    """Rewrites rarer notations for fractions, decimals, powers of ten and functions, and drops "the answer is"."""
     if "\\text" in s:
         s = _TEXT_SIGN.sub(r"\1", _TEXT_NAME.sub(lambda m: "\\" + m.group(1) + " ", _TEXT_CONSTANT.sub(r"\1 ", s)))
     for command, name in (("over", "frac"), ("choose", "binom")):
@@ -138,37 +148,39 @@ def _notations(s: str) -> str:
 
 
 def _infix(s: str, command: str, name: str) -> str:
-    """`{a \\over b}` as `\\frac{a}{b}`, the first one in `s`."""
-    found = re.search(rf"\\{command}(?![a-zA-Z])", s)
-    if not found:
+    """The first `{a \\over b}` as `\\frac{a}{b}`, or `{a \\choose b}` as `\\binom{a}{b}`."""
+    infix = re.search(rf"\\{command}(?![a-zA-Z])", s)
+    if not infix:
         return s
     start, end = 0, len(s)
     depth = 0
-    for index in range(found.start() - 1, -1, -1):
+    for index in range(infix.start() - 1, -1, -1):
         depth += (s[index] == "}") - (s[index] == "{")
         if depth < 0:
             start = index + 1
             break
     depth = 0
-    for index in range(found.end(), len(s)):
+    for index in range(infix.end(), len(s)):
         depth += (s[index] == "{") - (s[index] == "}")
         if depth < 0:
             end = index
             break
-    top, bottom = s[start : found.start()].strip(), s[found.end() : end].strip()
+    top, bottom = s[start : infix.start()].strip(), s[infix.end() : end].strip()
     return f"{s[:start]}\\{name}{{{top}}}{{{bottom}}}{s[end:]}"
 
 
+# 0.1\overline{6}, 0.\bar{3} and 0.1(6)
 _REPEATING = re.compile(
     r"(?<![\d.])(\d{0,12})\.(\d{0,12})(?:\\(?:overline|bar|dot)\s*(?:\{\s*(\d{1,12})\s*\}|(\d))|(?<=\.)\((\d{1,12})\))"
     r"(?:\s*\\(?:ldots|dots|cdots))?(?![\d\\])"
 )
+# 0.1666...
 _DOTTED_RUN = re.compile(r"(?<![\d.])(\d{0,12})\.(\d{3,40})(?:\s*\\(?:ldots|dots|cdots)(?![a-zA-Z])|\.\.\.+)")
-_TAIL_BLOCK = re.compile(r"(\d*?)(\d{1,8}?)\2+")
+_TAIL_BLOCK = re.compile(r"(\d*?)(\d{1,8}?)\2+")  # the shortest block of digits that the tail repeats
 
 
 def repeating_decimals(s: str) -> str:
-    """`0.1\\overline{6}` and `0.1666...` as the fraction that they are.
+    """Repeating decimals, such as `0.1\\overline{6}` and `0.1666...`, as fractions.
 
     >>> repeating_decimals(r"0.\\overline{3}"), repeating_decimals("0.1666..."), repeating_decimals("1.414...")
     ('\\\\frac{3}{9}', '\\\\frac{15}{90}', '1.414...')
@@ -204,7 +216,7 @@ def _synonym(match: re.Match[str]) -> str:
 
 
 def strip_braces(s: str) -> str:
-    """The string without braces that wrap the whole of it.
+    """A string without braces around the whole of it.
 
     >>> strip_braces("{{5}}"), strip_braces("{1}+{2}")
     ('5', '{1}+{2}')
@@ -220,9 +232,9 @@ def strip_braces(s: str) -> str:
 
 
 def squeeze(s: str) -> str:
-    """A normalised answer without spaces and redundant braces, for comparing as a string.
+    """A normalised answer without spaces and redundant braces, to be compared as a string.
 
-    Two numbers that only a space keeps apart stay apart.
+    A space stays where it separates two numbers or words.
 
     >>> squeeze(r"\\frac{ 1 }2 + x^{2}") == squeeze(r"\\frac12+x^2")
     True
@@ -231,19 +243,19 @@ def squeeze(s: str) -> str:
     return re.sub(r"\{([\da-zA-Z])\}", r"\1", s)
 
 
-def _closing(s: str, at: int) -> int:
-    """Index of what closes the bracket at `at`, counting only brackets of its kind; -1 where nothing does."""
+def _closing(s: str, opening: int) -> int:
+    """Index of the brace that closes the one at `opening`; -1 where none does."""
     depth = 0
-    i = at
-    while i < len(s):
-        if s[i] == "\\":
-            i += 2
+    index = opening
+    while index < len(s):
+        if s[index] == "\\":
+            index += 2
             continue
-        if s[i] == "{":
+        if s[index] == "{":
             depth += 1
-        elif s[i] == "}":
+        elif s[index] == "}":
             depth -= 1
             if depth == 0:
-                return i
-        i += 1
+                return index
+        index += 1
     return -1

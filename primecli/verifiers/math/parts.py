@@ -1,6 +1,6 @@
-"""Splits a normalised answer into parts: lists, intervals, sets, matrices.
+"""Splits a normalised answer into lists, intervals, sets and matrices, down to single values.
 
-Strings only. Everything here is linear in the length of its input, which the caller bounds.
+Everything here works on strings and is linear in the length of its input, which the caller bounds.
 """
 
 from __future__ import annotations
@@ -10,61 +10,73 @@ from dataclasses import dataclass
 
 from primecli.verifiers.math.normalize import COMMAND, strip_braces
 
+MAX_PARTS = 200
+"""Of one answer; a longer list is read as a single value."""
+
+MAX_NESTING = 6
+"""Of lists and sets; anything deeper is read as a single value."""
+
 _BEGIN = re.compile(r"\\begin\{[a-zA-Z]+\*?\}")
 _END = re.compile(r"\\end\{[a-zA-Z]+\*?\}")
 
 
-def split_top(s: str, separators: re.Pattern[str], limit: int = 200) -> tuple[list[str], list[str]] | None:
-    """Parts of `s` between the separators that stand outside all brackets, and those separators.
+def split_top(s: str, separator: re.Pattern[str]) -> tuple[list[str], list[str]] | None:
+    """The parts of `s` between separators outside all brackets, and those separators.
 
-    Half-open intervals count as brackets: `[1,2)` closes. None where brackets do not balance or there are
-    more than `limit` parts.
+    Any closing bracket closes any opening one, since `[1,2)` is an interval. None where brackets do not balance, or
+    where there are more than MAX_PARTS parts.
+
+    >>> split_top("1, (2, 3)", re.compile(","))
+    (['1', ' (2, 3)'], [','])
     """
     depth = 0
     parts: list[str] = []
-    found: list[str] = []
-    start = i = 0
-    while i < len(s):
-        if depth == 0 and (hit := separators.match(s, i)) and hit.end() > i:
-            parts.append(s[start:i])
-            found.append(hit.group())
-            start = i = hit.end()
-            if len(parts) > limit:
+    separators: list[str] = []
+    start = index = 0
+    while index < len(s):
+        if depth == 0 and (match := separator.match(s, index)) and match.end() > index:
+            parts.append(s[start:index])
+            separators.append(match.group())
+            start = index = match.end()
+            if len(parts) > MAX_PARTS:
                 return None
             continue
-        char = s[i]
+        char = s[index]
         if char == "\\":
-            if _BEGIN.match(s, i):
+            if _BEGIN.match(s, index):
                 depth += 1
-            elif _END.match(s, i):
+            elif _END.match(s, index):
                 depth -= 1
-            elif s.startswith(("\\{", "\\langle"), i):
+            elif s.startswith(("\\{", "\\langle"), index):
                 depth += 1
-            elif s.startswith(("\\}", "\\rangle"), i):
+            elif s.startswith(("\\}", "\\rangle"), index):
                 depth -= 1
-            word = COMMAND.match(s, i)
-            i = word.end() if word else i + 2
+            command = COMMAND.match(s, index)
+            index = command.end() if command else index + 2
         else:
             if char in "([{":
                 depth += 1
             elif char in ")]}":
                 depth -= 1
-            i += 1
+            index += 1
         if depth < 0:
             return None
     if depth != 0:
         return None
     parts.append(s[start:])
-    return parts, found
+    return parts, separators
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One node of a split answer.
+    """An answer, or a part of one.
 
-    kind: leaf, list (order free), tuple (order matters; also intervals), set, union, matrix, or except (all real
-    numbers but the items).
-    brackets: for a tuple its two brackets; for a matrix the number of columns; for a list the word that joins it.
+    kind: leaf (a single value), list (in any order), tuple (in this order; also an interval), set, union, matrix, or
+        except (all real numbers but the items).
+    text: the part as it was written.
+    items: its own parts; the cells of a matrix row by row; none for a leaf.
+    brackets: of a tuple its two brackets, such as "[)"; of a matrix the number of columns, such as "2"; of a list the
+        word between its items, "and", "or" or "".
     """
 
     kind: str
@@ -82,35 +94,40 @@ _MATRIX = re.compile(r"(.*?)\\begin\{([pb]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\e
 _ROW = re.compile(r"\\\\(?:\[[^\]]{0,12}\])?")
 _CELL = re.compile("&")
 _PM = re.compile(r"\\pm(?![a-zA-Z])")
+# "x \in" before a set or an interval
 _MEMBER = re.compile(r"^[a-zA-Z](?:_\{?\w\}?)?\s*\\in(?![a-zA-Z])\s*")
 _BIG_NUMBER = re.compile(r"^[-+]?\s*\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
+# "2 and 3/4"
 _MIXED_IN_WORDS = re.compile(
     r"(\d{1,9})\s*(?:\\text\{\s*and\s*\}|and)\s*(\\frac\{\d{1,9}\}\{\d{1,9}\}|\d{1,9}/\d{1,9})"
 )
+# "]1,2["
 _REVERSED = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")
+# the inside of "\{x \in \mathbb{R} | x > 1\}"
 _BUILDER = re.compile(r"([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?\s*R\s*\}?\s*)?(?:\||:)(?!\|)\s*(.+)", re.DOTALL)
+# "\mathbb{R} \setminus \{0\}"
 _ALL_BUT = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?\s*(?:\\setminus|\\backslash|-)\s*(\\\{.*\\\})", re.DOTALL)
-_POINT_LABEL = re.compile(r"[A-Z]\s*(?=\()")
+_POINT_LABEL = re.compile(r"[A-Z]\s*(?=\()")  # the A of "A(5,-3)"
 _TUPLE_OF_NAMES = re.compile(r"\(\s*([a-zA-Z]|\\[a-z]+)(\s*,\s*(?:[a-zA-Z]|\\[a-z]+))+\s*\)")
 
 
 def read_parts(s: str, depth: int = 0) -> list[Part]:
-    """The ways to read a normalised answer, likeliest first: `1,234` is a number, or a list of two.
+    """The ways to read a normalised answer, the likeliest first: `1,234` is a number, or else a list of two.
 
     >>> [part.kind for part in read_parts(r"(1,2) \\cup [3,4)")], read_parts("1,234")[1].items[1].text
     (['union'], '234')
     """
     s = strip_braces(_MEMBER.sub("", s.strip()))
-    if depth > 6:
+    if depth > MAX_NESTING:
         return [Part("leaf", s)]
-    if s.startswith("]") or s.endswith("["):  # open intervals as the French write them
+    if s.startswith("]") or s.endswith("["):  # the French notation for open intervals
         s = _REVERSED.sub(lambda m: ("[" if m[1] == "[" else "(") + m[2] + ("]" if m[3] == "]" else ")"), s)
     listed = split_top(s, _SEPARATOR)
     if listed is None:
         return [Part("leaf", s)]
     pieces = [piece for piece in listed[0] if piece.strip()]
     if len(pieces) <= 1:
-        return [_one(pieces[0].strip() if pieces else s, depth)]
+        return [_read_one(pieces[0].strip() if pieces else s, depth)]
     readings: list[Part] = []
     if _BIG_NUMBER.match(s) and not _COMMA.search(s[_BIG_NUMBER.match(s).end() :]):  # type: ignore[union-attr]
         readings.append(Part("leaf", s.replace(",", "")))
@@ -121,17 +138,18 @@ def read_parts(s: str, depth: int = 0) -> list[Part]:
     elif (mixed := _MIXED_IN_WORDS.fullmatch(s)) is not None:
         readings.append(Part("leaf", f"{mixed.group(1)} {mixed.group(2)}"))
     if readings and any(re.fullmatch(r"0\d+", piece.strip()) for piece in pieces):
-        return readings  # 1,000 is no list of 1 and 000
+        return readings  # 1,000 is not a list of 1 and 000
     items: list[Part] = []
     for piece in pieces:
-        only = read_parts(piece, depth + 1)[0]
-        items.extend(only.items if only.kind == "list" else (only,))
+        item = read_parts(piece, depth + 1)[0]
+        items.extend(item.items if item.kind == "list" else (item,))
     words = {word for word in ("and", "or") if any(word in separator for separator in listed[1])}
     readings.append(Part("list", s, tuple(items), words.pop() if len(words) == 1 else ""))
     return readings
 
 
-def _one(s: str, depth: int) -> Part:
+def _read_one(s: str, depth: int) -> Part:
+    """Reads an answer that is not a list."""
     united = split_top(s, _CUP)
     if united is not None and len(united[0]) > 1:
         return Part("union", s, tuple(read_parts(piece, depth + 1)[0] for piece in united[0]))
@@ -142,7 +160,7 @@ def _one(s: str, depth: int) -> Part:
     if matrix and "\\begin" not in matrix.group(1):
         return _matrix(s, matrix.group(3), matrix.group(1).strip())
     if (all_but := _ALL_BUT.fullmatch(s)) is not None:
-        points = _one(all_but.group(1), depth + 1)
+        points = _read_one(all_but.group(1), depth + 1)
         return Part("except", s, points.items) if points.kind == "set" else Part("leaf", s)
     if s.startswith("\\{") and s.endswith("\\}"):
         inside = s[2:-2]
@@ -159,6 +177,7 @@ def _one(s: str, depth: int) -> Part:
 
 
 def _bracketed(s: str, depth: int) -> Part:
+    """Reads a tuple, an interval, a point with a label, or what is left: ± and single values."""
     opening = "\\langle" if s.startswith("\\langle") else s[:1]
     closing = "\\rangle" if s.endswith("\\rangle") else s[-1:]
     if opening and opening in ("(", "[", "\\langle") and closing in (")", "]", "\\rangle"):
@@ -168,7 +187,7 @@ def _bracketed(s: str, depth: int) -> Part:
             ordered = opening == "\\langle" or (opening + closing == "[]" and len(items) > 2)
             return Part("tuple", s, items, "()" if ordered else opening + closing)
         if inner is not None and opening + closing in ("()", "[]") and s[1:-1].strip():
-            # brackets around one thing mean nothing, except around a choice letter, which the leaf knows
+            # brackets around a single thing mean nothing, unless it is the letter of a choice, which `leaf` reads
             return read_parts(s[1:-1], depth + 1)[0] if len(s) > 3 else Part("leaf", s)
     if (label := _POINT_LABEL.match(s)) is not None and closing == ")":
         point = _bracketed(s[label.end() :], depth + 1)
@@ -180,7 +199,7 @@ def _bracketed(s: str, depth: int) -> Part:
 
 
 def _named(name: str, value: str, depth: int) -> Part | None:
-    """`(x,y) = (1,2)` and `S = \\{1,2\\}`; None where the value is no tuple, set or matrix."""
+    """The value of `(x,y) = (1,2)` or `S = \\{1,2\\}`; None where the value is not a tuple, set, union or matrix."""
     name, value = name.strip(), value.strip()
     if not value.startswith(("(", "[", "\\{", "\\langle", "\\begin")) or depth > 4:
         return None
@@ -195,12 +214,12 @@ def _named(name: str, value: str, depth: int) -> Part | None:
             pairs = zip(names, part.items, strict=True)
             return Part("list", value, tuple(Part("leaf", f"{each}={item.text}") for each, item in pairs))
         return part
-    return (
-        part if re.fullmatch(r"(?:\\text\{[^{}]*\}|\\?[a-zA-Z]+(?:_\{?\w+\}?)?'?)\s*(?:\([a-zA-Z]\))?", name) else None
-    )
+    is_name = re.fullmatch(r"(?:\\text\{[^{}]*\}|\\?[a-zA-Z]+(?:_\{?\w+\}?)?'?)\s*(?:\([a-zA-Z]\))?", name)
+    return part if is_name else None
 
 
 def _matrix(s: str, body: str, factor: str) -> Part:
+    """A matrix with the factor before it multiplied into each cell; a leaf where its rows differ in length."""
     rows = split_top(body.strip(), _ROW)
     if rows is None:
         return Part("leaf", s)

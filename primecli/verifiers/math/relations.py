@@ -1,28 +1,35 @@
-"""Relations and what they say: equations up to a factor, inequalities as intervals."""
+"""Equations and inequalities: their sides, whether two say the same, and the interval that an inequality describes."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 
-from primecli.verifiers.math.algebra import proportion
-from primecli.verifiers.math.evaluate import Untame, exact
+from primecli.verifiers.math.equal_expressions import proportion
+from primecli.verifiers.math.evaluate import TooLarge, exact
+from primecli.verifiers.math.leaf import read_leaf
 from primecli.verifiers.math.normalize import squeeze
-from primecli.verifiers.math.parse import Tree, Unreadable, parse_expression, symbols
+from primecli.verifiers.math.parse import parse_expression
 from primecli.verifiers.math.parts import Part, split_top
-from primecli.verifiers.math.quantity import read_leaf
+from primecli.verifiers.math.tokens import TRIG, Unreadable
+from primecli.verifiers.math.tree import Tree, children, symbols
 
 _RELATION = re.compile(r"=|<|>|\\(?:leq|geq|neq|approx|Rightarrow|Leftrightarrow|to|equiv|sim)(?![a-zA-Z])")
+# what a quantity may be called, such as f(x) or \angle ABC
 _NAME = re.compile(r"(?!\d)[a-zA-Z\\][a-zA-Z\d\\{}_'(),|: ]*")
+# commands that make it a value
 _VALUE = re.compile(r"\\(?:frac|sqrt|pi|cdot|log|ln|exp|(?:arc)?(?:sin|cos|tan|cot|sec|csc)|binom)(?![a-zA-Z])")
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|\\(?:theta|alpha|beta|lambda)")
+# "|x - a|"; groups: x, the sign, a
 _ABSOLUTE = re.compile(r"\|\s*([a-zA-Z])\s*(?:([-+])\s*([^|]+))?\|")
 _REALS = ("\\mathbb{R}", "\\mathbbR", "\\R")
 FLIP = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
 
 
 def sides_of(text: str) -> tuple[list[str], list[str]]:
-    """Sides of a relation and its signs; what follows an implication stands for it, an approximation is cut.
+    """The sides of a relation and the signs between them.
+
+    Of an implication only the last statement counts, and `\\approx` and what follows it is dropped.
 
     >>> sides_of(r"x = \\frac13 \\approx 0.33")
     (['x', '\\\\frac13'], ['='])
@@ -37,20 +44,21 @@ def sides_of(text: str) -> tuple[list[str], list[str]]:
             break
     if "\\approx" in signs:
         cut = signs.index("\\approx")
-        keep_next = cut == 0 and (is_name(sides[0]) or not sides[0])  # x \\approx 3 says no more than 3
-        sides, signs = (sides[1:2], []) if keep_next else (sides[: cut + 1], signs[:cut])
+        # x \approx 3 has no exact value before the sign, so the 3 is the answer
+        only_approximate = cut == 0 and (is_name(sides[0]) or not sides[0])
+        sides, signs = (sides[1:2], []) if only_approximate else (sides[: cut + 1], signs[:cut])
     return sides, signs
 
 
 def is_name(side: str) -> bool:
-    """Whether this names a quantity: `x`, `f(x)`, `\\angle ABC`, `\\text{Area}`."""
+    """Whether a side names a quantity: `x`, `f(x)`, `\\angle ABC`, `\\text{Area}`."""
     return bool(_NAME.fullmatch(side)) and not _VALUE.search(side)
 
 
 def is_quantity(side: str) -> bool:
-    """Whether this may be what a problem asks for: a name, `\\cos A`, `|z|`, `m + n`, but not `2x` or `x^2`.
+    """Whether a side may be the quantity that a problem asks for: a name, `\\cos A`, `|z|` or `m + n`.
 
-    Something in one unknown with numbers in it is an equation still to solve.
+    `2x` and `x^2` are not: with a number and one unknown, this is an equation that is still to be solved.
     """
     if is_name(side):
         return True
@@ -59,7 +67,7 @@ def is_quantity(side: str) -> bool:
     except Unreadable:
         return False
     names = symbols(tree)
-    if tree[0] == "call" and tree[1] in ("sin", "cos", "tan", "cot", "sec", "csc", "abs"):
+    if tree[0] == "call" and tree[1] in (*TRIG, "abs"):
         return bool(names) and not _has_number(tree)
     return len(names) > 1 and not _has_number(tree)
 
@@ -67,25 +75,25 @@ def is_quantity(side: str) -> bool:
 def _has_number(tree: Tree) -> bool:
     if tree[0] == "num":
         return True
-    children = tree[1:2] if tree[0] == "pow" else tree[1:]
-    return any(_has_number(child) for child in children if isinstance(child, tuple))
+    below = children(tree)[:1] if tree[0] == "pow" else children(tree)  # an exponent is not a coefficient
+    return any(map(_has_number, below))
 
 
 def difference(sides: list[str]) -> Tree:
-    """The tree of left minus right. Raises Unreadable."""
+    """The tree of the left side minus the right side. Raises Unreadable."""
     return ("add", parse_expression(sides[0]), ("neg", parse_expression(sides[1])))
 
 
-def same_relation(gold: list[str], answer: list[str], gold_sign: str, answer_sign: str, slow: bool) -> bool | None:
+def same_relation(gold: list[str], answer: list[str], gold_sign: str, answer_sign: str, bounded: bool) -> bool | None:
     """Whether one equation or inequality is a constant multiple of the other."""
     try:
         left, right = difference(gold), difference(answer)
         if symbols(left) != symbols(right) or not symbols(left):
             return False
-        factor = proportion(left, right, tame=not slow)
+        factor = proportion(left, right, bounded)
     except Unreadable:
         return False
-    except Untame:
+    except TooLarge:
         return None
     if factor is None:
         return False
@@ -96,7 +104,7 @@ def same_relation(gold: list[str], answer: list[str], gold_sign: str, answer_sig
 
 
 def as_range(part: Part) -> Part | None:
-    """An interval, a union of them, or all numbers but some, where the part says such a thing."""
+    """A part as an interval, a union of intervals, or all numbers but some; None where it is none of these."""
     if part.kind in ("union", "except") or (part.kind == "tuple" and len(part.items) == 2 and part.brackets[0] in "(["):
         return part
     if part.kind == "list":
@@ -104,25 +112,26 @@ def as_range(part: Part) -> Part | None:
     if part.kind == "leaf":
         if squeeze(part.text) in _REALS or read_leaf(part.text).text == "all real numbers":
             return _interval(part.text, "-\\infty", "\\infty", "()")
-        found = inequality(part.text)
-        return found[1] if found else None
+        solved = inequality(part.text)
+        return solved[1] if solved else None
     return None
 
 
 def _joined(part: Part) -> Part | None:
-    ranges = [inequality(item.text) if item.kind == "leaf" else None for item in part.items]
-    found = [each[1] for each in ranges if each is not None]
-    if len(found) < len(part.items):
-        holes = [item.text for item in part.items if item.kind == "leaf" and "\\mathbb" not in item.text]
-        rest = [item for item in part.items if item.text in holes]
-        if rest and len(rest) < len(part.items):  # x \\in \\mathbb{R}, x \\neq 0
+    """The range of a list of inequalities, such as `x > 1 \\text{ and } x < 3`."""
+    solved = [inequality(item.text) if item.kind == "leaf" else None for item in part.items]
+    ranges = [each[1] for each in solved if each is not None]
+    if len(ranges) < len(part.items):
+        conditions = [item.text for item in part.items if item.kind == "leaf" and "\\mathbb" not in item.text]
+        rest = [item for item in part.items if item.text in conditions]
+        if rest and len(rest) < len(part.items):  # x \in \mathbb{R}, x \neq 0
             return as_range(rest[0] if len(rest) == 1 else Part("list", part.text, tuple(rest), part.brackets))
         return None
-    if all(each.kind == "except" for each in found):
-        return Part("except", part.text, tuple(item for each in found for item in each.items))
-    if len(found) == 2 and part.brackets != "or" and (both := _overlap(*found)) is not None:
+    if all(each.kind == "except" for each in ranges):
+        return Part("except", part.text, tuple(item for each in ranges for item in each.items))
+    if len(ranges) == 2 and part.brackets != "or" and (both := _overlap(*ranges)) is not None:
         return both
-    return None if part.brackets == "and" else Part("union", part.text, tuple(found))
+    return None if part.brackets == "and" else Part("union", part.text, tuple(ranges))
 
 
 def _overlap(left: Part, right: Part) -> Part | None:
@@ -148,7 +157,7 @@ def _interval(text: str, low: str, high: str, brackets: str) -> Part:
 
 
 def inequality(text: str) -> tuple[str, Part] | None:
-    """`a < x \\leq b` as ("x", the interval), None for anything else."""
+    """The variable and its range, such as ("x", (a, b]) for `a < x \\leq b`; None for anything else."""
     sides, signs = sides_of(text)
     if not signs or len(sides) > 3:
         return None
@@ -195,10 +204,11 @@ def _absolute(text: str, match: re.Match[str], bound: str, sign: str) -> Part:
 
 
 _SAMPLES = (Fraction(0), Fraction(1), Fraction(2), Fraction(-3), Fraction(7, 5))
+"""Two values give the line, and the other three show that there is no other term."""
 
 
 def _linear(sides: list[str], sign: str) -> tuple[str, str, str] | None:
-    """`2x > 6` as ("x", "3", ">"), for what is linear in its one symbol with rational coefficients."""
+    """`2x > 6` as ("x", "3", ">"); None where it is not linear in its only symbol with rational coefficients."""
     try:
         tree = difference(sides)
         names = symbols(tree)
@@ -208,13 +218,13 @@ def _linear(sides: list[str], sign: str) -> tuple[str, str, str] | None:
         values = [exact(_substitute(tree, name, sample)) for sample in _SAMPLES]
     except Unreadable:
         return None
-    start, one = values[0], values[1]
-    if start is None or one is None or one == start:
+    at_zero, at_one = values[0], values[1]
+    if at_zero is None or at_one is None or at_one == at_zero:
         return None
-    slope = one - start
-    if any(value != start + slope * sample for value, sample in zip(values, _SAMPLES, strict=True)):
+    slope = at_one - at_zero
+    if any(value != at_zero + slope * sample for value, sample in zip(values, _SAMPLES, strict=True)):
         return None
-    root = -start / slope
+    root = -at_zero / slope
     return name, f"{root.numerator}/{root.denominator}", sign if slope > 0 else FLIP[sign]
 
 

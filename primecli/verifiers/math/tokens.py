@@ -1,18 +1,21 @@
-"""Cuts an expression into tokens, and the names that the grammar knows."""
+"""Splits an expression into tokens; the names that the grammar knows."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Any
 
-Tree = tuple[Any, ...]
+from primecli.verifiers.math.tree import Tree
+
 Token = tuple[str, str, bool]
-"""Its kind (num, cmd, sym, op), its text, and whether a space stands before it."""
+"""The kind of a token (num, cmd, sym or op), its text, and whether a space precedes it."""
+
+MAX_NUMBER_CHARS = 4000
+"""Longer numbers are not read: Python converts at most 4,300 digits by default."""
 
 
 class Unreadable(Exception):
-    """The grammar here does not cover this text."""
+    """The grammar does not cover this text, or the text has no value."""
 
 
 _TOKEN = re.compile(
@@ -34,25 +37,12 @@ FUNCTIONS = {
     "lg",
     "exp",
 }
-_WORDS = sorted({*FUNCTIONS, "sqrt", "pi", "infty", "infinity", "abs", "asin", "acos", "atan", "theta"}, key=len)
-_WORDS.reverse()
+# longest first, so that "asin" is not read as "a" and "sin"
+_NAMES = sorted({*FUNCTIONS, "sqrt", "pi", "infty", "infinity", "abs", "asin", "acos", "atan", "theta"}, key=len)
+_NAMES.reverse()
 ALIAS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "infinity": "infty", "lg": "log"}
 GREEK = {
-    *(
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-    ),
+    *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu"),
     *("xi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "pi", "infty", "ell", "hbar"),
     *("Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega"),
 }
@@ -66,12 +56,12 @@ def tokenize(text: str) -> list[Token]:
     """
     tokens: list[Token] = []
     space = False
-    i = 0
-    while i < len(text):
-        match = _TOKEN.match(text, i)
+    position = 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
         if match is None:
-            raise Unreadable(f"unexpected {text[i]!r}")
-        i = match.end()
+            raise Unreadable(f"unexpected {text[position]!r}")
+        position = match.end()
         kind, word = str(match.lastgroup), match.group()
         if kind == "space":
             space = True
@@ -87,22 +77,22 @@ def tokenize(text: str) -> list[Token]:
 
 
 def _letters(word: str) -> list[str]:
-    """A run of letters cut into known names and single letters.
+    """A run of letters, split into known names and single letters.
 
     >>> _letters("xsinpi")
     ['x', 'sin', 'pi']
     """
     pieces = []
     while word:
-        name = next((known for known in _WORDS if word.startswith(known)), word[0])
+        name = next((known for known in _NAMES if word.startswith(known)), word[0])
         pieces.append(name)
         word = word[len(name) :]
     return pieces
 
 
 def number(text: str) -> Tree:
-    """The tree of a number token."""
+    """The tree of a number. Raises Unreadable where it is too long."""
     text = text.replace(",", "").replace(" ", "")
-    if len(text) > 4000:
+    if len(text) > MAX_NUMBER_CHARS:
         raise Unreadable("number too long")
     return ("num", Fraction(text))

@@ -1,25 +1,30 @@
-"""Sets the unit of a value apart and brings it to one spelling."""
+"""Cuts the unit off a value, and writes it in one spelling."""
 
 from __future__ import annotations
 
 import re
 
 _TEXT_GROUP = r"\\text\{(?:[^{}]|\{[^{}]*\})*\}"
+# a value and a unit in \text{…}: 18\text{ cm}^2, 18 \frac{\text{m}}{\text{s}}
 _UNIT_TEXT = re.compile(
     rf"(.*?[\d)}}%\]a-zA-Z])\s*((?:{_TEXT_GROUP}|\\frac\{{{_TEXT_GROUP}\}}\{{{_TEXT_GROUP}\}})"
     rf"(?:\s*(?:/|\\cdot|{_TEXT_GROUP}|\^\s*\{{?\s*-?\d\s*\}}?))*)",
     re.DOTALL,
 )
+# a value and a unit in plain words, with its exponent: 18 square feet, 40 ft^2
 _UNIT_WORDS = re.compile(
     r"(.*(?:[\d)}%]|\\pi\s))(\s*)\(?([a-zA-Z]+(?:[ .\-/]+[a-zA-Z]+){0,8})\)?\.?\s*(\^\s*\{?\s*\d\s*\}?)?", re.DOTALL
 )
+# a value and a word in another script: 18元
 _FOREIGN = re.compile(r"(.*[\d)}%])\s*[^\W\d_a-zA-Z]{1,12}", re.DOTALL)
+# 4th, 4^{\text{th}}
 _ORDINAL = re.compile(r"(\d{1,9})\s*(?:\^\s*\{?\s*)?(?:\\text\{)?\s*(st|nd|rd|th)\s*\}?\s*\}?")
 SINGLE_LETTER = re.compile(r"(.*\d\}?\)?)\s*([mgshLlJNVWK])(?:\^\s*\{?\s*[23]\s*\}?)?", re.DOTALL)
-"""A value before one letter that may be a unit: 5 m may also be five times m."""
+"""A value before a letter that may be a unit: 5 m may also be five times m."""
 
+# powers of ten
 _MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_NOT_UNITS = re.compile(  # words that change the value, so that what stands before them is not the whole answer
+_NOT_UNITS = re.compile(  # words that change the value, so that the number before them is not the whole answer
     r"\b(?:dozens?|half|halves|thirds?|quarters?|score|pairs?|plus|minus|times|over|or|and|not|to|than|squared|cubed"
     r"|of(?! (?:the|a|an|his|her|their|its)\b)|(?:more|less|fewer)(?= than|$)|factorial|root|power|choose|below"
     r"|negative|between|greater|if|when|(?!month)[a-z]+ths?|hundreds?|thousands?|[mb]illions?|base)\b",
@@ -47,7 +52,7 @@ def is_function(word: str) -> bool:
 
 
 def canonical_unit(text: str, exponent: str = "") -> str:
-    """A unit in one spelling.
+    """A unit in one spelling: singular, without abbreviations, powers as `^2`.
 
     >>> canonical_unit("sq. inches"), canonical_unit("in", "^2"), canonical_unit("miles per hour")
     ('inch^2', 'inch^2', 'mile/hour')
@@ -70,9 +75,9 @@ def canonical_unit(text: str, exponent: str = "") -> str:
 
 
 def cut_unit(text: str) -> tuple[str, str, bool] | None:
-    """The expression before a unit, the unit, and whether that is a percent sign in words.
+    """The expression before a unit, the unit in one spelling, and whether it is "percent" in words.
 
-    None where the words after the number change its value, so that the text is no value with a unit.
+    None where the words after the number change its value, so that the text is not a value with a unit.
 
     >>> cut_unit(r"10\\text{ weeks}"), cut_unit("5 million dollars"), cut_unit("5 dozen")
     (('10', 'week', False), ('(5)\\\\cdot 10^{6}', 'dollar', False), None)
@@ -88,8 +93,9 @@ def cut_unit(text: str) -> tuple[str, str, bool] | None:
 
 
 def _find_unit(text: str) -> tuple[str, str, str]:
+    """The expression before a unit, the unit as written, and the exponent after it."""
     ordinal = _ORDINAL.fullmatch(text)
-    if ordinal and _suffix(int(ordinal.group(1))) == ordinal.group(2):
+    if ordinal and _ordinal_suffix(int(ordinal.group(1))) == ordinal.group(2):
         return ordinal.group(1), "", ""
     match = _UNIT_TEXT.fullmatch(text)
     if match and re.search(r"\\text\{[^{}]*[a-zA-Z]", match.group(2)):
@@ -101,12 +107,12 @@ def _find_unit(text: str) -> tuple[str, str, str]:
     return (foreign.group(1), "", "") if foreign else (text, "", "")
 
 
-def _suffix(number: int) -> str:
+def _ordinal_suffix(number: int) -> str:
     return "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
 
 
 def _text_unit(latex: str) -> tuple[str, str]:
-    """`\\text{m}/\\text{s}^2` as words and the exponent at their end."""
+    """`\\text{m}/\\text{s}^2` in words, and the exponent at the end."""
     latex = re.sub(r"\\frac\{(.*)\}\{(.*)\}", r"\1 / \2", latex)
     latex = re.sub(r"\\text\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1", latex)
     latex = re.sub(r"\\cdot|\s+", " ", latex)
@@ -118,7 +124,10 @@ def _text_unit(latex: str) -> tuple[str, str]:
 
 
 def _plain_unit(words: str, spaced: bool) -> bool:
-    """Whether plain letters after a number are a unit, not a product of variables."""
+    """Whether plain letters after a number are a unit rather than a product of variables.
+
+    spaced: whether a space precedes them.
+    """
     parts = re.split(r"[ .\-/]+", words)
     first = parts[0]
     if any(is_function(word) for word in parts) or re.match(r"sqrt|pi(?![a-z])", first):
@@ -130,7 +139,10 @@ def _plain_unit(words: str, spaced: bool) -> bool:
 
 
 def _magnitude(head: str, unit: str) -> tuple[str, str, bool]:
-    """`5`, `million dollars` as `5\\cdot 10^{6}`, `dollars`; percent in words sets the flag."""
+    """Moves a magnitude from the unit to the value: `5`, `million dollars` as `(5)\\cdot 10^{6}`, `dollars`.
+
+    The flag is True for "percent" in words, which is then dropped.
+    """
     first, _, rest = unit.strip().partition(" ")
     word = first.lower().rstrip("s")
     if word in _MAGNITUDES:

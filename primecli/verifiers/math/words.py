@@ -1,4 +1,4 @@
-"""Answers in words: numbers spelt out, names and verdicts, dates, and the one number of a sentence."""
+"""Answers in words: numbers spelled out, names, dates, and the one number of a sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ONES = [
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 ]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_PARTS = {
+_DENOMINATORS = {
     "half": 2, "halves": 2, "third": 3, "fourth": 4, "quarter": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
     "ninth": 9, "tenth": 10,
 }  # fmt: skip
@@ -17,12 +17,14 @@ _MONTHS = ["january", "february", "march", "april", "may", "june", "july", "augu
 _MONTHS += ["september", "october", "november", "december"]
 _FULL_MONTH = {name[:3]: name for name in _MONTHS}
 _MONTH = "|".join([*_MONTHS, "sept", *_FULL_MONTH])
+# "June 20th, 2024" or "the 20th of June"
 _DATE = re.compile(
     rf"(?:(?P<m1>{_MONTH})\.? (?P<d1>\d{{1,2}})(?:st|nd|rd|th)?|(?:the )?(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? "
     rf"(?P<m2>{_MONTH})\.?)(?:,? (?P<year>\d{{4}}))?",
     re.IGNORECASE,
 )
-_SAME_WORDS = {
+# words for the same thing; `same_words` looks here last, when they are in lower case and without articles
+_SYNONYMS = {
     **dict.fromkeys(
         ("no solutions", "no real solution", "no real solutions", "no solution exists", "no solutions exist",
          "there is no solution", "there are no solutions", "empty set", "there are no real solutions"),
@@ -38,7 +40,7 @@ _SAME_WORDS = {
 
 
 def spelled_number(words: str) -> str | None:
-    """The number that words spell, as an expression; None where they spell none below a thousand.
+    """The number that words spell, as an expression; None where they do not spell one below a thousand.
 
     >>> spelled_number("twenty-five"), spelled_number("negative three"), spelled_number("two thirds")
     ('25', '-3', '\\\\frac{2}{3}')
@@ -47,7 +49,8 @@ def spelled_number(words: str) -> str | None:
     if parts[0] in ("negative", "minus") and len(parts) > 1:
         inner = spelled_number(" ".join(parts[1:]))
         return f"-{inner}" if inner is not None else None
-    if len(parts) > 1 and (below := _PARTS.get(parts[-1].removesuffix("s") if parts[-1] != "halves" else "halves")):
+    last = parts[-1] if parts[-1] == "halves" else parts[-1].removesuffix("s")
+    if len(parts) > 1 and (below := _DENOMINATORS.get(last)):
         top = 1 if parts[:-1] in (["a"], ["an"]) else _cardinal(parts[:-1])
         return f"\\frac{{{top}}}{{{below}}}" if top is not None and 0 < top < below else None
     number = _cardinal(parts)
@@ -55,6 +58,7 @@ def spelled_number(words: str) -> str | None:
 
 
 def _cardinal(parts: list[str]) -> int | None:
+    """The whole number below a thousand that these words spell."""
     if len(parts) >= 2 and parts[1] == "hundred":
         first = 1 if parts[0] == "a" else _ONES.index(parts[0]) if parts[0] in _ONES[1:10] else None
         rest = parts[2:]
@@ -73,7 +77,7 @@ def _cardinal(parts: list[str]) -> int | None:
 
 
 def same_words(text: str) -> str:
-    """Words in one spelling: lower case, no article, dates with the month first.
+    """Words in one spelling: in lower case, without an article, dates with the month first.
 
     >>> same_words("The 20th of June"), same_words("an Ellipse"), same_words("No real solutions.")
     ('june 20', 'ellipse', 'no solution')
@@ -85,38 +89,39 @@ def same_words(text: str) -> str:
         return " ".join(filter(None, (_FULL_MONTH[month[:3]], day.lstrip("0"), date["year"])))
     words = re.sub(r"[^a-z\d]+", " ", text.lower()).strip()
     words = re.sub(r"^(?:it is |it s )?(?:an?|the|on) (?=.)", "", words)
-    return _SAME_WORDS.get(words, words)
+    return _SYNONYMS.get(words, words)
 
 
 def is_date(text: str) -> bool:
-    """Whether this is a day of a month."""
+    """Whether a text is a day of a month."""
     return bool(_DATE.fullmatch(text.strip().rstrip(".")))
 
 
-_QUALIFIED = re.compile(  # words that make a number in a sentence something else than the answer
+_QUALIFIED = re.compile(  # words that show that the number in a sentence is not the answer itself
     r"\b(?:not|no|never|isn|least|most|than|between|or|except|without|about|half|twice|double|triple|times|over"
     r"|per ?cent|minus|plus|dozens?|hundreds?|thousands?|[mbtr]+illions?|squared|cubed|factorial|root|power|negative"
     r"|from|if|unless|rounded|remainder|out|divided|multiplied|ratio|[a-z]*(?:irds|ths))\b|n['’]t\b",
     re.IGNORECASE,
 )
+# a number that is no part of a formula
 _NUMBER_IN_WORDS = re.compile(
     r"(?<![\w.,\\^_/*+=<>|(\[{-])-?\\?\$?\s?(\d[\d,]*(?:\.\d+)?(?:/\d+)?)(?!\w)(?!\.\d|\s?[-+*/^=<>\\]\s?\d)"
 )
 
 
 def only_number(sentence: str) -> str | None:
-    """The number in a sentence of words that has just one and says nothing else about it; else None.
+    """The number in a sentence that has only one and says nothing that changes it; else None.
 
     >>> only_number("Tom has 10 apples"), only_number("at least 10"), only_number("10 or 11")
     ('10', None, None)
     """
-    found: list[str] = _NUMBER_IN_WORDS.findall(sentence)
+    numbers: list[str] = _NUMBER_IN_WORDS.findall(sentence)
     digits = re.findall(r"\d+(?:[.,/]\d+)*", sentence)
-    if len(found) != 1 or len(digits) != 1 or _QUALIFIED.search(sentence) or re.search(r"[\\^_{}=<>]", sentence):
+    if len(numbers) != 1 or len(digits) != 1 or _QUALIFIED.search(sentence) or re.search(r"[\\^_{}=<>]", sentence):
         return None
     if len(re.findall(r"(?<![A-Za-z])[A-Za-z]{2,}", sentence)) < 2 or not re.match(
         r"[\"'(]*[A-Za-z]", sentence.strip()
     ):
         return None
-    sign = "-" if re.search(r"(?<!\w)-\\?\$?\s?" + re.escape(found[0]), sentence) else ""
-    return sign + found[0].strip(",")
+    sign = "-" if re.search(r"(?<!\w)-\\?\$?\s?" + re.escape(numbers[0]), sentence) else ""
+    return sign + numbers[0].strip(",")

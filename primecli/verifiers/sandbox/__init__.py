@@ -1,1 +1,23 @@
-"""Running programs that nobody trusts."""
+"""The processes in which untrusted programs, and the tests that call them, run.
+
+| module | what it does |
+|---|---|
+| | *in the caller's process* |
+| `process` | starts a process in a sandbox, with bubblewrap or resource limits, and exchanges messages; start here |
+| `referee_host` | starts the referee, hands it one job after another, and reads its reports |
+| | *in the sandbox with the program* |
+| `guest` | compiles the program, runs it once for each stdin test, or answers calls of its functions |
+| `seccomp` | what the kernel then refuses it: system calls, and a view of other processes (Landlock) |
+| | *in the sandbox of the referee* |
+| `referee` | runs the test code of HumanEval and MBPP, in which the program's functions are stand-ins |
+| `names` | which names in that code are the program's, and which the tests or Python define |
+| | *in all of them* |
+| `codec` | values as JSON messages, by exact type |
+
+A sandbox sees no file of primecli: `process` sends it the compiled code of its modules. The modules that run there
+import nothing but each other and the standard library, and `codec`, `seccomp` and `guest`, which start with each
+program, only what is quick to import.
+
+For each program `primecli.verifiers.code.run` starts a `Process` with `guest` in it. It sends stdin tests and calls
+itself. For other test code it hands the pipes of that process to the referee, which asks the program and sends reports.
+"""

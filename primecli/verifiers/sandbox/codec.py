@@ -1,10 +1,10 @@
-"""Plain data between processes as JSON, by exact type; the reader never runs code of the writer.
+"""Values as JSON messages between processes, by exact type; the reader never runs code of the writer.
 
-Scalars and lists stand for themselves; what JSON lacks is an object with one key that names its type:
-`{"t": [1, 2]}` is a tuple. An instance of a subclass (an int whose == says yes) is sent as the plain value that it
-holds. What has no plain value is kept by its owner and sent as a handle.
+Scalars and lists are themselves. Anything that JSON lacks is an object with one key, which names its type:
+`{"t": [1, 2]}` is a tuple. An instance of a subclass (such as an int whose == is always True) is sent as the plain
+value that it holds. An object without a plain value stays with its owner and is sent as a handle.
 
-Runs in three places: in the sandbox with the program, in the one with the tests, and in the caller.
+It runs in the sandbox with the program, in the one with the tests, and in the caller.
 """
 
 from __future__ import annotations
@@ -13,29 +13,33 @@ import json
 from collections import deque
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing, decimal and fractions take longer to import than most programs to run
+if TYPE_CHECKING:  # importing typing, decimal or fractions takes longer than most programs run
     from collections.abc import Callable, Iterator
     from typing import Any
 
     Keep = Callable[[Any], int | None]
 
 MAX_LINE = 8 << 20
-"""Bytes of one message. Decoded it takes at most some hundred megabytes."""
+"""Bytes of one message. Decoded, it takes at most a few hundred megabytes."""
 
-MAX_BITS = 1 << 20  # of an integer: one multiplication of two such takes well under a second
-MAX_ITEMS = 100_000  # taken from an iterator
+MAX_BITS = 1 << 20  # of an integer: multiplying two of this size takes well under a second
+MAX_ITEMS = 100_000  # of an iterator, which may be endless
 
 _ATOMS = {str, bool, float, type(None)}
-_WIDE = 1 << 4096  # wider integers travel in hexadecimal: decimal takes quadratic time
+_WIDE = 1 << 4096  # wider integers are sent in hexadecimal: conversion to decimal takes quadratic time
 _VIEWS = {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
 
 
 class Malformed(ValueError):
-    """What came is not a message: the writer does not keep to the protocol."""
+    """This is not a message: the writer does not keep to the protocol."""
 
 
 class Handle:
-    """Stands for an object that the other side keeps."""
+    """Stands for an object that the other side keeps.
+
+    number: under which it keeps it.
+    type_name: the name of its type.
+    """
 
     __slots__ = ("number", "type_name")
 
@@ -50,7 +54,7 @@ def dump_line(message: Any) -> bytes:
 
 
 def load_line(line: bytes) -> Any:
-    """The message of a line, still encoded. Raises Malformed."""
+    """The message in a line, whose values are still encoded. Raises Malformed."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -58,7 +62,12 @@ def load_line(line: bytes) -> Any:
 
 
 def encode(value: Any, keep: Keep) -> Any:
-    """`value` as JSON data; `keep` gives the number under which it holds what is not plain, or None."""
+    """A value as JSON data.
+
+    keep: keeps an object that is not plain data and returns its number, or None to refuse it.
+
+    Raises TypeError for an object that `keep` refuses.
+    """
     kind = type(value)
     if kind in _ATOMS:
         return value
@@ -122,7 +131,12 @@ def _encode_other(value: Any, kind: type, keep: Keep) -> Any:
 
 
 def decode(message: Any, find: Callable[[int, str], Any]) -> Any:
-    """The value that JSON data stand for; `find` gives the object of a handle. Raises Malformed."""
+    """The value that JSON data stand for.
+
+    find: returns the object of a handle, given its number and the name of its type.
+
+    Raises Malformed.
+    """
     try:
         return _decode(message, find)
     except (ValueError, TypeError, ArithmeticError, KeyError, RecursionError) as error:

@@ -1,7 +1,7 @@
-"""What runs in the sandbox beside the program. Nothing here is trusted: it holds no expected output and no verdict.
+"""The process in which a program runs. Nothing in it is trusted: it has no expected output and decides no verdict.
 
-The program shares this process or is forked from it, and may take it over; all it can do then is send other
-values to the caller, which is what a program does anyway.
+The program shares this process, or is forked from it, and may take it over. All that it can do then is send other
+values to the caller, and any program may do that.
 """
 
 from __future__ import annotations
@@ -13,17 +13,26 @@ import sys
 from primecli.verifiers.sandbox import codec, seccomp
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # typing takes longer to import than most programs to run
+if TYPE_CHECKING:  # importing typing takes longer than most programs run
     from collections.abc import Callable
     from types import CodeType, ModuleType
     from typing import Any, BinaryIO
 
-ONLY_AST = 0x400  # ast.PyCF_ONLY_AST, without the import of ast
-MAX_ERROR_CHARS = 500
+ONLY_AST = 0x400  # ast.PyCF_ONLY_AST, without importing ast
+MAX_ERROR_CHARS = 500  # of an exception's text; the caller shortens it further
+MAX_STDERR_BYTES = 2000  # that the caller gets of a test
+MAX_OPEN_FILES = 128
+MAX_STACK_BYTES = 100 << 20  # below the gap that the kernel leaves under the stack
+MAX_PROCESSES = 256  # of this user, where there is no filter of system calls
+NOT_RUN = 70  # exit status of a fork that failed before the program started (EX_SOFTWARE)
 
 
 def main(config: dict[str, Any]) -> None:
-    """Compiles the program, then runs it once a test or serves calls to it, until the caller is gone."""
+    """Compiles the program, then runs it once for each test or answers calls, until the caller closes the pipe.
+
+    config: `sources`, `defines` (the function that the source should define, or None), `serve` (whether to answer
+        calls), and the entries that `Process` adds.
+    """
     sys.path[:] = [path for path in sys.path if path] + config["packages"]
     reader = os.fdopen(os.dup(0), "rb")
     out = os.dup(1)
@@ -31,8 +40,8 @@ def main(config: dict[str, Any]) -> None:
     errors = _scratch_file()
     for target, source in ((0, null), (1, null), (2, errors)):
         os.dup2(source, target)
-    _limit(config)
-    _as_a_user_expects()
+    limit_resources(config)
+    _set_up_interpreter()
     _send(out, ["hello"])
     try:
         code = _compile(config["sources"], config["defines"])
@@ -47,39 +56,41 @@ def main(config: dict[str, Any]) -> None:
         _run_tests(code, reader, out, config)
 
 
-def _limit(config: dict[str, Any]) -> None:
+def limit_resources(config: dict[str, Any]) -> None:
+    """Limits memory, files and the stack of this process and of its forks, unless the sandbox has no limits."""
     if not config["limits"]:
         return
     import resource
 
-    def lower(which: int, wanted: int) -> None:
+    def lower(which: int, limit: int) -> None:
         hard = resource.getrlimit(which)[1]
-        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        value = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(which, (value, value))
 
     lower(resource.RLIMIT_CORE, 0)
     lower(resource.RLIMIT_FSIZE, config["file_bytes"])
-    lower(resource.RLIMIT_NOFILE, 128)
-    lower(resource.RLIMIT_STACK, 100 << 20)  # below the gap that the kernel leaves under the stack
+    lower(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
+    lower(resource.RLIMIT_STACK, MAX_STACK_BYTES)
     if sys.platform == "linux":
         lower(resource.RLIMIT_AS, config["memory_bytes"])
 
 
 def _confine(config: dict[str, Any]) -> None:
-    """Takes from this process for good what a program has no use for."""
+    """Takes from this process, for good, everything that a program does not need."""
     if not config["limits"]:
         return
     import resource
 
     if seccomp.supported():
         seccomp.install()
-        seccomp.look_at_no_other()
+        seccomp.hide_other_processes()
     else:
-        resource.setrlimit(resource.RLIMIT_NPROC, (256, 256))
+        resource.setrlimit(resource.RLIMIT_NPROC, (MAX_PROCESSES, MAX_PROCESSES))
     _grant_cpu(config["cpu_seconds"])
 
 
 def _grant_cpu(seconds: int) -> None:
+    """Sets the limit of CPU time to what has been used and so many seconds more."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -88,8 +99,8 @@ def _grant_cpu(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
-def _as_a_user_expects() -> None:
-    """What the site module and the command line give a program."""
+def _set_up_interpreter() -> None:
+    """Adds what a program finds when it is run from the command line, and the site module has been imported."""
     import _sitebuiltins
 
     sys.set_int_max_str_digits(0)
@@ -99,7 +110,7 @@ def _as_a_user_expects() -> None:
 
 
 def _compile(sources: list[str], defines: str | None) -> CodeType:
-    """The first source that compiles and defines the name; else the first that compiles."""
+    """The first source that compiles and defines the name, else the first that compiles."""
     first: CodeType | None = None
     failure: BaseException | None = None
     for source in sources:
@@ -117,6 +128,7 @@ def _compile(sources: list[str], defines: str | None) -> CodeType:
 
 
 def _defines(source: str, name: str) -> bool:
+    """Whether a source defines a name at its top level, or as a method of a class Solution."""
     for node in compile(source, "solution.py", "exec", ONLY_AST, dont_inherit=True).body:
         if getattr(node, "name", None) == name:
             return True
@@ -129,6 +141,7 @@ def _defines(source: str, name: str) -> bool:
 
 
 def _module(name: str) -> ModuleType:
+    """A new module for the program to run in."""
     module = type(sys)(name)
     module.__dict__["__builtins__"] = builtins
     module.__dict__["__file__"] = "solution.py"
@@ -137,21 +150,22 @@ def _module(name: str) -> ModuleType:
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_said(error)}"[:MAX_ERROR_CHARS]
+    return f"{type(error).__name__}: {_error_text(error)}"[:MAX_ERROR_CHARS]
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     try:
         return str(error)[:MAX_ERROR_CHARS]
-    except BaseException:
+    except BaseException:  # the program may define how its exceptions are printed
         return ""
 
 
 def _send(out: int, message: Any) -> None:
-    _write(out, codec.dump_line(message))
+    write_all(out, codec.dump_line(message))
 
 
-def _write(out: int, data: bytes) -> None:
+def write_all(out: int, data: bytes) -> None:
+    """Writes all of `data` to a file descriptor."""
     while data:
         data = data[os.write(out, data) :]
 
@@ -160,40 +174,43 @@ def _write(out: int, data: bytes) -> None:
 
 
 def _run_tests(code: CodeType, reader: BinaryIO, out: int, config: dict[str, Any]) -> None:
-    """For each request ["run", bytes of stdin]: a fresh process; its status and stdout."""
+    """Runs the program in a new process for each request ["run", number of bytes], which the stdin follows.
+
+    Replies ["ran", exit status, number of bytes of stdout, stderr], which the stdout follows.
+    """
     while line := reader.readline():
         _, size = codec.load_line(line)
         data = reader.read(size)
         status, stdout, stderr = _run_test(code, data, config)
-        _write(out, codec.dump_line(["ran", status, len(stdout), stderr]) + stdout)
+        write_all(out, codec.dump_line(["ran", status, len(stdout), stderr]) + stdout)
         _clear(".")
 
 
 def _run_test(code: CodeType, data: bytes, config: dict[str, Any]) -> tuple[int, bytes, str]:
     files = [_scratch_file(), _scratch_file(), _scratch_file()]
-    _write(files[0], data)
+    write_all(files[0], data)
     os.lseek(files[0], 0, os.SEEK_SET)
     pid = os.fork()
     if pid == 0:
-        status = 70
+        status = NOT_RUN
         try:
             for target, source in enumerate(files):
                 os.dup2(source, target)
-            os.closerange(3, 128)
+            os.closerange(3, MAX_OPEN_FILES)
             _confine(config)
             status = _run_main(code)
         finally:
             os._exit(status)
     _, wait_status = os.waitpid(pid, 0)
     stdout = os.pread(files[1], config["file_bytes"], 0)
-    stderr = os.pread(files[2], 2000, 0).decode(errors="replace")
+    stderr = os.pread(files[2], MAX_STDERR_BYTES, 0).decode(errors="replace")
     for file in files:
         os.close(file)
     return os.waitstatus_to_exitcode(wait_status), stdout, stderr
 
 
 def _run_main(code: CodeType) -> int:
-    """Runs the program as the interpreter would run a script; its exit status."""
+    """Runs the program as the interpreter runs a script; returns the exit status."""
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
@@ -209,12 +226,13 @@ def _run_main(code: CodeType) -> int:
 
 
 def _guarded(action: Callable[[], object]) -> int:
+    """Does something that may raise; returns the exit status that the interpreter would have ended with."""
     try:
         action()
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return int(end.code or 0) & 0xFF
-        os.write(2, str(end.code).encode(errors="replace")[:2000])
+        os.write(2, str(end.code).encode(errors="replace")[:MAX_STDERR_BYTES])
         return 1
     except BaseException as error:
         os.write(2, _describe(error).encode(errors="replace"))
@@ -223,7 +241,7 @@ def _guarded(action: Callable[[], object]) -> int:
 
 
 def _scratch_file() -> int:
-    """An unlinked file in the working directory."""
+    """An open file in the working directory, without a name."""
     name = f".scratch-{os.getpid()}-{os.urandom(6).hex()}"
     number = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     os.unlink(name)
@@ -231,7 +249,7 @@ def _scratch_file() -> int:
 
 
 def _clear(directory: str) -> None:
-    """Empties a directory, so that a test finds nothing of the one before."""
+    """Empties a directory, so that a test finds no files of the one before."""
     try:
         for entry in list(os.scandir(directory)):
             if entry.is_dir(follow_symlinks=False):
@@ -240,14 +258,21 @@ def _clear(directory: str) -> None:
             else:
                 os.unlink(entry.path)
     except (OSError, RecursionError):
-        return  # the program made it unreadable, for itself
+        return  # the program made it unreadable, and it is only in its own way
 
 
 # programs whose functions are called ------------------------------------------------------------------
 
 
 class _Server:
-    """Answers requests about the names that a program defines and the objects that it gave out."""
+    """Answers requests for the names that a program defines, and for objects that it has returned.
+
+    module: the module that the program ran in.
+    cpu_seconds: CPU time of one test.
+    objects: the objects without a plain value that it has returned. Their index is their number in a handle.
+    numbers: the number of each, by `id`.
+    solution: the instance of its class Solution, if one was needed.
+    """
 
     def __init__(self, module: ModuleType, cpu_seconds: int) -> None:
         self.module = module
@@ -257,6 +282,7 @@ class _Server:
         self.solution: Any = None
 
     def keep(self, value: Any) -> int:
+        """The number of an object, for the codec."""
         number = self.numbers.get(id(value))
         if number is None:
             number = self.numbers[id(value)] = len(self.objects)
@@ -264,10 +290,11 @@ class _Server:
         return number
 
     def find(self, number: int, _: str) -> Any:
+        """The object with a number, for the codec."""
         return self.objects[number]
 
     def named(self, name: str) -> Any:
-        """What the program calls `name`: a global, or a method of its class Solution. Raises LookupError."""
+        """The global of this name, or the method of the class Solution. Raises LookupError."""
         if name in self.module.__dict__:
             return self.module.__dict__[name]
         solution = self.module.__dict__.get("Solution")
@@ -278,6 +305,11 @@ class _Server:
         return getattr(self.solution, name)
 
     def answer(self, request: list[Any]) -> list[Any]:
+        """The reply to a request: ["r", value, …].
+
+        ["call", name or number, arguments, keyword arguments]; ["has", names]: which of them are defined; ["cpu"]: a
+        test begins; ["name", name]: its value; ["do", number, operation, arguments]: an operation on an object.
+        """
         operation = request[0]
         if operation == "call":
             return self.call(request[1], request[2], request[3])
@@ -296,12 +328,15 @@ class _Server:
         return hasattr(self.module.__dict__.get("Solution"), name)
 
     def call(self, target: Any, packed: list[Any], packed_named: dict[str, Any]) -> list[Any]:
-        """Calls a name (string) or an object (number); the result, and the arguments where it changed them."""
+        """Calls a name (string) or an object (number).
+
+        Replies the result, and the arguments if the call has changed them.
+        """
         function = self.named(target) if isinstance(target, str) else self.objects[target]
         arguments = [codec.decode(item, self.find) for item in packed]
         named = {name: codec.decode(item, self.find) for name, item in packed_named.items()}
         mutable = any(isinstance(item, (list, dict)) for item in packed)
-        before = codec.dump_line(packed) if mutable else b""  # decoding passes flat lists on as they are
+        before = codec.dump_line(packed) if mutable else b""  # now, since a decoded flat list is the same object
         value = codec.encode(function(*arguments, **named), self.keep)
         if not mutable:
             return ["r", value, None]
@@ -324,6 +359,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 def _serve(code: CodeType, reader: BinaryIO, out: int, cpu_seconds: int) -> None:
+    """Runs the program, then answers requests until the pipe closes."""
     module = _module("solution")
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
@@ -338,11 +374,12 @@ def _serve(code: CodeType, reader: BinaryIO, out: int, cpu_seconds: int) -> None
         try:
             reply = codec.dump_line(server.answer(codec.load_line(line)))
         except BaseException as error:
-            reply = codec.dump_line(["x", _builtin_name(error), _said(error), _describe(error)])
-        _write(out, reply)
+            reply = codec.dump_line(["x", _builtin_name(error), _error_text(error), _describe(error)])
+        write_all(out, reply)
 
 
 def _builtin_name(error: BaseException) -> str:
+    """The name of an exception's type, or of the builtin that it derives from."""
     for base in type(error).__mro__:
         if base.__module__ == "builtins":
             return base.__name__

@@ -1,4 +1,4 @@
-"""Finds by the syntax tree what tests refer to, and who may define it: the tests, Python, or the program."""
+"""Finds the names that test code uses, and who defines each: the tests, Python, or the program."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import ast
 import builtins
 import sys
 
-ALIASES = {"np": "numpy", "pd": "pandas"}
+ALIASES = {"np": "numpy", "pd": "pandas"}  # names under which everybody imports these modules
 
 
-def helpers(prompt: str | None, entry_point: str) -> list[ast.stmt]:
-    """The imports and definitions of a prompt other than the function that it asks for.
+def prompt_helpers(prompt: str | None, entry_point: str) -> list[ast.stmt]:
+    """The imports and definitions in a prompt, without the function that it asks for.
 
-    >>> [type(node).__name__ for node in helpers("import math\\ndef f(x):\\n    '''doc'''\\n", "f")]
+    >>> [type(node).__name__ for node in prompt_helpers("import math\\ndef f(x):\\n    '''doc'''\\n", "f")]
     ['Import']
     """
     try:
@@ -23,7 +23,7 @@ def helpers(prompt: str | None, entry_point: str) -> list[ast.stmt]:
 
 
 def defined_names(source: str) -> set[str]:
-    """Names that a source binds anywhere, in whatever scope."""
+    """Names that a source binds anywhere, in any scope."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
@@ -40,7 +40,7 @@ def defined_names(source: str) -> set[str]:
 
 
 def free_names(source: str) -> list[str]:
-    """Names that a source uses and does not bind, in order.
+    """Names that a source uses and does not bind, in alphabetical order.
 
     >>> free_names("assert f(x) == [y for y in z]")
     ['f', 'x', 'z']
@@ -51,7 +51,9 @@ def free_names(source: str) -> list[str]:
 
 
 def trusted_modules(source: str) -> dict[str, str]:
-    """Names that are modules here whatever the program calls so: used for their attributes only, never called.
+    """Names in tests that stand for modules, with the module: they are used only for their attributes.
+
+    The tests get the real module, even where the program defines something of that name.
 
     >>> trusted_modules("assert math.isclose(f(1), 2) and string(1)")
     {'math': 'math'}
@@ -65,16 +67,16 @@ def trusted_modules(source: str) -> dict[str, str]:
 
 
 def program_names(source: str) -> list[str]:
-    """Names of the program that the tests use. A builtin is the program's only where nothing else is called.
+    """Names that the tests expect the program to define: a builtin only if they use no other.
 
     >>> program_names("assert set(f(1)) == {2}"), program_names("assert sum(10, 15) == 6")
     (['f'], ['sum'])
     """
     modules = trusted_modules(source)
     names = [name for name in free_names(source) if name not in modules]
-    own = [name for name in names if not hasattr(builtins, name)]
-    if own:
-        return own
+    not_builtin = [name for name in names if not hasattr(builtins, name)]
+    if not_builtin:
+        return not_builtin
     calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     called = {function.id for function in calls if isinstance(function, ast.Name)}
     return [name for name in names if name in called]

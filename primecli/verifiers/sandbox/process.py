@@ -1,14 +1,14 @@
-"""Starts processes that cannot harm: bubblewrap for what they see, resource limits for what they use.
+"""Starts processes that cannot do harm: bubblewrap limits what they see, and resource limits what they use.
 
-With bubblewrap a process has no network, its own process tree, a read-only view of the interpreter and of nothing
-else, a fixed environment, and a private /tmp of bounded size; it ends with its parent. The limits bound CPU time,
-memory, threads, files and output, and a filter of system calls (Linux on x86_64 and aarch64) refuses new processes,
-signals, tracing, mounts and sockets; Landlock, where the kernel has it, closes /proc of other processes. Time by the
-clock is the caller's to bound, with a deadline at each exchange.
+With bubblewrap, a process has no network, its own process tree, a read-only view of the interpreter and nothing else,
+a fixed environment, and a private /tmp of bounded size; it ends with its parent. The resource limits bound CPU time,
+memory, threads, files and output. A filter of system calls (Linux on x86_64 and aarch64) refuses new processes,
+signals, tracing, mounts and sockets. Landlock, where the kernel has it, hides other processes in /proc. Wall-clock time
+is bounded by the caller, with a deadline for each message.
 
-What a program in bubblewrap still learns of the caller are paths. Those of the interpreter and of the packages are in
-/proc/1/cmdline and in every mountinfo, as what is mounted comes from there; what lies beside them is out of reach. On
-a kernel without Landlock the memory of /proc/1 also has the caller's table of mounts, as bubblewrap read it.
+A program in bubblewrap can still learn some paths of the caller. Those of the interpreter and of the packages are in
+/proc/1/cmdline and in every mountinfo, since they are mounted from there; nothing beside them can be reached. On a
+kernel without Landlock, the memory of /proc/1 also holds the caller's table of mounts, as bubblewrap read it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, TracebackType
+from types import CodeType
 from typing import Any, Self
 
 from primecli.errors import UsageError
@@ -45,10 +45,10 @@ NOTICES = {
     "network are bounded",
     "none": "sandbox none: programs run with all rights of this user; nothing but their time by the clock is bounded",
 }
-"""What a mode gives up, in one line for stderr."""
+"""What each weaker mode does not protect, in one line for stderr."""
 
-START_SECONDS = 30.0
-PACKAGES = ("numpy", "numpy.libs", "sortedcontainers")  # seen by programs where they are installed
+START_SECONDS = 30.0  # a sandbox starts in tens of milliseconds; on a busy machine it may take seconds
+PACKAGES = ("numpy", "numpy.libs", "sortedcontainers")  # programs may import these, if they are installed
 
 _SYSTEM_PATHS = ("/usr/lib", "/usr/lib64", "/usr/lib32", "/lib", "/lib64", "/etc/ld.so.cache")
 _PACKAGE = "primecli.verifiers.sandbox"
@@ -76,10 +76,11 @@ if config["parent"]:
     sys.modules[package].seccomp.die_with_parent(config["parent"])
 module.main(config)
 """
+"""Loads the modules that arrive on stdin, and runs `main` of the last one."""
 
 
 class SandboxFailed(Exception):
-    """The sandbox did not start or broke by itself; the program is not at fault."""
+    """The sandbox did not start, or broke without the program's doing."""
 
 
 class DeadlinePassed(Exception):
@@ -87,15 +88,17 @@ class DeadlinePassed(Exception):
 
 
 class Ended(Exception):
-    """The other side closed its end: the process is over, or as good as."""
+    """The other side closed its end: the process has ended, or is useless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one process may use.
 
-    cpu_seconds: CPU time of a test. memory_bytes: address space. file_bytes: size of one file, stdout among them.
-    tmp_bytes: all of /tmp, with bubblewrap.
+    cpu_seconds: CPU time of one test.
+    memory_bytes: address space.
+    file_bytes: size of each file; stdout is one.
+    tmp_bytes: size of all of /tmp, with bubblewrap.
     """
 
     cpu_seconds: int = 6
@@ -105,9 +108,9 @@ class Limits:
 
 
 def resolve_mode(mode: str) -> str:
-    """bwrap, limits or none. `auto` is bwrap, and an error where that does not work.
+    """The mode that `mode` stands for: bwrap, limits or none. `auto` is bwrap.
 
-    Raises UsageError, with the line that installs bubblewrap.
+    Raises UsageError for an unknown mode, and where bubblewrap does not work, with the command that installs it.
     """
     if mode not in MODES:
         raise UsageError(f"there is no sandbox {mode!r}", f"known: {', '.join(MODES)}")
@@ -116,7 +119,7 @@ def resolve_mode(mode: str) -> str:
     problem = bwrap_problem()
     if problem is not None:
         raise UsageError(
-            f"programs of a model run in bubblewrap only, and {problem}",
+            f"programs of a model run only in bubblewrap, and {problem}",
             f"{INSTALL}, or choose --sandbox limits: {NOTICES['limits'].partition(': ')[2]}",
         )
     return "bwrap"
@@ -124,7 +127,7 @@ def resolve_mode(mode: str) -> str:
 
 @functools.cache
 def bwrap_problem() -> str | None:
-    """Why bubblewrap cannot be used here; None where a process started in it."""
+    """Why bubblewrap cannot be used here; None where it works."""
     if shutil.which("bwrap") is None:
         return "bwrap is not installed"
     command = [*bwrap_command(Limits()), interpreter(), "-S", "-c", "print(6 * 7)"]
@@ -140,12 +143,12 @@ def bwrap_problem() -> str | None:
 
 
 def interpreter() -> str:
-    """The interpreter itself, behind the links of a virtual environment."""
+    """The path of the interpreter itself, to which a virtual environment only links."""
     return os.path.realpath(sys.executable)
 
 
 def package_paths() -> list[str]:
-    """Installed packages that programs may import."""
+    """Directories of the installed packages that programs may import."""
     folders = dict.fromkeys((sysconfig.get_path("platlib"), sysconfig.get_path("purelib")))
     paths = [os.path.join(folder, name) for folder in folders for name in PACKAGES]
     return [path for path in paths if os.path.isdir(path)]
@@ -153,7 +156,7 @@ def package_paths() -> list[str]:
 
 @functools.cache
 def _view() -> tuple[str, ...]:
-    """The read-only part of the file system that a process in bubblewrap sees."""
+    """Arguments for bubblewrap: the read-only part of the file system that a process sees."""
     arguments: list[str] = []
     for path in _SYSTEM_PATHS:
         if os.path.islink(path):
@@ -174,7 +177,7 @@ def _view() -> tuple[str, ...]:
 
 
 def bwrap_command(limits: Limits) -> list[str]:
-    """bubblewrap up to the command that it is to run."""
+    """The command line of bubblewrap, to which the command that it runs is added."""
     return [
         os.path.abspath(shutil.which("bwrap") or "/usr/bin/bwrap"),  # it starts without the caller's PATH and folder
         *("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
@@ -188,13 +191,13 @@ def bwrap_command(limits: Limits) -> list[str]:
 
 
 def _environment(home: str) -> dict[str, str]:
-    """All that a program sees in os.environ, whatever the caller's is; bubblewrap adds PWD, which is /tmp."""
+    """All that a program sees in os.environ, whatever the caller has there; bubblewrap adds PWD=/tmp."""
     return {
         "PATH": "/usr/bin:/bin",
         "HOME": home,
         "TMPDIR": home,
         "LANG": "C.UTF-8",
-        "PYTHONHASHSEED": "0",  # a program that iterates over a set prints the same each time
+        "PYTHONHASHSEED": "0",  # so that a program that iterates over a set prints the same each time
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
@@ -202,15 +205,22 @@ def _environment(home: str) -> dict[str, str]:
 
 
 @functools.cache
-def _compiled(name: str) -> CodeType:
+def compiled_module(name: str) -> CodeType:
+    """The code of a module of this package, as it is sent to a sandbox."""
     path = Path(__file__).with_name(f"{name}.py")
     return compile(path.read_bytes(), f"{name}.py", "exec", dont_inherit=True)
 
 
 class Process:
-    """One process in a sandbox, spoken to over its stdin and stdout; a context manager that ends it.
+    """One process in a sandbox, with which messages are exchanged over its stdin and stdout.
 
-    module: the module of this package whose `main(config)` it runs, with those it needs before it.
+    A context manager, which ends the process. Raises SandboxFailed where it does not start.
+
+    mode: bwrap, limits or none.
+    limits: what it may use.
+    modules: the modules of this package that it loads, in this order. It runs `main(config)` of the last one.
+    config: what that `main` needs; the sandbox adds its own entries.
+    pass_fds: file descriptors that it inherits.
     """
 
     def __init__(
@@ -221,11 +231,11 @@ class Process:
         self._unread = b""
         self._home: tempfile.TemporaryDirectory[str] | None = None
         arguments = [interpreter(), "-s", "-S", "-P", "-c", _BOOT]
-        home = "/"  # bubblewrap remembers where it was started, and its memory is in sight too
+        home = "/"  # bubblewrap keeps its working directory in memory, and a program may see that memory
         environment: dict[str, str] = {}
         if mode == "bwrap":
-            # its first process stays in sight as /proc/1, so it must not start with the caller's environment; it
-            # needs none, and gives the program the one that its arguments spell out
+            # its first process stays visible as /proc/1, so it must not start with the caller's environment; it needs
+            # none, and sets the program's from its arguments
             arguments = [*bwrap_command(limits), *arguments]
             packages = ["/packages"]
         else:
@@ -266,28 +276,27 @@ class Process:
             raise
 
     def _greet(self, modules: Sequence[str], config: dict[str, Any]) -> None:
-        load = marshal.dumps((_PACKAGE, [(name, _compiled(name)) for name in modules], config))
+        """Sends the modules, and waits until they are loaded."""
+        load = marshal.dumps((_PACKAGE, [(name, compiled_module(name)) for name in modules], config))
         try:
             self.send(b"%12d" % len(load) + load, time.monotonic() + START_SECONDS)
             reply = self.receive(time.monotonic() + START_SECONDS)
         except (Ended, DeadlinePassed, codec.Malformed) as error:
             self._process.kill()
             assert self._process.stderr is not None
-            said = self._process.stderr.read(4000).decode(errors="replace").strip().splitlines()
-            raise SandboxFailed(f"the sandbox did not start: {(said or [type(error).__name__])[-1]}"[:300]) from None
+            stderr = self._process.stderr.read(4000).decode(errors="replace").strip().splitlines()
+            raise SandboxFailed(f"the sandbox did not start: {(stderr or [type(error).__name__])[-1]}"[:300]) from None
         if reply != ["hello"]:
             raise SandboxFailed("the sandbox did not start as it should")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Writes; never blocks beyond the deadline. Raises DeadlinePassed, Ended."""
+        """Writes all of `data`. deadline: on the monotonic clock. Raises DeadlinePassed, Ended."""
         view = memoryview(data)
         while view:
             _, ready, _ = select.select([], [self.to_process], [], max(0.0, deadline - time.monotonic()))
@@ -299,7 +308,7 @@ class Process:
                 raise Ended from None
 
     def read(self, size: int, deadline: float) -> bytes:
-        """That many bytes. Raises DeadlinePassed, Ended."""
+        """Reads `size` bytes. Raises DeadlinePassed, Ended."""
         parts = [self._unread[:size]]
         self._unread = self._unread[size:]
         missing = size - len(parts[0])
@@ -309,7 +318,7 @@ class Process:
         return b"".join(parts)
 
     def receive(self, deadline: float) -> Any:
-        """One message, still encoded. Raises DeadlinePassed, Ended, Malformed."""
+        """Reads one message, whose values are still encoded. Raises DeadlinePassed, Ended, Malformed."""
         parts = []
         size = 0
         chunk = self._unread
@@ -332,20 +341,23 @@ class Process:
         return data
 
     def status(self, seconds: float = 1.0) -> int | None:
-        """The exit status of a process that has ended or is about to; a signal as its negative number."""
+        """The exit status, or minus the number of the signal that ended the process; None if it is still running.
+
+        seconds: how long to wait for the end.
+        """
         try:
             status = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
-        return 128 - status if self.mode == "bwrap" and status > 128 else status
+        return 128 - status if self.mode == "bwrap" and status > 128 else status  # bubblewrap reports signals so
 
     @property
     def pid(self) -> int:
-        """Of bubblewrap, or of the process itself."""
+        """The process id of bubblewrap, or of the process itself."""
         return self._process.pid
 
     def close(self) -> None:
-        """Ends the process and all that it started."""
+        """Kills the process and everything that it started."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):

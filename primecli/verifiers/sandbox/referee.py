@@ -1,8 +1,8 @@
-"""Runs the tests of a data set against a program that lives in another sandbox.
+"""Runs test code against a program in another sandbox.
 
-The program's names are stand-ins here: a call goes over a pipe, and plain data come back. So the tests, what they
-compare with and the verdict are in a process that the program cannot reach, and `==` is that of the builtin types.
-One process waits; each job runs in a fork of it.
+The functions of the program are stand-ins here: a call goes over a pipe to the program's process, and plain data come
+back. So the tests, the values that they expect and the verdict are in a process that the program cannot reach, and `==`
+is that of the builtin types. One process waits for jobs, and each job runs in a fork of it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from typing import Any, BinaryIO
 from primecli.verifiers.sandbox import codec, guest
 from primecli.verifiers.sandbox import names as scope
 
-MAX_WHY_CHARS = 300
-FDS = 4  # job, verdict, to the program, from the program
+MAX_WHY_CHARS = 300  # of the reason for a failure
+MEMORY_BYTES = 2 << 30  # address space of the tests, which may hold more values than the program at a time
+FDS = 4  # that come with a job: the job, the verdict, to the program, from the program
 
 
 class ProgramEnded(BaseException):
-    """The program closed its pipe. No `except Exception` of a test may take it for the program's answer."""
+    """The program closed its pipe. Not an Exception, so that no test catches it in place of the program's own."""
 
 
 class TimeIsUp(BaseException):
@@ -34,11 +35,14 @@ class TimeIsUp(BaseException):
 
 
 class ProgramError(Exception):
-    """An exception of the program that is no builtin one."""
+    """An exception of the program whose type is not a builtin."""
 
 
 def main(config: dict[str, Any]) -> None:
-    """Forks for each job that comes over the control socket, until that closes."""
+    """Forks for each job that arrives over the control socket, until that closes.
+
+    config: `control`, the file descriptor of that socket, and the entries that `Process` adds.
+    """
     control = socket.socket(fileno=config["control"])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     sys.path[:] = [path for path in sys.path if path] + config["packages"]
@@ -46,7 +50,7 @@ def main(config: dict[str, Any]) -> None:
     hello = os.dup(1)
     for target in (0, 1, 2):
         os.dup2(null, target)
-    guest._limit({**config, "memory_bytes": 2 << 30})
+    guest.limit_resources({**config, "memory_bytes": MEMORY_BYTES})
     os.write(hello, codec.dump_line(["hello"]))
     while True:
         message, fds, _, _ = socket.recv_fds(control, 1, FDS)
@@ -55,14 +59,14 @@ def main(config: dict[str, Any]) -> None:
         if os.fork() == 0:
             try:
                 control.close()
-                _job(*fds)
+                _run_job(*fds)
             finally:
                 os._exit(0)
         for fd in fds:
             os.close(fd)
 
 
-def _job(job_fd: int, verdict_fd: int, to_program: int, from_program: int) -> None:
+def _run_job(job_fd: int, verdict_fd: int, to_program: int, from_program: int) -> None:
     with os.fdopen(job_fd, "rb") as file:
         job = json.load(file)
     program = Program(to_program, os.fdopen(from_program, "rb"), lambda: referee.report({"called": True}))
@@ -75,22 +79,32 @@ def _job(job_fd: int, verdict_fd: int, to_program: int, from_program: int) -> No
 
 
 class Program:
-    """The other end of the pipes."""
+    """The program, at the other end of the pipes.
+
+    out: file descriptor of the pipe to it.
+    reader: of the pipe from it.
+    on_call: called before the first call.
+    touched: whether the tests have had anything from the program, so that a failure may be its fault.
+    called: whether the tests have called it.
+    raised: its last exception.
+    ended: whether it has closed its pipe.
+    timed_out: whether the time of a test has run out.
+    """
 
     def __init__(self, out: int, reader: BinaryIO, on_call: Callable[[], None]) -> None:
         self.out = out
         self.reader = reader
         self.on_call = on_call
-        self.touched = False  # whether something of the program has reached the tests
+        self.touched = False
         self.called = False
         self.raised: Exception | None = None
         self.ended = False
         self.timed_out = False
 
     def ask(self, *request: Any) -> list[Any]:
-        """One request, one reply. Raises ProgramEnded, or what the program raised."""
+        """Sends a request and returns the reply. Raises ProgramEnded, or the exception that the program raised."""
         try:
-            guest._write(self.out, codec.dump_line(request))
+            guest.write_all(self.out, codec.dump_line(request))
             line = self.reader.readline(codec.MAX_LINE)
         except BrokenPipeError:
             line = b""
@@ -107,19 +121,19 @@ class Program:
         return reply
 
     def keep(self, value: Any) -> int | None:
-        """Stand-ins travel as what they stand for; nothing else that is not plain leaves this process."""
+        """The number of a stand-in's object, for the codec; no other object leaves this process but as plain data."""
         return object.__getattribute__(value, "_number") if type(value) is Remote else None
 
     def pack(self, value: Any) -> Any:
-        """A value as a message for the program's process."""
+        """A value, encoded for the program's process."""
         return codec.encode(value, self.keep)
 
     def unpack(self, message: Any) -> Any:
-        """The value that a message from the program's process stands for."""
+        """The value in a message from the program's process."""
         return codec.decode(message, lambda number, type_name: Remote(self, number, type_name))
 
     def call(self, target: str | int, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Calls a function of the program; changes to its arguments are made to the originals too."""
+        """Calls a function of the program, and makes the changes that it made to its arguments here too."""
         if not self.called:
             self.called = True
             self.on_call()
@@ -143,7 +157,7 @@ class Program:
 
 
 class Remote:
-    """Stands for an object that the program keeps. Equal to itself only, and neither true nor false."""
+    """Stands for an object that the program keeps. It is equal only to itself, and neither true nor false."""
 
     __slots__ = ("_number", "_program", "_type_name")
 
@@ -201,28 +215,29 @@ class Remote:
 
 
 def _exception(type_name: str, text: str, iterating: bool) -> Exception:
+    """The exception of the program, of the same builtin type. iterating: whether an iterator of its raised it."""
     kind = getattr(builtins, type_name, None)
     if not (isinstance(kind, type) and issubclass(kind, Exception)):
         kind = ProgramError
     if issubclass(kind, StopIteration) and not iterating:
-        kind = ProgramError  # or `all(map(f, cases))` would end early, and be true
+        kind = ProgramError  # otherwise `all(map(f, cases))` would end early and be true
     error: Exception = ProgramError(text)
-    with contextlib.suppress(Exception):  # UnicodeDecodeError, for one, needs more than a text
+    with contextlib.suppress(Exception):  # some types need more than a text, such as UnicodeDecodeError
         error = kind(text)
     return error
 
 
 def _overwrite(original: Any, new: Any) -> None:
-    """Gives a mutable argument the content that the program left in its copy."""
+    """Makes a mutable argument equal to the program's copy of it; objects inside it stay the same objects."""
     if type(original) is not type(new) or original is new:
         return
     if isinstance(original, (list, tuple)):
         kept = list(original)
-        for place, item in enumerate(new):
-            if place < len(kept) and type(kept[place]) is type(item) and isinstance(item, (list, dict, set)):
-                _overwrite(kept[place], item)
+        for index, item in enumerate(new):
+            if index < len(kept) and type(kept[index]) is type(item) and isinstance(item, (list, dict, set)):
+                _overwrite(kept[index], item)
             elif isinstance(original, list):
-                kept[place : place + 1] = [item]
+                kept[index : index + 1] = [item]
         if isinstance(original, list):
             original[:] = kept[: len(new)]
     elif isinstance(original, (dict, set)):
@@ -236,7 +251,12 @@ def _overwrite(original: Any, new: Any) -> None:
 
 
 class Referee:
-    """Runs the tests of one job and reports each on its own descriptor."""
+    """Runs the tests of one job, and reports each over a pipe.
+
+    out: file descriptor of that pipe.
+    program: what the tests call.
+    seconds: wall-clock time of one test.
+    """
 
     def __init__(self, out: int, program: Program, seconds: float) -> None:
         self.out = out
@@ -244,17 +264,20 @@ class Referee:
         self.seconds = seconds
 
     def report(self, message: dict[str, Any]) -> None:
-        """Tells the caller."""
-        guest._write(self.out, json.dumps(message).encode() + b"\n")
+        """Sends a message to the caller."""
+        guest.write_all(self.out, json.dumps(message).encode() + b"\n")
 
     def check(self, prompt: str | None, test: str, entry_point: str) -> None:
-        """HumanEval: `check(entry_point)` of the test code; what the prompt defines beside it is not the program's."""
+        """HumanEval: runs `check(entry_point)` of the test code.
+
+        Other names that the prompt defines are the prompt's, whatever the program defines under them.
+        """
         names: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
-        code = self._data(lambda: compile(test, "test.py", "exec", dont_inherit=True))
+        code = self._read_tests(lambda: compile(test, "test.py", "exec", dont_inherit=True))
         if code is None:
             return
-        for node in scope.helpers(prompt, entry_point):
-            with contextlib.suppress(Exception):  # the program may bring it; if nobody does, the tests say so
+        for node in scope.prompt_helpers(prompt, entry_point):
+            with contextlib.suppress(Exception):  # the program may define it; if not, the tests fail and say so
                 exec(compile(ast.Module([node], []), "prompt.py", "exec"), names)
         missing = [name for name in scope.free_names(test) if name not in names and name not in dir(builtins)]
         if entry_point in missing:
@@ -275,18 +298,22 @@ class Referee:
         self._judge(0, run)
 
     def asserts(self, asserts: list[str], first: int, stop: bool) -> None:
-        """MBPP: each statement in turn, in one namespace; names that nobody else defines are the program's."""
+        """MBPP: runs one statement after another, in one namespace. Names that it does not define are the program's.
+
+        first: index of the first assert to run; other statements before it run too, since later ones may need them.
+        stop: whether to stop at the first failure.
+        """
         whole = "\n".join(asserts)
-        codes = self._data(lambda: [compile(text, "test.py", "exec", dont_inherit=True) for text in asserts])
+        codes = self._read_tests(lambda: [compile(text, "test.py", "exec", dont_inherit=True) for text in asserts])
         if codes is None:
             return
         names: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
         for name, module in scope.trusted_modules(whole).items():
-            with contextlib.suppress(ImportError):  # then it is the program's
+            with contextlib.suppress(ImportError):  # then the program must define it
                 names[name] = __import__(module)
         ready = False
-        for place, code in enumerate(codes):
-            if place < first and any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(asserts[place]))):
+        for index, code in enumerate(codes):
+            if index < first and any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(asserts[index]))):
                 continue
 
             def run(code: Any = code) -> None:
@@ -297,20 +324,22 @@ class Referee:
                 self.program.ask("cpu")
                 exec(code, names)
 
-            passed = self._judge(place, run)
+            passed = self._judge(index, run)
             if not passed and (stop or self.program.ended or self.program.timed_out):
                 return
 
     def _stand_ins(self, names: list[str]) -> dict[str, Any]:
+        """Stand-ins for those of the names that the program defines."""
         reply = self.program.ask("has", names)[1]
-        found = [name for name, has in zip(names, reply, strict=True) if has is True]
-        return {name: self._stand_in(name) for name in found}
+        defined = [name for name, has in zip(names, reply, strict=True) if has is True]
+        return {name: self._stand_in(name) for name in defined}
 
     def _stand_in(self, name: str) -> Any:
         value = self.program.unpack(self.program.ask("name", name)[1])
         return self.program.function(name) if isinstance(value, Remote) else value
 
-    def _data(self, read: Callable[[], Any]) -> Any:
+    def _read_tests(self, read: Callable[[], Any]) -> Any:
+        """What `read` returns; None, after a report, where the tests cannot be read."""
         try:
             return read()
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -321,12 +350,13 @@ class Referee:
     def _unusable(self, why: str) -> None:
         self.report({"test": 0, "ok": False, "fault": "data", "why": why, "timeout": False, "ended": False})
 
-    def _judge(self, place: int, run: Callable[[], None]) -> bool:
+    def _judge(self, index: int, run: Callable[[], None]) -> bool:
+        """Runs one test within its time, reports how it went, and returns whether it passed."""
         program = self.program
 
         def ring(*_: Any) -> None:
             program.timed_out = True
-            signal.setitimer(signal.ITIMER_REAL, 1.0)  # again, should a test swallow it
+            signal.setitimer(signal.ITIMER_REAL, 1.0)  # again, in case a test swallows the exception
             raise TimeIsUp
 
         signal.signal(signal.SIGALRM, ring)
@@ -346,11 +376,12 @@ class Referee:
             why, blamed = f"not done in {self.seconds:g} seconds", program.called
         fault = "program" if blamed else "data"
         how = {"timeout": program.timed_out, "ended": program.ended}
-        self.report({"test": place, "ok": not why, "why": why, "fault": fault} | how)
+        self.report({"test": index, "ok": not why, "why": why, "fault": fault} | how)
         return not why
 
 
 def _why(error: BaseException) -> str:
+    """The type and text of an exception, and the line of the tests that raised it."""
     try:
         text = str(error)
     except BaseException:

@@ -1,4 +1,4 @@
-"""The caller's side of the referee: a waiting process in a sandbox of its own, and one job for it at a time."""
+"""The caller's side of the referee: one process, in its own sandbox, that waits for jobs and does one at a time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from typing import Any
 from primecli.verifiers.sandbox.process import DeadlinePassed, Limits, Process, SandboxFailed
 
 MODULES = ("codec", "seccomp", "guest", "names", "referee")
-SLACK_SECONDS = 3.0  # beyond the referee's own clock, before it is taken for stuck
-MAX_REPORTS = 16 << 20
+"""What the referee needs of this package, in the order in which it is loaded there."""
+
+SLACK_SECONDS = 3.0  # beyond the referee's own deadline; after that it is stuck
 
 
 class RefereeHost:
-    """Starts the referee when it is first needed and again when it is lost; it ends with this process."""
+    """Starts the referee when it is first needed, and again when it has been lost; it ends with this process.
+
+    mode: of its sandbox: bwrap, limits or none.
+    """
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
@@ -30,9 +34,13 @@ class RefereeHost:
         self.close()
 
     def run(self, job: dict[str, Any], program: Process, end: float) -> Iterator[dict[str, Any]]:
-        """The reports on the tests of one job, run against a program that waits for calls.
+        """Runs the tests of one job; yields a report for each.
 
-        Raises DeadlinePassed where the program's values keep the tests busy for too long, SandboxFailed where the
+        job: test code, in the form that `referee` reads.
+        program: a process that has loaded the program and waits for calls.
+        end: the deadline of all tests, on the monotonic clock.
+
+        Raises DeadlinePassed where the program's values keep the tests busy for too long, and SandboxFailed where the
         referee is lost.
         """
         control = self._ready()
@@ -59,7 +67,12 @@ class RefereeHost:
                 os.close(job_write)
 
     def _reports(self, verdict_read: int, seconds: float, end: float) -> Iterator[dict[str, Any]]:
-        called = False
+        """The reports as they arrive.
+
+        Their number and size need no limit: there is one for each test, the referee cuts its text, and no program has
+        this pipe.
+        """
+        called = False  # whether the tests have called the program; until then a stall is not its doing
         unread = b""
         while True:
             wait = min(seconds, max(0.0, end - time.monotonic())) + SLACK_SECONDS

@@ -1,9 +1,11 @@
-"""A system call filter for the program's process, made by hand so that it needs no library.
+"""What the kernel refuses the process of a program: system calls, by a filter, and other processes, by Landlock.
 
-It may start threads but no process, replace its program, signal others, trace, mount, make namespaces or memory
-that no limit counts, or open a socket other than a local one. Each is refused with an error, so that a program
-that tries is told, and ends as it would. What /proc shows of other processes takes no call of its own to read; that
-is Landlock's to refuse.
+The process may start threads. It may not start processes, run another program, send signals, trace, mount, make
+namespaces, allocate memory that no limit counts, or open a socket other than a local one. Each of these fails with an
+error, which the program can handle as on any other machine. Reading about other processes in /proc needs no system
+call that could be refused, so Landlock does that.
+
+The filter is assembled by hand, so that no library is needed.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import sys
 
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
-_REFUSED = {  # name: number on x86_64, on aarch64
+_REFUSED = {  # the number of each system call on x86_64 and on aarch64
     "fork": (57, None),
     "vfork": (58, None),
     "execve": (59, 221),
@@ -61,15 +63,18 @@ _CLONE, _CLONE3, _SOCKET = (56, 220), (435, 435), (41, 198)
 _CLONE_THREAD = 0x00010000
 _AF_UNIX = 1
 
-_LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446  # on every machine
-_LANDLOCK_NO_TCP = struct.pack("=QQ", 0, 3)  # struct landlock_ruleset_attr: no right to files, bind and connect handled
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446  # system calls; the same numbers on every machine
+# struct landlock_ruleset_attr: it handles bind and connect, and no right to files
+_LANDLOCK_NO_TCP = struct.pack("=QQ", 0, 3)
 
-_CAP_FILES = 1 << 1 | 1 << 2  # reading what others own: without it root might not find the standard library
+# CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: without them root might be unable to read the standard library
+_CAP_FILES = 1 << 1 | 1 << 2
 
+# instructions of the filter, offsets in struct seccomp_data (little-endian), and what the filter returns
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data, little-endian
+_NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
 _ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_X32 = 0x40000000
+_X32 = 0x40000000  # in the numbers of a second set of system calls on x86_64, all refused
 
 
 def supported() -> bool:
@@ -78,7 +83,7 @@ def supported() -> bool:
 
 
 def program() -> list[tuple[int, int, int, int]]:
-    """The filter: (code, jump if true, jump if false, operand) for each instruction."""
+    """The filter, as (code, jump if true, jump if false, operand) for each instruction."""
     machine = os.uname().machine
     column = list(_AUDIT_ARCH).index(machine)
     refuse = (_RETURN, 0, 0, _ERROR | errno.EPERM)
@@ -90,7 +95,7 @@ def program() -> list[tuple[int, int, int, int]]:
         (_JUMP_AT_LEAST, 0, 1, _X32),
         refuse,
         (_JUMP_EQUAL, 0, 1, _CLONE3[column]),
-        (_RETURN, 0, 0, _ERROR | errno.ENOSYS),  # its flags are out of reach; the C library falls back to clone
+        (_RETURN, 0, 0, _ERROR | errno.ENOSYS),  # a filter cannot see its flags; the C library then uses clone
     ]
     for numbers in _REFUSED.values():
         number = numbers[column]
@@ -112,7 +117,7 @@ def program() -> list[tuple[int, int, int, int]]:
 
 
 def install() -> None:
-    """Applies the filter to this process for good. Raises OSError where the kernel does not take it."""
+    """Applies the filter to this process, for good. Raises OSError where the kernel refuses it."""
     import ctypes
 
     lines = program()
@@ -127,21 +132,25 @@ def install() -> None:
         raise OSError(ctypes.get_errno(), "the system call filter was not taken")
 
 
-def look_at_no_other() -> None:
-    """Keeps this process from the memory, environment, open files and folders of others in /proc, for good.
+def hide_other_processes() -> None:
+    """Keeps this process, for good, from the memory, environment, open files and folders of others in /proc.
 
-    A process in a Landlock domain can look at those in the domain alone, whatever else the domain forbids. This one
-    forbids TCP, which the filter has done already: a right to files would take renames between folders with it.
-    Root's rights go first, as some of them open /proc all the same and others lift limits.
-    After `install`. Without Landlock, or with one from before Linux 6.7, /proc stays as open as the sandbox has it.
+    A process in a Landlock domain can inspect only processes of the same domain, whatever else the domain forbids. This
+    domain forbids TCP, which the filter does already; to handle rights to files would also forbid renames between
+    directories. Root's capabilities are dropped first, since some of them open /proc in spite of Landlock and others
+    lift resource limits.
+
+    Call it after `install`. Without Landlock, or before Linux 6.7, /proc stays as open as the sandbox leaves it.
     """
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    version_and_process = struct.pack("=Ii", 0x20080522, 0)
-    rights = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the same of those from 32 on
-    libc.capget(version_and_process, rights)
-    libc.capset(version_and_process, (ctypes.c_uint32 * 6)(rights[0] & _CAP_FILES, rights[1] & _CAP_FILES))
+    version_3, this_process = 0x20080522, 0
+    header = struct.pack("=Ii", version_3, this_process)
+    # effective, permitted and inheritable capabilities; then the same for the numbers from 32 on
+    capabilities = (ctypes.c_uint32 * 6)()
+    libc.capget(header, capabilities)
+    libc.capset(header, (ctypes.c_uint32 * 6)(capabilities[0] & _CAP_FILES, capabilities[1] & _CAP_FILES))
     rules = libc.syscall(_LANDLOCK_CREATE_RULESET, _LANDLOCK_NO_TCP, ctypes.c_size_t(len(_LANDLOCK_NO_TCP)), 0)
     if rules >= 0:
         libc.syscall(_LANDLOCK_RESTRICT_SELF, rules, 0)
@@ -149,11 +158,11 @@ def look_at_no_other() -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Has the kernel end this process when the one that started it ends."""
+    """Makes the kernel kill this process when the one that started it ends. Linux only."""
     import ctypes
     import signal
 
     set_death_signal = 1
     ctypes.CDLL(None, use_errno=True).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # it ended before the kernel was asked
         os._exit(0)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from primecli.generation.engines.decoding import LEAST_ROOM, NAME, Decoding, RoomyLayer, attend, share_keys
+from primecli.generation.engines.decoding import LEAST_ROOM, Decoding, RoomyLayer, avoid_key_copies
+from primecli.models.attention import DECODING
 from primecli.models.device import resolve_placement
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15]]
@@ -46,29 +46,13 @@ def test_steps_write_into_the_same_memory() -> None:
     assert len(places) == 1
 
 
-@pytest.mark.parametrize("tokens", [1, 3])
-@pytest.mark.parametrize("mask", ["none", "rows", "heads"])
-def test_heads_that_share_keys_see_what_they_see_with_copies(tokens: int, mask: str) -> None:
-    generator = torch.Generator().manual_seed(1)
-    query = torch.randn(3, 6, tokens, 4, generator=generator)
-    key, value = states(9)
-    seen = {"none": None, "rows": torch.rand(3, 1, tokens, 9) > 0.3, "heads": torch.rand(3, 6, tokens, 9) > 0.3}[mask]
-    if seen is not None:
-        seen[..., 0] = True
-    module = torch.nn.Module()
-    module.num_key_value_groups = 3  # type: ignore[assignment]
-    expected, _ = sdpa_attention_forward(module, query, key, value, seen, scaling=0.4)
-    found, _ = attend(module, query, key, value, seen, scaling=0.4)
-    torch.testing.assert_close(found, expected)
-
-
 def test_only_a_model_that_shares_keys_gets_this_attention() -> None:
     shared, own = make_model(), make_model(num_key_value_heads=4)
     for model in (shared, own):
-        share_keys(model)
-    assert [model.config._attn_implementation for model in (shared, own)] == [NAME, "sdpa"]
+        avoid_key_copies(model)
+    assert [model.config._attn_implementation for model in (shared, own)] == [DECODING, "sdpa"]
     eager = make_model(attn_implementation="eager")
-    share_keys(eager)
+    avoid_key_copies(eager)
     assert eager.config._attn_implementation == "eager"
 
 
@@ -79,7 +63,7 @@ def test_only_a_model_that_shares_keys_gets_this_attention() -> None:
 )
 def test_logits_are_those_of_the_whole_sequence(config: dict[str, Any]) -> None:
     model = make_model(**config)
-    share_keys(model)
+    avoid_key_copies(model)
     samples = [2, 1, 2]
     rows = [list(prompt) for prompt, number in zip(PROMPTS, samples, strict=True) for _ in range(number)]
     with torch.inference_mode():

@@ -74,5 +74,5 @@ def test_more_tokens_than_the_model_has_positions_are_refused(tiny: Path) -> Non
 
     tokenizer: Any = Tokenizer()
     assert read_policy(tiny, tokenizer, fingerprint="f", max_length=4096).vocabulary_size == 258
-    with pytest.raises(InputError, match="4097 tokens, and the model has 4096"):
+    with pytest.raises(InputError, match="4097 tokens, but the model has 4096"):
         read_policy(tiny, tokenizer, fingerprint="f", max_length=4097)

@@ -62,7 +62,7 @@ def test_a_head_of_its_own_is_reloaded_from_the_checkpoint_itself(tmp_path: Path
 
 def test_files_without_the_embeddings_are_named(tiny: Path) -> None:
     with (
-        pytest.raises(PrimecliError, match="hold no other"),
+        pytest.raises(PrimecliError, match="files have no other"),
         reloadable(tiny, TiedHead("other", "lm_head.weight")),
     ):
         pass

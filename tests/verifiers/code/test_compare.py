@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 
 from primecli.verifiers.code.compare import same_text, same_value
-from primecli.verifiers.code.extract import Found, extract_code
 
 
 @pytest.mark.parametrize(
@@ -65,31 +64,3 @@ def test_texts(got: str, expected: str, same: bool) -> None:
 )
 def test_values(got: Any, expected: Any, same: bool) -> None:
     assert same_value(got, expected) is same
-
-
-@pytest.mark.parametrize(
-    ("response", "code"),
-    [
-        ("```python\na\n```\n```py\nb\n```\n```bash\nc\n```", "b\n"),
-        ("```\na\n```", "a\n"),
-        ("```cpp\na\n```", "a\n"),
-        ("```Python3\r\na\r\n```", "a\n"),
-        ("```python\na = '''\n  ``` in text\n'''\n```", "a = '''\n  ``` in text\n'''\n"),
-        ("````python\n```\n````", "```\n"),
-        ("~~~python\na\n~~~", "a\n"),
-        ("```python title='x'\na\n```", "a\n"),
-        ("```python\na", "a"),
-        ("```python\na```\nfin", "a"),
-        ("a = 1", "a = 1"),
-        ("\n    return 1\n", "    return 1"),
-    ],
-)
-def test_extraction(response: str, code: str) -> None:
-    found = extract_code(response)
-    assert found is not None
-    assert found == Found(code, "```" in response or "~~~" in response)
-
-
-@pytest.mark.parametrize("response", ["", "```python\n\n```", "```\na\n```\n```\nb\n```", "x" * 300_000])
-def test_nothing_to_extract(response: str) -> None:
-    assert extract_code(response) is None

@@ -290,3 +290,7 @@ def test_options() -> None:
         load_verifier("code", {"code_reward": "some"})
     with pytest.raises(UsageError):
         load_verifier("code", {"test_timeout": 0})
+
+
+def test_the_pools_deadline_leaves_time_for_two_attempts() -> None:
+    assert CodeVerifier(sandbox="bwrap", program_timeout=60.0).pool_timeout == 210.0

@@ -1,4 +1,4 @@
-"""Programs that attack: none passes, hangs or harms."""
+"""Programs that attack: none passes, hangs or does harm."""
 
 import ctypes
 import json
@@ -26,7 +26,7 @@ from primecli.verifiers.code.verifier import CodeVerifier
 from primecli.verifiers.pool import GradingPool
 from primecli.verifiers.sandbox import process
 from primecli.verifiers.sandbox.process import Limits, Process
-from tests.verifiers.sandbox.test_programs import BENT, HOSTILE, LOOK_AROUND
+from tests.verifiers.sandbox.attacks import BENT, HOSTILE, LOOK_AROUND
 
 pytestmark = pytest.mark.skipif(process.bwrap_problem() is not None, reason=f"no sandbox: {process.bwrap_problem()}")
 
@@ -53,7 +53,7 @@ OPTIONS = {"sandbox": "bwrap", "test_timeout": 0.4, "program_timeout": 4, "memor
 
 @pytest.fixture(scope="module")
 def hostile_grades() -> dict[tuple[str, str], Grade | None]:
-    """All hostile programs, graded beside each other; nothing of them is left."""
+    """All hostile programs, graded side by side; none of their processes is left."""
     keys = [(name, form) for name in HOSTILE for form in ("stdin", "check")]
     keys += [(name, form) for name in BENT for form in ("calls", "check", "asserts")]
     code = HOSTILE | BENT
@@ -109,7 +109,7 @@ def test_a_loose_test_is_not_passed_by_operators(verifier: CodeVerifier) -> None
 
 
 def seen_by(verifier: CodeVerifier, expression: str) -> str:
-    """What an expression gives in the sandbox: taken from the failure that shows stdout."""
+    """The value of an expression in the sandbox, as the failure shows it on stdout."""
     truth = json.dumps({"inputs": [""], "outputs": ["?"]})
     return verifier.grade(Task(f"import os, socket\nprint({expression})", truth)).first_failure or ""
 
@@ -149,7 +149,11 @@ def test_the_environment_is_a_fixed_one(verifier: CodeVerifier, monkeypatch: pyt
 
 @dataclass(frozen=True)
 class Secrets:
-    """What no program may see: something of the caller's environment, folder and open files; what a test expects."""
+    """What no program may see.
+
+    canary: a text in the caller's environment, working directory and open files.
+    answer: the output that a test expects.
+    """
 
     canary: str
     answer: str
@@ -170,7 +174,7 @@ def hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Secrets]
 
 
 def looking_around(form: str, answer: str) -> Task:
-    """A program that searches /proc for what is hidden, and shows what it has found as the value that is not right."""
+    """A program that searches /proc for secrets and returns its findings: the failure shows that wrong answer."""
     last = "print(look_around())" if form == "stdin" else "def f(x): return look_around()"
     test = f"said = f(1)\nassert said == {answer!r}, said"
     truth = {
@@ -183,7 +187,7 @@ def looking_around(form: str, answer: str) -> Task:
 
 
 def sights(grade: Grade) -> tuple[int, str]:
-    """How many processes such a program saw, its own environment among what it read, and its first finding."""
+    """How many processes such a program saw, and the first secret it found. It must have read its own environment."""
     report = re.search(r"(\d+) processes, own environment 1, found \[(.*?)\]\.", grade.first_failure or "")
     assert report is not None, grade
     return int(report[1]), report[2]
@@ -195,30 +199,33 @@ def test_nothing_of_the_caller_is_in_sight(hidden: Secrets, form: str) -> None:
     processes, found = sights(verifier.grade(looking_around(form, hidden.answer)))
     verifier.close()
     assert found == ""
-    assert processes == (3 if form == "stdin" else 2)  # bubblewrap's, and the program's with or without a fork
+    assert processes == (3 if form == "stdin" else 2)  # bubblewrap, and the program with or without a fork
 
 
 @pytest.mark.parametrize("form", TRUTHS)
-def test_without_landlock_neither(hidden: Secrets, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nor_is_it_without_landlock(hidden: Secrets, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     without_landlock(monkeypatch)
     test_nothing_of_the_caller_is_in_sight(hidden, form)
 
 
 def without_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has processes start as on a kernel that does not have it."""
+    """Makes processes start as on a kernel without Landlock."""
     source = Path(process.__file__).with_name("seccomp.py").read_text()
-    source += "\ndef look_at_no_other(): pass\n"
+    source += "\ndef hide_other_processes(): pass\n"
     lacking = compile(source, "seccomp.py", "exec", dont_inherit=True)
-    compiled = process._compiled
-    monkeypatch.setattr(process, "_compiled", lambda name: lacking if name == "seccomp" else compiled(name))
+    compiled = process.compiled_module
+    monkeypatch.setattr(process, "compiled_module", lambda name: lacking if name == "seccomp" else compiled(name))
 
 
 def test_bubblewrap_itself_starts_with_no_environment(hidden: Secrets) -> None:
     with Process("bwrap", Limits(), MODULES, {"sources": ["x = 1"], "defines": None, "serve": True}) as process:
-        found = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in _tree(process.pid)}
-    assert [found.pop(pid) for pid in list(found)[:2]] == [b"", b""]  # the one outside, and the first one inside
-    assert [b"PYTHONHASHSEED=0" in environment for environment in found.values()] == [True]
-    assert not any(hidden.canary.encode() in environment for environment in found.values())
+        environments = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in _tree(process.pid)}
+    assert [environments.pop(pid) for pid in list(environments)[:2]] == [
+        b"",
+        b"",
+    ]  # outside the sandbox, and the first one inside
+    assert [b"PYTHONHASHSEED=0" in environment for environment in environments.values()] == [True]
+    assert not any(hidden.canary.encode() in environment for environment in environments.values())
 
 
 def _tree(pid: int) -> list[int]:
@@ -243,7 +250,7 @@ def test_limits_hide_the_callers_processes_where_there_is_landlock(hidden: Secre
     assert processes > 0
 
 
-def test_what_limits_do_not_hide_is_said() -> None:
+def test_the_notice_says_what_limits_do_not_hide() -> None:
     notice = CodeVerifier(sandbox="limits").notice or ""
     for word in ("files", "keys", "the tests' answers", "memory", "environment", "Landlock"):
         assert word in notice

@@ -150,7 +150,7 @@ def test_on_the_command_line_only_paths_come_out_and_a_closed_pipe_ends_it(
     done = shell(f"{command} | head -n 1", tmp_path)
     assert done.stdout == "g/rollouts-00000-of-00006.parquet\n"
     (line,) = done.stderr.splitlines()
-    assert "stopped early, the reader has closed the pipe" in line
+    assert "stopped early because the reader closed the pipe" in line
     found = summary(tmp_path / "g")
     assert found["status"] == "stopped-by-reader"
     assert len(read_rows(tmp_path / "g" / "rollouts-00000-of-00006.parquet")) == 4

@@ -1,4 +1,8 @@
-"""What attacks, for test_sandbox.py: whole programs, and functions whose results are bent. 7919 is the answer."""
+"""Programs that attack the sandbox or the verdict, for test_process.py.
+
+HOSTILE: whole programs. BENT: functions `f` that return something built to pass for the answer, 7919 x.
+LOOK_AROUND: a search of /proc for secrets.
+"""
 
 HOSTILE = {
     "os._exit(0) before the tests": r"""

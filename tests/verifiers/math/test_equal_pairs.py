@@ -1,8 +1,8 @@
-"""Hard pairs of (gold, answer): what must be accepted, and what must not."""
+"""Difficult pairs of (gold, answer): those that must be accepted, and those that must not."""
 
 import pytest
 
-from primecli.verifiers import Task, load_verifier
+from tests.verifiers.math.grading import grade_in_box
 
 SAME = [
     (r"18", r"\text{18}"),
@@ -340,12 +340,12 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("gold", "answer"), SAME)
 def test_the_same_answer_is_accepted(gold: str, answer: str) -> None:
-    grade = load_verifier("math").grade(Task(f"so it is $\\boxed{{{answer}}}$.", gold))
+    grade = grade_in_box(gold, answer)
     assert (grade.reward, grade.verdict) == (1.0, "correct"), grade
 
 
 @pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
 def test_another_answer_is_not_accepted(gold: str, answer: str) -> None:
-    grade = load_verifier("math").grade(Task(f"so it is $\\boxed{{{answer}}}$.", gold))
+    grade = grade_in_box(gold, answer)
     assert grade.reward == 0.0, grade
     assert grade.verdict in ("wrong", "unparseable"), grade

@@ -1,8 +1,8 @@
-"""Spellings of one answer, as (gold, answer): what models write against the answers that data sets give."""
+"""Spellings of the same answer, as (gold, answer): those of models, and those of the data sets."""
 
 import pytest
 
-from primecli.verifiers import Task, load_verifier
+from tests.verifiers.math.grading import grade_in_box
 
 SAME = [
     ("3:4", "6:8"), ("3:4", "3 : 4"), ("3:4", r"3\colon 4"), ("2:3:4", "4:6:8"), ("3:4", r"\frac{3}{4}"),
@@ -279,5 +279,5 @@ SAME = [
 
 @pytest.mark.parametrize(("gold", "answer"), SAME)
 def test_another_spelling_is_accepted(gold: str, answer: str) -> None:
-    grade = load_verifier("math").grade(Task(f"so it is $\\boxed{{{answer}}}$.", gold))
+    grade = grade_in_box(gold, answer)
     assert (grade.reward, grade.verdict) == (1.0, "correct"), grade

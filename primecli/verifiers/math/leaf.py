@@ -1,4 +1,4 @@
-"""Reads one value: a number or expression with its unit, a choice letter, words, a time, a ratio, digits in a base."""
+"""Reads a single value: a choice letter, words, a time, a ratio, digits in a base, or an expression with its unit."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from primecli.verifiers.math.words import is_date, only_number, same_words, spel
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One value. kind: choice (a letter), words, based (digits and a base), time, ratio, or math.
+    """A single value.
 
+    kind: choice (a letter), words, based (digits and their base), time, ratio, or math.
     text: the letter, the words in lower case, the digits, hours:minutes, or the expression without its unit.
-    unit: the unit in one spelling, or ""; am or pm for a time. percent: whether a percent sign stood after it.
-    terms: for a ratio its terms. number: for words the one number in them, or "".
+    unit: the unit in one spelling, such as meter, or ""; for a time am or pm; for digits their base, such as base2.
+    percent: whether a percent sign followed.
+    terms: the terms of a ratio, such as ("3", "4").
+    number: the one number in the words, or "".
     """
 
     kind: str
@@ -26,15 +29,19 @@ class Leaf:
     number: str = ""
 
 
+# "(C)", "c)" or "C."
 _CHOICE = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]|([A-Z])\s*[.:]?")
+# "option (C)"
 _NAMED_CHOICE = re.compile(r"(?:option|choice|answer)\s*:?\s*[(\[]?([A-J])[)\]]?[.:]?", re.IGNORECASE)
+# "(C) 12" or "C. 12": a letter and the text of its choice. Four groups: the letter and the text, for each form
 CHOICE_THEN = re.compile(
     r"(?:[Oo]ption|[Cc]hoice)?\s*(?:\(?\s*([A-J])\s*\)\s*[:.]?\s*(?![+*/^=])(\S.*)|([A-J])\s*[.:]\s+(\S.*))", re.DOTALL
 )
-TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_TEXT_COMMAND = re.compile(r"\\text\{([^{}]*)\}")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' \-]*[A-Za-z]")
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
 _BASE = r"(\d{1,2}|" + "|".join(_BASES) + ")"
+# "1011_2", "1011_{two}" or "1011 base 2"
 _BASED = re.compile(
     rf"\(?([\dA-Fa-f]+)\)?(?:\s?_\s*(?:\{{\s*)?{_BASE}\s*\}}?|,?\s*\(?\s*(?:in )?base[ -]{_BASE}\s*\)?)", re.IGNORECASE
 )
@@ -45,14 +52,14 @@ _RATIO_WORDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) to (\d{1,9}(?:\.\d{1,9})?)")
 
 
 def read_leaf(text: str) -> Leaf:
-    """A normalised value with its unit set apart.
+    """Reads a normalised value.
 
     >>> read_leaf(r"10\\text{ weeks}"), read_leaf("(C)").kind, read_leaf("25%").percent
     (Leaf(kind='math', text='10', unit='week', percent=False, terms=(), number=''), 'choice', True)
     """
-    bare = TEXT.sub(lambda match: match.group(1), text).strip()
+    bare = bare_text(text)
     if text.count("\\text{") == 1 and re.fullmatch(r"\\text\{\s*[-+]?[\d.][^{}]*\}", text):
-        text = bare  # a number that only its typeface wraps
+        text = bare  # a number set as text
     choice = _CHOICE.fullmatch(bare)
     if choice and (choice.group(2) or bare != text or bare[-1] in ")]"):
         return Leaf("choice", choice.group(1) or choice.group(2))
@@ -76,6 +83,15 @@ def read_leaf(text: str) -> Leaf:
     return _with_unit(text.strip())
 
 
+def bare_text(text: str) -> str:
+    """A value without `\\text{…}` around any of its parts.
+
+    >>> bare_text(r"10\\text{ weeks}")
+    '10 weeks'
+    """
+    return _TEXT_COMMAND.sub(lambda match: match.group(1), text).strip()
+
+
 def _time_or_ratio(bare: str) -> Leaf | None:
     time = _TIME.fullmatch(bare)
     if time and int(time.group(1)) <= 24 and int(time.group(2)) < 60:
@@ -90,15 +106,14 @@ def _time_or_ratio(bare: str) -> Leaf | None:
 
 
 def _as_words(text: str, bare: str) -> Leaf | None:
-    """A text answer, or the number that it spells; None where it may be an expression."""
+    """An answer in words, or the number that they spell; None for what may be an expression."""
     if not bare or "=" in bare:
         return None
     if is_date(bare):
         return Leaf("words", same_words(bare))
     in_text = bool(re.fullmatch(r"\s*(?:\\text\{[^{}]*\}\s*)+", text))
     if not (in_text and re.search(r"[A-Za-z]{2}", bare) and not re.search(r"[\\^_]|^[-\d.]", bare)):
-        spoken = _WORDS.fullmatch(bare)
-        if not spoken:
+        if not _WORDS.fullmatch(bare):
             number = only_number(bare)
             if number is None or any(is_function(word) for word in re.findall("[A-Za-z]+", bare)):
                 return None

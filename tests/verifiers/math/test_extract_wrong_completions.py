@@ -1,4 +1,4 @@
-"""Whole responses that end in a wrong answer, many with the gold answer elsewhere in them."""
+"""Responses that end in a wrong answer, with the gold answer; many have that somewhere else."""
 
 import pytest
 

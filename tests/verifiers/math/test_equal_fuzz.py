@@ -1,26 +1,20 @@
-"""The answers of MATH-500 changed in value (none may pass) and changed only in spelling (nearly all must)."""
+"""The answers of MATH-500, changed in value (none may be accepted) or only in spelling (nearly all must be)."""
 
-import json
-import os
 import random
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from primecli.verifiers import Task, load_verifier
+from tests.verifiers.math.grading import data_rows
 
-DATA = Path(os.environ.get("PRIMECLI_DATA", Path(__file__).resolve().parents[3].parent / "shared" / "data"))
 Change = Callable[[str, random.Random], str | None]
 
 
 @pytest.fixture(scope="module")
 def golds() -> list[str]:
-    path = DATA / "math500.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is absent; PRIMECLI_DATA names another directory")
-    return sorted({json.loads(line)["answer"] for line in path.read_text().splitlines()})
+    return sorted({row["answer"] for row in data_rows("math500.jsonl")})
 
 
 def is_expression(gold: str) -> bool:

@@ -1,4 +1,4 @@
-"""Whole responses as language models end them, right ones, with the gold answer."""
+"""Right responses as language models end them, with the gold answer."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""HumanEval whole: every canonical solution is right, and none is with a wrong return."""
+"""All of HumanEval: every canonical solution is correct, and none that returns something wrong is."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ FILE = DATA / "HumanEval.jsonl.gz"
 
 pytestmark = [
     pytest.mark.skipif(bwrap_problem() is not None, reason=f"no sandbox: {bwrap_problem()}"),
-    pytest.mark.skipif(not FILE.exists(), reason=f"{FILE} is not there"),
+    pytest.mark.skipif(not FILE.exists(), reason=f"{FILE} is absent"),
 ]
 
 LIAR = """
