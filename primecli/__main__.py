@@ -1,4 +1,4 @@
-"""What the shell starts, as `primecli` and as `python -m primecli`; and the helper of `primecli warm`."""
+"""The entry points: `primecli` and `python -m primecli` start here, and so does the helper of `primecli warm`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from primecli.warm.protocol import VARIABLE
 def main() -> None:
     """Runs the command line and exits with its code."""
     if os.environ.get(VARIABLE):
-        from primecli.warm import front  # before anything that is slow to import
+        from primecli.warm import front  # before importing anything slow
 
         code = front.run(sys.argv[1:])
         if code is not None:
             sys.exit(code)
-    from primecli.warm.quick_exit import QuickEnd
+    from primecli.warm.quick_exit import QuickExit
 
-    ending = QuickEnd()
+    quick_exit = QuickExit()
     from primecli import cli
 
-    ending.code = cli.run(sys.argv[1:])
-    sys.exit(ending.code)
+    quick_exit.code = cli.run(sys.argv[1:])
+    sys.exit(quick_exit.code)
 
 
 def serve() -> None:
-    """Runs the helper of `primecli warm`; in each child that it forks, a command line."""
+    """Runs the helper of `primecli warm`; each child that it forks runs a command line."""
     from primecli.warm import helper
 
     def import_primecli() -> None:
@@ -37,7 +37,7 @@ def serve() -> None:
     def run(arguments: list[str]) -> int:
         from primecli import __main__, cli
 
-        sys.modules["__main__"] = __main__  # what multiprocessing looks at to start further processes
+        sys.modules["__main__"] = __main__  # where multiprocessing looks to start further processes
         return cli.run(arguments)
 
     helper.main(import_primecli, run)

@@ -1,25 +1,26 @@
-"""The commands of primecli, each named once: the command line, warm, the run reader, the loggers and others read this.
+"""The commands of primecli, each named once: for the command line, warm, the run reader, the loggers and others.
 
-A new command is a file in commands/ and a line here; a new stage also has a file in stages/. Standard library only and
-without `typing`: every start of primecli waits for this file.
+A new command is a file in commands/ and a line here; a new stage also has a file in stages/. Imports nothing, not even
+`typing`: every start of primecli waits for this file.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # that of typing, without importing it
+TYPE_CHECKING = False  # type checkers know this name; typing's own would have to be imported
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
 
 class Command:
-    """A command as the other parts of primecli need to know it.
+    """What the other parts of primecli know of a command.
 
-    name: as typed in a shell; its module in commands/, and its function there, have `_` for `-`.
-    summary: its line in `primecli --help`, the first of its own page.
-    writes: what a stage of the training loop writes; None for a command outside the loop.
-    torch: whether it needs torch, and so gains from `primecli warm`.
-    models: the option that names the model of each role that it uses, such as {"policy": "--model"}.
+    name: as typed in a shell; its module in commands/, and the function in it, have `_` in place of `-`.
+    summary: its line in `primecli --help`, which is also the first line of its own help page.
+    writes: what it writes, if it is a stage of the training loop; None for other commands.
+    torch: whether it needs torch, so that `primecli warm` saves time.
+    models: for each role of the models it uses, the key under which its recorded options name the model, such as
+        {"policy": "model"}.
     """
 
     __slots__ = ("models", "name", "summary", "torch", "writes")
@@ -41,22 +42,22 @@ class Command:
 
     @property
     def module(self) -> str:
-        """The name of its module in commands/, and in stages/ where it is a stage."""
+        """The name of its module in commands/ and, for a stage, in stages/."""
         return self.name.replace("-", "_")
 
     @property
     def forked(self) -> bool:
-        """Whether `primecli warm` starts it from its helper."""
+        """Whether the helper of `primecli warm` starts it."""
         return self.torch or self.writes is not None
 
     @property
     def trains(self) -> str | None:
-        """The role of the model that an update trains: `policy` for update-policy; None for all others."""
+        """The role of the model that an update trains, such as `policy` for update-policy; None for other commands."""
         return self.name.removeprefix("update-") if self.writes == "checkpoint" else None
 
 
 COMMANDS = (
-    # the stages of the loop, in the order of an iteration
+    # the stages of the training loop, in the order of an iteration
     Command(
         "generate",
         "Sample responses: prompts in, rollout shards out.",
@@ -64,8 +65,8 @@ COMMANDS = (
         torch=True,
         models={"policy": "model"},
     ),
-    Command("verify", "Grade responses: outcome rewards.", "shards"),
-    Command("filter", "Keep the groups worth learning from, whole.", "shards"),
+    Command("verify", "Grade responses with outcome rewards.", "shards"),
+    Command("filter", "Keep the groups worth learning from.", "shards"),
     Command(
         "update-prm",
         "Train the process reward model on outcomes.",
@@ -75,14 +76,14 @@ COMMANDS = (
     ),
     Command(
         "score-prm",
-        "Give every token its process reward.",
+        "Compute the process reward of every token.",
         "shards",
         torch=True,
         models={"prm": "prm", "ref": "ref_model"},
     ),
     Command(
         "score-values",
-        "Give every token its value: what a critic expects from there on.",
+        "Compute the value of every token: the return that a critic expects from there on.",
         "shards",
         torch=True,
         models={"critic": "critic"},
@@ -90,36 +91,36 @@ COMMANDS = (
     Command("compute-advantages", "Turn rewards into token advantages.", "shards", torch=True),
     Command(
         "update-critic",
-        "Train the critic of PPO on returns.",
+        "Train PPO's critic on returns.",
         "checkpoint",
         torch=True,
         models={"critic": "critic"},
     ),
     Command(
         "update-policy",
-        "Train the policy on the advantages.",
+        "Train the policy on advantages.",
         "checkpoint",
         torch=True,
         models={"policy": "policy", "ref": "ref_model"},
     ),
-    # looking at what there is, and what stands around the loop
-    Command("inspect", "Show a rollout, its tokens coloured by what they were rewarded with."),
-    Command("stats", "Say what shards come to: accuracy, pass@k, verdicts, lengths, rewards."),
-    Command("query", "Ask shards with SQL."),
-    Command("lineage", "Say what made a shard or a checkpoint."),
-    Command("validate", "Check shards: types, lengths of lists, whole groups, finite numbers, provenance."),
-    Command("audit", "Ask whether the process reward is being gamed."),
+    # commands to look at rollouts and runs, and to set them up
+    Command("inspect", "Show rollouts, their tokens coloured by reward."),
+    Command("stats", "Summarise shards: accuracy, pass@k, verdicts, lengths, rewards."),
+    Command("query", "Query shards with SQL."),
+    Command("lineage", "Show what made a shard or a checkpoint."),
+    Command("validate", "Check shards: types, list lengths, complete groups, finite numbers, provenance."),
+    Command("audit", "Check whether the process reward is being gamed."),
     Command(
         "check-logprobs",
         "Compare the sampler's log-probabilities with the trainer's.",
         torch=True,
         models={"policy": "model"},
     ),
-    Command("report", "Write what runs have come to as one page, or as Markdown."),
-    Command("watch", "Follow a loop in the terminal: its numbers, the stages at work, the time left."),
-    Command("doctor", "See whether everything works here: versions, devices, space, sandbox, extras."),
-    Command("init", "Write a Makefile and options for a run on your own model."),
-    Command("warm", "Run a command, and start the stages under it in a fraction of a second."),
+    Command("report", "Report on runs, as a single page or as Markdown."),
+    Command("watch", "Follow a run in the terminal: its numbers, the running stages, the time left."),
+    Command("doctor", "Check that everything works here: versions, devices, disk space, sandbox, extras."),
+    Command("init", "Write a Makefile and an options file for a run with your own model."),
+    Command("warm", "Run a command whose stages start in a fraction of a second."),
 )
 
 NAMES = tuple(command.name for command in COMMANDS)
@@ -128,9 +129,9 @@ STAGES = tuple(command.name for command in COMMANDS if command.writes)
 """The stages of the training loop, in the order of an iteration."""
 
 SHARD_STAGES = tuple(command.name for command in COMMANDS if command.writes == "shards")
-"""The stages that write shards, in the order in which columns are added."""
+"""The stages that write shards, in the order in which they add columns."""
 
 
 def command(name: str) -> Command | None:
-    """The command of that name; None where there is none, as for a stage that another tool recorded."""
+    """The command with this name; None if there is none, such as for a stage that another tool recorded."""
     return next((command for command in COMMANDS if command.name == name), None)

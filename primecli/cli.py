@@ -1,4 +1,4 @@
-"""The command line: registers the commands, and turns errors into one line and an exit code."""
+"""The command line: registers the commands, and turns an error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable"
 
 
 class Commands(Mapping[str, Any]):
-    """The commands of the catalog as Typer has them, each imported and built when it is looked up."""
+    """The commands of the catalog as Typer commands, by name; each is imported and built when it is looked up."""
 
     def __init__(self) -> None:
         self._built: dict[str, Any] = {}
@@ -53,18 +53,18 @@ class Commands(Mapping[str, Any]):
 
 
 class Group(config.Group):
-    """All commands."""
+    """The group of all commands, which is `primecli` itself."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = Commands()  # type: ignore[assignment]
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Their names."""
+        """The names of the commands, in the order of the catalog."""
         return list(self.commands)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Writes their lines of `primecli --help`."""
+        """Writes the list of commands in `primecli --help`, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(command.name, command.summary) for command in catalog.COMMANDS])
 
@@ -90,7 +90,7 @@ def primecli(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", envvar="PRIMECLI_DEBUG", help="Show the traceback of an error; works anywhere.")
+        bool, typer.Option("--debug", envvar="PRIMECLI_DEBUG", help="Show tracebacks; works anywhere.")
     ] = False,
     config_file: Annotated[
         Optional[str],  # noqa: UP045
@@ -98,15 +98,15 @@ def primecli(
             "--config",
             metavar="FILE.toml",
             envvar="PRIMECLI_CONFIG",
-            help="Take options from this file.",
+            help="Read options from this file.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Reinforcement learning of language models with implicit process rewards (PRIME), as a shell pipeline.
 
-    Each stage reads Parquet rollout shards and writes Parquet rollout shards. Their paths go through the pipe;
-    words go to stderr. One online iteration:
+    Each stage reads Parquet rollout shards and writes Parquet rollout shards. Only their paths go through the pipe;
+    messages go to stderr. One online iteration:
 
     \b
       primecli generate --model ckpt/policy/0 --prompts train.jsonl --step 1 --batch-prompts 256 \\
@@ -118,46 +118,46 @@ def primecli(
         | primecli compute-advantages \\
         | primecli update-policy --policy ckpt/policy/0 --checkpoint ckpt/policy/1
 
-    Options may also stand in the environment, as PRIMECLI_UPDATE_POLICY_LR for update-policy --lr, and in a TOML
-    file that --config names, here or behind the command, with a section a command:
+    Options can also come from environment variables, such as PRIMECLI_UPDATE_POLICY_LR for update-policy --lr, or from
+    a TOML file, with --config before or after the command. The file has a section for each command:
 
     \b
-      seed = 1                  # beta, device, dtype, quiet, seed and threads: for all commands
+      seed = 1                  # for all commands: beta, device, dtype, quiet, seed and threads
       [filter]
       accuracy = [0.2, 0.8]
       [update-policy]
       lr = 5e-7
 
-    The command line goes before the environment, that before the file.
+    The command line takes precedence over the environment, and the environment over the file.
 
-    A stage that is run again skips what is done. Exit codes: 0 done; 1 failed; 2 usage; 3 the input is corrupt,
-    incomplete or lacks columns; 4 too many rows quarantined; 5 a gate was not met; 130 interrupted.
+    A stage that is run again skips what is done. Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the input is corrupt,
+    incomplete or lacks columns; 4 too many rows quarantined; 5 a condition you set was not met; 130 interrupted.
     """
 
 
-_interrupted: dict[int, float] = {}  # when a signal last came
-TWICE_SECONDS = 1.0
+_interrupted: dict[int, float] = {}  # when each signal last came, by its number
+TWICE_SECONDS = 1.0  # a signal that comes again within this time is the same interruption
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    before, _interrupted[number] = _interrupted.get(number), time.monotonic()
-    if before is not None and time.monotonic() - before < TWICE_SECONDS:
+    previous, _interrupted[number] = _interrupted.get(number), time.monotonic()
+    if previous is not None and time.monotonic() - previous < TWICE_SECONDS:
         return  # timeout(1) signals a process and then its group; so may a front process of `primecli warm`
-    raise Interrupted(f"interrupted by {signal.Signals(number).name} (run the same command again to go on)")
+    raise Interrupted.by_signal(signal.Signals(number).name)
 
 
 @functools.cache
 def built_app() -> Any:
-    """The application as Typer runs it, built once."""
+    """The Typer application as a command, built once."""
     return get_command(app)
 
 
 IMPORTED_AHEAD = ("core", "shards", "pipeline", "models", "training", "generation", "stages")
-"""The packages all of whose modules `import_stages` imports."""
+"""The packages from which `import_stages` imports every module."""
 
 
 def import_stages() -> None:
-    """Imports and builds, for the helper of `primecli warm`, all that the commands it forks will need of primecli."""
+    """Imports and builds everything of primecli that forked commands need, for the helper of `primecli warm`."""
     for package in IMPORTED_AHEAD:
         for module in pkgutil.iter_modules(import_module(f"primecli.{package}").__path__):
             import_module(f"primecli.{package}.{module.name}")
@@ -170,7 +170,7 @@ def import_stages() -> None:
         import_module(f"primecli.{name}")
     for command in catalog.COMMANDS:
         if command.forked:
-            built_app().commands[command.name]  # Typer reads the types of all its options
+            built_app().commands[command.name]  # builds the command: Typer inspects the types of its options
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -179,34 +179,34 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command; returns its exit code. Errors are one line on stderr."""
+    """Runs one command, and returns its exit code. An error is one line on stderr."""
     debug = "--debug" in arguments or os.environ.get("PRIMECLI_DEBUG", "") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     name = " ".join(["primecli", *_command_of(arguments)])
-    before = os.environ.get("PRIMECLI_DEBUG")
+    debug_variable = os.environ.get("PRIMECLI_DEBUG")
     if os.environ.get("_PRIMECLI_COMPLETE"):
-        os.environ["COLUMNS"] = "1000"  # Typer folds descriptions at this width, and shells take each line for a word
+        os.environ["COLUMNS"] = "1000"  # Typer wraps descriptions at this width, and shells complete with each line
     _interrupted.clear()
     try:
-        os.environ["PRIMECLI_DEBUG"] = "1" if debug else ""  # for what starts processes of its own
+        os.environ["PRIMECLI_DEBUG"] = "1" if debug else ""  # for the processes that the command starts
         signal.signal(signal.SIGTERM, _interrupt)
         signal.signal(signal.SIGINT, _interrupt)
         with pipe.guarded_stdout():
             code = _code_of(name, arguments, debug)
             return _last_flush(name, code, debug)
     finally:
-        if before is None:
+        if debug_variable is None:
             os.environ.pop("PRIMECLI_DEBUG", None)
         else:
-            os.environ["PRIMECLI_DEBUG"] = before
+            os.environ["PRIMECLI_DEBUG"] = debug_variable
 
 
 def _code_of(name: str, arguments: list[str], debug: bool) -> int:
-    """The exit code of a command line, its error written."""
+    """Runs a command line and reports its error; returns the exit code."""
     try:
         result = built_app()(args=arguments, prog_name="primecli", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except ReaderClosed:  # whoever read the report has seen enough
+    except ReaderClosed:  # the reader has seen enough
         return 0
     except PrimecliError as error:
         return _report(name, error, error.exit_code, debug)
@@ -219,11 +219,13 @@ def _code_of(name: str, arguments: list[str], debug: bool) -> int:
             text = f"{config.origin(error)}{error.format_message()} (see `{name} --help`)"
             return _report(name, error, 2, debug, text)
         text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return _report(name, error, 1, debug, f"{text} (a defect of primecli: please report it, with --debug)")
+        return _report(
+            name, error, 1, debug, f"{text} (a bug in primecli: please report it, with the output of --debug)"
+        )
 
 
 def _last_flush(name: str, code: int, debug: bool) -> int:
-    """The exit code once what is still buffered is out: an error that came first keeps its own."""
+    """Flushes stdout, and returns the exit code: that of an earlier error, if there was one."""
     try:
         sys.stdout.flush()
     except ReaderClosed:
@@ -234,12 +236,13 @@ def _last_flush(name: str, code: int, debug: bool) -> int:
 
 
 def _command_of(arguments: list[str]) -> list[str]:
-    """The command that is run, for errors to name; none where there is none."""
+    """The name of the command, for error messages; empty if there is none."""
     word = first_word(arguments)
     return [word] if catalog.command(word) else []
 
 
 def _report(name: str, error: BaseException, code: int, debug: bool, text: str | None = None) -> int:
+    """Writes an error to stderr as one line, after its traceback if `debug`; returns the exit code."""
     if debug:
         import traceback
 

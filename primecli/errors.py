@@ -69,6 +69,11 @@ class Interrupted(BaseException):
 
     exit_code = 130
 
+    @classmethod
+    def by_signal(cls, name: str) -> Interrupted:
+        """The interrupt by a signal of this name, such as SIGTERM."""
+        return cls(f"interrupted by {name} (run the same command again to continue)")
+
 
 class ReaderClosed(Exception):
     """The reader of stdout has gone. This is a normal end (exit code 0), raised so that a stage stops early."""

@@ -92,12 +92,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 def write_json_atomically(path: Path, value: Json) -> None:
     """Writes indented JSON, whole or not at all."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: _write_all(file, text.encode()))
+    write_text_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    file.write(data)
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes text in UTF-8, whole or not at all."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(text.encode())
+
+    write_atomically(path, write)
 
 
 @contextlib.contextmanager

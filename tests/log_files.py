@@ -15,7 +15,7 @@ BLOCK, HEADER = 32768, 7
 
 @dataclass
 class Part:
-    """What one process has given to a run. rows: its history, values by name; axes: x axis by pattern."""
+    """What one process has logged to a run. rows: its history, values by name; axes: the x axis by pattern."""
 
     run_id: str = ""
     name: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,45 +18,45 @@ STARTED = "2026-01-02T03:{minute:02d}:00+00:00"
 
 
 def write_summary(directory: Path, stage: str, *, status: Status = "complete", minute: int = 0, **fields: Any) -> Path:
-    """`_summary.json` of a stage that began in this minute; keyword arguments are its further fields."""
+    """`_summary.json` of a stage that started in this minute; keyword arguments are its other fields."""
     directory.mkdir(parents=True, exist_ok=True)
     names = sorted(path.name for path in directory.glob("*.parquet"))
-    found = {"seconds": 10.0, "started": STARTED.format(minute=minute), "shards": names, **fields}
-    Summary(stage, status, **found).write(directory)
+    defaults = {"seconds": 10.0, "started": STARTED.format(minute=minute), "shards": names}
+    Summary(stage, status, **{**defaults, **fields}).write(directory)
     return directory
 
 
 def write_stage(directory: Path, rows: Sequence[Mapping[str, Any]], *, minute: int = 0, **metrics: float) -> Path:
-    """A shard stage's directory, its stage named like it: one shard of these rows, and the summary."""
+    """The directory of the stage that it is named after: one shard of these rows, and the summary."""
     write_shards(directory, rows)
     return write_summary(directory, directory.name, rows=len(rows), minute=minute, metrics=metrics)
 
 
 def scored(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> list[dict[str, Any]]:
-    """The rows with process rewards and advantages, drawn at random."""
+    """The rows with random process rewards and advantages."""
     rng = np.random.default_rng(seed)
-    found = []
+    scored_rows = []
     for row in rows:
         count = len(row[schema.RESPONSE_IDS])
         values = {
             name: rng.normal(scale=0.1, size=count).astype(np.float32).tolist()
             for name in (schema.PROCESS_REWARDS, schema.ADVANTAGES)
         }
-        found.append({**row, **values})
-    return found
+        scored_rows.append({**row, **values})
+    return scored_rows
 
 
 def make_run(root: Path, *, iterations: int = 3, groups: int = 4, size: int = 4, **columns: Any) -> Path:
-    """A run of whole iterations: the first group of each is dropped by the filter; iterations 0 and the last evaluated.
+    """A run of whole iterations. The filter drops the first group of each; iteration 0 and the last are evaluated.
 
-    Accuracy in training is iteration / 10, in the evaluation 0.2 more; the PRM's pair accuracy 0.5 + iteration / 10.
+    Training accuracy is iteration / 10, evaluation accuracy 0.2 more, the PRM's pair accuracy 0.5 + iteration / 10.
     """
     for iteration in range(1, iterations + 1):
         start, minute = 100 * iteration, 5 * iteration
         rows = [rollout(start + group, index, size, **columns) for group in range(groups) for index in range(size)]
         for row in rows:
             row[schema.RESPONSE_IDS] = [ord(character) % 250 for character in f"{row[schema.GROUP_ID]}, step\n"]
-            row[schema.ROLLOUT_LOGPROBS] = [-0.1 * place for place in range(len(row[schema.RESPONSE_IDS]))]
+            row[schema.ROLLOUT_LOGPROBS] = [-0.1 * index for index in range(len(row[schema.RESPONSE_IDS]))]
         where = root / str(iteration)
         write_stage(where / "generate", rows, minute=minute, response_tokens=10.0 + iteration, truncated=0.0)
         write_stage(where / "verify", rows, minute=minute, accuracy=iteration / 10)
@@ -82,6 +83,13 @@ def make_run(root: Path, *, iterations: int = 3, groups: int = 4, size: int = 4,
     return root
 
 
+def age(root: Path) -> Path:
+    """The run, its summaries last modified at 1e9 seconds since 1970: nothing is being written any more."""
+    for path in root.rglob("_summary.json"):
+        os.utime(path, (1e9, 1e9))
+    return root
+
+
 def trained_rows(root: Path) -> list[dict[str, Any]]:
     """The rows of every shard that reached compute-advantages, read without primecli."""
     import pyarrow.parquet as pq
@@ -91,7 +99,7 @@ def trained_rows(root: Path) -> list[dict[str, Any]]:
 
 
 def make_byte_tokenizer(directory: Path) -> Path:
-    """`tokenizer.json` of 256 bytes and the special token 256, `<eos>`."""
+    """A `tokenizer.json` with the 256 bytes and, as 256, the special token `<eos>`."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+import grimp
 import pytest
 
 import primecli
@@ -15,13 +16,13 @@ from primecli.setup.command_line import options_type
 PACKAGE = Path(primecli.__file__).parent
 
 
-def test_every_command_has_its_file_and_every_file_its_command() -> None:
+def test_every_command_has_a_file_and_every_file_a_command() -> None:
     files = {path.stem for path in (PACKAGE / "commands").glob("*.py")} - {"__init__"}
     assert files == {one.module for one in COMMANDS}
 
 
 @pytest.mark.parametrize("one", [one for one in COMMANDS if one.writes], ids=lambda one: one.name)
-def test_every_stage_has_its_file_with_a_function_of_its_options(one: Command) -> None:
+def test_every_stage_has_a_file_with_a_function_of_its_options(one: Command) -> None:
     stage = import_module(f"primecli.stages.{one.module}")
     function = getattr(stage, one.module)
     kind = options_type(function)
@@ -39,7 +40,7 @@ def test_the_models_of_a_stage_are_recorded_under_the_names_that_the_catalog_has
         assert recorded.removesuffix("_model") in declared
 
 
-def test_stages_stand_in_the_order_of_an_iteration() -> None:
+def test_stages_are_in_the_order_of_an_iteration() -> None:
     assert STAGES.index("update-prm") == STAGES.index("score-prm") - 1  # so that rewards come from the updated PRM
     assert [stage for stage in STAGES if not stage.startswith("update-")] == list(SHARD_STAGES)
     assert STAGES[-1] == "update-policy"
@@ -53,3 +54,12 @@ def test_names_are_found_and_others_are_not() -> None:
     assert command("verl") is None
     forked = {one.name for one in COMMANDS if one.forked}
     assert forked == {*STAGES, "check-logprobs"}
+
+
+def test_forked_commands_have_a_stage_and_those_with_torch_import_it() -> None:
+    graph = grimp.build_graph("primecli", include_external_packages=True)
+    modules = {each.name: f"primecli.stages.{each.module}" for each in COMMANDS}
+    forked = {each.name for each in COMMANDS if each.forked}
+    assert forked == {name for name, module in modules.items() if module in graph.modules}
+    needs_torch = {name for name in forked if graph.chain_exists(importer=modules[name], imported="torch")}
+    assert needs_torch == {each.name for each in COMMANDS if each.torch}

@@ -13,7 +13,7 @@ from primecli.errors import PrimecliError
 
 
 def imported(*arguments: str) -> set[str]:
-    """Modules that a command line imports."""
+    """The modules that a command line imports."""
     script = (
         f"import sys; sys.argv = ['primecli', *{list(arguments)!r}]\nfrom primecli import cli\ncli.run(sys.argv[1:])\n"
     )
@@ -62,7 +62,7 @@ def test_usage_errors_are_one_line_and_code_2(primecli: Any) -> None:
         assert "--help" in result.line()
 
 
-def test_a_defect_is_one_line_and_debug_shows_the_traceback(primecli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_one_line_and_debug_shows_the_traceback(primecli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("two\nlines")
 
@@ -82,17 +82,17 @@ def test_exit_codes_are_those_documented() -> None:
     assert codes == documented - {0}
 
 
-def test_an_interrupt_is_no_exception_that_a_library_could_swallow() -> None:
+def test_no_library_can_swallow_an_interrupt() -> None:
     from primecli.errors import Interrupted
 
     assert not issubclass(Interrupted, Exception)
 
 
-def test_metrics_of_nothing_are_none_and_no_defect() -> None:
-    from primecli.commands import compute_advantages, filter, generate, score_prm, verify
+def test_metrics_of_no_shards_are_zero_or_missing() -> None:
+    from primecli.stages import compute_advantages, filter, generate, score_prm, score_values, verify
 
-    for module in (compute_advantages, filter, generate, score_prm, verify):
-        assert not any(module._metrics({}).values())
+    for module in (compute_advantages, filter, generate, score_prm, score_values, verify):
+        assert not any(module.metrics({}).values())
 
 
 def test_version(primecli: Any, capfd: Any) -> None:

@@ -1,4 +1,4 @@
-"""Completion as shells ask for it: by the protocol's variables, and through bash itself."""
+"""Completion as shells ask for it: through the protocol's variables, and through bash itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import shell
 
 
 def ask(shell_name: str, typed: str) -> list[str]:
-    """The lines that a shell gets for what stands before the cursor."""
+    """The lines that a shell receives for the text before the cursor."""
     words = typed.split(" ")
     variables = {
         "bash": {"COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)},
@@ -41,7 +41,7 @@ def ask(shell_name: str, typed: str) -> list[str]:
         ("primecli compute-advantages --estimator g", ["grpo", "gae"]),
         ("primecli update-policy --no-", ["--no-clip", "--no-shuffle", "--no-preflight"]),
         ("primecli generate --conf", ["--config"]),
-        ("primecli verify runs/1/gen", []),  # then the shell completes files
+        ("primecli verify runs/1/gen", []),  # the shell completes files then
         ("primecli generate --out ", []),
     ],
 )
@@ -49,15 +49,15 @@ def test_bash_gets_commands_options_and_values(typed: str, wanted: list[str]) ->
     assert [line for line in ask("bash", typed) if line] == wanted
 
 
-def test_fish_gets_one_line_a_word_with_its_description() -> None:
+def test_fish_gets_one_line_per_word_with_its_description() -> None:
     lines = ask("fish", "primecli generate --")
     words = [line.split("\t") for line in lines]
     assert all(len(pair) == 2 and pair[0].startswith("--") and pair[1] for pair in words)
-    assert ["--answer-regex", "Takes the first group of this regular expression as the answer, such as…"] in words
+    assert ["--answer-regex", "Take the first group of this regular expression as the answer, such as…"] in words
     assert [line.split("\t")[0] for line in ask("fish", "primecli ")] == list(NAMES)
 
 
-def test_zsh_gets_an_expression_that_quotes_end_in() -> None:
+def test_zsh_gets_an_expression_with_balanced_quotes() -> None:
     lines = ask("zsh", "primecli generate --")
     assert lines[0].startswith('_arguments \'*: :(("--model":"')
     assert lines[-1].endswith("\"))'")
@@ -78,7 +78,7 @@ def test_bash_completes_with_the_script_that_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
-def test_the_script_of_each_shell_is_there_by_name(name: str) -> None:
+def test_each_shell_has_a_script(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "primecli"],
         env={**os.environ, "_PRIMECLI_COMPLETE": f"source_{name}"},

@@ -1,4 +1,4 @@
-"""Options that are declared once: what is read off a declaration, and what is recorded."""
+"""Options are declared once: what follows from a declaration, and what is recorded."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Child(Other, Base):
     colours: Annotated[tuple[Colour, ...], Option("Colours.")] = (Colour.red,)
     rate: Annotated[float, Option("Rate.")] = 0.5
     threads: Annotated[int | None, Option("Threads.", "execution")] = 1
-    helper: int = 3  # without an Option it is no option
+    helper: int = 3  # not an option, because it has no Option
 
 
-def test_own_fields_come_first_and_then_those_of_the_bases_in_their_order() -> None:
+def test_own_fields_come_first_then_those_of_the_bases_in_order() -> None:
     assert list(declarations(Child)) == ["model", "colours", "rate", "threads", "quiet", "seed"]
     assert list(declarations(Base)) == ["seed", "threads"]
 
@@ -51,7 +51,7 @@ def test_a_declaration_has_the_type_and_the_default() -> None:
     assert declared["rate"].option.help == "Rate."
 
 
-def test_a_functions_parameters_are_declared_alike() -> None:
+def test_parameters_of_a_function_are_declared_likewise() -> None:
     def command(path: Path, limit: Annotated[int, Option("Limit.", min=1)] = 2) -> None: ...
 
     (declared,) = declarations(command).values()
@@ -69,18 +69,18 @@ def test_what_is_recorded_where() -> None:
 @pytest.mark.parametrize(
     ("value", "problem"), [(float("nan"), "nan is not a finite number"), (float("inf"), "inf is not a finite number")]
 )
-def test_floats_have_to_be_finite(value: float, problem: str) -> None:
+def test_floats_must_be_finite(value: float, problem: str) -> None:
     assert declarations(Child)["rate"].problem(value) == problem
     assert declarations(Child)["rate"].problem(0.1) is None
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-def test_positive_refuses_all_else(value: float) -> None:
+def test_positive_refuses_everything_else(value: float) -> None:
     assert positive(value) == f"{value:g} is not a positive number"
     assert positive(1e-300) is None
 
 
-def test_separators_are_read_with_their_escapes() -> None:
+def test_separators_may_have_escapes() -> None:
     assert separator("\\n\\t;") == "\n\t;"
     with pytest.raises(UsageError, match="--step-separator"):
         separator("")

@@ -1,4 +1,4 @@
-"""Whole pipelines of real processes: streaming, stopping early, dying, going on."""
+"""Whole pipelines of real processes: streaming, stopping early, being killed, and continuing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from primecli.setup.tiny_model import make_model
 from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 from tests.conftest import DATA, read_rows, shell, summary
-from tests.warm_processes import PLAIN, Warm
+from tests.warm_processes import REFUSAL, Warm
 
 ITERATION = """
 primecli generate --model model --prompts prompts.jsonl --out runs/1/generate --n 4 --batch-prompts 6 \
@@ -52,7 +52,7 @@ def results(directory: Path) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
-    """One iteration that nothing disturbed."""
+    """One undisturbed iteration."""
     directory = start(tmp_path_factory.mktemp("pipeline") / "unbroken", tiny)
     done = shell(ITERATION, directory)
     assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def warm(one_thread: None) -> Iterator[Mapping[str, str]]:
-    """The environment in which stages are forked from a helper, and are done in a tenth of the time."""
+    """An environment in which a helper forks the stages, so that they take a tenth of the time."""
     helper = Warm()
     helper.process()
     yield helper.environment
@@ -73,7 +73,7 @@ def test_an_iteration_ends_with_checkpoints_and_whole_shards(unbroken: Path) -> 
         found = summary(unbroken / "runs/1" / stage)
         assert (found["status"], found["rows"], found["groups"]) == ("complete", 24, 6)
     columns = set(read_rows(unbroken / "runs/1/compute-advantages")[0])
-    assert columns == {column.name for column in schema.COLUMNS} - {schema.VALUES}  # PPO alone has a critic
+    assert columns == {column.name for column in schema.COLUMNS} - {schema.VALUES}  # only PPO has a critic
     for name, stage in (("prm", "update-prm"), ("policy", "update-policy")):
         assert summary(unbroken / name / "1")["stage"] == stage
     record = json.loads((unbroken / "policy/1/trainer/primecli.json").read_text())
@@ -86,7 +86,7 @@ def test_a_warm_iteration_ends_with_the_same_weights(
     directory = start(tmp_path / "warm", tiny)
     done = shell(ITERATION, directory, environment=warm)
     assert done.returncode == 0, done.stderr
-    assert PLAIN not in done.stderr
+    assert REFUSAL not in done.stderr
     assert results(directory) == results(unbroken)
 
 
@@ -99,7 +99,7 @@ def test_a_second_run_skips_everything(unbroken: Path, warm: Mapping[str, str]) 
 
 
 def process_of(stage: str, directory: Path) -> int | None:
-    """The process of this stage whose working directory is `directory`."""
+    """The process of a stage whose working directory is `directory`."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -177,7 +177,7 @@ def test_filter_stops_generate_early_and_all_see_success(tiny: Path, tmp_path: P
     assert "Traceback" not in done.stderr
 
 
-def test_head_may_close_the_pipe(tmp_path: Path) -> None:
+def test_head_can_close_the_pipe(tmp_path: Path) -> None:
     write_shards(tmp_path / "generate", rollouts(40, 2), per_shard=2)
     done = shell("primecli verify generate | head -n 1", tmp_path)
     assert (done.returncode, done.stdout) == (0, "verify/rollouts-00000-of-00040.parquet\n")
@@ -186,7 +186,7 @@ def test_head_may_close_the_pipe(tmp_path: Path) -> None:
 
 
 def test_stages_overlap(tmp_path: Path) -> None:
-    """verify passes a shard on before its input has ended."""
+    """verify passes a shard on before its input ends."""
     write_shards(tmp_path / "generate", rollouts(2, 2), per_shard=2)
     script = """
     mkfifo pipe
@@ -203,7 +203,7 @@ def test_stages_overlap(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "verify/rollouts-00000-of-00002.parquet\n"), done.stderr
 
 
-def test_a_part_of_a_directory_through_the_pipe_must_be_meant(tmp_path: Path) -> None:
+def test_part_of_a_directory_through_the_pipe_needs_partial(tmp_path: Path) -> None:
     write_shards(tmp_path / "generate", rollouts(3, 2), per_shard=2)
     assert shell("primecli verify generate", tmp_path).returncode == 0
     part = "ls verify/*.parquet | head -n 2 | primecli filter --accuracy 0 1"
@@ -235,7 +235,7 @@ def test_an_interrupt_is_one_line_and_a_failed_summary(number: signal.Signals, n
         running.send_signal(number)
         assert running.wait(timeout=60) == 130
         assert running.stderr.read().splitlines() == [
-            f"primecli verify: interrupted by {name} (run the same command again to go on)"
+            f"primecli verify: interrupted by {name} (run the same command again to continue)"
         ]
     assert summary(tmp_path / "verify")["status"] == "failed"
 
@@ -270,10 +270,10 @@ def test_real_problems_pass_through_the_whole_pipeline(
 
 
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
-def test_processes_of_a_step_each_are_one_process_of_all_steps(
+def test_one_process_per_step_equals_one_process_of_all_steps(
     stage: str, warm: Mapping[str, str], tmp_path: Path
 ) -> None:
-    """The same as in tests/commands/test_updates.py, with a real process a step."""
+    """As in tests/commands/test_updates.py, but with a real process for each step."""
     make_model(tmp_path / "model", dtype="bfloat16")
     rows = rollouts(3, 4, policy_fingerprint=model_fingerprint(tmp_path / "model"))
     for row in rows:

@@ -1,4 +1,4 @@
-"""Real processes of `primecli warm`: the helper, its children, and what /proc says of them."""
+"""Real processes of `primecli warm`: the helper, its children, and what /proc says about them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from primecli.warm.protocol import VARIABLE
 T = TypeVar("T")
 
 PRIMECLI = [sys.executable, "-m", "primecli"]
-PLAIN = "not started warm, but in the plain way: "
+REFUSAL = "starting without the warm helper: "  # begins the reason why a stage was not forked
 
 
 class Warm:
-    """A helper that lives as long as a process that waits, and the environment in which stages find it."""
+    """A helper whose COMMAND waits until `end`, and the environment in which stages find the helper.
+
+    command: the process of COMMAND. socket: the path of the helper's socket.
+    """
 
     def __init__(self) -> None:
         script = f"echo ${VARIABLE}; exec cat"
@@ -34,7 +37,7 @@ class Warm:
         self._process: int | None = None
 
     def process(self) -> int:
-        """The helper's process, once it has imported everything."""
+        """The helper's process number, once it has imported everything."""
         if self._process is None:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(120)
@@ -44,7 +47,7 @@ class Warm:
         return self._process
 
     def child(self) -> int:
-        """The one child of the helper."""
+        """The process number of the helper's only child."""
         return eventually(self._only_child)
 
     def _only_child(self) -> int | None:
@@ -52,21 +55,21 @@ class Warm:
         return int(children[0]) if len(children) == 1 else None
 
     def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-        """A stage whose streams are pipes."""
+        """Starts a stage whose standard streams are pipes."""
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         command = [*PRIMECLI, *map(str, arguments)]
         return subprocess.Popen(command, text=True, env=self.environment, **{**pipes, **options})
 
     def run(self, *arguments: object, warm: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        """A stage, to its end; asserts that it was forked."""
+        """Runs a stage to its end. warm: whether it has to be forked."""
         options = {"env": self.environment, "stdin": subprocess.DEVNULL, **options}
         command = [*PRIMECLI, *map(str, arguments)]
         done = subprocess.run(command, text=True, capture_output=True, check=False, timeout=60, **options)
-        assert (PLAIN not in done.stderr) is warm, done.stderr
+        assert (REFUSAL not in done.stderr) is warm, done.stderr
         return done
 
     def bash(self, script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        """A script in which `p` is primecli."""
+        """Runs a script in which `p` is primecli."""
         script = f'set -euo pipefail\np() {{ {sys.executable} -m primecli "$@"; }}\n{script}'
         return subprocess.run(
             ["bash", "-c", script],
@@ -79,7 +82,7 @@ class Warm:
         )
 
     def end(self) -> None:
-        """Ends COMMAND, as at its normal end."""
+        """Lets COMMAND exit normally."""
         assert self.command.stdin is not None
         assert self.command.stdout is not None
         self.command.stdin.close()
@@ -88,18 +91,18 @@ class Warm:
 
 
 def helper_processes(path: str) -> list[int]:
-    """Helpers that listen at this path. Their children have the same command line, but are of other groups."""
-    found = []
+    """Helpers that listen at this path. Their children have the same command line, but other process groups."""
+    processes = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
             if os.fsencode(os.path.dirname(path)) in words and os.getpgid(int(entry.name)) == int(entry.name):
-                found.append(int(entry.name))
-    return found
+                processes.append(int(entry.name))
+    return processes
 
 
 def wait_for_first_shard(front: subprocess.Popen[str]) -> None:
-    """Has score-prm score the first of two shards; from then on it waits for the second."""
+    """Makes score-prm score the first of two shards; from then on it waits for the second."""
     assert front.stdin is not None
     assert front.stdout is not None
     front.stdin.write("in/rollouts-00000-of-00002.parquet\n")
@@ -108,7 +111,7 @@ def wait_for_first_shard(front: subprocess.Popen[str]) -> None:
 
 
 def state(process: int) -> str:
-    """R, S, T and so on; empty when there is no such process, or only what its parent has not asked for yet."""
+    """R, S, T and so on; empty if there is no such process, or only a zombie."""
     with contextlib.suppress(OSError):
         letter = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
         return "" if letter in "ZX" else letter
@@ -116,9 +119,9 @@ def state(process: int) -> str:
 
 
 def eventually(look: Callable[[], T | None], seconds: float = 20) -> T:
-    """What `look` gives, once it gives something."""
+    """The first true result of `look`; fails after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (found := look()):
+    while not (result := look()):
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    return found
+    return result

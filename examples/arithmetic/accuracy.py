@@ -1,6 +1,6 @@
-"""Print held-out accuracy by iteration of a run, with what its updates report, and write it as CSV.
+"""Print a run's held-out accuracy by iteration, with what its updates report, and write both as CSV.
 
-Reads nothing but the `_summary.json` files of the stages. Writes RUN/accuracy.csv.
+Reads only the `_summary.json` files of the stages. Writes RUN/accuracy.csv.
 
 Example:
     python examples/arithmetic/accuracy.py work/rloo-process-seed0
@@ -21,7 +21,7 @@ COLUMNS = ("iteration", "rollouts", "heldout_accuracy", "training_accuracy", "pr
 
 
 def metric(directory: Path, name: str) -> float | None:
-    """A metric of a stage's summary; None where the stage has not run."""
+    """A metric from a stage's summary; None if the stage has not run."""
     summary = read_summary(directory)
     if summary is None:
         return None
@@ -30,7 +30,7 @@ def metric(directory: Path, name: str) -> float | None:
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
-    """A directory's summary; None where there is none that is complete."""
+    """A directory's summary; None if it is missing or the stage did not complete."""
     try:
         summary: dict[str, Any] = json.loads((directory / "_summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -39,14 +39,16 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
 
 
 def rows_of(run: Path) -> list[dict[str, float | None]]:
-    """One row an iteration, from 0, which is the SFT model.
+    """One row per iteration; iteration 0 is the SFT model.
 
-    rollouts: all that were sampled for the policy after this iteration, those that the filter dropped too.
-    heldout_accuracy: of that policy, None where it was not evaluated. training_accuracy: of the rollouts that it was
-    trained on, so of the policy before. groups_kept: those of them that the filter let through.
-    prm_pair_accuracy_before: of the PRM on those, before it is trained on them; prm_pair_accuracy: while it is.
-    critic_explained_variance: of their returns, before the critic is trained on them. process_variance_share: what of
-    the advantages' variance comes from process rewards.
+    rollouts: all that were sampled until the end of this iteration, including those that the filter dropped.
+    heldout_accuracy: of the policy after this iteration; None if it was not evaluated.
+    training_accuracy: of this iteration's samples, so of the policy before it.
+    groups_kept: the groups among them that passed the filter.
+    prm_pair_accuracy_before: of the PRM on those groups, before it is trained on them.
+    prm_pair_accuracy: the same, during that training.
+    critic_explained_variance: of their returns, before the critic is trained on them.
+    process_variance_share: the share of the advantages' variance that comes from process rewards.
     """
     rows: list[dict[str, float | None]] = []
     rollouts = 0

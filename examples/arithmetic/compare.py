@@ -1,8 +1,8 @@
 """Compare estimators with and without process rewards: held-out accuracy by rollouts used, over seeds.
 
 Reads runs of the Makefile, prints their mean and standard error, and writes all of them as CSV in long form and as
-a picture. Rollouts used are all that were sampled, those that the filter dropped too. Differences are between runs of
-the same seed, so of the same training prompts.
+a picture. Rollouts used are all that were sampled, including those that the filter dropped. Differences are between
+runs with the same seed, and so the same training prompts.
 
 Example:
     make -C examples/arithmetic -j2 compare
@@ -10,7 +10,6 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -24,19 +23,19 @@ LABELS = {"process": "outcome + process rewards", "outcome": "outcome rewards on
 
 
 def estimators_of(runs: Sequence[Run]) -> list[str]:
-    """The estimators of the runs, each once, in their order."""
+    """The estimators of the runs, each once, in the order of the runs."""
     return list(dict.fromkeys(run.estimator for run in runs))
 
 
 def kinds_of(runs: Sequence[Run], estimator: str) -> list[str]:
-    """Which of outcome and process there is of an estimator."""
+    """Which of the kinds outcome and process there are for an estimator."""
     return [
         kind for kind in ("outcome", "process") if any((run.estimator, run.kind) == (estimator, kind) for run in runs)
     ]
 
 
 def rollouts_to(points: Sequence[Point], accuracy: float) -> float | None:
-    """Rollouts after which a curve first reaches an accuracy, interpolated; None where it never does.
+    """The number of rollouts at which a curve first reaches an accuracy, interpolated; None if it never does.
 
     >>> rollouts_to([Point(0, 0.2, None), Point(100, 0.4, None)], 0.3)
     50.0
@@ -48,28 +47,28 @@ def rollouts_to(points: Sequence[Point], accuracy: float) -> float | None:
     return None
 
 
-def gains(outcome: Sequence[Run], process: Sequence[Run], places: Sequence[float]) -> Point | None:
-    """Held-out accuracy with process rewards less that without, of the same seed, as a mean over these places."""
+def gains(outcome: Sequence[Run], process: Sequence[Run], xs: Sequence[float]) -> Point | None:
+    """Held-out accuracy with process rewards minus that without, for the same seed, averaged over these x."""
     values = {run.seed: curves.values_of(run, QUANTITY) for run in outcome}
     differences = [
-        statistics.fmean(found[place] - values[run.seed][place] for place in places)
+        statistics.fmean(with_process[x] - values[run.seed][x] for x in xs)
         for run in process
         if run.seed in values
-        for found in [curves.values_of(run, QUANTITY)]
+        for with_process in [curves.values_of(run, QUANTITY)]
     ]
-    return curves.mean_and_error(places[-1], differences) if differences else None
+    return curves.mean_and_error(xs[-1], differences) if differences else None
 
 
 def gain_rows(runs: Sequence[Run]) -> Iterator[list[str]]:
-    """What process rewards change, by estimator: at the end; as a mean over the run, how high and how early in one."""
+    """What process rewards change, by estimator: at the end, averaged over the run, and in the rollouts needed."""
     for estimator in estimators_of(runs):
         if kinds_of(runs, estimator) != ["outcome", "process"]:
             continue
         outcome, process = curves.of(runs, estimator, "outcome"), curves.of(runs, estimator, "process")
-        places = curves.shared([*outcome, *process], QUANTITY)
-        points = [gains(outcome, process, chosen) for chosen in (places[-1:], places[1:])]
-        target = curves.at(outcome, QUANTITY, places)[-1]
-        reached = rollouts_to(curves.at(process, QUANTITY, places), target.mean)
+        xs = curves.shared([*outcome, *process], QUANTITY)
+        points = [gains(outcome, process, chosen) for chosen in (xs[-1:], xs[1:])]
+        target = curves.at(outcome, QUANTITY, xs)[-1]
+        reached = rollouts_to(curves.at(process, QUANTITY, xs), target.mean)
         yield [
             curves.NAMES[estimator],
             *(f"{'+' if point.mean >= 0 else ''}{point}" if point else "" for point in points),
@@ -86,28 +85,28 @@ def accuracy_rows(runs: Sequence[Run]) -> Iterator[list[str]]:
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """A panel an estimator, all on the same axes."""
+    """One panel per estimator, all with the same axes."""
     from matplotlib.ticker import MaxNLocator
 
-    names, places = estimators_of(runs), curves.shared(runs, QUANTITY)
+    names, xs = estimators_of(runs), curves.shared(runs, QUANTITY)
     columns = 2 if len(names) > 1 else 1
     lines = -(-len(names) // columns)
     figure, panels = curves.new_figure(lines, columns, (3.6 * columns, 2.6 * lines + 0.5))
-    for place, panel in enumerate(panels):
-        if place >= len(names):
+    for index, panel in enumerate(panels):
+        if index >= len(names):
             panel.set_axis_off()
             continue
-        for kind in kinds_of(runs, names[place]):
-            points = curves.at(curves.of(runs, names[place], kind), QUANTITY, places)
+        for kind in kinds_of(runs, names[index]):
+            points = curves.at(curves.of(runs, names[index], kind), QUANTITY, xs)
             curves.draw(panel, points, kind, LABELS[kind])
         panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.xaxis.set_major_formatter("{x:,.0f}")
-        panel.set_title(curves.NAMES[names[place]])
+        panel.set_title(curves.NAMES[names[index]])
         panel.set_ylim(curves.limits(runs, QUANTITY))
-        panel.set_xlim(0, 1.04 * places[-1])
-        if place % columns == 0:
+        panel.set_xlim(0, 1.04 * xs[-1])
+        if index % columns == 0:
             panel.set_ylabel("held-out accuracy")
-        if place + columns >= len(names):
+        if index + columns >= len(names):
             panel.set_xlabel("rollouts used")
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, title=curves.over(runs))
@@ -115,22 +114,18 @@ def draw(runs: Sequence[Run], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="all runs in long form")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .svg or .png; needs matplotlib")
-    options = parser.parse_args(arguments)
+    options = curves.argument_parser(__doc__).parse_args(arguments)
     runs = curves.read_runs(options.runs)
     curves.write_csv(options.csv, runs)
-    rollouts = [f"{place:.0f}" for place in curves.shared(runs, QUANTITY)]
+    rollouts = [f"{x:.0f}" for x in curves.shared(runs, QUANTITY)]
     curves.print_table(
         f"held-out accuracy by rollouts used, {curves.over(runs)}",
         ["estimator, rewards", *rollouts],
         accuracy_rows(runs),
     )
     curves.print_table(
-        "with process rewards less without, by seed; rollouts needed for what outcome rewards alone end with",
-        ["estimator", "at the end", "mean over the run", "rollouts, of the whole"],
+        "with process rewards minus without, by seed; rollouts needed for the final accuracy of outcome rewards alone",
+        ["estimator", "at the end", "mean over the run", "rollouts, of all"],
         gain_rows(runs),
     )
     print(f"all runs: {options.csv}")

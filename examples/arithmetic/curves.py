@@ -1,11 +1,12 @@
-"""Curves over seeds from the runs of the Makefile: reading them, their mean and standard error, CSV, table and picture.
+"""Curves over seeds from the runs of the Makefile: mean and standard error, as CSV, table and picture.
 
-What compare.py and online_frozen.py share. A run is a directory ESTIMATOR-KIND-seedSEED; KIND is process (process and
-outcome rewards), outcome (no process rewards) or frozen (as process, with a PRM that is no longer trained).
+compare.py and online_frozen.py share this module. A run is a directory ESTIMATOR-KIND-seedSEED; KIND is process
+(process and outcome rewards), outcome (no process rewards) or frozen (like process, but the PRM is no longer trained).
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import math
 import re
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 RUN_NAME = re.compile(r"(?P<estimator>[a-z-]+)-(?P<kind>process|outcome|frozen)-seed(?P<seed>\d+)")
 NAMES = {"rloo": "RLOO", "reinforce": "REINFORCE", "grpo": "GRPO", "dr-grpo": "Dr. GRPO", "gae": "PPO"}
 
-# Okabe and Ito's blue, vermilion and green, told apart by all kinds of colour vision; marker and dash say it again.
+# Okabe and Ito's blue, vermilion and green, distinct in every kind of colour vision; markers and dashes differ too.
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 INK, GRID = "#222222", "#DDDDDD"
 
@@ -34,7 +35,14 @@ Row = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run. settings: those of the Makefile, by name. rows: one an iteration, as accuracy.py reads them."""
+    """A run.
+
+    estimator: such as rloo.
+    kind: process, outcome or frozen.
+    seed: its seed.
+    settings: the variables of the Makefile that it was made with, by name.
+    rows: one per iteration, as accuracy.py reads them.
+    """
 
     estimator: str
     kind: str
@@ -44,7 +52,12 @@ class Run:
 
 
 class Point(NamedTuple):
-    """Mean over seeds. error: its standard error, None for a single seed."""
+    """A mean over seeds.
+
+    x: where on the axis, such as the number of rollouts.
+    mean: the mean.
+    error: its standard error; None for a single seed.
+    """
 
     x: float
     mean: float
@@ -54,21 +67,30 @@ class Point(NamedTuple):
         return f"{self.mean:.3f}" if self.error is None else f"{self.mean:.3f} ± {self.error:.3f}"
 
 
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line that compare.py and online_frozen.py share: runs, --csv and --plot."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="all runs in long form")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .svg or .png; needs matplotlib")
+    return parser
+
+
 def read_run(directory: Path) -> Run:
-    """A run's directory. Raises SystemExit where there is none."""
+    """The run in a directory. Raises SystemExit if it holds none."""
     match = RUN_NAME.fullmatch(directory.name)
     if match is None:
         raise SystemExit(f"{directory}: a run is named ESTIMATOR-process|outcome|frozen-seedSEED")
     rows = rows_of(directory)
     if not rows:
-        raise SystemExit(f"{directory}: no run with evaluations is here")
+        raise SystemExit(f"{directory}: no run with evaluations")
     pairs = (directory / ".done" / "settings").read_text(encoding="utf-8").split()
     settings = {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
     return Run(match["estimator"], match["kind"], int(match["seed"]), settings, rows)
 
 
 def read_runs(directories: Sequence[Path]) -> list[Run]:
-    """Runs that may be compared. Raises SystemExit where two differ in a setting that both have."""
+    """Runs to compare. Raises SystemExit if two differ in a setting that both have."""
     runs = [read_run(directory) for directory in directories]
     first = runs[0].settings
     for run, directory in zip(runs, directories, strict=True):
@@ -76,21 +98,21 @@ def read_runs(directories: Sequence[Path]) -> list[Run]:
             if first[name] != run.settings[name]:
                 raise SystemExit(
                     f"{directory} was made with {name}={run.settings[name]}, {directories[0]} with "
-                    f"{name}={first[name]}: runs are compared at equal settings"
+                    f"{name}={first[name]}: compare runs with equal settings"
                 )
     return runs
 
 
 def of(runs: Sequence[Run], estimator: str, kind: str) -> list[Run]:
-    """The runs of one curve, by seed. Raises SystemExit where there is none."""
-    found = sorted((run for run in runs if (run.estimator, run.kind) == (estimator, kind)), key=lambda run: run.seed)
-    if not found:
+    """The runs of one curve, sorted by seed. Raises SystemExit if there are none."""
+    selected = sorted((run for run in runs if (run.estimator, run.kind) == (estimator, kind)), key=lambda run: run.seed)
+    if not selected:
         raise SystemExit(f"no run {estimator}-{kind}-seed… is among those given")
-    return found
+    return selected
 
 
 def mean_and_error(x: float, values: Sequence[float]) -> Point:
-    """Mean and its standard error: the unbiased deviation over the root of how many there are.
+    """The mean and its standard error: the unbiased standard deviation over the square root of the count.
 
     >>> mean_and_error(0, [0.25, 0.75])
     Point(x=0, mean=0.5, error=0.25)
@@ -100,35 +122,35 @@ def mean_and_error(x: float, values: Sequence[float]) -> Point:
 
 
 def values_of(run: Run, quantity: str, x: str = "rollouts") -> dict[float, float]:
-    """A quantity of a run by x, where it was measured."""
-    found = {row[x]: row[quantity] for row in run.rows}
-    return {place: value for place, value in found.items() if place is not None and value is not None}
+    """A quantity of a run by x, wherever it was measured."""
+    pairs = ((row[x], row[quantity]) for row in run.rows)
+    return {position: value for position, value in pairs if position is not None and value is not None}
 
 
 def shared(runs: Sequence[Run], quantity: str, x: str = "rollouts") -> list[float]:
-    """Every x that all the runs have been measured at."""
+    """Every x at which all of the runs were measured."""
     return sorted(set.intersection(*(set(values_of(run, quantity, x)) for run in runs)))
 
 
-def at(runs: Sequence[Run], quantity: str, places: Sequence[float], x: str = "rollouts") -> list[Point]:
+def at(runs: Sequence[Run], quantity: str, xs: Sequence[float], x: str = "rollouts") -> list[Point]:
     """Mean and standard error over seeds at these x."""
     measured = [values_of(run, quantity, x) for run in runs]
-    return [mean_and_error(place, [values[place] for values in measured]) for place in places]
+    return [mean_and_error(position, [values[position] for values in measured]) for position in xs]
 
 
 def curve(runs: Sequence[Run], quantity: str, x: str = "rollouts") -> list[Point]:
-    """Mean and standard error over seeds, at every x that all the runs have been measured at."""
+    """Mean and standard error over seeds, at every x at which all of the runs were measured."""
     return at(runs, quantity, shared(runs, quantity, x), x)
 
 
 def over(runs: Sequence[Run]) -> str:
-    """What the numbers of a table are."""
+    """A description of the numbers in a table."""
     seeds = len({run.seed for run in runs})
     return f"mean ± standard error over {seeds} seeds" if seeds > 1 else "a single seed"
 
 
 def write_csv(path: Path, runs: Sequence[Run]) -> None:
-    """All runs in long form: one row an iteration of a run."""
+    """Writes all runs in long form: one row per iteration of a run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -138,17 +160,17 @@ def write_csv(path: Path, runs: Sequence[Run]) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table in Markdown, to be read here or pasted."""
+    """Prints a table in Markdown, legible as it is."""
     lines = [list(header), *map(list, rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     padded = [
         [
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         for line in lines
     ]
-    rule = ["-" * width + ("-:" if place else "--") for place, width in enumerate(widths)]
+    rule = ["-" * width + ("-:" if column else "--") for column, width in enumerate(widths)]
     print(f"\n{title}\n")
     print(f"| {' | '.join(padded[0])} |")
     print(f"|{'|'.join(rule)}|")
@@ -157,7 +179,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
 
 
 def style() -> AbstractContextManager[None]:
-    """In it, pictures are made alike; they are drawn without a display, and the same data gives the same file."""
+    """A context in which pictures share a style, and in which the same data gives the same file."""
     from matplotlib import rc_context
 
     return rc_context(
@@ -184,11 +206,11 @@ def style() -> AbstractContextManager[None]:
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A figure of panels, size in inches."""
+    """A figure with rows × columns panels. size: in inches. It needs no display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
+    return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(rows * columns)]
 
 
 STYLES = {
@@ -199,13 +221,13 @@ STYLES = {
 
 
 def limits(runs: Sequence[Run], quantity: str) -> tuple[float, float]:
-    """An axis for a share that holds all its values, from a tenth to a tenth."""
-    found = [value for run in runs for value in values_of(run, quantity).values()]
-    return math.floor(10 * min(found)) / 10, math.ceil(10 * max(found)) / 10
+    """The limits of an axis for a share, rounded to tenths so that all values are within."""
+    measured = [value for run in runs for value in values_of(run, quantity).values()]
+    return math.floor(10 * min(measured)) / 10, math.ceil(10 * max(measured)) / 10
 
 
 def draw(panel: Axes, points: Sequence[Point], kind: str, label: str) -> None:
-    """A curve with a band of one standard error on either side."""
+    """Draws a curve with a band of one standard error on either side."""
     colour, marker, dash = STYLES[kind]
     xs, means = [point.x for point in points], [point.mean for point in points]
     panel.plot(xs, means, color=colour, marker=marker, linestyle=dash, linewidth=1.6, markersize=4, label=label)
@@ -216,6 +238,6 @@ def draw(panel: Axes, points: Sequence[Point], kind: str, label: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes the picture in the format that its name ends with."""
+    """Writes the picture, in the format of its file name's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -1,6 +1,6 @@
 """Draw the picture of `primecli inspect` in docs/inspecting.md: a wrong response beside a right one of its group.
 
-Runs the command on the shards of an iteration, as a terminal of true colour would, and writes what it prints as SVG.
+Runs the command on the shards of an iteration, as in a true-colour terminal, and writes its output as SVG.
 
 Example:
     python examples/arithmetic/inspect_svg.py work/rloo-process-seed0/1/score-prm ../../docs/inspect.svg
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("shards", metavar="SHARDS")
     parser.add_argument("out", type=Path, metavar="SVG")
     parser.add_argument("--width", type=int, default=100)
-    parser.add_argument("--options", default="--side-by-side", help="of inspect  [default: --side-by-side]")
+    parser.add_argument("--options", default="--side-by-side", help="options of inspect  [default: --side-by-side]")
     arguments = parser.parse_args()
     words = ["inspect", arguments.shards, *shlex.split(arguments.options)]
     environment = {**os.environ, "FORCE_COLOR": "1", "COLORTERM": "truecolor", "TERM": "xterm-256color"}
@@ -53,7 +53,7 @@ def main() -> None:
     console = Console(record=True, width=arguments.width, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(shown.rstrip("\n")), soft_wrap=True)
     svg = console.export_svg(title=shlex.join(["primecli", *words]), theme=DARK)
-    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # fonts of a server: the viewer's own will do
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # no fonts from a server: the viewer's own will do
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(svg, encoding="utf-8")
     print(f"{arguments.out}: {len(svg) / 1000:.0f} kB")

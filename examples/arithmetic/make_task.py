@@ -5,20 +5,20 @@ A prompt is a number, some operations and a modulus:
     7 +5 *3 -2 mod 10:
 
 The operations are applied from left to right, each result is taken modulo the modulus, and a response
-writes out one step a line and ends with the answer:
+writes one step per line and ends with the answer:
 
     7+5=2
     2*3=6
     6-2=4
     \\boxed{4}
 
-A set share of the steps in the demonstrations is wrong; the steps after a wrong one carry on from its
+A given share of the steps in the demonstrations is wrong; the steps after a wrong one continue from its
 result. A model trained on them knows the arithmetic but makes such slips when it samples, which leaves
 reinforcement learning something to do. Multipliers are coprime to the modulus, so each operation is
 one-to-one and a single wrong step always makes the answer wrong.
 
 Writes OUT_DIR/train.jsonl and OUT_DIR/heldout.jsonl (prompts with answers), OUT_DIR/demonstrations.jsonl
-(prompts with responses) and OUT_DIR/tokenizer. No prompt stands in more than one of the files. Nothing is
+(prompts with responses) and OUT_DIR/tokenizer. No prompt is in more than one of the files. Nothing is
 downloaded.
 
 Example:
@@ -47,14 +47,23 @@ ANSWER_PATTERN = re.compile(r"\\boxed\{(\d+)\}")
 
 
 class Operation(NamedTuple):
-    """One operation on the running value: a sign out of `+ - *` and a number of one digit."""
+    """One operation on the running value.
+
+    sign: one of `+`, `-` and `*`.
+    operand: a number of one digit.
+    """
 
     sign: str
     operand: int
 
 
 class Problem(NamedTuple):
-    """A first value, the operations applied to it from left to right, and the modulus of every result."""
+    """A problem.
+
+    start: the first value.
+    operations: applied to it from left to right.
+    modulus: every result is taken modulo this.
+    """
 
     start: int
     operations: tuple[Operation, ...]
@@ -78,7 +87,7 @@ def apply_operation(value: int, operation: Operation, modulus: int) -> int:
 
 
 def solve(problem: Problem) -> int:
-    """The right answer.
+    """The correct answer.
 
     >>> solve(parse_prompt("7 +5 *3 -2 mod 10:"))
     4
@@ -137,13 +146,13 @@ def write_demonstration(generator: random.Random, problem: Problem, wrong_share:
 
 
 def check_steps(prompt: str, response: str) -> list[bool]:
-    """Whether each line of the response is right: one flag for each step, then one for the answer.
+    """Whether each line of the response is correct: one flag for each step, then one for the answer.
 
-    A step is right if it takes the next operation of the prompt, starts from the result of the line before
-    (the prompt's first number at the beginning) and computes its own result rightly. So a step that carries
-    on from a wrong result is right itself. The answer is right if it is the result of the last step.
-    Missing or unreadable lines are wrong, and so is the line that follows one; lines after the answer
-    make the answer wrong.
+    A step is correct if it applies the next operation of the prompt, starts from the result of the previous
+    line (from the prompt's first number in the first line) and computes its own result correctly. So a step
+    that continues from a wrong result can itself be correct. The answer is correct if it is the result of the
+    last step. Missing or unreadable lines are wrong, and so is the line after one; lines after the answer make
+    the answer wrong.
 
     >>> check_steps("7 +5 *3 mod 10:", "7+5=3\\n3*3=9\\n\\\\boxed{9}")
     [False, True, True]
@@ -172,7 +181,7 @@ def check_steps(prompt: str, response: str) -> list[bool]:
 
 
 def first_wrong_step(prompt: str, response: str) -> int | None:
-    """The index of the first wrong line of the response, None if every line is right.
+    """The index of the first wrong line of the response, None if every line is correct.
 
     Lines are counted from 0; an index equal to the number of operations means the answer line.
 
@@ -184,7 +193,7 @@ def first_wrong_step(prompt: str, response: str) -> int | None:
 
 
 def draw_distinct(generator: random.Random, count: int, steps: int, modulus: int) -> list[Problem]:
-    """Problems no two of which are the same."""
+    """`count` different problems."""
     problems: dict[Problem, None] = {}  # a dictionary keeps the order, so that the seed decides everything
     while len(problems) < count:
         problems[draw_problem(generator, steps, modulus)] = None
@@ -254,17 +263,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--steps must be at least 1, --modulus at least 2, --wrong-share between 0 and 1")
     if min(options.train, options.heldout, options.demonstrations) < 1:
         parser.error("--train, --heldout and --demonstrations must be at least 1")
-    wanted = options.train + options.heldout + options.demonstrations
-    if wanted > count_problems(options.steps, options.modulus) // 2:
-        parser.error(f"{wanted} different prompts are too many for these --steps and --modulus")
+    count = options.train + options.heldout + options.demonstrations
+    if count > count_problems(options.steps, options.modulus) // 2:
+        parser.error(f"{count} different prompts are too many for these --steps and --modulus")
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     generator = random.Random(options.seed)
-    wanted = options.train + options.heldout + options.demonstrations
-    problems = draw_distinct(generator, wanted, options.steps, options.modulus)
+    count = options.train + options.heldout + options.demonstrations
+    problems = draw_distinct(generator, count, options.steps, options.modulus)
     train, rest = problems[: options.train], problems[options.train :]
     heldout, demonstrated = rest[: options.heldout], rest[options.heldout :]
 

@@ -1,8 +1,8 @@
 """Does a PRM stay accurate when it is frozen? Pair accuracy on each iteration's fresh rollouts, online against frozen.
 
-Reads runs of the Makefile. Both PRMs are measured in the same way: by update-prm, on the rollouts that the filter lets
-through, before it trains on them (pair_accuracy_before); for a frozen PRM it runs at learning rate 0. A pair is a right
-and a wrong response to one prompt, and 0.5 is chance. Prints mean and standard error over seeds, writes CSV and a
+Reads runs of the Makefile. Both PRMs are measured in the same way: by update-prm, on the rollouts that pass the filter,
+before it trains on them (pair_accuracy_before); for a frozen PRM it runs with learning rate 0. A pair is a correct and
+a wrong response to the same prompt, and 0.5 is chance. Prints mean and standard error over seeds, writes CSV and a
 picture.
 
 Example:
@@ -11,7 +11,6 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,15 +29,15 @@ def by_iteration(runs: Sequence[Run], quantity: str) -> dict[str, list[Point]]:
 
 
 def table_rows(runs: Sequence[Run]) -> Iterator[list[str]]:
-    """One row an iteration: pair accuracies, and held-out accuracies where they were taken."""
+    """One row per iteration: pair accuracies, and held-out accuracies where they were measured."""
     columns = [points for quantity in (PAIRS, ACCURACY) for points in by_iteration(runs, quantity).values()]
-    found = [{point.x: str(point) for point in points} for points in columns]
-    for iteration in sorted(set().union(*found)):
-        yield [f"{iteration:.0f}", *(column.get(iteration, "") for column in found)]
+    cells = [{point.x: str(point) for point in points} for points in columns]
+    for iteration in sorted(set().union(*cells)):
+        yield [f"{iteration:.0f}", *(column.get(iteration, "") for column in cells)]
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """Pair accuracy at the left, what the policy makes of it at the right."""
+    """Pair accuracy on the left, held-out accuracy of the policy on the right."""
     from matplotlib.ticker import MaxNLocator
 
     figure, panels = curves.new_figure(1, 2, (7.2, 3.1))
@@ -63,10 +62,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="all runs in long form")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .svg or .png; needs matplotlib")
+    parser = curves.argument_parser(__doc__)
     options = parser.parse_args(arguments)
     runs = curves.read_runs(options.runs)
     if len({run.estimator for run in runs}) > 1:

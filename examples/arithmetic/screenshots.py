@@ -23,13 +23,13 @@ WRONG = "#filter-verdict option:text('wrong')"
 
 
 def write_report(runs: list[Path], target: Path) -> None:
-    """`primecli report` of these runs."""
+    """Runs `primecli report` on these runs."""
     command = [sys.executable, "-m", "primecli", "report", *map(str, runs), "--out", str(target)]
     subprocess.run(command, check=True)
 
 
 def open_report(browser: Any, path: Path, **options: Any) -> Any:
-    """A page with the report drawn."""
+    """Opens the report and waits until it is drawn."""
     page = browser.new_context(reduced_motion="reduce", **options).new_page()
     page.goto(path.resolve().as_uri())
     page.wait_for_selector("html[data-ready]", state="attached")
@@ -37,7 +37,7 @@ def open_report(browser: Any, path: Path, **options: Any) -> Any:
 
 
 def show_wrong_step(page: Any) -> None:
-    """The first wrong response of the first iteration, beside a right one of its group, its worst token pointed at."""
+    """Shows the first wrong response of iteration 1 beside a correct one, and points at its lowest-rewarded token."""
     page.select_option("#filter-iteration", "1")
     page.select_option("#filter-verdict", page.get_attribute(WRONG, "value"))
     page.keyboard.press("Escape")

@@ -1,12 +1,12 @@
-"""Train a tiny Qwen2 from nothing on the demonstrations of the arithmetic task.
+"""Train a tiny Qwen2 from scratch on the demonstrations of the arithmetic task.
 
 Reads DATA_DIR/demonstrations.jsonl and DATA_DIR/tokenizer, which make_task.py writes. The loss is the
-cross-entropy of the response tokens and the end-of-sequence token; prompt tokens only condition. Leaves
-out what a real run needs and this one does not: evaluation, checkpoints on the way, mixed precision.
-The same seed on the same machine with the same number of threads gives the same weights.
+cross-entropy of the response tokens and the end-of-sequence token; prompt tokens are only context. This
+script leaves out what a real run needs and this one does not: evaluation, intermediate checkpoints, mixed
+precision. The same seed on the same machine with the same number of threads gives the same weights.
 
-Writes OUT_MODEL_DIR, which AutoModelForCausalLM and AutoTokenizer load as it is. The directory appears
-only when it is complete.
+Writes OUT_MODEL_DIR, which AutoModelForCausalLM and AutoTokenizer can load. The directory appears only when
+it is complete.
 
 Example:
     python examples/arithmetic/sft.py task sft-model
@@ -27,15 +27,19 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
-IGNORED = -100  # the label that cross_entropy leaves out
-HEAD_WIDTH = 24  # by default; vLLM takes multiples of 32 on a CPU
+IGNORED = -100  # the label that cross_entropy ignores
+HEAD_WIDTH = 24  # the default; vLLM needs a multiple of 32 on a CPU
 INITIALIZER_RANGE = 0.08  # near 1 / sqrt(width); the usual 0.02 suits wide models and learns far slower here
 WARMUP_SHARE = 0.05
 PROGRESS_EVERY = 100
 
 
 class Demonstration(NamedTuple):
-    """Token ids of a prompt and of its response, which ends with the end-of-sequence token."""
+    """A prompt with a response.
+
+    prompt_ids: token ids of the prompt.
+    response_ids: token ids of the response, which ends with the end-of-sequence token.
+    """
 
     prompt_ids: list[int]
     response_ids: list[int]
@@ -68,7 +72,7 @@ def collate(batch: Sequence[Demonstration], pad_token_id: int) -> tuple["torch.T
 
 
 def draw_batches(demonstrations: Sequence[Demonstration], batch_size: int, steps: int) -> Iterator[list[Demonstration]]:
-    """`steps` batches, in a new random order each time the demonstrations have run out."""
+    """`steps` batches; each time the demonstrations run out, they are shuffled again."""
     import torch
 
     order: list[int] = []
@@ -80,7 +84,7 @@ def draw_batches(demonstrations: Sequence[Demonstration], batch_size: int, steps
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to 0, as a factor of the peak learning rate.
+    """Linear warm-up, then cosine decay to 0, as a factor of the peak learning rate.
 
     >>> [round(learning_rate_factor(step, 10), 2) for step in (0, 1, 5, 9)]
     [1.0, 0.98, 0.5, 0.02]
@@ -123,7 +127,7 @@ def train(
     batch_size: int,
     lr: float,
 ) -> float:
-    """Train the model in place; returns the last step's loss, nats a response token."""
+    """Train the model in place; return the last step's loss, in nats per response token."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -147,7 +151,7 @@ def train(
 
 
 def save(model: "Qwen2ForCausalLM", tokenizer: "PreTrainedTokenizerBase", directory: Path) -> None:
-    """Write model and tokenizer beside the target, then put them in its place."""
+    """Write model and tokenizer beside the target, then rename."""
     from transformers import GenerationConfig
 
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
@@ -168,10 +172,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("out_model_dir", type=Path, metavar="OUT_MODEL_DIR", help="must not exist yet")
     parser.add_argument("--steps", type=int, default=1500, help="optimizer steps (default: 1500)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: 0.002)")
-    parser.add_argument("--batch", type=int, default=16, help="demonstrations a step (default: 16)")
+    parser.add_argument("--batch", type=int, default=16, help="demonstrations per step (default: 16)")
     parser.add_argument("--layers", type=int, default=2, help="transformer layers (default: 2)")
     parser.add_argument("--width", type=int, default=96, help="hidden size (default: 96)")
-    parser.add_argument("--head-width", type=int, default=HEAD_WIDTH, help="of an attention head (default: 24)")
+    parser.add_argument("--head-width", type=int, default=HEAD_WIDTH, help="width of an attention head (default: 24)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     options = parser.parse_args(arguments)

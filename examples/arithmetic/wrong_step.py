@@ -1,8 +1,8 @@
 """How often the process rewards point at the first wrong step of a wrong response, by iteration.
 
-The PRM is trained on outcomes alone; on this task the wrong step is known. Of each wrong response the line with
-the lowest summed reward is held against the first wrong line. Chance is one over the number of its lines; early
-lines are the first wrong one more often than late ones, so the best guess that is always the same line is there too.
+The PRM is trained on outcomes alone, but on this task the wrong step is known. For each wrong response, the line with
+the lowest summed reward is compared with the first wrong line. Chance is one over its number of lines. Early lines are
+more often the first wrong one than late ones, so the best guess that always names the same line is listed too.
 Reads RUN/ITERATION/STAGE/*.parquet and writes RUN/wrong_step.csv.
 
 Example:
@@ -30,7 +30,12 @@ COLUMNS = ("iteration", "wrong_responses", "found", "share", "standard_error", "
 
 
 class Judged(NamedTuple):
-    """A wrong response: its lowest-rewarded line, its first wrong one, and how many lines it has."""
+    """A wrong response.
+
+    lowest: the index of its lowest-rewarded line.
+    wrong: the index of its first wrong line.
+    lines: how many lines it has.
+    """
 
     lowest: int
     wrong: int
@@ -38,7 +43,7 @@ class Judged(NamedTuple):
 
 
 def line_sums(ids: np.ndarray, rewards: np.ndarray) -> np.ndarray:
-    """The summed reward of each line of a response; a line's newline is part of it.
+    """The summed reward of each line of a response, (T,) to (lines,); a line includes its newline.
 
     >>> line_sums(np.array([49, 10, 50]), np.array([1.0, 2.0, 4.0]))
     array([3., 4.])
@@ -48,7 +53,7 @@ def line_sums(ids: np.ndarray, rewards: np.ndarray) -> np.ndarray:
 
 
 def judge(directory: Path) -> Iterator[Judged]:
-    """The wrong responses of some shards."""
+    """The wrong responses in the shards of a directory."""
     columns = ["prompt", "response", "response_ids", "process_rewards", "verdict"]
     for path in sorted(directory.glob("*.parquet")):
         for row in pq.ParquetFile(path).read(columns=columns).to_pylist():
@@ -59,41 +64,41 @@ def judge(directory: Path) -> Iterator[Judged]:
 
 
 def rows_of(run: Path, stage: str) -> list[dict[str, float]]:
-    """One row an iteration, and all of them together as iteration 0."""
+    """One row per iteration, and all of them together as iteration 0."""
     rows = []
     everything: list[Judged] = []
     numbers = sorted(int(path.name) for path in run.iterdir() if path.name.isdigit() and (path / stage).is_dir())
     for iteration in numbers:
-        found = list(judge(run / str(iteration) / stage))
-        everything += found
-        if found:
-            rows.append(summarise(iteration, found))
+        judged = list(judge(run / str(iteration) / stage))
+        everything += judged
+        if judged:
+            rows.append(summarise(iteration, judged))
     return [*rows, summarise(0, everything)] if everything else []
 
 
-def summarise(iteration: int, found: list[Judged]) -> dict[str, float]:
-    """The share of responses whose wrong step was found, with its standard error, and what guesses would give.
+def summarise(iteration: int, judged: list[Judged]) -> dict[str, float]:
+    """The share of responses whose wrong step was found, with its standard error, and that of two kinds of guesses.
 
     >>> summarise(1, [Judged(0, 0, 2), Judged(1, 0, 4)])["chance"]
     0.375
     """
-    hits = sum(one.lowest == one.wrong for one in found)
-    share = hits / len(found)
+    hits = sum(response.lowest == response.wrong for response in judged)
+    share = hits / len(judged)
     return {
         "iteration": iteration,
-        "wrong_responses": len(found),
+        "wrong_responses": len(judged),
         "found": hits,
         "share": share,
-        "standard_error": math.sqrt(share * (1 - share) / len(found)),
-        "chance": sum(1 / one.lines for one in found) / len(found),
-        "same_line": Counter(one.wrong for one in found).most_common(1)[0][1] / len(found),
+        "standard_error": math.sqrt(share * (1 - share) / len(judged)),
+        "chance": sum(1 / response.lines for response in judged) / len(judged),
+        "same_line": Counter(response.wrong for response in judged).most_common(1)[0][1] / len(judged),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("--stage", default="score-prm", help="the directory of each iteration with process_rewards")
+    parser.add_argument("--stage", default="score-prm", help="the directory in each iteration that has process_rewards")
     arguments = parser.parse_args()
     run: Path = arguments.run
     rows = rows_of(run, arguments.stage) if run.is_dir() else []

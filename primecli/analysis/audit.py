@@ -184,8 +184,8 @@ class Disagreement:
     gap: the highest score of a wrong response less the lowest of a right one, above 0.
     group: its number.
     accuracy: the share of its responses that are right.
-    wrong: which of the responses is that wrong one.
-    right: which is that right one.
+    wrong: the index of that wrong response in `Responses`.
+    right: the index of that right response.
     """
 
     gap: float
@@ -200,13 +200,13 @@ def disagreements(responses: Responses, top: int) -> list[Disagreement]:
     best_wrong = _largest_of_groups(responses, ~responses.right, responses.scores)
     worst_right = _largest_of_groups(responses, responses.right, -responses.scores)
     size, right = (np.bincount(responses.group, weights=weights) for weights in (None, responses.right))
-    found = []
+    gaps = []
     for group in best_wrong.keys() & worst_right.keys():
         gap = float(responses.scores[best_wrong[group]] - responses.scores[worst_right[group]])
         if gap > 0:
             accuracy = float(right[group] / size[group])
-            found.append(Disagreement(gap, group, accuracy, best_wrong[group], worst_right[group]))
-    return sorted(found, key=lambda disagreement: (-disagreement.gap, disagreement.wrong))[:top]
+            gaps.append(Disagreement(gap, group, accuracy, best_wrong[group], worst_right[group]))
+    return sorted(gaps, key=lambda disagreement: (-disagreement.gap, disagreement.wrong))[:top]
 
 
 def _largest_of_groups(responses: Responses, which: np.ndarray, keys: np.ndarray) -> dict[int, int]:

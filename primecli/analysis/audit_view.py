@@ -10,26 +10,27 @@ from typing import TYPE_CHECKING, Any
 from primecli.analysis.audit import HEALTH, METRICS, SECTIONS, Bound, audit_responses
 from primecli.analysis.audit_gates import check_gates, parse_gate
 from primecli.analysis.responses import collect
-from primecli.analysis.terminal import print_in_full
+from primecli.analysis.terminal import REPLACEMENT, print_in_full
 from primecli.errors import ReaderClosed
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-EXPLAINED_WIDTH = 150  # columns of a terminal from which the table says what each metric is
+EXPLAINED_WIDTH = 150  # columns from which the table of metrics says what each is
 MARKS = {"ok": "", "watch": " !", "bad": " !!"}
 COLOURS = {"ok": "", "watch": "yellow", "bad": "bold red"}
 
 Report = Mapping[str, Any]
+"""What `audit_responses` gives."""
 
 
 def show_audit(
-    arguments: Sequence[str], *, fail_on: Sequence[str], top: int, seed: int, as_json: bool, partial: bool
+    shards: Sequence[str], *, fail_on: Sequence[str], top: int, seed: int, as_json: bool, partial: bool
 ) -> None:
     """Audits shards, prints the audit, and raises GateError or InputError where a condition of `fail_on` asks for it.
 
-    arguments, partial: as on the command line; several directories are audited apart.
+    shards, partial: as on the command line; several directories are audited apart.
     top: how many groups of the strongest disagreement to show.
     """
     import contextlib
@@ -39,7 +40,7 @@ def show_audit(
 
     gates = [parse_gate(text) for text in fail_on]
     reports: dict[str, Report] = {}
-    for label, paths in _inputs_by_label(arguments).items():
+    for label, paths in _inputs_by_label(shards).items():
         inputs = Inputs(paths, partial=partial, together=True, warn=lambda text: say("audit", text))
         reports[label] = audit_responses(collect(inputs), seed=seed, top=top)
     with contextlib.suppress(ReaderClosed):  # a reader that closed the pipe still gets the exit code
@@ -136,11 +137,11 @@ def _metrics_table(report: Report, *, explained: bool) -> Table:
     for name, meaning in METRICS.items():
         if name in SECTIONS.values() and table.row_count:
             table.add_section()
-        found = report["metrics"][name]
-        interval = "" if found["low"] is None else f"{found['low']:.3f} … {found['high']:.3f}"
-        of = "" if found["value"] is None else f"{found['items']:,} {found['unit']}"
-        groups = "" if found["value"] is None else f"{found['groups']:,}"
-        table.add_row(name, _cell(report, name), interval, of, groups, *([meaning] if explained else []))
+        metric = report["metrics"][name]
+        interval = "" if metric["low"] is None else f"{metric['low']:.3f} … {metric['high']:.3f}"
+        items = "" if metric["value"] is None else f"{metric['items']:,} {metric['unit']}"
+        groups = "" if metric["value"] is None else f"{metric['groups']:,}"
+        table.add_row(name, _value(report, name), interval, items, groups, *([meaning] if explained else []))
     return table
 
 
@@ -149,7 +150,8 @@ def _counts(report: Report) -> str:
     return f"{report['responses']:,} responses in {report['groups']:,} groups{ungraded}"
 
 
-def _cell(report: Report, name: str) -> str:
+def _value(report: Report, name: str) -> str:
+    """A metric's value, in rich's markup, marked and coloured by its verdict."""
     value = report["metrics"][name]["value"]
     if value is None:
         return "-"
@@ -161,12 +163,13 @@ def _coloured(text: str, verdict: str) -> str:
     return f"[{COLOURS[verdict]}]{text}[/]" if COLOURS[verdict] else text
 
 
-def _bound(bound: Bound) -> str:
+def _bounds(bound: Bound) -> str:
     beyond = "beyond ±" if bound.side == "beyond" else f"{bound.side} "
     return f"watch {beyond}{bound.watch:g}, bad {beyond}{bound.bad:g}"
 
 
-def _unsure(report: Report, name: str) -> str:
+def _uncertainty(report: Report, name: str) -> str:
+    """What its interval leaves open of a verdict; nothing where it is sure."""
     verdict = report["health"][name]
     if report["metrics"][name]["low"] is None:
         return "; it rests on too few groups for an interval"
@@ -176,45 +179,54 @@ def _unsure(report: Report, name: str) -> str:
 
 def _print_health(console: Console, report: Report) -> None:
     for name, bound in HEALTH.items():
-        verdict = report["health"].get(name)
-        if verdict is None:
-            console.print(f"  -      {name} cannot be computed ({_bound(bound)})", soft_wrap=True)
-            continue
-        word = _coloured(f"{verdict['verdict']:<6}", verdict["verdict"])
-        value = report["metrics"][name]["value"]
-        console.print(f"  {word} {name} is {value:.3f} ({_bound(bound)}){_unsure(report, name)}", soft_wrap=True)
+        if name in report["health"]:
+            _print_verdict(console, report, name)
+        else:
+            console.print(f"  -      {name} cannot be computed ({_bounds(bound)})", soft_wrap=True)
     console.print()
 
 
-def _trend_tables(reports: Mapping[str, Report], width: int) -> Iterator[Table]:
-    """Inputs as columns, in as many tables as the terminal needs; the last says how far the last is from the first."""
+def _print_verdict(console: Console, report: Report, name: str, label: str = "") -> None:
+    """A metric's verdict, value and bounds in one line. label: of the report, where there are several."""
     from rich.markup import escape
 
+    verdict = report["health"][name]["verdict"]
+    value = report["metrics"][name]["value"]
+    text = escape(f"{label}{name} is {value:.3f} ({_bounds(HEALTH[name])}){_uncertainty(report, name)}")
+    console.print(f"  {_coloured(f'{verdict:<6}', verdict)} {text}", soft_wrap=True)
+
+
+def _trend_tables(reports: Mapping[str, Report], width: int) -> Iterator[Table]:
+    """A column for each input, in as many tables as fit the terminal; the last table also has the change over all."""
     labels = list(reports)
-    first = max(map(len, METRICS))
-    each = max(*map(len, labels), len("-0.000 !!")) + 2
-    fitting = max((width - first) // each - 1, 1)
+    name_width = max(map(len, METRICS))
+    column_width = max(*map(len, labels), len("-0.000 !!")) + 2
+    fitting = max((width - name_width) // column_width - 1, 1)
     for start in range(0, len(labels), fitting):
-        part = labels[start : start + fitting]
-        ends = start + fitting >= len(labels)
-        table = _table("primecli audit" if not start else None)
-        table.add_column("metric", no_wrap=True)
-        for label in part:
-            table.add_column(escape(label), justify="right", no_wrap=True)
-        if ends:
-            table.add_column("change", justify="right", no_wrap=True)
-        for count in ("responses", "groups", "ungraded"):
-            table.add_row(count, *(f"{reports[label][count]:,}" for label in part), *([""] if ends else []))
-        for name in METRICS:
-            if name in SECTIONS.values():
-                table.add_section()
-            cells = [_cell(reports[label], name) for label in part]
-            table.add_row(name, *cells, *([_change(list(reports.values()), name)] if ends else []))
-        yield table
+        title = "primecli audit" if start == 0 else None
+        yield _trend_table(reports, labels[start : start + fitting], title, last=start + fitting >= len(labels))
+
+
+def _trend_table(reports: Mapping[str, Report], labels: Sequence[str], title: str | None, *, last: bool) -> Table:
+    """The metrics of some of the inputs. last: with a column of the change from the first input to the last."""
+    from rich.markup import escape
+
+    table = _table(title)
+    table.add_column("metric", no_wrap=True)
+    for heading in (*map(escape, labels), *(["change"] if last else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for count in ("responses", "groups", "ungraded"):
+        table.add_row(count, *(f"{reports[label][count]:,}" for label in labels), *([""] if last else []))
+    for name in METRICS:
+        if name in SECTIONS.values():
+            table.add_section()
+        values = [_value(reports[label], name) for label in labels]
+        table.add_row(name, *values, *([_change(list(reports.values()), name)] if last else []))
+    return table
 
 
 def _change(reports: Sequence[Report], name: str) -> str:
-    """The last value less the first; with a star where their intervals do not touch."""
+    """The last value less the first; with a star where their intervals do not overlap."""
     first, last = (report["metrics"][name] for report in (reports[0], reports[-1]))
     if first["value"] is None or last["value"] is None:
         return "-"
@@ -225,19 +237,16 @@ def _change(reports: Sequence[Report], name: str) -> str:
 
 
 def _print_trend_health(console: Console, reports: Mapping[str, Report]) -> None:
-    from rich.markup import escape
-
-    console.print("change: last less first; * where their 95% intervals do not touch", soft_wrap=True)
-    lines = 0
-    for label, report in reports.items():
-        for name, verdict in report["health"].items():
-            if verdict["verdict"] != "ok":
-                value = report["metrics"][name]["value"]
-                word = _coloured(f"{verdict['verdict']:<6}", verdict["verdict"])
-                text = escape(f"{label}: {name} is {value:.3f} ({_bound(HEALTH[name])}){_unsure(report, name)}")
-                console.print(f"  {word} {text}", soft_wrap=True)
-                lines += 1
-    if not lines:
+    console.print("change: last less first; * where their 95% intervals do not overlap", soft_wrap=True)
+    concerns = [
+        (label, name)
+        for label, report in reports.items()
+        for name, health in report["health"].items()
+        if health["verdict"] != "ok"
+    ]
+    for label, name in concerns:
+        _print_verdict(console, reports[label], name, f"{label}: ")
+    if not concerns:
         console.print("  ok     every metric that has a bound, in every column")
     console.print()
 
@@ -246,36 +255,33 @@ def _length_table(quarters: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("reward by length, in quarters of the responses")
     for heading in ("tokens", "responses", "accuracy", "score", "reward/token", "of right", "of wrong"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for part in quarters:
+    for quarter in quarters:
+        rewards = [part["reward_per_token"] for part in (quarter, quarter["right"], quarter["wrong"])]
         table.add_row(
-            f"{part['tokens_from']}-{part['tokens_to']}",
-            f"{part['responses']:,}",
-            _number(part["accuracy"], 3),
-            _number(part["score"], 4),
-            *(_number(one["reward_per_token"], 5) for one in (part, part["right"], part["wrong"])),
+            f"{quarter['tokens_from']}-{quarter['tokens_to']}",
+            f"{quarter['responses']:,}",
+            _number(quarter["accuracy"], 3),
+            _number(quarter["score"], 4),
+            *(_number(reward, 5) for reward in rewards),
         )
     return table
 
 
 def _print_kinds(console: Console, kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Degenerate, truncated and duplicate responses beside the others; kinds without a response are only named."""
+    present = {name: parts for name, parts in kinds.items() if parts["these"]["responses"]}
     table = _table("responses that are odd, and the others")
     table.add_column("responses", no_wrap=True)
     for heading in ("number", "accuracy", "score", "reward/token"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, parts in kinds.items():
+    for name, parts in present.items():
         for label, part in ((name, parts["these"]), (f"not {name}", parts["others"])):
-            if parts["these"]["responses"]:
-                numbers = (
-                    _number(part["accuracy"], 3),
-                    _number(part["score"], 4),
-                    _number(part["reward_per_token"], 5),
-                )
-                table.add_row(label, f"{part['responses']:,}", *numbers)
-    none = [name for name, parts in kinds.items() if not parts["these"]["responses"]]
-    if table.row_count:
+            numbers = (_number(part["accuracy"], 3), _number(part["score"], 4), _number(part["reward_per_token"], 5))
+            table.add_row(label, f"{part['responses']:,}", *numbers)
+    if present:
         print_in_full(console, table)
-    if none:
-        console.print(f"no response is {' or '.join(none)}\n")
+    if len(present) < len(kinds):
+        console.print(f"no response is {' or '.join(name for name in kinds if name not in present)}\n")
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -286,11 +292,10 @@ def _print_disagreements(console: Console, report: Report) -> None:
     from rich.markup import escape
 
     console.print("groups where score and outcome disagree most:")
-    for found in report["disagreements"]:
-        prompt = "".join(letter if letter.isprintable() else "\ufffd" for letter in found["prompt"])
-        lines = [f"  {found['group_id']} (accuracy {found['accuracy']:.2f}) {prompt}"]
-        lines += [
-            f"    {which}, scored {found[which]['score']:+.4f}: row {found[which]['row']} of {found[which]['shard']}"
-            for which in ("wrong", "right")
-        ]
+    for group in report["disagreements"]:
+        prompt = "".join(letter if letter.isprintable() else REPLACEMENT for letter in group["prompt"])
+        lines = [f"  {group['group_id']} (accuracy {group['accuracy']:.2f}) {prompt}"]
+        for which in ("wrong", "right"):
+            response = group[which]
+            lines.append(f"    {which}, scored {response['score']:+.4f}: row {response['row']} of {response['shard']}")
         console.print(escape("\n".join(lines)), soft_wrap=True)

@@ -75,8 +75,8 @@ def _title(origin: Origin) -> str:
 
 def _identity(origin: Origin) -> str:
     step = "" if origin.step is None else f", step {origin.step}"
-    others = f", one of {origin.alike} made alike" if origin.alike > 1 else ""
-    others += f"; {origin.unlike} beside it made in another way" if origin.unlike else ""
+    others = f", one of {origin.alike} made the same way" if origin.alike > 1 else ""
+    others += f"; {origin.unlike} more made another way" if origin.unlike else ""
     return f"({origin.fingerprint[:SHOWN_FINGERPRINT]}{step}{others})"
 
 
@@ -110,7 +110,7 @@ def _command(record: Record) -> Text:
     text.append(f"  {record.get('started')}" + (f", {seconds:.1f} s" if seconds is not None else ""), style="dim")
     text.append(f"\n{printable(str(record.get('command')))}")
     if record.get("elsewhere"):
-        text.append(f"\nwith {shlex.join(record['elsewhere'])} from variables or a file")
+        text.append(f"\nwith {shlex.join(record['elsewhere'])} from the environment or a file")
     return text
 
 
@@ -119,7 +119,7 @@ def _add_models(branch: Tree, record: Record, shown: set[Path], depth: int | Non
         if model.origin is not None:
             _follow(branch, model.origin, f"{model.role}: {_title(model.origin)}", shown, depth)
             continue
-        changed = ", no longer the same there" if model.changed else ""
+        changed = ", which has changed since" if model.changed else ""
         fingerprint = model.fingerprint[:SHOWN_FINGERPRINT]
         branch.add(printable_text(f"{model.role}: {model.name or '?'}  ({fingerprint}{changed})"))
 
@@ -132,7 +132,7 @@ def _add_inputs(branch: Tree, record: Record, shown: set[Path], depth: int | Non
             origin = find_origin(directory)
             _follow(branch, origin, f"{label}  {_identity(origin)}", shown, depth)
         except InputError:
-            gone = "" if directory.exists() else ", no longer here"
+            gone = "" if directory.exists() else ", which is gone"
             branch.add(printable_text(f"{label}{gone}"))
 
 

@@ -57,7 +57,7 @@ def print_query(arguments: Sequence[str], *, format: Format, partial: bool) -> N
             heads = [column[0] for column in result.description or ()]
             _print_rows(heads, _fetch(result) if heads else iter(()), format)
         except duckdb.Error as error:
-            raise UsageError(f"the SQL does not work: {_first_part(error)}") from error
+            raise UsageError(f"the query failed: {_first_part(error)}") from error
 
 
 def _view(paths: Iterable[Path]) -> str:

@@ -35,8 +35,8 @@ NGRAM = 4
 HASH_FACTOR = 0x9E3779B97F4A7C15  # odd, with mixed bits: an n-gram's hash is a polynomial in it, modulo 2^64
 # No human solution of GSM8K and MATH-500 reaches the first two bounds: the largest there are 0.79 and 0.37.
 MUCH_REPEATED = 0.8  # share of repeated n-grams from which a response is degenerate
-LOOPED = 0.5  # the same for its longest stretch of repeated n-grams: it went into a loop half-way
-LONG_RUN = 30  # the same for how often one token is repeated in a row
+LOOPED = 0.5  # the same for the longest stretch of repeated n-grams: half of the response is a loop
+LONG_RUN = 30  # the same for how often one token comes in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Responses:
     group: (B,) number of the group, an index into group_ids.
     tokens: (B,) uint64, a hash of the token ids.
     truncated: (B,) bool, whether it was cut at its length limit.
-    degenerate: (B,) bool, whether it says the same again and again; see `degenerate`.
+    degenerate: (B,) bool, whether it repeats itself; see `degenerate`.
     shard: (B,) index into shards.
     row: (B,) its row in that shard, from 0.
     group_ids: of each group.
@@ -140,7 +140,9 @@ def _numbers(table: pa.Table, path: Path, first_row: int) -> dict[str, np.ndarra
     outside = np.flatnonzero((outcomes < 0) | (outcomes > 1))
     if len(outside):
         row = int(outside[0])
-        raise InputError(f"{path}: outcome_reward is {outcomes[row]:g} at row {first_row + row}; it is within 0 and 1")
+        raise InputError(
+            f"{path}: outcome_reward is {outcomes[row]:g} at row {first_row + row}; it must be within 0 and 1"
+        )
     rows = [ids[start:end] for start, end in pairwise(starts)]
     hashes = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
     return {
@@ -154,10 +156,10 @@ def _numbers(table: pa.Table, path: Path, first_row: int) -> dict[str, np.ndarra
 
 
 def degenerate(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """(B,) bool: which responses say the same again and again.
+    """(B,) bool: which responses repeat themselves.
 
-    That is: 80% of the token 4-grams are in the response before; or half of them, in one stretch, which is a loop; or
-    one token comes 30 times in a row.
+    That is: 80% of a response's token 4-grams occur earlier in it; or half of them do, in one stretch, which is a
+    loop; or one token comes 30 times in a row.
 
     ids: (N,) token ids, one response after another; lengths: (B,) tokens of each.
 
@@ -175,7 +177,7 @@ def degenerate(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def repeated_ngrams(ids: np.ndarray, lengths: np.ndarray, size: int = NGRAM) -> tuple[np.ndarray, np.ndarray]:
-    """Which of all M token n-grams are in their response before, (M,) bool, and the response of each, (M,).
+    """Which of all M token n-grams occur earlier in their response, (M,) bool, and the response of each, (M,).
 
     ids, lengths: as for `degenerate`.
 

@@ -46,17 +46,17 @@ class Problem:
         return f"{self.shard}: {', '.join(where)}: {self.what}" if where else f"{self.shard}: {self.what}"
 
 
-def validate_shards(arguments: Sequence[str], *, limit: int, as_json: bool, partial: bool) -> None:
+def validate_shards(shards: Sequence[str], *, limit: int, as_json: bool, partial: bool) -> None:
     """Prints what is wrong with shards, and raises InputError where anything is.
 
-    arguments, partial: as on the command line. limit: problems to print; all are counted.
+    shards, partial: as on the command line. limit: problems to print; all are counted.
     """
     import contextlib
 
     from primecli.pipeline.inputs import Inputs
     from primecli.pipeline.progress import say
 
-    inputs = Inputs(arguments, partial=partial, together=True, warn=lambda text: say("validate", text))
+    inputs = Inputs(shards, partial=partial, together=True, warn=lambda text: say("validate", text))
     validator = Validator()
     shown: list[Problem] = []
     count = 0
@@ -86,7 +86,7 @@ def _print_end(validator: Validator, shown: Sequence[Problem], count: int, as_js
     elif count > len(shown):
         print(f"and {count - len(shown):,} more (--limit)")
     elif not count:
-        print(f"{validator.extent()}: nothing is wrong")
+        print(f"{validator.extent()}: no problems found")
 
 
 class Validator:
@@ -205,7 +205,7 @@ class _SamplesByGroup:
                 what = f"group {group} has the samples {sorted(samples)} of {size}"
                 yield Problem(path, what, row, schema.SAMPLE_INDEX)
             if group in owners:
-                yield Problem(path, f"group {group} stands in {owners[group]} too", row, schema.GROUP_ID)
+                yield Problem(path, f"group {group} is also in {owners[group]}", row, schema.GROUP_ID)
             owners.setdefault(group, path)
 
 
@@ -216,7 +216,7 @@ def _check_footer(path: Path, footer: parquet.Footer) -> Iterator[Problem]:
     content = parquet.content_of(path)
     if content != footer.content:
         yield Problem(
-            path, f"its rows are not those that were written: they have the hash {content}, not {footer.content}"
+            path, f"its rows were changed after they were written: their hash is {content}, not {footer.content}"
         )
     if not footer.provenance:
         yield Problem(path, "its provenance is empty")
@@ -227,9 +227,9 @@ def _check_footer(path: Path, footer: parquet.Footer) -> Iterator[Problem]:
             yield Problem(path, f"link {index + 1} of its provenance lacks {', '.join(missing)}")
     last, recipe = footer.provenance[-1], dict(footer.recipe or {})
     if last.get("fingerprint") != footer.fingerprint:
-        yield Problem(path, "its last provenance record is of another recipe than its footer")
+        yield Problem(path, "its last provenance record has another fingerprint than its footer")
     if recipe and fingerprint(recipe) != footer.fingerprint:
-        yield Problem(path, "its recipe does not have the fingerprint that its footer says")
+        yield Problem(path, "the fingerprint in its footer is not that of its recipe")
     inputs = [entry.get("content") for entry in last.get("inputs") or ()]
     if recipe and inputs and list(recipe.get("inputs") or ()) != inputs:
         yield Problem(path, "its last provenance record names other inputs than its recipe")
@@ -282,7 +282,7 @@ def _check_numbers(batch: _Batch, name: str, values: np.ndarray, lengths: np.nda
     yield from batch.problems(examples, name, lambda row: f"is {examples[row]} at a token")
     if name == schema.ROLLOUT_LOGPROBS:
         above = _rows_with(values > LOGPROB_TOLERANCE, lengths)
-        yield from batch.problems(above, name, lambda row: "is above 0, and a log-probability is not")
+        yield from batch.problems(above, name, lambda row: "is above 0, which no log-probability is")
 
 
 def _check_lengths(batch: _Batch, name: str, lengths: np.ndarray, expected: np.ndarray) -> Iterator[Problem]:
@@ -312,20 +312,22 @@ def _check_values(batch: _Batch, table: Any) -> Iterator[Problem]:
             unknown = np.flatnonzero(~np.isin(texts.to_numpy(), allowed))
             choices = ", ".join(allowed)
             for row in unknown.tolist():
-                what = f"is {texts[row].as_py()!r}; it is one of {choices}"
+                what = f"is {texts[row].as_py()!r}; it must be one of {choices}"
                 yield Problem(batch.path, what, batch.first_row + row, name)
     if schema.OUTCOME_REWARD not in table.column_names:
         return
     rewards = table[schema.OUTCOME_REWARD].to_numpy().astype(np.float64)
     outside = np.flatnonzero((rewards < 0) | (rewards > 1))
-    yield from batch.problems(outside, schema.OUTCOME_REWARD, lambda row: f"is {rewards[row]:g}; it is within 0 and 1")
+    yield from batch.problems(
+        outside, schema.OUTCOME_REWARD, lambda row: f"is {rewards[row]:g}; it must be within 0 and 1"
+    )
     if schema.VERDICT in table.column_names:
         verdicts = table[schema.VERDICT]
         failed = pc.equal(verdicts, "error").to_numpy()
         yield from batch.problems(
             np.flatnonzero(np.isnan(rewards) & ~failed),
             schema.OUTCOME_REWARD,
-            lambda row: f"is null, and the verdict is {verdicts[row].as_py()}",
+            lambda row: f"is null, though the verdict is {verdicts[row].as_py()}",
         )
 
 
@@ -343,7 +345,7 @@ def _check_provenance(batch: _Batch, table: Any, footer: parquet.Footer) -> Iter
 
 def _check_policy(batch: _Batch, table: Any, policy: str) -> Iterator[Problem]:
     others = np.flatnonzero(table[schema.POLICY_FINGERPRINT].to_numpy() != policy)
-    what = f"is of another policy than {policy}, which the provenance names"
+    what = f"is not {policy}, the policy that the provenance names"
     yield from batch.problems(others, schema.POLICY_FINGERPRINT, lambda row: what)
 
 

@@ -12,35 +12,35 @@ def audit(
     fail_on: Annotated[
         tuple[str, ...],
         Option(
-            "End with exit code 5 where the metric's value is so, such as 'pair-accuracy<0.6'; may be repeated. Quote "
-            "it: < and > are the shell's.",
+            "End with exit code 5 if the condition holds, such as 'pair-accuracy<0.6'; may be repeated. Quote it: the "
+            "shell takes < and > for redirections.",
             metavar="METRIC<VALUE|METRIC>VALUE",
         ),
     ] = (),
-    top: Annotated[int, Option("Groups of the strongest disagreement to show.", min=0)] = 5,
-    as_json: Annotated[bool, Option("Print JSON, with the bins of the calibration.", flags="--json")] = False,
+    top: Annotated[int, Option("How many of the groups with the strongest disagreement to show.", min=0)] = 5,
+    as_json: Annotated[bool, Option("Print JSON, including the bins of the calibration.", flags="--json")] = False,
     seed: Seed = 0,
     partial: Partial = False,
 ) -> None:
-    """A response's score is the sum of its process rewards. The audit holds it against the outcome, within groups
-    and over the batch, against length, and against repeating itself; says ok, watch or bad, with the bounds; and
-    shows the groups where score and outcome disagree most: those whose best-scored wrong response is furthest
-    above their worst-scored right one. Intervals are 95%, by resampling whole groups. Responses without an
-    outcome reward are left out and counted.
+    """A response's score is the sum of its process rewards. The audit compares it with the outcome, within groups and
+    over the batch, with the response's length, and with signs that the response repeats itself; it rates the metrics
+    that have bounds ok, watch or bad. Last come the groups where score and outcome disagree most: those whose
+    best-scored wrong response is furthest above their worst-scored right one. Intervals are 95%, from resampling whole
+    groups. Responses without an outcome reward are left out and counted.
 
-    Several directories are audited apart and shown beside each other, in the order of their numbers:
-    overoptimisation is a trend.
+    Several directories are audited separately and shown side by side, in the order of their numbers: over-optimisation
+    is a trend.
 
     \b
-    Metrics, for --fail-on (a wide terminal says what each is):
+    Metrics, for --fail-on (on a wide terminal the table explains each):
       outcome  pair-accuracy group-auc group-correlation correlation spearman auc
                calibration-error brier reward-right reward-wrong
       length   length-correlation group-length-correlation wrong-length-correlation
       repeats  repeats repeats-preferred duplicates distinct truncation
                truncation-preferred
 
-    A condition on a metric that cannot be computed, as where no group has right and wrong responses, does not
-    pass: exit code 3.
+    If a metric in a condition cannot be computed, for example because no group has both right and wrong responses, the
+    exit code is 3, unless another condition holds.
 
     Example:
 

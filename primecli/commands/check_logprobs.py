@@ -6,10 +6,10 @@ from primecli.stages import check_logprobs as stage
 
 
 def check_logprobs(options: stage.CheckLogprobsOptions) -> None:
-    """The rollouts' tokens are scored by the code that trains, at the temperature of each row. The table on stdout
-    has, for each engine that sampled: the gap |trainer - sampler| of a token's log-probability, in nats (mean,
-    95th percentile, maximum), and the effective sample size of the importance weights exp(trainer - sampler) as
-    a share of their number, of tokens and of whole responses: 1 where both agree.
+    """Scores the tokens of the rollouts with the code that trains, at the temperature of each row. Prints a table on
+    stdout with one line for each engine that sampled: the gap |trainer - sampler| of a token's log-probability in nats
+    (mean, 95th percentile and maximum), and the effective sample size of the importance weights
+    exp(trainer - sampler), for tokens and for whole responses, as a share of their number. It is 1 where both agree.
 
     Example:
 

@@ -6,11 +6,12 @@ from primecli.stages import compute_advantages as stage
 
 
 def compute_advantages(options: stage.ComputeAdvantagesOptions) -> None:
-    """Combines outcome and process rewards. Reads the whole batch before it writes: scaling and whitening are
-    over all of it, never over a shard. --process-coef 0 is outcome-only and needs no score-prm;
+    """Combines outcome and process rewards. Reads the whole batch before it writes, because scaling and whitening are
+    over the whole batch, never over one shard. --process-coef 0 uses outcome rewards alone and needs no score-prm.
     --estimator gae needs score-values.
 
-    outcome_advantages and process_advantages say how much of each token's advantage came from which source.
+    The columns outcome_advantages and process_advantages say how much of each token's advantage comes from which
+    reward.
 
     Example:
 

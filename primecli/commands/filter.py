@@ -6,11 +6,12 @@ from primecli.stages import filter as stage
 
 
 def filter(options: stage.FilterOptions) -> None:
-    """A group passes when its accuracy is within the bounds and no response of it was cut short. A group with
-    an ungraded response never passes. _summary.json counts why groups were dropped.
+    """A group passes if its accuracy is within the bounds and none of its responses was cut off at the length limit
+    (--allow-truncated permits that). A group with an ungraded response never passes. _summary.json says how many groups
+    were dropped for which reason.
 
-    With --groups N this stage behaves like head: after N groups it closes its input, and generate, which
-    sees the closed pipe, samples no more. A shard of which no group passes is not written.
+    With --groups N this stage works like head: after N groups it closes its input, and generate, which notices that its
+    reader has gone, stops sampling. A shard in which no group passes is not written.
 
     Example:
 

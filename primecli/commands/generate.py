@@ -6,14 +6,14 @@ from primecli.stages import generate as stage
 
 
 def generate(options: stage.GenerateOptions) -> None:
-    """Each shard holds whole groups: the N samples of a prompt, with their exact token ids and the
-    log-probabilities of the distribution that they were sampled from.
+    """Each shard holds whole groups: the N responses to a prompt, with the exact token ids that were sampled and their
+    log-probabilities under the distribution that they were sampled from.
 
-    Which prompts an iteration takes depends on --seed, --step and --batch-prompts alone, so a loop that was
-    killed goes on where it stopped, and any iteration can be made again.
+    The prompts of an iteration depend only on --seed, --step and --batch-prompts. So a run that was killed continues
+    where it stopped, and any iteration can be repeated.
 
-    With vllm-server, the servers have to answer a probe as --model does, at the start and before each shard is
-    written; --reload makes them load it first (they run with VLLM_SERVER_DEV_MODE=1).
+    With vllm-server, each server must answer a probe as --model does, at the start and before each shard is written.
+    With --reload the servers load --model first; start them with VLLM_SERVER_DEV_MODE=1.
 
     Example:
 

@@ -12,43 +12,48 @@ from primecli.options import Option, Partial, Shards, StepSeparator, separator
 
 def inspect(
     shards: Shards = (),
-    row: Annotated[int | None, Option("The row of its shard, from 0.", min=0)] = None,
-    group: Annotated[str | None, Option("A group_id, or its beginning.", metavar="ID")] = None,
+    row: Annotated[int | None, Option("The row in its shard, counted from 0.", min=0)] = None,
+    group: Annotated[str | None, Option("A group_id, or the beginning of one.", metavar="ID")] = None,
     verdict: Annotated[str | None, Option("correct, wrong, unparseable, timeout or error.", metavar="NAME")] = None,
     sort: Annotated[
         Sort | None,
-        Option("Largest first; disagreement: wrong of a high reward, right of a low; lowest-token: lowest first."),
+        Option(
+            "Largest first. disagreement: wrong responses with a high reward and right ones with a low reward first; "
+            "lowest-token: the token with the lowest reward first."
+        ),
     ] = None,
-    ascending: Annotated[bool, Option("Turns the order round.")] = False,
+    ascending: Annotated[bool, Option("Reverse the order.")] = False,
     limit: Annotated[int, Option("How many rollouts, or pairs, to show.", min=1)] = 1,
     color: Annotated[
-        Measure, Option("What tokens are coloured by; ratio and logprob-gap need --model.")
+        Measure, Option("What to colour tokens by; ratio and logprob-gap need --model.")
     ] = Measure.process_rewards,
     model: Annotated[
-        str | None, Option("Its log-probabilities of the shown tokens, against the sampler's.", metavar="DIR|HUB_ID")
+        str | None, Option("The model that ratio and logprob-gap compare with the sampler.", metavar="DIR|HUB_ID")
     ] = None,
-    side_by_side: Annotated[bool, Option("A right and a wrong sample of one group beside each other.")] = False,
+    side_by_side: Annotated[bool, Option("Show a right and a wrong sample of one group beside each other.")] = False,
     step_separator: StepSeparator = "\\n",
     scale: Annotated[
-        float | None, Option("Where the colour scale ends.  [default: the largest value shown]", min=0.0)
+        float | None, Option("The value at the end of the colour scale.  [default: the largest value shown]", min=0.0)
     ] = None,
     tokenizer: Annotated[
         str | None,
         Option(
-            "Spells the tokens.  [default: that of the model that sampled, where it is still there]",
+            "What turns token ids into text.  [default: the tokenizer of the model that sampled, if it is still there]",
             metavar="DIR|HUB_ID",
         ),
     ] = None,
-    theme: Annotated[Theme, Option("The terminal's background; auto looks at COLORFGBG, else dark.")] = Theme.auto,
-    no_color: Annotated[bool, Option("Marks in place of colours, as NO_COLOR does.")] = False,
+    theme: Annotated[
+        Theme, Option("The terminal's background; auto reads COLORFGBG, and takes dark if it is not set.")
+    ] = Theme.auto,
+    no_color: Annotated[bool, Option("Print marks instead of colours, as NO_COLOR does.")] = False,
     as_json: Annotated[bool, Option("Print JSON lines.", flags="--json")] = False,
     partial: Partial = False,
 ) -> None:
-    """A line a step: its sum, the sum so far, its text. Blue is above 0, orange below. Without colour (--no-color,
-    NO_COLOR, a pipe) marks stand under the tokens instead. Reads the rows that it shows; filters and orders
-    read the columns that they need.
+    """One line per step: its sum, the sum so far and its text. Blue is above 0, orange below. Without colours
+    (--no-color, NO_COLOR, or in a pipe) marks below the tokens show the same. Only the rows that are shown are read in
+    full; filters and --sort read the columns that they need.
 
-    ratio is a model's probability of each token over the sampler's, as a logarithm; logprob-gap the size of that.
+    ratio is the logarithm of a model's probability of each token over the sampler's; logprob-gap is its absolute value.
 
     Example:
 

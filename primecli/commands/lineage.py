@@ -9,7 +9,7 @@ from primecli.options import Option
 
 
 def lineage(
-    made: Annotated[
+    paths: Annotated[
         tuple[str, ...],
         Option(
             "Shards, directories of them, checkpoints or globs. With none, or with -, paths are read from stdin.",
@@ -17,16 +17,18 @@ def lineage(
             metavar="[SHARD|CHECKPOINT]...",
         ),
     ] = (),
-    diff: Annotated[Path | None, Option("Say instead what differs between it and another.", metavar="OTHER")] = None,
-    replay: Annotated[bool, Option("Print instead the shell commands that make it again.")] = False,
+    diff: Annotated[
+        Path | None, Option("Print what differs from another shard or checkpoint instead.", metavar="OTHER")
+    ] = None,
+    replay: Annotated[bool, Option("Print the shell commands that make it again instead.")] = False,
     depth: Annotated[
-        int | None, Option("Follow so many models and inputs one behind another.  [default: all]", min=0)
+        int | None, Option("How many levels of models and inputs to follow.  [default: all]", min=0)
     ] = None,
     as_json: Annotated[bool, Option("Print JSON.", flags="--json")] = False,
 ) -> None:
-    """A tree of the commands, the newest first, with the models and shards they used and their own origins.
-    --diff compares configuration, models, seeds and versions, stage by stage. --replay prints a script that
-    makes it again in the same places, to be run where the commands were run; what is there already is skipped.
+    """Prints a tree of the commands that made it, the newest first, with the models and shards that they used and where
+    those come from. --diff compares configuration, models, seeds and versions, stage by stage. --replay prints a script
+    that makes it again in the same places, for you to run where the commands were run; it skips what is already there.
 
     Example:
 
@@ -37,4 +39,4 @@ def lineage(
     """
     from primecli.analysis.lineage_view import show_lineage
 
-    show_lineage(made, diff=diff, replay=replay, depth=depth, as_json=as_json)
+    show_lineage(paths, diff=diff, replay=replay, depth=depth, as_json=as_json)

@@ -12,19 +12,22 @@ def query(
     shards: Annotated[
         tuple[str, ...],
         Option(
-            "Shards, directories or globs, or none where paths come from stdin; then SQL.",
+            "Shards, directories or globs (none if paths come from stdin), then the query.",
             argument=True,
             metavar="[SHARDS]... SQL",
         ),
     ],
-    output: Annotated[Format, Option("A table, CSV with a header, or JSON lines.", flags="--format")] = Format.table,
+    output: Annotated[
+        Format, Option("Print a table, CSV with a header, or JSON lines.", flags="--format")
+    ] = Format.table,
     partial: Partial = False,
 ) -> None:
-    """DuckDB runs it; the shards are the table `rollouts`, with the columns `filename` and `file_row_number` (from 0)
-    beside their own; a column that some shards do not have is NULL there. Needs the package duckdb. Nothing is written,
-    unless the SQL itself says COPY ... TO, and no extension is loaded, so that nothing goes over the network.
+    """DuckDB runs the query; the shards are its table `rollouts`. The columns `filename` and `file_row_number` (from 0)
+    are added to the shards' own; a column that some shards lack is NULL there. Needs the package duckdb. Nothing is
+    written unless the query itself is COPY ... TO, and no extension is loaded, so nothing goes over the network.
 
-    Lists are 1-based: process_rewards[1] is the first token's, list_sum(process_rewards) a response's.
+    Lists are 1-based: process_rewards[1] is the reward of the first token, list_sum(process_rewards) that of the
+    response.
 
     Example:
 

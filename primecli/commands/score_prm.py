@@ -6,8 +6,8 @@ from primecli.stages import score_prm as stage
 
 
 def score_prm(options: stage.ScorePrmOptions) -> None:
-    """The reward of a token is beta * (log-probability under the PRM - log-probability under the reference),
-    in nats, at temperature 1. Behind update-prm in a pipe, this stage sees the updated PRM.
+    """The reward of a token is beta * (log-probability under the PRM - log-probability under the reference), in nats,
+    at temperature 1. After update-prm in a pipe, this stage uses the updated PRM.
 
     Example:
 

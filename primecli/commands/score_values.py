@@ -6,9 +6,9 @@ from primecli.stages import score_values as stage
 
 
 def score_values(options: stage.ScoreValuesOptions) -> None:
-    """For PPO: compute-advantages --estimator gae takes the values as baseline, and update-critic trains on what
-    came instead. The critic is a causal LM with a value head; any model or checkpoint can start one, and then
-    expects 0 everywhere.
+    """For PPO: compute-advantages --estimator gae uses the values as its baseline, and update-critic trains the critic
+    on the returns. The critic is a causal LM with a value head. Any model or checkpoint can start one; its values are
+    then 0 everywhere.
 
     Example:
 

@@ -12,9 +12,10 @@ def stats(
     as_json: Annotated[bool, Option("Print JSON.", flags="--json")] = False,
     partial: Partial = False,
 ) -> None:
-    """By data source where there are several. Accuracy is the mean outcome reward. pass@k is the unbiased estimate from
-    the samples of each group, right being an outcome reward of 1; --json has its standard errors too. A response's
-    reward is the sum of its process rewards. One pass, whatever the size; what no shard has yet is left out.
+    """Broken down by data source where there are several. Accuracy is the mean outcome reward. pass@k is the unbiased
+    estimate from the samples of each group, where an outcome reward of 1 counts as right; --json also has the standard
+    errors. A response's reward is the sum of its process rewards. Shards of any size are read in one pass; statistics
+    whose columns no shard has yet are left out.
 
     Example:
 

@@ -6,10 +6,9 @@ from primecli.stages import update_critic as stage
 
 
 def update_critic(options: stage.UpdateCriticOptions) -> None:
-    """The critic is a causal LM with a value head; any model or checkpoint can start one, and then expects 0
-    everywhere. The loss is half the squared error to the returns that compute-advantages --estimator gae
-    stored, clipped around the values that score-values stored. Passes its input paths on once the checkpoint
-    is complete.
+    """The critic is a causal LM with a value head. Any model or checkpoint can start one; its values are then 0
+    everywhere. The loss is half the squared error to the returns that compute-advantages --estimator gae stored,
+    clipped around the values that score-values stored. Passes its input paths on once the checkpoint is complete.
 
     Example:
 

@@ -6,11 +6,11 @@ from primecli.stages import update_policy as stage
 
 
 def update_policy(options: stage.UpdatePolicyOptions) -> None:
-    """The loss is PPO's clipped surrogate, with a KL to a reference and an entropy bonus where asked for.
+    """The loss is PPO's clipped surrogate, with an optional KL to a reference and an optional entropy bonus.
 
-    Rollouts of another policy than --policy are refused, unless --max-staleness allows them. Log-probabilities
-    are taken at the temperature that the rollouts were sampled with. Passes its input paths on once the
-    checkpoint is complete. Prints what tells whether training is healthy, and stores it in _summary.json.
+    Refuses rollouts of another policy than --policy, unless --max-staleness allows them. Takes log-probabilities at the
+    temperature that the rollouts were sampled with. Passes its input paths on once the checkpoint is complete. Shows
+    metrics that tell whether training is healthy, and stores them in _summary.json.
 
     Example:
 

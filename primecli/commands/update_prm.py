@@ -6,13 +6,13 @@ from primecli.stages import update_prm as stage
 
 
 def update_prm(options: stage.UpdatePrmOptions) -> None:
-    """The score of a response is the sum of its tokens' implicit rewards, beta * (log p_prm - log p_ref); the
-    loss is its binary cross-entropy against the outcome reward, or that of the pairs of a group. Reads the
-    whole batch; once the checkpoint is complete, passes its input paths on, so that a score-prm behind it uses
-    the new PRM.
+    """The score of a response is the sum of its tokens' implicit rewards, beta * (log p_prm - log p_ref). The loss is
+    the binary cross-entropy of the score against the outcome reward; --loss dpo instead compares the right and the
+    wrong responses of a group. Reads the whole batch. Passes its input paths on once the checkpoint is complete, so a
+    score-prm after it uses the new PRM.
 
-    What is measured before the update is on responses that the PRM has not seen: whether it can still be
-    believed. What is measured after it is on those it was just trained on.
+    The metrics from before the update are on responses that the PRM has not seen, so they say whether its rewards can
+    be trusted. The metrics from after the update are on the responses it has just been trained on.
 
     Example:
 

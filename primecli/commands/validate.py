@@ -9,13 +9,13 @@ from primecli.options import Option, Partial, Shards
 
 def validate(
     shards: Shards = (),
-    limit: Annotated[int, Option("Problems to print; all are counted.", min=1)] = 20,
+    limit: Annotated[int, Option("How many problems to print; all are counted.", min=1)] = 20,
     as_json: Annotated[bool, Option("Print JSON.", flags="--json")] = False,
     partial: Partial = False,
 ) -> None:
-    """Prints each problem with its shard, row and column, and ends with exit code 3 when there is one. Rows are
-    counted from 0. The rows are held against the hash that was taken when they were written, against the policy that
-    the provenance names, and process rewards against the log-probabilities that they come from.
+    """Prints each problem with its shard, row and column, and ends with exit code 3 if there is any. Rows are counted
+    from 0. They are compared with the hash that was taken when they were written and with the policy that the
+    provenance names, and process rewards with the log-probabilities that they were computed from.
 
     Example:
 

@@ -6,12 +6,12 @@ from primecli.stages import verify as stage
 
 
 def verify(options: stage.VerifyOptions) -> None:
-    """math takes the answer from the last \\boxed{}, else from a final-answer phrase, else it is the last number.
-    code runs the program of a response against its tests in a sandbox.
+    """The math verifier takes the answer from the last \\boxed{}, else from a final-answer phrase, else from the last
+    number. The code verifier runs the program in a response against its tests, in a sandbox.
 
-    What the model caused is reward 0, with the verdict wrong, unparseable or timeout. Where the verifier itself or the
-    data failed (no ground truth, for one), the reward is null and the verdict error: such rows are counted,
-    filter drops their groups, and with more of them than --max-errors the stage ends with exit code 4.
+    Whatever is the model's fault has reward 0, with the verdict wrong, unparseable or timeout. If the verifier or the
+    data is at fault, such as a missing ground truth, the reward is null and the verdict is error. Such rows are
+    counted, and filter drops their groups; if there are more of them than --max-errors, verify ends with exit code 4.
 
     Example:
 

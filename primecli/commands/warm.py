@@ -9,16 +9,16 @@ from primecli.options import Option
 
 def warm(
     command: Annotated[
-        tuple[str, ...], Option("What to run, with its arguments.", argument=True, metavar="-- COMMAND...")
+        tuple[str, ...], Option("The command to run, with its arguments.", argument=True, metavar="-- COMMAND...")
     ],
 ) -> None:
-    """Beside COMMAND runs a helper that has imported torch and transformers. A stage that needs them is forked from it
-    and gives the same result, exit code and files, without the seconds that the imports take. The helper ends
-    with COMMAND; a stage that then still runs is interrupted.
+    """A helper that has imported torch and transformers runs beside COMMAND. Stages are forked from it, which gives the
+    same results, exit codes and files without the seconds that the imports take. The helper exits with COMMAND; a stage
+    that is still running then is interrupted.
 
-    A stage starts in the plain way, and says why, where the helper has ended, where the code on disk has changed, or
-    where an environment variable that libraries read when they are imported is not the helper's. On other systems than
-    Linux all stages do.
+    A stage starts without the helper, and says why, if the helper has exited, if the code on disk has changed, or if an
+    environment variable that libraries read when they are imported has another value than in the helper. Outside Linux
+    that goes for all stages.
 
     Example:
 

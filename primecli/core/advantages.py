@@ -55,7 +55,7 @@ class Estimator(Protocol):
 
 
 def group_sums(values: Tensor, group_index: Tensor) -> Tensor:
-    """Each row's sum over its group.
+    """For each row, the sum of `values` over its group.
 
     values: (B,); group_index: (B,) int64. Returns (B,).
 
@@ -89,7 +89,7 @@ def mean_of_others(values: Tensor, group_index: Tensor) -> Tensor:
 
 
 def group_std(values: Tensor, group_index: Tensor) -> Tensor:
-    """Unbiased standard deviation over each row's group.
+    """Sample standard deviation (n - 1) of each row's group.
 
     values: (B,); group_index: (B,) int64. Returns (B,). Raises ValueError for a group of one row.
 
@@ -182,9 +182,9 @@ def dr_grpo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tenso
 def grpo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor) -> Centered:
     """Rewards minus the mean of their group, divided by its standard deviation (GRPO, arXiv 2402.03300).
 
-    The deviation is the unbiased one of the group, plus 1e-6; for process rewards, that of the responses' mean process
-    rewards. The division gives both sources the same size whatever the scale of the PRM, so a PRM that knows nothing
-    yet counts as much as one that does; `dr_grpo` leaves it out.
+    The deviation is the group's sample standard deviation (n - 1), plus 1e-6; for process rewards, that of the
+    responses' mean process rewards. The division removes the scale of the PRM, so one that knows nothing yet counts as
+    much as a good one, and summed over many tokens its rewards can dwarf the outcome; `dr_grpo` does not divide.
 
     >>> mask = torch.tensor([[True], [True]])
     >>> grpo(torch.tensor([1.0, 0.0]), torch.tensor([[0.2], [0.4]]), mask, torch.tensor([0, 0]))
@@ -258,7 +258,7 @@ def whitening(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Values with mean 0 and (unbiased) variance 1 over all tokens under the mask, which must cover the whole batch.
+    """Values with mean 0 and sample variance 1 over all tokens under the mask: of the whole batch, not of a shard.
 
     values, mask: (B, T). Returns (B, T), 0 outside the mask.
 

@@ -55,8 +55,8 @@ def token_logprobs(
     """Log-probability of each target, and entropy, under softmax((hidden @ weight.T + bias) / temperature).
 
     Differentiable in hidden, weight and bias, through both results. Products are computed in the dtype of `hidden`,
-    softmax in float32 (float64 for float64 input). Where the device can, products of 16-bit numbers are summed and kept
-    in float32, and no logit is rounded. The entropy adds about half to the time.
+    softmax in float32 (float64 for float64 input). On a GPU, products of bfloat16 matrices have float32 results: logits
+    are not rounded. The entropy adds about half to the time.
 
     hidden: (N, D), the states that predict the targets. weight: (V, D). targets: (N,) int64. bias: (V,).
     temperature: (N,), positive. chunk_elements: logits in one tile; kept_elements: logits kept for the backward pass;
@@ -164,9 +164,9 @@ class _Running(NamedTuple):
     def add(
         self, part: Tensor, targets: Tensor, columns: slice, rows: slice, *, with_entropy: bool, keeps: bool
     ) -> None:
-        """Adds a tile's logits, (n, v), of these rows. They are overwritten: by logits - top where `keeps`.
+        """Adds some rows of a tile. part: (n, v), their logits, which are overwritten (by logits - top where `keeps`).
 
-        targets: (n,).
+        targets: (n,), theirs. columns, rows: what of the vocabulary and which of the N tokens they are.
         """
         chosen, top, mass, moment = (statistic[rows] for statistic in self)  # (n,) each, views
         index, inside = _find_targets(targets, columns)
@@ -183,9 +183,10 @@ class _Running(NamedTuple):
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right in float32, or float64 where they are; rounded to their dtype before only where that cannot be had.
+    """left @ right as float32, or float64 for float64 input.
 
-    A logit of 20 in bfloat16 is right to 0.06.
+    The product of 16-bit matrices is rounded to 16 bits first, unless the device can do without: a logit of 20 would be
+    off by up to 0.06 in bfloat16.
     """
     if left.dtype == torch.float64:
         return left @ right
@@ -196,7 +197,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 @functools.cache
 def _has_wide_products(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this torch multiplies 16-bit matrices into a float32 one on the device; CUDA's does, from 2.8 on."""
+    """Whether torch multiplies 16-bit matrices into a float32 one on this device: on CUDA, from 2.8 on."""
     if device.type != "cuda":
         return False
     small = torch.ones(16, 16, device=device, dtype=dtype)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-COMPARED_AT_ONCE = 1_000_000  # pairs in one array, which bounds memory
+COMPARED_AT_ONCE = 1_000_000  # pairs of responses in one array: bounds memory to tens of megabytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,11 @@ class Entry:
 
 
 ESTIMATORS = {
-    "rloo": Entry("rloo", "less the mean of the group's others"),
+    "rloo": Entry("rloo", "subtracts the mean of the group's other responses"),
     "reinforce": Entry("reinforce", "no baseline"),
-    "grpo": Entry("grpo", "less the group's mean, over its deviation"),
-    "dr-grpo": Entry("dr_grpo", "grpo without the division"),
-    "gae": Entry("reinforce", "with a critic's values"),  # `gae` subtracts them itself, from rewards without a baseline
+    "grpo": Entry("grpo", "subtracts the group's mean and divides by its standard deviation"),
+    "dr-grpo": Entry("dr_grpo", "as grpo, without the division"),
+    "gae": Entry("reinforce", "uses the values of a critic"),  # which `advantages.gae` subtracts itself
 }
 """The advantage estimators: what `compute-advantages --estimator` offers."""
 

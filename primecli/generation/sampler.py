@@ -115,7 +115,7 @@ class Sampler:
         engine.confirm()
         del self._samples[number]
         if not self._samples:
-            self._close()  # before the last shard's path is out: the next stage may begin then, and want the GPU
+            self._close()  # before the last shard's path is out, since the next stage may want the GPU then
         return [finished[index] for index in range(len(finished))]
 
 

@@ -118,7 +118,7 @@ def _one_token(
 def _by_segments(query: Tensor, key: Tensor, value: Tensor, segments: list[Segment], scaling: float | None) -> Tensor:
     """Attention within a packed row: (1, T, H, d). The work is that of the segments; a T x T mask is never made."""
     if torch.is_autocast_enabled(query.device.type):
-        # as autocast does for scaled_dot_product_attention, but not for the one that a CausalBias puts in its place
+        # autocast would do this for scaled_dot_product_attention, but a CausalBias replaces that function
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     lengths = [segment.length for segment in segments]

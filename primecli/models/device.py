@@ -23,19 +23,21 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 # Bytes. Larger blocks are returned when they are freed; the second is the most that older glibcs accept.
 LARGE_BLOCKS = (1 << 30, 32 << 20)
 
-WAIT_SECONDS = 120.0  # a process that ends gives its memory back within seconds; one that goes on is not worth more
+# How long to wait for a GPU's memory. A process that ends releases it within seconds; if it keeps running, no wait is
+# long enough.
+WAIT_SECONDS = 120.0
 POLL_SECONDS = 0.25
-OWN_OVERHEAD = 1 << 30  # bytes: what a process holds on a GPU beside its tensors, CUDA's context first of all
+OWN_OVERHEAD = 1 << 30  # bytes that a process holds on a GPU besides its tensors: above all, CUDA's context
 
 OUT_OF_MEMORY = (
-    "can't allocate memory",  # of the CPU
-    "CUDA error: out of memory",  # of the driver: where even its own context does not fit
+    "can't allocate memory",  # the CPU's
+    "CUDA error: out of memory",  # from the driver, when not even a context fits
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""What errors say that are about memory without being torch.OutOfMemoryError."""
+"""Texts of errors that mean a lack of memory but are not torch.OutOfMemoryError."""
 BUSY = "busy or unavailable"
-"""What CUDA says of a GPU that takes one process at a time and has one."""
+"""Text of the error for a GPU in exclusive mode that another process is using."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +65,16 @@ class Placement:
             yield
 
     def for_head(self, states: torch.Tensor) -> torch.Tensor:
-        """Last hidden states as the head takes them, which `autocast` does not reach: its products are in `dtype` too.
+        """The last hidden states in the precision in which the head is to compute; it runs outside `autocast`.
 
-        Float32 weights give float32 states under autocast. Left so, the product with the head would run in float32,
-        some 15 times slower on a GPU. On a CPU they stay as they are: a product in bfloat16 rounds its result there.
+        Under autocast, float32 weights give float32 states. The head would then compute in float32, which on a GPU is
+        some 15 times slower than bfloat16. On a CPU the states stay float32, since bfloat16 would round the logits.
         """
         return states if self.device.type == "cpu" else states.to(self.dtype)
 
 
 def device_problem(name: str) -> str | None:
-    """What is wrong with a value of --device; None where nothing is.
+    """What is wrong with a value of --device; None if nothing is.
 
     >>> device_problem("cuda:1"), device_problem("gpu")
     (None, "'gpu' is not auto, cpu, cuda or cuda:N")
@@ -99,8 +101,8 @@ def _has_accelerator_files() -> bool:
 def resolve_placement(device: str, dtype: str, packing: str = "auto") -> Placement:
     """The placement that the options name; the device `auto` is the GPU where there is one.
 
-    dtype: as `resolve_dtype` returns it. packing: as in `Placement`. Waits for a GPU that another process still fills,
-    as `open_device` does. Raises UsageError for a device that does not work, PrimecliError for one that stays full.
+    dtype: as `resolve_dtype` returns it. packing: as in `Placement`. Waits while other processes fill the GPU, see
+    `open_device`. Raises UsageError for a device that does not work, PrimecliError for one that stays full.
     """
     import torch
 
@@ -115,17 +117,19 @@ def resolve_placement(device: str, dtype: str, packing: str = "auto") -> Placeme
 
 
 def _touch(device: torch.device) -> None:
-    """Computes a number on the device, and makes a GPU this process's own. Raises what torch raises."""
+    """Computes a number on the device, and sets what primecli relies on there. Raises what torch raises."""
     import torch
 
     if device.type != "cuda":
         torch.empty(0, device=device)
         return
-    # float32 is float32, also where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as it is in NVIDIA's containers
+    # float32 must not mean TF32, even if TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set, as it is in NVIDIA's containers
     torch.set_float32_matmul_precision("highest")
+    # cuDNN's attention builds a plan for every new shape, which takes tens of milliseconds, and ours are ragged
+    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.cuda.init()  # type: ignore[no-untyped-call]
     if device.index is not None:
-        torch.cuda.set_device(device)  # what asks for no device, such as pinned memory, would open the first GPU too
+        torch.cuda.set_device(device)  # or whatever names no device would open a context on the first GPU too
     torch.zeros(1, device=device).item()
 
 
@@ -136,9 +140,10 @@ def open_device(
     seconds: float = WAIT_SECONDS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Touches a device, and touches it again for up to `seconds` while other processes leave no room on it.
+    """Calls `touch`, again and again for up to `seconds` while it fails because other processes fill the device.
 
-    Says once that it waits. Raises PrimecliError where the device stays full, and what else `touch` raises.
+    Prints one line on stderr when it starts to wait. Raises PrimecliError if the device stays full, and any other error
+    of `touch` at once.
     """
     waited = 0.0
     while True:
@@ -149,10 +154,10 @@ def open_device(
                 raise
             if waited >= seconds:
                 raise PrimecliError(
-                    f"{name} is full: {first_line(error)}", "other processes hold it; `nvidia-smi` lists them"
+                    f"{name} is full: {first_line(error)}", "`nvidia-smi` lists the processes that use it"
                 ) from error
         if not waited:
-            _say(f"{name} is full; waiting up to {seconds:.0f} s for other processes to leave it")
+            _say(f"{name} is full; waiting up to {seconds:.0f} s for other processes to release it")
         sleep(POLL_SECONDS)
         waited += POLL_SECONDS
 
@@ -165,10 +170,10 @@ def _say(text: str) -> None:
 class DeviceMemory:
     """The memory of a GPU, bytes.
 
-    total: all of it.
-    free: what nobody has taken.
-    reserved: what this process's allocator has taken.
-    cached: what it has taken and does not use at present.
+    total: the size of the memory.
+    free: what no process has allocated.
+    reserved: what torch's allocator has allocated in this process.
+    cached: the part of `reserved` that holds no tensors now.
     """
 
     total: int
@@ -177,12 +182,12 @@ class DeviceMemory:
     cached: int = 0
 
     def others(self) -> int:
-        """What other processes hold, as near as can be told."""
+        """About how much other processes hold."""
         return max(0, self.total - self.free - self.reserved - OWN_OVERHEAD)
 
 
 def device_memory(device: torch.device) -> DeviceMemory:
-    """The memory of a GPU now."""
+    """The current state of a GPU's memory."""
     import torch
 
     free, total = torch.cuda.mem_get_info(device)
@@ -198,39 +203,40 @@ def wait_for_memory(
     seconds: float = WAIT_SECONDS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Waits until a GPU has `needed` bytes for us, up to `seconds`, while other processes hold them.
+    """Waits for up to `seconds` until a GPU has `needed` bytes free, as long as other processes hold them.
 
-    The stages of a pipe have the GPU in turn, and a process that ends gives its memory back a moment after the next one
-    has read its last line. Says once that it waits. Returns at once for another device, where the memory is there, and
-    where waiting cannot help; the allocation that follows then says what is wrong.
-    memory: what the device has; asked again and again.
+    The stages of a pipe use the GPU in turn, and the memory of a process that ends is free only a moment after the next
+    stage has read its last line. Prints one line on stderr when it starts to wait. Returns at once on another device,
+    if the memory is free, and if waiting cannot help: the allocation that follows then fails with a better message.
+
+    memory: returns the device's memory; called repeatedly.
     """
     if device.type != "cuda":
         return
     waited = 0.0
     while waited <= seconds:
-        found = device_memory(device) if memory is None else memory()
-        room = found.free + found.cached
-        if needed <= room or not found.others() or needed > room + found.others():
+        current = device_memory(device) if memory is None else memory()
+        room = current.free + current.cached
+        if needed <= room or not current.others() or needed > room + current.others():
             return
         if not waited:
             _say(
                 f"{needed / 2**30:.1f} GiB are needed on {device} and {room / 2**30:.1f} are free; waiting up to "
-                f"{seconds:.0f} s for other processes, which hold {found.others() / 2**30:.1f}"
+                f"{seconds:.0f} s for other processes to release some of their {current.others() / 2**30:.1f} GiB"
             )
         sleep(POLL_SECONDS)
         waited += POLL_SECONDS
 
 
 def free_device_memory(device: torch.device | None = None) -> None:
-    """Gives the GPU memory of what has no references any more to other processes. device: None where any may be used.
+    """Releases the GPU memory that this process no longer uses, so that other processes can have it.
 
-    CUDA's context, some hundred MiB, stays until the process ends.
+    CUDA's context, some hundred MiB, stays until the process ends. device: None for whichever is in use.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized() or (device is not None and device.type != "cuda"):
         return
-    gc.collect()  # models refer to themselves
+    gc.collect()  # a model can be part of a reference cycle
     torch.cuda.empty_cache()
 
 
@@ -257,14 +263,14 @@ def keep_freed_memory() -> None:
 
 
 def give_freed_memory_back() -> None:
-    """Gives memory that was freed and is kept (`keep_freed_memory`) to the system: a model that has gone to a GPU."""
+    """Returns the memory that `keep_freed_memory` keeps to the system, such as that of a model moved to a GPU."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is about memory, of the CPU or of a GPU."""
+    """Whether an error means that the memory of the CPU or of a GPU has run out."""
     import torch
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

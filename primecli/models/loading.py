@@ -100,7 +100,7 @@ def _reporting_load_errors(directory: Path, what: str) -> Iterator[None]:
 
 
 def move(model: Any, placement: Placement) -> Any:
-    """The model, on its device once other processes leave room there. Raises PrimecliError where it does not fit."""
+    """The model, moved to its device once there is room. Raises PrimecliError if it does not fit."""
     device = placement.device
     tensors = [*model.parameters(), *model.buffers()]
     wait_for_memory(device, sum(tensor.nbytes for tensor in tensors if tensor.device != device))
@@ -129,7 +129,7 @@ def check_head(model: Any, directory: Path) -> None:
         logits = model(input_ids=ids, use_cache=False).logits  # (1, T, V)
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state  # (1, T, D)
         head = model.get_output_embeddings()
-        # by the head itself, which rounds logits as the model does: `token_logprobs` does not where it can do without
+        # computed by the head itself, whose rounding is the model's: `token_logprobs` does not round logits on a GPU
         ours, theirs = (
             torch.log_softmax(each.float(), -1).gather(-1, ids[..., None]).squeeze(-1)
             for each in (head(hidden.to(head.weight.dtype)), logits)

@@ -1,4 +1,4 @@
-"""The options of every stage that computes with a model."""
+"""The options that all stages which compute with a model share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Dtype(StrEnum):
-    """Precision of a model's products."""
+    """The precision of a model's matrix products."""
 
     auto = "auto"
     float32 = "float32"
@@ -23,7 +23,7 @@ class Dtype(StrEnum):
 
 
 class Packing(StrEnum):
-    """Whether sequences share a row of a batch, and their prompt."""
+    """Whether sequences share a row of a batch instead of being padded, and share the computation of their prompt."""
 
     auto = "auto"
     on = "on"
@@ -33,7 +33,7 @@ class Packing(StrEnum):
 MicroBatchTokens = Annotated[
     int,
     Option(
-        "Tokens computed at a time, padding included: bounds memory, changes no result beyond rounding.",
+        "Tokens per micro-batch, padding included. Limits memory; changes results only by rounding.",
         "execution",
         min=1,
     ),
@@ -42,52 +42,52 @@ MicroBatchTokens = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions(Options):
-    """Where and in what precision a model computes.
+    """The device and the precision of a model.
 
-    The precision that `auto` stands for is part of the result, where it came from is not.
+    The resolved precision is part of the recipe, so --dtype float32 and an `auto` that becomes float32 are the same.
     """
 
     device: Annotated[
         str,
         Option(
-            "Where to compute; auto is the GPU where there is one, cuda:1 the second of several.",
+            "Where to compute; auto is a GPU if there is one, cuda:1 is the second GPU.",
             "execution",
             metavar="<auto|cpu|cuda|cuda:N>",
             check=device_problem,
         ),
     ] = "auto"
-    dtype: Annotated[Dtype, Option("Precision of products; auto is bfloat16 on a GPU, float32 on the CPU.", "call")] = (
-        Dtype.auto
-    )
+    dtype: Annotated[
+        Dtype, Option("Precision of matrix products; auto is bfloat16 on a GPU, float32 on a CPU.", "call")
+    ] = Dtype.auto
     threads: Annotated[
         int | None, Option("CPU threads.  [default: OMP_NUM_THREADS, or all cores]", "execution", min=1)
     ] = None
 
     def resolved_dtype(self) -> str:
-        """float32 or bfloat16."""
+        """The precision that `dtype` stands for here: float32 or bfloat16."""
         return resolve_dtype(self.device, self.dtype.value)
 
     def recipe(self) -> dict[str, Json]:
-        """With the precision that `auto` stands for here."""
+        """Adds the resolved precision."""
         return {**super().recipe(), "dtype": self.resolved_dtype()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions(DeviceOptions):
-    """How sequences are scored: where, in what precision, and in what batches."""
+    """How sequences are computed: on which device, in what precision, and in what batches."""
 
     micro_batch_tokens: MicroBatchTokens = 16384
     packing: Annotated[
         Packing,
         Option(
-            "Sequences end to end in one row, a prompt that several share computed once, instead of padding; equal to "
-            "rounding. auto: on the CPU, where it saves enough and the model allows it.",
+            "Put sequences end to end in one row instead of padding them, and compute a shared prompt only once; same "
+            "results up to rounding. auto: on a CPU, if it saves enough and the model allows it.",
             "execution",
         ),
     ] = Packing.auto
 
     def placement(self) -> Placement:
-        """The device and precision to compute with; sets the number of this process's threads."""
+        """The device and precision to compute with. Also sets the number of CPU threads of this process."""
         set_threads(self.threads)
         return resolve_placement(self.device, self.resolved_dtype(), self.packing.value)
 
@@ -96,30 +96,30 @@ Prm = Annotated[str, Option("The process reward model, a causal LM.", "execution
 Ref = Annotated[
     str,
     Option(
-        "The reference, usually the SFT model; rollout: the sampling policy's own log-probabilities; shards: the "
-        "ref_logprobs that are there already.",
-        "call",  # `PrmOptions` records its kind in the recipe, its name in the provenance
+        "The reference model, usually the SFT model. rollout: use the sampling policy's own log-probabilities; shards: "
+        "use the ref_logprobs stored in the shards.",
+        "call",  # `PrmOptions` records the kind of reference in the recipe, and its name in the provenance
         metavar="DIR|HUB_ID|rollout|shards",
     ),
 ]
-Beta = Annotated[float, Option("Scale of the log-ratio that is the reward.", min=0.0)]
+Beta = Annotated[float, Option("Scale of the reward, which is beta times the log-ratio.", min=0.0)]
 Critic = Annotated[str, Option("The critic, or any causal LM to start one from.", "execution", metavar="DIR|HUB_ID")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrmOptions(Options):
-    """A process reward model beside its reference."""
+    """A process reward model and its reference."""
 
     prm: Prm
     ref: Ref
     beta: Beta = 0.05
 
     def recipe(self) -> dict[str, Json]:
-        """With the kind of reference; which model it is, its fingerprint says."""
+        """Adds the kind of reference: rollout, shards, or a model, whose fingerprint is recorded separately."""
         from primecli.shards.rollouts import STORED_REFERENCES
 
         return {**super().recipe(), "ref": self.ref if self.ref in STORED_REFERENCES else "model"}
 
     def execution(self) -> dict[str, Json]:
-        """With the reference as it was named."""
+        """Adds the reference as the user named it."""
         return {**super().execution(), "ref_model": self.ref}

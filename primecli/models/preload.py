@@ -51,7 +51,7 @@ class Preloader:
         loading.warm_imports()  # not in the thread, since two threads that import can block each other
         present = [(Path(name), dtype) for name, dtype in models if Path(name).is_dir()]
         needed = sum(_most_bytes(directory) for directory, _ in present)
-        if present and needed < SHARE_OF_MEMORY * _available_bytes():
+        if present and needed < SHARE_OF_MEMORY * available_bytes():
             # a daemon thread: the process does not wait for it when it ends
             self._thread = threading.Thread(target=self._run, args=(present,), daemon=True)
             self._thread.start()
@@ -67,12 +67,17 @@ class Preloader:
         except Exception as error:
             self._error = error
 
+    def wait(self) -> bool:
+        """Waits until nothing is being loaded; returns whether anything was."""
+        if self._thread is None:
+            return False
+        self._thread.join()
+        self._thread = None
+        return True
+
     def load(self, directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
         """The model of a directory in its current state, as from `loading.load_model`."""
-        if self._thread is not None:
-            # until it is done: while transformers loads a model, torch's default dtype is not what others expect
-            self._thread.join()
-            self._thread = None
+        self.wait()  # for all of them: while transformers loads one, torch's default dtype is not what others expect
         if self._error is not None:
             raise self._error
         key = (directory, dtype or placement.dtype)
@@ -106,7 +111,7 @@ def _most_bytes(directory: Path) -> int:
     return 2 * sum(path.stat().st_size for path in directory.glob("*.safetensors"))
 
 
-def _available_bytes() -> int:
+def available_bytes() -> int:
     """Memory that can be allocated without swapping; 0 where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

@@ -128,9 +128,9 @@ class StageRun(Run):
     def skip(
         self, shard: Shard, *, inputs: Sequence[Shard] | None = None, extra: Mapping[str, Json] | None = None
     ) -> bool:
-        """Whether this shard's output exists already; if so, passes its path on.
+        """Whether this shard's output exists already. If so, passes its path on; if not, remembers it for `commit`.
 
-        inputs: all shards that the output depends on, if these are more than the one.
+        inputs: all shards that the output depends on, if it depends on more than this one.
         extra: what else it depends on.
 
         Raises PrimecliError if the existing output was made by another recipe.
@@ -215,7 +215,7 @@ class StageRun(Run):
         pipe.emit(self.directory / name)
 
     def count(self, counts: Mapping[str, float]) -> None:
-        """Adds to the counts of the run without writing a shard, such as for a shard of which nothing was kept."""
+        """Adds to the counts of the run without writing a shard, for example if no group of a shard was kept."""
         for key, value in counts.items():
             self.counts[key] = self.counts.get(key, 0) + value
 
@@ -249,15 +249,16 @@ class StageRun(Run):
         self._summary.status = status
         self._summary.seconds = self._seconds()
         self._summary.metrics = {**self._finish(self.counts), **self.gauges}
+        # a rerun that found everything done, or that its reader stopped early, leaves the complete summary as it was
         same_shards = self._previous is not None and self._previous.shards == self._summary.shards
         if (status == "complete" and not same_shards) or not self._restore_summary(self.directory):
             self._summary.write(self.directory)
         if not self.options.quiet:
-            self._stack.pop_all().close()
+            self._stack.pop_all().close()  # takes the progress bar off the terminal before the line is written
             say(self.stage, self._closing_line(status))
 
     def _restore_summary(self, directory: Path) -> bool:
-        """Restores the summary of an earlier, complete run if this run has written no shards; whether it did."""
+        """Restores the summary of an earlier, complete run if this one wrote no shards. Returns whether it did."""
         if self._written or self._previous is None or self._previous.status != "complete":
             return False
         self._previous.write(directory)
@@ -295,6 +296,6 @@ class StageRun(Run):
         self._summary.status = "failed"
         self._summary.error = str(error) or type(error).__name__
         self._summary.seconds = self._seconds()
-        with contextlib.suppress(PrimecliError):  # on a full disk it still says running, which readers take for killed
+        with contextlib.suppress(PrimecliError):  # on a full disk it still says running, and counts as killed
             if not self._restore_summary(self.directory):
                 self._summary.write(self.directory)

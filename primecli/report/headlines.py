@@ -1,16 +1,22 @@
-"""The few numbers that stand first in a report, and the notes that go with them."""
+"""The few numbers at the top of a report, and the notes that go with them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from primecli.report.runs import TRAINING, Run
+from primecli.report.runs import TRAINING, Run, evaluations_of
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """One number of each run, by iteration. unit: `s` is a duration; change: whether its change says something."""
+    """One number at the top of a report.
+
+    label: its name.
+    unit: its unit; `s` marks a duration.
+    values: for each run, by iteration.
+    change: whether to show the change since the first iteration; pointless for what only adds up.
+    """
 
     label: str
     unit: str
@@ -19,19 +25,20 @@ class Headline:
 
 
 def headlines(runs: Sequence[Run]) -> list[Headline]:
-    """What of each run stands first; a number that no run has is left out."""
-    evaluations = sorted({purpose for run in runs for purpose in run.purposes()} - {TRAINING})
-    found = [Headline(f"accuracy, {name}", "", _series(runs, "verify", "accuracy", name)) for name in evaluations]
-    found += [
+    """The headlines of the runs; a number that no run has is left out."""
+    lines = [
+        Headline(f"accuracy, {name}", "", _series(runs, "verify", "accuracy", name)) for name in evaluations_of(runs)
+    ]
+    lines += [
         Headline("accuracy, training", "", _series(runs, "verify", "accuracy")),
         Headline("PRM pair accuracy", "", _series(runs, "update-prm", "pair_accuracy_before")),
         Headline("entropy", "nats", _series(runs, "update-policy", "entropy")),
         Headline("KL of the update", "nats", _series(runs, "update-policy", "kl_update")),
         Headline("response length", "tokens", _series(runs, "generate", "response_tokens")),
-        Headline("rollouts", "", tuple(_floats(run.rollouts()) for run in runs), change=False),
-        Headline("at work", "s", tuple(run.seconds() for run in runs), change=False),
+        Headline("rollouts", "", tuple(_floats(run.total_rollouts()) for run in runs), change=False),
+        Headline("busy time", "s", tuple(run.total_seconds() for run in runs), change=False),
     ]
-    return [line for line in found if any(any(values.values()) for values in line.values)]
+    return [line for line in lines if any(any(values.values()) for values in line.values)]
 
 
 def _series(runs: Sequence[Run], stage: str, metric: str, purpose: str = TRAINING) -> tuple[dict[int, float], ...]:
@@ -43,18 +50,18 @@ def _floats(values: dict[int, int]) -> dict[int, float]:
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """What a reader should know first: stages that failed, were killed or still run, summaries that cannot be read."""
-    found = []
+    """What a reader should know first: stages that failed, were killed or are running, unreadable summaries."""
+    lines = []
     for run in runs:
         name = f"{run.name}: " if len(runs) > 1 else ""
         for entry in run.entries:
             state = entry.state()
-            where = entry.path.relative_to(run.path).as_posix()
+            where = f"{name}{entry.path.relative_to(run.path).as_posix()}: {entry.stage}"
             if state == "failed":
-                found.append(f"{name}{where}: {entry.stage} failed: {entry.summary.error or 'it does not say why'}")
-            elif state in ("killed", "running"):
-                found.append(
-                    f"{name}{where}: {entry.stage} {'was killed' if state == 'killed' else 'is still running'}"
-                )
-        found += [f"{name}{problem}" for problem in run.problems]
-    return found
+                lines.append(f"{where} failed: {entry.summary.error or 'it recorded no reason'}")
+            elif state == "killed":
+                lines.append(f"{where} was killed")
+            elif state == "running":
+                lines.append(f"{where} is still running")
+        lines += [f"{name}{problem}" for problem in run.problems]
+    return lines

@@ -1,26 +1,28 @@
-"""What a run is doing just now: the stages at work, what they have done so far, and the time that is left."""
+"""`primecli watch`: a run drawn in the terminal, looked at again and again until it is over."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from primecli.catalog import STAGES
-from primecli.errors import InputError
-from primecli.files import is_locked
-from primecli.pipeline.progress import duration
-from primecli.pipeline.summary import SUMMARY_NAME, committed
-from primecli.report.runs import FINISHED, TRAINING, UPDATE_LOCK, Entry, Run, number, split_path, typical_seconds
-from primecli.shards import parquet
+from primecli.pipeline.progress import duration, say
+from primecli.report.activity import activities, has_ended, is_over, seconds_left
+from primecli.report.runs import TRAINING, Run, find_run
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
-SETTLED_SECONDS = 60.0
-LAST_STAGE = "update-policy"  # an iteration that has it is finished
+    from primecli.report.iteration_log import IterationLog
+
+PLAIN_WIDTH = 120  # columns where stdout is not a terminal
+UNLIMITED_HEIGHT = 10**6  # lines, where stdout is not a terminal
+LEAST_ROWS = 3  # of the table, however small the terminal
+OTHER_LINES = 8  # around the table: title, blank lines, heading, caption, prompt
+STATE_STYLES = {"failed": "bold red", "killed": "bold red", "running": "green"}
+
 COLUMNS = (
     ("training", "verify", "accuracy"),
     ("PRM pairs", "update-prm", "pair_accuracy_before"),
@@ -30,187 +32,159 @@ COLUMNS = (
     ("truncated", "generate", "truncated"),
     ("grad norm", "update-policy", "grad_norm"),
 )
-"""Of the table: heading, stage, metric; those that matter most first."""
+"""Of the table: heading, stage and metric, the most important first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
-    """A stage that is at work, or that was killed or failed in the run's last iteration."""
+def watch_run(
+    directory: Path,
+    *,
+    iterations: int | None,
+    interval: float,
+    once: bool,
+    loggers: Sequence[str],
+    log_directory: Path | None,
+) -> None:
+    """Draws a run until it is over, or once where stdout is not a terminal; Ctrl-C ends it normally.
 
-    stage: str
-    iteration: int
-    state: str
-    purpose: str = TRAINING
-    detail: str = ""
-
-    def text(self) -> str:
-        """As one line."""
-        where = f"iteration {self.iteration}" + ("" if self.purpose == TRAINING else f", {self.purpose}")
-        return f"{where}: {self.stage} {self.state}{f', {self.detail}' if self.detail else ''}"
-
-
-def activities(run: Run, now: float) -> list[Activity]:
-    """The stages at work, updates among them, then what went wrong in the last iteration."""
-    found = [_shard_activity(entry, now) for entry in run.entries if entry.state() == "running"]
-    found += _updates(run, found)
-    last = max((entry.iteration for entry in run.entries), default=0)
-    for entry in run.entries:
-        state = entry.state()
-        if entry.iteration == last and state in ("failed", "killed"):
-            detail = " ".join((entry.summary.error or "").split()) if state == "failed" else _so_far(entry)
-            found.append(Activity(entry.stage, entry.iteration, state, entry.purpose, detail))
-    return found
-
-
-def _shard_activity(entry: Entry, now: float) -> Activity:
-    began = entry.started()
-    since = "" if began is None else f", {duration(max(now - began, 0.0))}"
-    return Activity(entry.stage, entry.iteration, "at work", entry.purpose, f"{_so_far(entry)}{since}")
-
-
-def _so_far(entry: Entry) -> str:
-    """Rollouts of the shards that are there, and of how many where the stage's own options or shard names say it."""
-    try:
-        names = committed(entry.path, entry.summary)
-        rows = sum(parquet.read_footer(entry.path / name).rows for name in names)
-    except (OSError, InputError):
-        return ""  # removed, or made again, while it was read
-    config = entry.summary.config
-    each, prompts = number(config.get("n")), number(config.get("batch_prompts"))
-    if each and prompts:
-        return f"{rows:,} of {int(each * prompts):,} rollouts"
-    match = parquet.NAME_PATTERN.fullmatch(names[0]) if names else None
-    parts = f" ({len(names)} of {int(match[2])} shards)" if match else ""
-    return f"{rows:,} rollouts{parts}"
-
-
-def _updates(run: Run, before: list[Activity]) -> Iterator[Activity]:
-    """Updates write no summary before they end: their locks say that they run.
-
-    They start with the pipeline, so one waits while a stage before it in the iteration is at work.
+    iterations: how many the loop will make, None if unknown. interval: seconds between two looks. once: look a single
+    time. loggers: also log the run's numbers with these. log_directory: where they write; None for `log` in the run.
+    Raises InputError for a directory that cannot be a run, UsageError for a logger that cannot work here.
     """
-    stages = {entry.path.parent: entry.stage for entry in run.entries}
-    found: list[tuple[int, str]] = []
-    for path in run.locks:
-        match = UPDATE_LOCK.fullmatch(path.name)
-        if match is not None and is_locked(path):
-            target = path.parent / match[1]
-            iteration, _ = split_path(target.relative_to(run.path).parts)
-            found.append((iteration or 0, stages.get(path.parent, _named_after(path.parent))))
-    for iteration, stage in sorted(found, key=lambda update: (update[0], _order(update[1]))):
-        earlier = [other for other in before if other.iteration == iteration and other.purpose == TRAINING]
-        waits = any(_order(other.stage) < _order(stage) for other in earlier) or any(
-            other[0] == iteration and _order(other[1]) < _order(stage) for other in found
-        )
-        yield Activity(stage, iteration, "waits for its input" if waits else "at work")
+    import signal
+    import sys
+
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    console = Console() if terminal else Console(width=PLAIN_WIDTH, height=UNLIMITED_HEIGHT)
+    log = _open_log(loggers, log_directory or directory / "log")
+    try:
+        if once or not (terminal or log):
+            _print(console, _look(directory, log), iterations)
+            return
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if terminal:
+            _draw_until_over(console, directory, iterations, interval, log)
+        else:
+            _print(console, _look_until_over(directory, iterations, interval, log), iterations)
+    except KeyboardInterrupt:
+        return
+    finally:
+        if log is not None:
+            log.close()
 
 
-def _order(stage: str) -> int:
-    return STAGES.index(stage) if stage in STAGES else len(STAGES)
+def _open_log(names: Sequence[str], directory: Path) -> IterationLog | None:
+    if not names:
+        return None
+    from primecli.report.iteration_log import IterationLog
+
+    def tell(text: str) -> None:
+        say("watch", text)
+
+    return IterationLog(names, directory, warn=tell, note=tell)
 
 
-def _named_after(directory: Path) -> str:
-    """The update that most likely writes here, before any of its checkpoints is there: by the directory's name."""
-    return next((stage for stage in STAGES if stage == f"update-{directory.name}"), f"an update of {directory.name}")
+def _look(directory: Path, log: IterationLog | None) -> Run:
+    """The run as it is now; its numbers are logged."""
+    run = find_run(directory, may_be_empty=True)
+    if log is not None:
+        log.update(run)
+    return run
 
 
-def finished(run: Run) -> int:
-    """How many of the iterations 1, 2, … are finished: the highest that the policy was updated in."""
-    return max((entry.iteration for entry in run.select(LAST_STAGE)), default=0)
+def _look_until_over(
+    directory: Path,
+    total: int | None,
+    interval: float,
+    log: IterationLog | None,
+    show: Callable[[Run], None] = lambda run: None,
+) -> Run:
+    """Looks at the run every `interval` seconds and shows it; returns it as it was last."""
+    while True:
+        run = _look(directory, log)
+        show(run)
+        if is_over(run, total) or (log is not None and total is None and has_ended(run, time.time())):
+            return run
+        time.sleep(interval)
 
 
-def seconds_left(run: Run, doing: list[Activity], total: int | None, now: float) -> tuple[float | None, float | None]:
-    """Of the iteration at work and of the whole run, from what iterations took; None where nothing can be said."""
-    typical = typical_seconds(run)
-    training = [other for other in doing if other.purpose == TRAINING and other.state not in ("failed", "killed")]
-    if typical is None or not training:
-        return None, None
-    current = max(other.iteration for other in training)
-    began = [
-        start
-        for entry in run.entries
-        if entry.iteration == current and entry.purpose == TRAINING and (start := entry.started()) is not None
-    ]
-    here = max(0.0, typical - (now - min(began))) if began else None
-    return here, None if total is None else (here or 0.0) + max(0, total - current) * typical
+def _draw_until_over(
+    console: Console, directory: Path, total: int | None, interval: float, log: IterationLog | None
+) -> None:
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+
+        def show(run: Run) -> None:
+            live.update(render(run, total, time.time(), height=console.height, width=console.width), refresh=True)
+
+        _look_until_over(directory, total, interval, log, show)
 
 
-def render(run: Run, total: int | None, now: float, *, height: int, width: int) -> Group:
-    """The run for a terminal of this size: what is at work, then a line an iteration, of which the last ones stay."""
+def _print(console: Console, run: Run, total: int | None) -> None:
+    console.print(render(run, total, time.time(), height=console.height, width=console.width))
+
+
+def render(run: Run, total: int | None, now: float, *, height: int, width: int) -> RenderableType:
+    """The run for a terminal of this size: what is running, then one row for each of the last iterations.
+
+    total: how many iterations the loop will make, None if unknown. now: seconds since 1970. height, width: in cells.
+    """
     from rich.console import Group
     from rich.text import Text
 
-    doing = activities(run, now)
-    styles = {"failed": "bold red", "killed": "bold red", "at work": "green"}
-    lines = [Text(activity.text(), style=styles.get(activity.state, "dim"), overflow="ellipsis") for activity in doing]
-    if not doing:
-        lines.append(Text("nothing is at work", style="dim"))
+    current = activities(run, now)
+    lines = [
+        Text(activity.text(), style=STATE_STYLES.get(activity.state, "dim"), overflow="ellipsis")
+        for activity in current
+    ]
+    if not current:
+        lines.append(Text("nothing is running", style="dim"))
     lines += [Text(problem, style="bold red") for problem in run.problems]
-    here, whole = seconds_left(run, doing, total, now)
-    left = [f"about {duration(here)} left of this iteration"] if here is not None else []
-    left += [f"about {duration(whole)} left of {total} iterations"] if whole is not None else []
+    of_iteration, of_run = seconds_left(run, current, total, now)
+    left = [f"about {duration(of_iteration)} left of this iteration"] if of_iteration is not None else []
+    left += [f"about {duration(of_run)} left of {total} iterations"] if of_run is not None else []
     if left:
         lines.append(Text("; ".join(left)))
     title = Text.assemble((f"{run.name}  ", "bold"), (str(run.path), "dim"), no_wrap=True, overflow="ellipsis")
-    room = max(3, height - len(lines) - 8)
-    return Group(title, *lines, Text(""), _table(run, room, width))
+    rows = max(LEAST_ROWS, height - len(lines) - OTHER_LINES)
+    return Group(title, *lines, Text(""), _table(run, rows, width))
 
 
-def _table(run: Run, height: int, width: int) -> Table:
+def _table(run: Run, rows: int, width: int) -> Table:
+    """The last `rows` iterations, with as many columns as fit into `width`."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     iterations = run.iterations()
-    earlier = len(iterations) - height
+    earlier = len(iterations) - rows
     table = Table(box=SIMPLE_HEAD, caption=f"and {earlier} earlier iterations" if earlier > 0 else None)
     columns = _columns(run)
-    shown = iterations[-height:]
-    taken = 1
-    for name, values in columns:
-        taken += 3 + max(len(name), *(len(values.get(iteration, "")) for iteration in shown), 0)
-        if taken > width:
-            break  # the columns that matter most stand first
-        table.add_column(name, justify="right", no_wrap=True)
+    shown = iterations[-rows:]
+    used = 1
+    for heading, cells in columns:
+        used += 3 + max(len(heading), *(len(cells.get(iteration, "")) for iteration in shown), 0)
+        if used > width:
+            break
+        table.add_column(heading, justify="right", no_wrap=True)
     for iteration in shown:
-        table.add_row(*(values.get(iteration, "") for _, values in columns[: len(table.columns)]))
+        table.add_row(*(cells.get(iteration, "") for _, cells in columns[: len(table.columns)]))
     return table
 
 
 def _columns(run: Run) -> list[tuple[str, dict[int, str]]]:
-    """Heading and cells by iteration, those that matter most first."""
-    seconds: dict[int, float] = {}
-    for entry in run.select():
-        seconds[entry.iteration] = seconds.get(entry.iteration, 0.0) + (number(entry.summary.seconds) or 0.0)
-    found = [
+    """The headings, each with its cells by iteration, the most important first."""
+    columns = [
         ("iteration", {iteration: str(iteration) for iteration in run.iterations()}),
-        ("rollouts", {iteration: f"{count:,}" for iteration, count in run.rollouts().items()}),
+        ("rollouts", {iteration: f"{count:,}" for iteration, count in run.total_rollouts().items()}),
     ]
-    metrics = [(name, "verify", "accuracy", name) for name in run.purposes() if name != TRAINING]
+    metrics = [(name, "verify", "accuracy", name) for name in run.evaluations()]
     metrics += [(*column, TRAINING) for column in COLUMNS]
-    for name, stage, metric, purpose in metrics:
+    for heading, stage, metric, purpose in metrics:
         values = run.series(stage, metric, purpose)
         if values:
-            found.append((name, {iteration: f"{value:.3g}" for iteration, value in values.items()}))
-    found.insert(len(found) - 2, ("at work", {iteration: duration(value) for iteration, value in seconds.items()}))
-    return found
-
-
-def has_ended(run: Run, now: float) -> bool:
-    """Whether nothing is at work, and nothing has been written for SETTLED_SECONDS: a loop goes on at once."""
-    if any(activity.state not in ("failed", "killed") for activity in activities(run, now)):
-        return False
-    written = [_modified(entry.path / SUMMARY_NAME) for entry in run.entries]
-    return bool(written) and now - max(written) > SETTLED_SECONDS
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0  # removed since it was read
-
-
-def is_over(run: Run, total: int | None) -> bool:
-    """Whether as many iterations as the user named are finished, and nothing is at work."""
-    working = any(entry.summary.status not in FINISHED and entry.state() == "running" for entry in run.entries)
-    return total is not None and finished(run) >= total and not working and not any(map(is_locked, run.locks))
+            columns.append((heading, {iteration: f"{value:.3g}" for iteration, value in values.items()}))
+    busy = {iteration: duration(seconds) for iteration, seconds in run.seconds_by_iteration().items()}
+    columns.insert(len(columns) - 2, ("busy", busy))
+    return columns

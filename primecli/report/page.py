@@ -1,4 +1,4 @@
-"""The page: one file with its style, script and data inside, that loads nothing."""
+"""The page: a single file that contains its style, script and data, and loads nothing."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from importlib.resources import files
 from typing import Any
 
 from primecli import __version__
-from primecli.report.curves import CHARTS, all_metrics, chart_series, configuration_differences, stage_seconds
+from primecli.report.charts import CHARTS
+from primecli.report.curves import all_metrics, chart_series, configuration_differences, stage_seconds
 from primecli.report.headlines import headlines, notes
 from primecli.report.runs import Run
 
 SCRIPTS = ("base.js", "charts.js", "store.js", "detail.js", "browser.js")
 MARK = '<meta name="generator" content="primecli report">'
-"""By this a file is known as a report, which the next one may replace."""
+"""Marks a file as a report, which the next report may overwrite."""
 
 Points = list[tuple[int, float]]
 
 
 def build_page(runs: Sequence[Run], rollouts: Mapping[str, Any], payload: str) -> str:
-    """The whole page. rollouts: what is said of them; payload: their columns in base64, empty where none are shown."""
-    page = files("primecli.report") / "assets"
-    style = (page / "page.css").read_text(encoding="utf-8")
-    parts = "\n".join((page / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    """The whole page.
+
+    rollouts: facts about the rollouts that are shown. payload: their columns in base64; empty if none are shown.
+    """
+    assets = files("primecli.report") / "assets"
+    style = (assets / "page.css").read_text(encoding="utf-8")
+    parts = "\n".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{parts}}})();\n'
     insertions = {
         "title": html.escape(_title(runs)),
@@ -39,7 +43,7 @@ def build_page(runs: Sequence[Run], rollouts: Mapping[str, Any], payload: str) -
         "data": script_json(page_data(runs, rollouts)),
         "payload": payload,
     }
-    template = (page / "page.html").read_text(encoding="utf-8")
+    template = (assets / "page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: insertions[match[1]], template)
 
 
@@ -48,12 +52,12 @@ def _title(runs: Sequence[Run]) -> str:
 
 
 def _hash(text: str) -> str:
-    """A source of the page's Content-Security-Policy: nothing but this text may run."""
+    """A source for the page's Content-Security-Policy, under which only this text may run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def script_json(value: Any) -> str:
-    """JSON that no parser of HTML takes for markup: `<`, `>` and `&` are escaped.
+    """JSON that no HTML parser can take for markup: `<`, `>` and `&` are escaped.
 
     >>> script_json("</script>")
     '"\\\\u003c/script\\\\u003e"'
@@ -65,7 +69,7 @@ def script_json(value: Any) -> str:
 
 
 def page_data(runs: Sequence[Run], rollouts: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything of the page but the rollouts themselves."""
+    """Everything in the page except the rollouts themselves."""
     charts: list[dict[str, Any]] = []
     for chart in CHARTS:
         series = [
@@ -80,7 +84,7 @@ def page_data(runs: Sequence[Run], rollouts: Mapping[str, Any]) -> dict[str, Any
         "version": __version__,
         "made": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "runs": [
-            {"name": run.name, "path": str(run.path), "rollouts": run.rollouts(), "seconds": run.seconds()}
+            {"name": run.name, "path": str(run.path), "rollouts": run.total_rollouts(), "seconds": run.total_seconds()}
             for run in runs
         ],
         "headlines": [
@@ -92,10 +96,11 @@ def page_data(runs: Sequence[Run], rollouts: Mapping[str, Any]) -> dict[str, Any
             for line in headlines(runs)
         ],
         "charts": [*charts, *_seconds_chart(runs)],
-        "metrics": {name: [points(values) for values in found] for name, found in all_metrics(runs).items()},
+        "metrics": {
+            name: [points(values) for values in values_by_run] for name, values_by_run in all_metrics(runs).items()
+        },
         "differences": [
-            [stage, key, *(value if isinstance(value, str) else json.dumps(value) for value in values)]
-            for stage, key, values in configuration_differences(runs)
+            [difference.stage, difference.option, *difference.values] for difference in configuration_differences(runs)
         ],
         "notes": notes(runs),
         "rollouts": dict(rollouts),
@@ -110,20 +115,22 @@ def points(values: Mapping[int, float]) -> Points:
 def _headline(values: Mapping[int, float], change: bool) -> dict[str, Any] | None:
     if not values:
         return None
-    found = points(values)
-    first = found[0][1] if change and len(found) > 1 else None
-    return {"last": found[-1][1], "first": first, "points": found}
+    ordered = points(values)
+    first = ordered[0][1] if change and len(ordered) > 1 else None
+    return {"last": ordered[-1][1], "first": first, "points": ordered}
 
 
 def _seconds_chart(runs: Sequence[Run]) -> list[dict[str, Any]]:
     by_run = [stage_seconds(run) for run in runs]
-    stages = list(dict.fromkeys(stage for found in by_run for stage in found))
+    stages = list(dict.fromkeys(stage for seconds in by_run for stage in seconds))
     series = [
         {"run": run, "label": stage, "style": style, "points": points(by_run[run][stage])}
         for run in range(len(runs))
         for style, stage in enumerate(stages)
         if stage in by_run[run]
     ]
-    caption = "At work, without the time spent waiting for the stage before. Stages overlap: the clock shows less."
+    caption = (
+        "Without the time spent waiting for the previous stage. Stages overlap, so the wall-clock time is shorter."
+    )
     head = {"name": "seconds", "title": "Seconds by stage", "section": "Cost", "unit": "seconds", "caption": caption}
     return [{**head, "bars": True, "series": series}] if series else []

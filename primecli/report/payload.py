@@ -1,8 +1,8 @@
-"""Columns as bytes for the page: typed arrays and texts behind one JSON index, in base64.
+"""Columns as bytes for the page: a JSON index, then typed arrays and texts, in base64.
 
-Layout, little-endian: the index's length (uint32), the index (UTF-8 JSON), then the columns, each from a multiple of 8
-on. The index has for each column its type, where it begins after the index, and its number of values. Texts are two
-columns: NAME.length (bytes of each) and NAME (UTF-8, one after another).
+Layout, little-endian: the length of the index (uint32), the index (UTF-8 JSON), then the columns, each aligned to 8
+bytes. The index gives the type of each column, its offset after the index, and its number of values. A column of texts
+is stored as two: NAME.length (bytes of each text) and NAME (UTF-8, concatenated).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 KINDS = {"uint8": "u1", "uint16": "u2", "uint32": "u4", "int32": "i4", "int8": "i1", "float32": "f4"}
-ALIGNMENT = 8
+ALIGNMENT = 8  # bytes; a JavaScript typed array has to start at a multiple of its item size
 
 
 class Payload:
-    """Collects columns; `encode` gives what the page embeds."""
+    """Collects columns; `encode` returns the text that the page embeds."""
 
     def __init__(self) -> None:
         self._columns: dict[str, tuple[str, int, int]] = {}
@@ -28,7 +28,7 @@ class Payload:
         self._size = 0
 
     def add(self, name: str, values: np.ndarray) -> None:
-        """A column of numbers, of a type in KINDS."""
+        """Adds a column of numbers, (N,), of a type in KINDS."""
         kind = KINDS[values.dtype.name]
         data = np.ascontiguousarray(values, dtype=f"<{kind}").tobytes()
         self._columns[name] = (kind, self._size, len(values))
@@ -37,13 +37,13 @@ class Payload:
         self._size += len(padded)
 
     def add_texts(self, name: str, texts: Sequence[str]) -> None:
-        """A column of texts."""
+        """Adds a column of texts."""
         encoded = [text.encode("utf-8", errors="replace") for text in texts]
         self.add(f"{name}.length", np.array([len(text) for text in encoded], dtype=np.uint32))
         self.add(name, np.frombuffer(b"".join(encoded), dtype=np.uint8))
 
     def encode(self, index: Mapping[str, Any], *, compress: bool) -> str:
-        """The columns with this index, gzip-compressed or not, in base64."""
+        """The columns after this index, optionally compressed with gzip, in base64."""
         head = json.dumps({**index, "columns": self._columns}, ensure_ascii=False, allow_nan=False).encode()
         head += b" " * (-(len(head) + 4) % ALIGNMENT)
         whole = len(head).to_bytes(4, "little") + head + b"".join(self._parts)
@@ -51,7 +51,7 @@ class Payload:
 
 
 def quantise(values: np.ndarray) -> tuple[np.ndarray, np.float32]:
-    """Values as int8 with their scale: the largest of them is 127 scales' parts of it.
+    """Values, (T,), as int8 with their scale: value = int8 * scale / 127, so the largest magnitude becomes 127.
 
     >>> quantise(np.array([0.5, -0.25]))
     (array([127, -64], dtype=int8), np.float32(0.5))

@@ -1,4 +1,4 @@
-"""The rollouts that a page shows: whole groups, taken evenly from all iterations, in columns that it can read."""
+"""The rollouts that a page shows: whole groups, taken evenly from all iterations, as columns that it can read."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 VALUES = (schema.PROCESS_REWARDS, schema.ADVANTAGES, schema.ROLLOUT_LOGPROBS, schema.VALUES)
-"""Columns of one number a token that a page can colour by."""
+"""Columns with one number per token, by which a page can colour the tokens."""
 
 NEEDED = (schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT, schema.RESPONSE, schema.RESPONSE_IDS)
-WANTED = (
+READ = (
     *NEEDED,
     *(schema.DATA_SOURCE, schema.GROUND_TRUTH, schema.FINISH_REASON, schema.OUTCOME_REWARD, schema.VERDICT),
     *(schema.EXTRACTED_ANSWER, schema.VERIFIER_DETAIL, schema.TESTS_PASSED, schema.TESTS_TOTAL, schema.FIRST_FAILURE),
@@ -36,8 +36,18 @@ WANTED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """One group of one iteration: the shard that knows most of it, and its rows there."""
+class RolloutGroup:
+    """One group of one iteration, in the shard that has the most columns for it.
+
+    run: the index of the run among those of the report.
+    purpose: `training`, or the name of an evaluation.
+    iteration: its iteration.
+    stage: the stage that wrote the shard.
+    path: the shard.
+    name: the group_id.
+    rows: its rows in the shard.
+    dropped: whether the filter dropped it.
+    """
 
     run: int
     purpose: str
@@ -51,10 +61,14 @@ class Group:
 
 @dataclass(slots=True)
 class Choice:
-    """The groups that are shown, and of how many rollouts there are."""
+    """The groups that are shown.
 
-    groups: list[Group]
-    there: int
+    groups: in the order of the runs.
+    available: how many rollouts there were to choose from.
+    """
+
+    groups: list[RolloutGroup]
+    available: int
 
     @property
     def rollouts(self) -> int:
@@ -63,33 +77,33 @@ class Choice:
 
 
 def choose(runs: Sequence[Run], limit: int) -> Choice:
-    """At most `limit` rollouts in whole groups, evenly over runs, purposes and iterations, and within them."""
+    """At most `limit` rollouts in whole groups, spread evenly over runs, purposes and iterations, and within them."""
     if not limit:
-        return Choice([], 0)  # no shard is read
-    by_run = [list(_groups(place, run)) for place, run in enumerate(runs)]
+        return Choice([], 0)  # without reading any shard
+    by_run = [list(_groups(index, run)) for index, run in enumerate(runs)]
     ordered = [group for sets in by_run for groups in sets for group in groups]
-    taken: list[Group] = []
+    taken: list[RolloutGroup] = []
     room = limit
     for group in _in_turn([_in_turn([_spread(groups) for groups in _spread(sets)]) for sets in by_run]):
         if len(group.rows) <= room:
             taken.append(group)
             room -= len(group.rows)
-    order = {id(group): place for place, group in enumerate(ordered)}
-    return Choice(sorted(taken, key=lambda group: order[id(group)]), sum(len(group.rows) for group in ordered))
+    position = {id(group): index for index, group in enumerate(ordered)}
+    return Choice(sorted(taken, key=lambda group: position[id(group)]), sum(len(group.rows) for group in ordered))
 
 
 def spread(count: int) -> list[int]:
-    """0 … count-1 in an order of which every beginning is spread evenly: by the reversed binary digits.
+    """0 … count-1, ordered so that every prefix is spread evenly: sorted by their reversed binary digits.
 
     >>> spread(8)
     [0, 4, 2, 6, 1, 5, 3, 7]
     """
     digits = max(count - 1, 0).bit_length()
-    return sorted(range(count), key=lambda place: int(format(place, f"0{max(digits, 1)}b")[::-1], 2))
+    return sorted(range(count), key=lambda number: int(format(number, f"0{max(digits, 1)}b")[::-1], 2))
 
 
 def _spread(items: list[Item]) -> list[Item]:
-    return [items[place] for place in spread(len(items))]
+    return [items[index] for index in spread(len(items))]
 
 
 def _in_turn(lists: list[list[Item]]) -> list[Item]:
@@ -97,38 +111,40 @@ def _in_turn(lists: list[list[Item]]) -> list[Item]:
     return [item for row in itertools.zip_longest(*lists) for item in row if item is not None]
 
 
-def _groups(place: int, run: Run) -> Iterator[list[Group]]:
-    """The groups of each purpose and iteration of a run, each from the directory that knows most of it."""
+def _groups(index: int, run: Run) -> Iterator[list[RolloutGroup]]:
+    """For each purpose and iteration of a run its groups, each from the latest stage whose shards still have it."""
     keys = dict.fromkeys((entry.purpose, entry.iteration) for entry in run.entries)
-    ordered = sorted(keys, key=lambda key: (key[0] != TRAINING, key))
-    for purpose, iteration in ordered:
+    for purpose, iteration in sorted(keys, key=lambda key: (key[0] != TRAINING, key)):
         entries = [entry for entry in run.entries if (entry.purpose, entry.iteration) == (purpose, iteration)]
-        ranked = [entry for entry in entries if entry.stage in SHARD_STAGES and entry.summary.status in FINISHED]
-        ranked.sort(key=lambda entry: -SHARD_STAGES.index(entry.stage))
-        filtered = purpose == TRAINING and any(entry.stage == "filter" for entry in ranked)
-        found: dict[str, Group] = {}
-        for entry in ranked:
+        latest_first = [entry for entry in entries if entry.stage in SHARD_STAGES and entry.summary.status in FINISHED]
+        latest_first.sort(key=lambda entry: -SHARD_STAGES.index(entry.stage))
+        filtered = purpose == TRAINING and any(entry.stage == "filter" for entry in latest_first)
+        groups: dict[str, RolloutGroup] = {}
+        for entry in latest_first:
             dropped = filtered and entry.stage in ("generate", "verify")
-            for path, name, rows in _directory_groups(entry):
-                found.setdefault(name, Group(place, purpose, iteration, entry.stage, path, name, rows, dropped))
-        if found:
-            yield list(found.values())
+            for path, name, rows in _groups_in(entry):
+                groups.setdefault(name, RolloutGroup(index, purpose, iteration, entry.stage, path, name, rows, dropped))
+        if groups:
+            yield list(groups.values())
 
 
-def _directory_groups(entry: Entry) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
-    """The groups of a directory's shards, as far as they have not been deleted."""
-    for name in committed(entry.path, entry.summary):
-        path = entry.path / name
+def _groups_in(entry: Entry) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
+    """The groups in the shards of a directory that have not been deleted: shard, group_id and rows."""
+    for shard in committed(entry.path, entry.summary):
+        path = entry.path / shard
         if path.exists():
-            rows: dict[str, list[int]] = {}
-            for row, group in enumerate(parquet.read_table(path, [schema.GROUP_ID])[schema.GROUP_ID].to_pylist()):
-                rows.setdefault(group, []).append(row)
-            yield from ((path, group, tuple(found)) for group, found in rows.items())
+            rows_of: dict[str, list[int]] = {}
+            for row, name in enumerate(parquet.read_table(path, [schema.GROUP_ID])[schema.GROUP_ID].to_pylist()):
+                rows_of.setdefault(name, []).append(row)
+            yield from ((path, name, tuple(rows)) for name, rows in rows_of.items())
 
 
 @dataclass(slots=True)
-class _Numbers:
-    """Texts that repeat, each by its number."""
+class _Codes:
+    """Codes for texts that repeat.
+
+    known: the code of each text, in the order of their first use.
+    """
 
     known: dict[str, int] = field(default_factory=dict)
 
@@ -137,23 +153,26 @@ class _Numbers:
 
 
 class Embedding:
-    """Turns chosen rollouts into the page's columns."""
+    """Turns the chosen rollouts into the page's columns.
+
+    spellers: find the tokenizer of each shard. spelled: how many responses so far have a text for each token.
+    """
 
     def __init__(self, spellers: Spellers) -> None:
         self.spellers = spellers
         self.spelled = 0
         self._rows: list[dict[str, Any]] = []
         self._groups: list[dict[str, str]] = []
-        self._purposes, self._stages, self._verdicts = _Numbers(), _Numbers(), _Numbers()
-        self._sources, self._finishes = _Numbers(), _Numbers()
+        self._purposes, self._stages, self._verdicts = _Codes(), _Codes(), _Codes()
+        self._sources, self._finishes = _Codes(), _Codes()
         self._values: dict[str, tuple[list[np.ndarray], list[np.float32]]] = {name: ([], []) for name in VALUES}
         self._pieces: list[np.ndarray] = []
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, groups: Sequence[Group]) -> None:
-        """Reads these groups of one shard and adds their rollouts."""
+    def add(self, groups: Sequence[RolloutGroup]) -> None:
+        """Reads these groups, all of one shard, and adds their rollouts."""
         path = groups[0].path
         table = _read_rows(path, [row for group in groups for row in group.rows])
         speller = self.spellers.find(path, parquet.read_footer(path).provenance)
@@ -161,27 +180,25 @@ class Embedding:
         rows = table.drop_columns([name for name in VALUES if name in table.column_names]).to_pylist()
         start = 0
         for group in groups:
-            mine = sorted(
-                range(start, start + len(group.rows)), key=lambda place: int(rows[place][schema.SAMPLE_INDEX])
-            )
+            indices = range(start, start + len(group.rows))
             start += len(group.rows)
-            first = rows[mine[0]]
+            by_sample = sorted(indices, key=lambda index: int(rows[index][schema.SAMPLE_INDEX]))
+            first = rows[by_sample[0]]
             self._groups.append(
                 {"name": group.name, "prompt": first[schema.PROMPT], "truth": first.get(schema.GROUND_TRUTH) or ""}
             )
-            for place in mine:
-                self._add_row(group, rows[place], {name: lists[place] for name, lists in values.items()}, speller)
+            for index in by_sample:
+                self._add_row(group, rows[index], {name: lists[index] for name, lists in values.items()}, speller)
 
     def _add_row(
-        self, group: Group, row: dict[str, Any], values: dict[str, np.ndarray], speller: Speller | None
+        self, group: RolloutGroup, row: dict[str, Any], values: dict[str, np.ndarray], speller: Speller | None
     ) -> None:
         pieces = speller.texts_of(row[schema.RESPONSE_IDS], row[schema.RESPONSE]) if speller else None
         if pieces is not None:
             self.spelled += 1
             self._pieces.append(np.array(_units(pieces), dtype=np.uint16))
         for name, (parts, scales) in self._values.items():
-            found = values.get(name)
-            part, scale = (np.zeros(0, dtype=np.int8), np.float32(np.nan)) if found is None else quantise(found)
+            part, scale = quantise(values[name]) if name in values else (np.zeros(0, dtype=np.int8), np.float32(np.nan))
             parts.append(part)
             scales.append(scale)
         rewards = values.get(schema.PROCESS_REWARDS)
@@ -209,7 +226,7 @@ class Embedding:
         )
 
     def encode(self, *, compress: bool) -> str:
-        """All of it, for the page."""
+        """Everything added so far, as the text that the page embeds."""
         payload = Payload()
         kinds: dict[str, Any] = {
             **dict.fromkeys(("run", "purpose", "stage", "dropped", "verdict", "finish", "spelled"), np.uint8),
@@ -224,8 +241,8 @@ class Embedding:
         for name in ("name", "prompt", "truth"):
             payload.add_texts(f"group.{name}", [group[name] for group in self._groups])
         payload.add("pieces", np.concatenate(self._pieces or [np.zeros(0, dtype=np.uint16)]))
-        there = [name for name, (parts, _) in self._values.items() if any(len(part) for part in parts)]
-        for name in there:
+        present = [name for name, (parts, _) in self._values.items() if any(len(part) for part in parts)]
+        for name in present:
             parts, scales = self._values[name]
             payload.add(f"{name}.scale", np.array(scales, dtype=np.float32))
             payload.add(name, np.concatenate(parts))
@@ -236,19 +253,15 @@ class Embedding:
             "finishes": self._finishes,
             "sources": self._sources,
         }
-        index = {name: list(numbers.known) for name, numbers in lists.items()}
-        return payload.encode({"rows": len(self._rows), "values": there, **index}, compress=compress)
+        index = {name: list(codes.known) for name, codes in lists.items()}
+        return payload.encode({"rows": len(self._rows), "values": present, **index}, compress=compress)
 
 
 def embed(choice: Choice, spellers: Spellers) -> Embedding:
-    """Reads the chosen groups, shard by shard, only the row groups and columns that are needed."""
+    """Reads the chosen groups shard by shard, and of each shard only the row groups and columns that it needs."""
     embedding = Embedding(spellers)
-    start = 0
-    groups = choice.groups
-    for place in range(1, len(groups) + 1):
-        if place == len(groups) or groups[place].path != groups[start].path:
-            embedding.add(groups[start:place])
-            start = place
+    for _, groups in itertools.groupby(choice.groups, key=lambda group: group.path):
+        embedding.add(list(groups))
     return embedding
 
 
@@ -260,39 +273,40 @@ def _read_rows(path: Path, rows: Sequence[int]) -> pa.Table:
     file = pq.ParquetFile(path)
     present = file.schema_arrow.names
     parquet.require_columns(path, present, NEEDED)
-    columns = [name for name in WANTED if name in present]
+    columns = [name for name in READ if name in present]
     parts, first, kept = [], 0, 0
-    places: dict[int, int] = {}
+    position_of: dict[int, int] = {}  # of a row of the shard, among the rows that were read
     for number in range(file.num_row_groups):
         count = file.metadata.row_group(number).num_rows
         inside = [row - first for row in rows if first <= row < first + count]
         if inside:
             parts.append(file.read_row_group(number, columns=columns).take(pa.array(inside)))
-            places |= {first + row: kept + place for place, row in enumerate(inside)}
+            position_of |= {first + row: kept + index for index, row in enumerate(inside)}
             kept += len(inside)
         first += count
-    table = pa.concat_tables(parts).take(pa.array([places[row] for row in rows]))
+    table = pa.concat_tables(parts).take(pa.array([position_of[row] for row in rows]))
     table = parquet.conform(table.select(columns), path)
     check_lists(table, path)
     return table
 
 
 def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column of lists as one array, with the indices at which to split it into rows."""
     values, lengths = parquet.flat_column(table, name)
     return values, np.cumsum(lengths)[:-1]
 
 
 def _units(pieces: Sequence[str]) -> list[int]:
-    """Lengths in the UTF-16 units that a page counts in."""
+    """Lengths in UTF-16 code units, which JavaScript counts in."""
     return [len(piece) if piece.isascii() else len(piece.encode("utf-16-le")) // 2 for piece in pieces]
 
 
 def _detail(row: dict[str, Any]) -> str:
-    """What the verifier says beside the verdict."""
+    """What the verifier says besides the verdict."""
     total = row.get(schema.TESTS_TOTAL)
-    found = [
+    parts = [
         f"{row.get(schema.TESTS_PASSED)} of {total} tests passed" if total is not None else None,
         row.get(schema.FIRST_FAILURE),
         row.get(schema.VERIFIER_DETAIL),
     ]
-    return "; ".join(part for part in found if part)
+    return "; ".join(part for part in parts if part)

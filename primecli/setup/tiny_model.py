@@ -1,4 +1,4 @@
-"""A random model of some ten thousand parameters, to see whether stages run: nothing is downloaded."""
+"""A random model of some ten thousand parameters, to try the stages with: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def make_tokenizer(directory: Path) -> None:
-    """A tokenizer of bytes: 256 of them, an end-of-sequence token and a padding token; with a chat template."""
+    """Writes a tokenizer of the 256 bytes, an end-of-sequence and a padding token, with a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -23,10 +23,10 @@ def make_tokenizer(directory: Path) -> None:
 def make_model(
     directory: Path, *, seed: int = 0, dtype: str = "float32", scale: float = 0.1, tied: bool = True, heads: int = 4
 ) -> Path:
-    """A random Qwen2 and its tokenizer, written to a directory, which is returned.
+    """Writes a random Qwen2 and its tokenizer to a directory; returns the directory.
 
-    dtype: of the weights on disk, a name of torch's. scale: standard deviation of the weights. tied: whether the
-    head is the embedding. heads: of attention; vLLM takes no heads of fewer than 32 numbers, which 2 heads have.
+    dtype: of the weights on disk, by torch's name. scale: standard deviation of the weights. tied: whether the output
+    layer shares the embedding. heads: of attention: 4, each 8 wide, or 2, each 32 wide, the least that vLLM accepts.
     """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM

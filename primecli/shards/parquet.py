@@ -353,11 +353,6 @@ def check_groups(table: pa.Table, path: Path) -> int:
     return len(samples)
 
 
-def split_group(group: str, first: Path, second: Path) -> InputError:
-    """The error to raise for a group whose samples are in two shards."""
-    return InputError(f"group {group} is in two shards, {first} and {second}", "all samples of a prompt belong in one")
-
-
 @dataclass(frozen=True, slots=True)
 class Shard:
     """An input shard.

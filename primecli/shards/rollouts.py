@@ -82,7 +82,10 @@ def claim_groups(groups: Iterable[str], shard: Path, owners: dict[str, Path]) ->
     """Notes in `owners` that these groups are in this shard. Raises InputError where another shard has one of them."""
     for group in groups:
         if group in owners:
-            raise parquet.split_group(group, owners[group], shard)
+            raise InputError(
+                f"group {group} is in two shards, {owners[group]} and {shard}",
+                "all samples of a prompt belong in one",
+            )
         owners[group] = shard
 
 

@@ -1,1 +1,1 @@
-"""What each stage does: its options and one function that runs it."""
+"""The stages, one per file: its options, and the function that runs it."""

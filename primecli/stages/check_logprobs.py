@@ -1,4 +1,4 @@
-"""check-logprobs: the sampler's log-probabilities beside the trainer's."""
+"""check-logprobs: compares the sampler's log-probabilities with the trainer's."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ COLUMNS = ("engine", "rollouts", "tokens", "gap mean", "gap p95", "gap max", "es
 class CheckLogprobsOptions(ComputeOptions, InputOptions):
     """The options of `primecli check-logprobs`."""
 
-    model: Annotated[str, Option("The policy that sampled, as it is to be trained.", "execution", metavar="DIR|HUB_ID")]
+    model: Annotated[
+        str, Option("The policy that sampled the rollouts, to be trained next.", "execution", metavar="DIR|HUB_ID")
+    ]
     shards: Shards = ()
     max_gap: Annotated[
-        float | None, Option("Exit with code 5 where an engine's mean gap, in nats, is larger.", "execution", min=0.0)
+        float | None,
+        Option("Exit with code 5 if the mean gap of an engine is larger than this many nats.", "execution", min=0.0),
     ] = None
 
 
 def check_logprobs(options: CheckLogprobsOptions) -> None:
-    """Prints the gap by engine. Raises GateError where one is larger than allowed."""
+    """Prints the gap for each engine. Raises GateError if the mean gap of one is larger than allowed."""
     from primecli.errors import GateError, ReaderClosed
     from primecli.models.identity import model_fingerprint, resolve_model
     from primecli.models.loading import load_model
@@ -59,32 +62,33 @@ def check_logprobs(options: CheckLogprobsOptions) -> None:
             gaps[engine] = values[0]
             counts = [str(len(rollouts)), str(int(rollouts.response_lengths.sum()))]
             rows.append([engine, *counts, *(f"{value:.3g}" for value in values[:3]), *(f"{v:.4f}" for v in values[3:])])
-    with contextlib.suppress(ReaderClosed):  # whoever reads no further asks for --max-gap all the same
+    with contextlib.suppress(ReaderClosed):  # --max-gap applies even if nobody reads the table
         _print([list(COLUMNS), *rows])
     worst = max(gaps, key=lambda engine: gaps[engine])
-    if options.max_gap is not None and not gaps[worst] <= options.max_gap:
+    if options.max_gap is not None and not gaps[worst] <= options.max_gap:  # a gap of nan fails too
         raise GateError(
-            f"log-probabilities of {worst} are off by {gaps[worst]:.3g} nats in the mean, and --max-gap is "
+            f"log-probabilities of {worst} are off by {gaps[worst]:.3g} nats on average, and --max-gap is "
             f"{options.max_gap:g}",
-            "other weights, another precision, or log-probabilities from before the temperature",
+            "possible causes: other weights, another precision, or log-probabilities from before the temperature",
         )
 
 
 def _engine(shard: Shard) -> str:
-    """What sampled a shard, as its provenance has it."""
+    """The engine that sampled a shard, according to its provenance."""
     for record in shard.footer.provenance:
         if record.get("stage") == "generate":
             return str(record["config"].get("engine", "unknown"))
     return "unknown"
 
 
-def _load(parts: Sequence[Shard]) -> Rollouts:
+def _load(shards: Sequence[Shard]) -> Rollouts:
+    """The rollouts of the shards. Raises InputError if their log-probabilities cannot be compared with a model's."""
     from primecli.errors import InputError
     from primecli.shards import schema
     from primecli.shards.rollouts import check_untouched_distribution, load_rollouts
 
     columns = [schema.ROLLOUT_LOGPROBS, *schema.SAMPLED_WITH, schema.POLICY_FINGERPRINT]
-    rollouts = load_rollouts(parts, columns, token_ids=True)
+    rollouts = load_rollouts(shards, columns, token_ids=True)
     check_untouched_distribution(rollouts.values, "check-logprobs", temperature=False)
     if (rollouts.values[schema.TEMPERATURE] <= 0).any():
         raise InputError("some rollouts were sampled greedily (temperature 0)", "they have no log-probabilities")
@@ -92,19 +96,20 @@ def _load(parts: Sequence[Shard]) -> Rollouts:
 
 
 def _compare_weights(batches: dict[str, Rollouts], fingerprint: str, model: str) -> None:
+    """Warns of rollouts that other weights sampled. fingerprint: the model's. model: as the user named it."""
     from primecli.pipeline.progress import say
     from primecli.shards import schema
 
     sampled = [weights for rollouts in batches.values() for weights in rollouts.strings[schema.POLICY_FINGERPRINT]]
     others = sum(weights != fingerprint for weights in sampled)
     if others:
-        say("check-logprobs", f"{others} of {len(sampled)} rollouts were sampled by other weights than {model}")
+        say("check-logprobs", f"{others} of {len(sampled)} rollouts were sampled with other weights than {model}'s")
 
 
 def _compare(
     model: Any, placement: Placement, rollouts: Rollouts, micro_batch_tokens: int, progress: Progress
 ) -> list[float]:
-    """Mean, 95th percentile and maximum of the gap; effective sample sizes of tokens and of responses."""
+    """Mean, 95th percentile and maximum of the gap, in nats; effective sample sizes of tokens and of responses."""
     import numpy as np
     import torch
 
@@ -113,16 +118,16 @@ def _compare(
     from primecli.shards import schema
 
     sequences = rollouts.sequences(temperature=True)
-    trainer = score(model, placement, sequences, micro_batch_tokens=micro_batch_tokens, done=progress.advance)
-    log_ratio = trainer.astype(np.float64) - rollouts.values[schema.ROLLOUT_LOGPROBS]
+    trainer = score(model, placement, sequences, micro_batch_tokens=micro_batch_tokens, done=progress.advance)  # (N,)
+    log_ratio = trainer.astype(np.float64) - rollouts.values[schema.ROLLOUT_LOGPROBS]  # (N,)
     gap = np.abs(log_ratio)
-    of_responses = np.add.reduceat(log_ratio, rollouts.starts()[:-1])
+    response_log_ratio = np.add.reduceat(log_ratio, rollouts.starts()[:-1])  # (B,)
     return [
         float(gap.mean()),
         float(np.quantile(gap, 0.95)),
         float(gap.max()),
         effective_sample_size(torch.from_numpy(log_ratio)),
-        effective_sample_size(torch.from_numpy(of_responses)),
+        effective_sample_size(torch.from_numpy(response_log_ratio)),
     ]
 
 

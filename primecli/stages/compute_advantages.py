@@ -1,4 +1,4 @@
-"""compute-advantages: from a batch's rewards to the advantages of its tokens."""
+"""compute-advantages: computes the advantages of a batch's tokens from its rewards."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ComputeAdvantagesOptions(AdvantageOptions, StageOptions):
 
 
 def compute_advantages(options: ComputeAdvantagesOptions) -> None:
-    """Adds advantages and returns to the shards of a batch, all of which it reads before it writes any."""
+    """Adds advantages and returns to the shards of a batch. Reads all of them before it writes the first."""
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards import schema
 
-    with StageRun("compute-advantages", options, finish=_metrics) as run:
+    with StageRun("compute-advantages", options, finish=metrics) as run:
         columns = [schema.OUTCOME_REWARD] if options.outcome_coef else []
         columns += [schema.PROCESS_REWARDS] if options.process_coef else []
         columns += [schema.VALUES] if options.estimator == "gae" else []
@@ -50,18 +50,21 @@ def _import_torch() -> None:
     import torch  # noqa: F401
 
 
-def _speller(run: StageRun, batch: Sequence[Shard], given: str | None) -> Speller:
-    """What spells the responses, its identity taken into the recipe."""
+def _speller(run: StageRun, batch: Sequence[Shard], tokenizer: str | None) -> Speller:
+    """The text of tokens, by the tokenizer of the rollouts, whose fingerprint goes into the recipe.
+
+    tokenizer: as the user named it; None for that of the model that sampled. Raises InputError if it is not found.
+    """
     from primecli.errors import InputError
     from primecli.models.token_text import Spellers, sampling_model
 
     path, provenance = batch[0].path, batch[0].footer.provenance
-    speller = Spellers(given).find(path, provenance)
+    speller = Spellers(tokenizer).find(path, provenance)
     if speller is None:
         name, _ = sampling_model(provenance)
         raise InputError(
-            f"--granularity step needs the tokenizer that the rollouts were sampled with, and {path} "
-            + (f"names {name}, which is not here" if name else "does not say which"),
+            f"--granularity step needs the tokenizer that the rollouts were sampled with, but {path} "
+            + (f"names {name}, which does not exist here" if name else "does not name it"),
             "name it with --tokenizer",
         )
     run.models["tokenizer"] = speller.fingerprint()
@@ -71,7 +74,7 @@ def _speller(run: StageRun, batch: Sequence[Shard], given: str | None) -> Spelle
 def _compute(
     batch: Sequence[Shard], columns: Sequence[str], options: AdvantageOptions, speller: Speller | None
 ) -> tuple[Rollouts, dict[str, np.ndarray]]:
-    """The rollouts of the batch and its new columns, (N,) each."""
+    """The rollouts of the batch, and the columns to add, (N,) each. speller: None unless the granularity is step."""
     from primecli.models.steps import step_ends
     from primecli.shards.rollouts import load_rollouts
     from primecli.training.advantages import advantage_columns
@@ -85,26 +88,29 @@ def _compute(
 
 
 def _commit_shard(run: StageRun, shard: Shard, number: int, rollouts: Rollouts, columns: dict[str, np.ndarray]) -> None:
-    """Writes one shard of the batch. number: its place in the batch."""
+    """Writes one shard of the batch.
+
+    number: its index among the shards. columns: (N,) each, of the whole batch.
+    """
     from primecli.shards.parquet import list_column, with_columns
 
-    first = sum(rollouts.shard_rows[:number])  # rows
+    first = sum(rollouts.shard_rows[:number])  # the shard's rows are those from `first` to `last` - 1
     last = first + rollouts.shard_rows[number]
     starts = rollouts.starts()  # (B + 1,): where each row's tokens begin
     lengths = rollouts.response_lengths[first:last]
-    mine = {name: column[starts[first] : starts[last]] for name, column in columns.items()}
-    lists = {name: list_column(column, lengths, name) for name, column in mine.items()}
-    run.commit(with_columns(run.read(shard), lists), _counts(mine))
+    shard_columns = {name: column[starts[first] : starts[last]] for name, column in columns.items()}
+    lists = {name: list_column(column, lengths, name) for name, column in shard_columns.items()}
+    run.commit(with_columns(run.read(shard), lists), _counts(shard_columns))
 
 
 def _counts(columns: dict[str, np.ndarray]) -> dict[str, float]:
-    """Sums over the tokens of a shard, from which `_metrics` makes those of the batch."""
+    """Sums over the tokens of a shard, from which `metrics` computes the metrics of the directory."""
     import numpy as np
 
     from primecli.shards import schema
 
-    wide = {name: column.astype(np.float64) for name, column in columns.items()}
-    advantages, returns = wide[schema.ADVANTAGES], wide[schema.RETURNS]
+    double = {name: column.astype(np.float64) for name, column in columns.items()}
+    advantages, returns = double[schema.ADVANTAGES], double[schema.RETURNS]
     counts = {
         "tokens": len(returns),
         "positive": int((advantages > 0).sum()),
@@ -114,13 +120,14 @@ def _counts(columns: dict[str, np.ndarray]) -> dict[str, float]:
         "advantage_squares": float(np.square(advantages).sum()),
     }
     for name in (schema.OUTCOME_ADVANTAGES, schema.PROCESS_ADVANTAGES):
-        if name in wide:
-            counts[f"{name}_sum"] = float(wide[name].sum())
-            counts[f"{name}_product"] = float((wide[name] * advantages).sum())
+        if name in double:
+            counts[f"{name}_sum"] = float(double[name].sum())
+            counts[f"{name}_product"] = float((double[name] * advantages).sum())
     return counts
 
 
-def _metrics(counts: dict[str, float]) -> dict[str, float]:
+def metrics(counts: dict[str, float]) -> dict[str, float]:
+    """The directory's metrics, from the sums of its shards' counts."""
     from primecli.shards import schema
 
     tokens = counts.get("tokens")

@@ -1,4 +1,4 @@
-"""filter: keeps the groups worth learning from, and stops the stages before it once it has enough."""
+"""filter: keeps the groups worth learning from, and stops the stages before it once there are enough."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards.parquet import Shard
 
-ACCURACY_ROUNDING = 1e-6  # rewards are float32: a mean of 0.2 may stand as 0.20000000298
+ACCURACY_ROUNDING = 1e-6  # rewards are float32, so a mean of 0.2 may be stored as 0.20000000298
 REASONS = ("ungraded", "truncated", "too_hard", "too_easy")
-"""Why a group is dropped, in the order in which they are looked at."""
+"""The reasons to drop a group, in the order in which they are checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,28 +28,30 @@ class FilterOptions(StageOptions):
     shards: Shards = ()
     accuracy: Annotated[
         tuple[float, float],
-        Option("Keep groups of a mean outcome reward within, ends included.", metavar="LO HI"),
+        Option("Keep groups whose mean outcome reward is within these bounds, inclusive.", metavar="LO HI"),
     ] = (0.2, 0.8)
     groups: Annotated[
         int | None,
-        Option("Stop when so many groups have passed, and close the input.  [default: take all]", min=1),
+        Option("Stop and close the input once this many groups have passed.  [default: take all]", min=1),
     ] = None
-    allow_truncated: Annotated[bool, Option("Keep groups that hold a response cut at its length limit.")] = False
+    allow_truncated: Annotated[bool, Option("Keep groups with a response that was cut off at the length limit.")] = (
+        False
+    )
 
     def check(self) -> None:
-        """Raises UsageError for bounds that no accuracy lies between."""
+        """Raises UsageError for impossible bounds."""
         super().check()
         low, high = self.accuracy
         if not 0 <= low <= high <= 1:
-            raise UsageError(f"--accuracy {low} {high}: the bounds are within 0 and 1, the lower one first")
+            raise UsageError(f"--accuracy {low} {high}: give two bounds between 0 and 1, the lower one first")
 
 
 def filter(options: FilterOptions) -> None:
-    """Writes shards of the groups that pass, until there are enough of them."""
+    """Writes the groups that pass, shard by shard, until there are enough of them."""
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards import schema
 
-    with StageRun("filter", options, finish=_metrics) as run:
+    with StageRun("filter", options, finish=metrics) as run:
         needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.OUTCOME_REWARD, schema.FINISH_REASON]
         passed = 0
         for shard in run.shards(needs):
@@ -66,18 +68,19 @@ def filter(options: FilterOptions) -> None:
         if not run.counts.get("kept"):
             run.warn(f"no group has passed: {_advice(run.counts)}")
         elif options.groups is not None and passed < options.groups:
-            run.note(f"the input has ended with {passed} of {options.groups} groups")
+            run.note(f"the input ended after {passed} of {options.groups} groups")
 
 
 def _advice(counts: Mapping[str, int | float]) -> str:
+    """What to do if no group has passed."""
     dropped = {reason: int(counts.get(reason, 0)) for reason in REASONS}
     if dropped["ungraded"] and dropped["ungraded"] == sum(dropped.values()):
-        return "all are ungraded, and what `verify` said tells why"
-    return "widen --accuracy, or sample more prompts or more responses of each"
+        return "all are ungraded; the messages of `verify` say why"
+    return "widen --accuracy, or sample more prompts or more responses to each"
 
 
 def _filter_shard(run: StageRun, shard: Shard, options: FilterOptions, room: int | None) -> int:
-    """Writes the groups of a shard that pass; returns how many. room: how many are still wanted, all when None."""
+    """Writes the groups of a shard that pass, and returns how many. room: how many may pass; None for all."""
     import pyarrow as pa
 
     from primecli.shards import schema
@@ -100,7 +103,7 @@ def _filter_shard(run: StageRun, shard: Shard, options: FilterOptions, room: int
 
 
 def judge_groups(table: pa.Table, options: FilterOptions) -> dict[str, str | None]:
-    """Why each group is dropped, one of REASONS, or None where it is kept; in the order of the shard."""
+    """For each group, in the order of the shard: the reason to drop it, one of REASONS, or None to keep it."""
     from primecli.shards import schema
 
     rewards: dict[str, list[float | None]] = {}
@@ -111,25 +114,26 @@ def judge_groups(table: pa.Table, options: FilterOptions) -> dict[str, str | Non
         if finish == "length":
             truncated.add(group)
     return {
-        group: _reason(of_group, group in truncated and not options.allow_truncated, *options.accuracy)
-        for group, of_group in rewards.items()
+        group: _reason(group_rewards, group in truncated and not options.allow_truncated, *options.accuracy)
+        for group, group_rewards in rewards.items()
     }
 
 
 def _reason(rewards: list[float | None], truncated: bool, low: float, high: float) -> str | None:
-    """Why a group with these rewards is dropped; None where it is kept. A null reward is one that nobody knows."""
+    """The reason to drop a group with these rewards; None to keep it. A reward of None is unknown."""
     graded = [reward for reward in rewards if reward is not None]
     mean = sum(graded) / len(rewards)
     if len(graded) < len(rewards):
         return "ungraded"
     if truncated:
         return "truncated"
-    if mean < low - ACCURACY_ROUNDING:  # a NaN among the rewards makes the mean NaN, which no bound refuses
+    if mean < low - ACCURACY_ROUNDING:  # a NaN among the rewards makes the mean NaN, which passes both bounds
         return "too_hard"
     if mean > high + ACCURACY_ROUNDING:
         return "too_easy"
     return None
 
 
-def _metrics(counts: dict[str, float]) -> dict[str, float]:
+def metrics(counts: dict[str, float]) -> dict[str, float]:
+    """The directory's metrics, from the sums of its shards' counts."""
     return {name: counts.get(name, 0) for name in ("kept", *REASONS, "not_needed")}

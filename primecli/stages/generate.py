@@ -1,4 +1,4 @@
-"""generate: from prompts to shards of sampled responses."""
+"""generate: samples responses to prompts, and writes them as shards."""
 
 from __future__ import annotations
 
@@ -23,50 +23,52 @@ if TYPE_CHECKING:
     from primecli.generation.sampler import PromptGroup
     from primecli.pipeline.stage_run import StageRun
 
-LOWEST_TEMPERATURE = 1e-3  # below it, logits divided by it overflow float32 long before sampling is any less greedy
+LOWEST_TEMPERATURE = 1e-3  # a lower one is as good as greedy, and dividing logits by it could overflow float32
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(DeviceOptions, RunOptions):
     """The options of `primecli generate`."""
 
-    model: Annotated[str, Option("The policy that samples.", "execution", metavar="DIR|HUB_ID")]
+    model: Annotated[str, Option("The policy to sample from.", "execution", metavar="DIR|HUB_ID")]
     prompts: Annotated[
         tuple[Path, ...], Option("Prompt file, Parquet or JSONL; may be repeated.", "execution", metavar="FILE")
     ]
     out: Annotated[Path, Option("Output directory.", "call", metavar="DIR")]
-    n: Annotated[int, Option("Samples of each prompt.", min=1)] = 4
-    step: Annotated[int, Option("Iteration, from 1: takes that slice of the shuffled prompts.", min=1)] = 1
+    n: Annotated[int, Option("Responses per prompt.", min=1)] = 4
+    step: Annotated[int, Option("Iteration, from 1: takes this slice of the shuffled prompts.", min=1)] = 1
     batch_prompts: Annotated[
-        int | None, Option("Prompts an iteration.  [default: all prompts of the files, in their order]", min=1)
+        int | None, Option("Prompts per iteration.  [default: all prompts of the files, in order]", min=1)
     ] = None
-    temperature: Annotated[float, Option("0 is greedy.", min=0.0)] = 1.0
-    top_p: Annotated[float, Option("Nucleus truncation; 1 is none.", min=0.0, max=1.0)] = 1.0
-    top_k: Annotated[int, Option("Top-k truncation; 0 is none.", min=0)] = 0
-    max_tokens: Annotated[int, Option("Longest response, in tokens.", min=1)] = 3072
-    max_prompt_tokens: Annotated[int, Option("Longer prompts are left out, and counted.", min=1)] = 1024
-    prompts_per_shard: Annotated[int, Option("Groups a shard.", min=1)] = 64
-    prompt_column: Annotated[str, Option("Column of the prompt.")] = "prompt"
+    temperature: Annotated[float, Option("Sampling temperature; 0 is greedy.", min=0.0)] = 1.0
+    top_p: Annotated[float, Option("Nucleus (top-p) truncation; 1 for none.", min=0.0, max=1.0)] = 1.0
+    top_k: Annotated[int, Option("Top-k truncation; 0 for none.", min=0)] = 0
+    max_tokens: Annotated[int, Option("Maximum length of a response, in tokens.", min=1)] = 3072
+    max_prompt_tokens: Annotated[
+        int, Option("Maximum length of a prompt, in tokens; longer ones are left out, and counted.", min=1)
+    ] = 1024
+    prompts_per_shard: Annotated[int, Option("Groups per shard.", min=1)] = 64
+    prompt_column: Annotated[str, Option("Column with the prompt.")] = "prompt"
     answer_column: Annotated[
-        str | None, Option("Column of the answer.  [default: reward_model.ground_truth, ground_truth or answer]")
+        str | None, Option("Column with the answer.  [default: reward_model.ground_truth, ground_truth or answer]")
     ] = None
     answer_regex: Annotated[
         str | None,
-        Option("Takes the first group of this regular expression as the answer, such as '#### (.*)' for GSM8K."),
+        Option("Take the first group of this regular expression as the answer, such as '#### (.*)' for GSM8K."),
     ] = None
-    suffix: Annotated[str, Option("Text put after each prompt (after its last message).")] = ""
+    suffix: Annotated[str, Option("Text to append to each prompt (to its last message).")] = ""
     engine: Annotated[
         str,
         Option(
-            "What samples: transformers (hf), vLLM here, or vLLM servers; auto is vllm where it is installed and a GPU "
-            "is there, else hf.",
+            "What samples: transformers (hf), vLLM in this process (vllm), or vLLM servers (vllm-server); auto is vllm "
+            "if it is installed and there is a GPU, else hf.",
             choices=("auto", *ENGINES),
         ),
     ] = "auto"
-    tensor_parallel: Annotated[int, Option("vllm: GPUs a model spans.", "execution", min=1)] = 1
+    tensor_parallel: Annotated[int, Option("vllm: GPUs that the model is spread over.", "execution", min=1)] = 1
     gpu_memory: Annotated[
         float | None,
-        Option("vllm: share of a GPU's memory that it takes.  [default: vLLM's own]", "execution", min=0.0, max=1.0),
+        Option("vllm: fraction of a GPU's memory to use.  [default: vLLM's own]", "execution", min=0.0, max=1.0),
     ] = None
     engine_arg: Annotated[
         tuple[str, ...],
@@ -79,73 +81,77 @@ class GenerateOptions(DeviceOptions, RunOptions):
     url: Annotated[
         tuple[str, ...],
         Option(
-            "vllm-server: where a server is, such as http://127.0.0.1:8000; may be repeated.", "call", metavar="URL"
+            "vllm-server: address of a server, such as http://127.0.0.1:8000; may be repeated.", "call", metavar="URL"
         ),
     ] = ()
     reload: Annotated[
-        bool, Option("vllm-server: make the servers load --model first; they see the same directory.", "execution")
+        bool,
+        Option("vllm-server: make the servers load --model first; they must see the same directory.", "execution"),
     ] = False
-    concurrency: Annotated[int, Option("vllm-server: groups in flight at each server.", "execution", min=1)] = 64
+    concurrency: Annotated[int, Option("vllm-server: groups in flight per server.", "execution", min=1)] = 64
     retries: Annotated[
-        int, Option("vllm-server: further attempts where a server fails, ever later.", "call", min=0)
+        int, Option("vllm-server: how often to retry when a server fails, waiting longer each time.", "call", min=0)
     ] = 6
     probe_gap: Annotated[
         float | None,
         Option(
-            "vllm-server: largest mean gap, in nats, between its log-probabilities of a probe and --model's.  "
-            "[default: 0.001 in float32, 0.1 in bfloat16]",
+            "vllm-server: largest mean gap to accept, in nats, between a server's and --model's log-probabilities of a "
+            "probe.  [default: 0.001 in float32, 0.1 in bfloat16]",
             "call",
             min=0.0,
         ),
     ] = None
     seed: Seed = 0
     micro_batch_tokens: Annotated[
-        int, Option("hf: tokens of key-value cache at a time: bounds memory.", "execution", min=1)
+        int, Option("hf: tokens in the key-value cache at once. Limits memory.", "execution", min=1)
     ] = 131072
 
     def check(self) -> None:
-        """Raises UsageError for options that do not fit together."""
+        """Raises UsageError for options that contradict each other."""
         super().check()
         if self.step > 1 and self.batch_prompts is None:
             raise UsageError(f"--step {self.step} without --batch-prompts: every step would take all prompts")
         if 0 < self.temperature < LOWEST_TEMPERATURE:
-            raise UsageError(f"--temperature {self.temperature:g}: it is 0 (greedy) or at least 0.001")
+            raise UsageError(f"--temperature {self.temperature:g}: must be 0 (greedy) or at least 0.001")
         if self.top_p == 0:
             raise UsageError("--top-p 0 keeps no token", "use --temperature 0 for greedy sampling")
         self._check_engine()
 
     def _check_engine(self) -> None:
-        """Raises UsageError for an option of another engine than the one that samples."""
+        """Raises UsageError for an option that belongs to another engine than the one that samples."""
         engine = self.resolved_engine()
-        given = {
+        engine_options = {
             "--url": (self.url, "vllm-server"),
             "--reload": (self.reload, "vllm-server"),
             "--engine-arg": (self.engine_args(), "vllm"),
             "--gpu-memory": (self.gpu_memory is not None, "vllm"),
             "--tensor-parallel": (self.tensor_parallel != 1, "vllm"),
         }
-        for option, (is_given, owner) in given.items():
+        for option, (is_given, owner) in engine_options.items():
             if is_given and engine != owner:
-                raise UsageError(f"{option} is of --engine {owner}, and the engine is {engine}")
+                raise UsageError(f"{option} works with --engine {owner}, but the engine is {engine}")
         if engine == "vllm" and ":" in self.device:
             raise UsageError(
-                f"--device {self.device}: vLLM takes the first GPUs that it sees",
+                f"--device {self.device} works with --engine hf, but the engine is vllm",
                 f"set CUDA_VISIBLE_DEVICES={self.device.partition(':')[2]} instead",
             )
         if engine == "vllm-server" and not self.url:
             raise UsageError("--engine vllm-server needs --url, once for each server")
 
     def resolved_engine(self) -> str:
-        """The engine that samples: what `auto` stands for here."""
+        """The engine that samples: `engine`, or what `auto` stands for here."""
         return resolve_engine(self.engine, self.device)
 
     def engine_args(self) -> dict[str, Any]:
-        """The KEY=VALUE pairs of --engine-arg; a value that reads as JSON is that, else a text."""
+        """The pairs of --engine-arg, each value read as JSON if it is JSON, else as text.
+
+        Raises UsageError for one without a key or without `=`.
+        """
         arguments: dict[str, Any] = {}
         for pair in self.engine_arg:
             key, equals, text = pair.partition("=")
             if not key or not equals:
-                raise UsageError(f"--engine-arg {pair}: KEY=VALUE is meant")
+                raise UsageError(f"--engine-arg {pair}: write it as KEY=VALUE")
             try:
                 value = json.loads(text)
             except ValueError:
@@ -154,7 +160,7 @@ class GenerateOptions(DeviceOptions, RunOptions):
         return arguments
 
     def sampling_params(self) -> SamplingParams:
-        """What responses are sampled with."""
+        """How responses are sampled."""
         return SamplingParams(self.n, self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed)
 
     def engine_options(self) -> EngineOptions:
@@ -176,7 +182,7 @@ class GenerateOptions(DeviceOptions, RunOptions):
         )
 
     def recipe(self) -> dict[str, Json]:
-        """With what `auto` stands for here, and no step where every step takes all prompts."""
+        """Adds the resolved engine and its arguments; the step is null if every step takes all prompts."""
         return {
             **super().recipe(),
             "step": self.step if self.batch_prompts else None,
@@ -185,17 +191,17 @@ class GenerateOptions(DeviceOptions, RunOptions):
         }
 
     def execution(self) -> dict[str, Json]:
-        """With the servers' addresses."""
+        """Adds the addresses of the servers."""
         return {**super().execution(), "urls": list(self.url)}
 
 
 def generate(options: GenerateOptions) -> None:
-    """Samples responses to prompts, and writes them as shards of whole groups."""
+    """Samples responses to prompts, and writes them as shards of whole groups, skipping those that exist."""
     from primecli.generation.encoder import Encoder
     from primecli.models.identity import model_fingerprint, resolve_model, tokenizer_fingerprint
     from primecli.pipeline.stage_run import StageRun
 
-    with StageRun("generate", options, finish=_metrics) as run:
+    with StageRun("generate", options, finish=metrics) as run:
         prompts, content = _read_prompts(options)
         directory = resolve_model(options.model)
         run.models.update(policy=model_fingerprint(directory), tokenizer=tokenizer_fingerprint(directory))
@@ -206,24 +212,24 @@ def generate(options: GenerateOptions) -> None:
 
 
 def _read_prompts(options: GenerateOptions) -> tuple[list[tuple[int, Prompt]], str]:
-    """The prompts to sample, each with its position in the stream of prompts; and the hash of their files."""
+    """The prompts to sample, each with its position in the stream of prompts; and the hash of the prompt files."""
     from primecli.files import file_hash, fingerprint
     from primecli.generation.prompts import PromptColumns, read_prompts, stream_positions
 
     columns = PromptColumns(options.prompt_column, options.answer_column, options.answer_regex, options.suffix)
     prompts = read_prompts(options.prompts, columns)
     if options.batch_prompts:
-        taken = stream_positions(len(prompts), step=options.step, batch=options.batch_prompts, seed=options.seed)
+        positions = stream_positions(len(prompts), step=options.step, batch=options.batch_prompts, seed=options.seed)
     else:
-        taken = [(index, index) for index in range(len(prompts))]
+        positions = [(index, index) for index in range(len(prompts))]
     content = fingerprint([file_hash(file) for file in options.prompts])
-    return [(position, prompts[index]) for position, index in taken], content
+    return [(position, prompts[index]) for position, index in positions], content
 
 
 def _encode(
     run: StageRun, options: GenerateOptions, prompts: list[tuple[int, Prompt]], encoder: Encoder
 ) -> list[PromptGroup]:
-    """The groups to sample: prompts with their token ids, without those that are too long."""
+    """The groups to sample: the prompts that are not too long, with their token ids."""
     from primecli.generation.sampler import PromptGroup
 
     groups = []
@@ -235,11 +241,11 @@ def _encode(
             groups.append(PromptGroup(position, prompt, text, ids))
     if not groups:
         raise InputError(f"every prompt is longer than {options.max_prompt_tokens} tokens", "raise --max-prompt-tokens")
-    without = sum(group.prompt.ground_truth is None for group in groups)
-    if without:
+    unanswered = sum(group.prompt.ground_truth is None for group in groups)
+    if unanswered:
         run.warn(
-            f"{without} of {len(groups)} prompts have no answer, and `verify` cannot grade their responses: an answer "
-            "stands in reward_model.ground_truth, ground_truth or answer, or is named by --answer-column"
+            f"{unanswered} of {len(groups)} prompts have no answer, so `verify` cannot grade their responses: put the "
+            "answer into reward_model.ground_truth, ground_truth or answer, or name its column with --answer-column"
         )
     return groups
 
@@ -247,7 +253,7 @@ def _encode(
 def _sample(
     run: StageRun, options: GenerateOptions, groups: list[PromptGroup], content: str, directory: Path, encoder: Encoder
 ) -> None:
-    """Samples the groups shard by shard, and commits the missing shards. content: hash of the prompt files."""
+    """Samples the groups of the shards that do not exist yet, and commits them. content: hash of the prompt files."""
     from primecli.generation.engines.policy_info import read_policy
     from primecli.generation.sampler import Sampler, rollout_table
     from primecli.pipeline.recipe import Recipe
@@ -266,8 +272,8 @@ def _sample(
         fingerprint=str(run.models["policy"]),
         max_length=max(len(group.prompt_ids) for group in groups) + params.max_tokens,
     )
-    engine, how = options.resolved_engine(), options.engine_options()
-    with Sampler(engine, policy, how, params, missing, done=run.progress.advance) as sampler:
+    engine, engine_options = options.resolved_engine(), options.engine_options()
+    with Sampler(engine, policy, engine_options, params, missing, done=run.progress.advance) as sampler:
         for number, part in enumerate(parts):
             if run.skip_name(names[number], recipe):
                 run.progress.advance(len(part) * params.n)
@@ -288,10 +294,11 @@ def _counts(table: pa.Table) -> dict[str, float]:
     }
 
 
-def _metrics(counts: dict[str, float]) -> dict[str, float]:
+def metrics(counts: dict[str, float]) -> dict[str, float]:
+    """The directory's metrics, from the sums of its shards' counts."""
     rollouts = counts.get("rollouts", 0)
-    metrics = {"prompts_too_long": counts.get("prompts_too_long", 0)}
+    values = {"prompts_too_long": counts.get("prompts_too_long", 0)}
     if rollouts:
-        metrics["response_tokens"] = counts["tokens"] / rollouts
-        metrics["truncated"] = counts["truncated"] / rollouts
-    return metrics
+        values["response_tokens"] = counts["tokens"] / rollouts
+        values["truncated"] = counts["truncated"] / rollouts
+    return values

@@ -1,4 +1,4 @@
-"""score-prm: from rollouts to the process reward of every response token."""
+"""score-prm: computes the process reward of every response token."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ScorePrmOptions(PrmOptions, ComputeOptions, StageOptions):
 
 
 def score_prm(options: ScorePrmOptions) -> None:
-    """Adds the process rewards of every response token to shards, and the log-probabilities they come from."""
+    """Adds to shards the process reward of every response token, and the log-probabilities that it comes from."""
     from primecli.models.identity import trained_with
     from primecli.models.loading import load_model
     from primecli.pipeline.stage_run import StageRun
@@ -35,14 +35,14 @@ def score_prm(options: ScorePrmOptions) -> None:
     from primecli.stages.scorer import Scorer
 
     names = {"prm": options.prm, **({} if options.ref in STORED_REFERENCES else {"ref": options.ref})}
-    with StageRun("score-prm", options, finish=_metrics) as run:
+    with StageRun("score-prm", options, finish=metrics) as run:
         scorer = Scorer(run, options, names, load_model)
 
         def compare_beta() -> None:
-            trained = trained_with(scorer.directories["prm"]).get("beta")
-            if trained is not None and trained != options.beta:
+            trained_beta = trained_with(scorer.directories["prm"]).get("beta")
+            if trained_beta is not None and trained_beta != options.beta:
                 run.warn(
-                    f"{scorer.directories['prm']} was trained with --beta {trained:g}, and scores with --beta "
+                    f"{scorer.directories['prm']} was trained with --beta {trained_beta:g}, but scores with --beta "
                     f"{options.beta:g}"
                 )
 
@@ -55,7 +55,7 @@ def score_prm(options: ScorePrmOptions) -> None:
 def _with_process_rewards(
     table: pa.Table, logprobs: dict[str, np.ndarray], options: ScorePrmOptions
 ) -> tuple[pa.Table, dict[str, float]]:
-    """The table with the three columns of score-prm, and its counts. logprobs: (N,) by role."""
+    """The table with the columns of score-prm, and its counts. logprobs: (N,) nats, by role: prm and perhaps ref."""
     import numpy as np
     import torch
 
@@ -68,8 +68,8 @@ def _with_process_rewards(
         check_untouched_distribution({name: table[name].to_numpy() for name in schema.SAMPLED_WITH}, "--ref rollout")
     if options.ref in STORED_REFERENCES:
         logprobs["ref"], _ = flat_column(table, STORED_REFERENCES[options.ref])
-    prm, ref = torch.from_numpy(logprobs["prm"]), torch.from_numpy(logprobs["ref"].copy())
-    rewards = implicit_process_rewards(prm, ref, options.beta).numpy()
+    prm, ref = torch.from_numpy(logprobs["prm"]), torch.from_numpy(logprobs["ref"].copy())  # (N,) each
+    rewards = implicit_process_rewards(prm, ref, options.beta).numpy()  # (N,)
     columns = {
         schema.PRM_LOGPROBS: logprobs["prm"],
         schema.REF_LOGPROBS: logprobs["ref"],
@@ -80,7 +80,8 @@ def _with_process_rewards(
     return with_columns(table, {name: list_column(values, lengths, name) for name, values in columns.items()}), counts
 
 
-def _metrics(counts: dict[str, float]) -> dict[str, float]:
+def metrics(counts: dict[str, float]) -> dict[str, float]:
+    """The directory's metrics, from the sums of its shards' counts."""
     if not counts.get("tokens"):
         return {}
     return {

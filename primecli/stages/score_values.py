@@ -1,4 +1,4 @@
-"""score-values: from rollouts to what a critic expects from every response token on."""
+"""score-values: computes the critic's value of every response token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ScoreValuesOptions(ComputeOptions, StageOptions):
 
 
 def score_values(options: ScoreValuesOptions) -> None:
-    """Adds to shards what a critic expects from every response token on."""
+    """Adds to shards the value of every response token: the return that a critic predicts from there on."""
     import numpy as np
 
     from primecli.models.loading import load_critic
@@ -34,11 +34,11 @@ def score_values(options: ScoreValuesOptions) -> None:
     from primecli.shards.parquet import flat_column, list_column, with_columns
     from primecli.stages.scorer import Scorer
 
-    with StageRun("score-values", options, finish=_metrics) as run:
+    with StageRun("score-values", options, finish=metrics) as run:
         scorer = Scorer(run, options, {"critic": options.critic}, load_critic, sequence_values)
 
         def score(table: pa.Table, path: Path) -> tuple[pa.Table, dict[str, float]]:
-            values = scorer.scores(table, path)["critic"]
+            values = scorer.scores(table, path)["critic"]  # (N,)
             _, lengths = flat_column(table, schema.RESPONSE_IDS)
             counts = {"tokens": len(values), "value_sum": float(values.sum(dtype=np.float64))}
             return with_columns(table, {schema.VALUES: list_column(values, lengths, schema.VALUES)}), counts
@@ -46,5 +46,6 @@ def score_values(options: ScoreValuesOptions) -> None:
         scorer.each_shard([], score)
 
 
-def _metrics(counts: dict[str, float]) -> dict[str, float]:
+def metrics(counts: dict[str, float]) -> dict[str, float]:
+    """The directory's metrics, from the sums of its shards' counts."""
     return {"value_mean": counts["value_sum"] / counts["tokens"]} if counts.get("tokens") else {}

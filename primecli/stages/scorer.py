@@ -1,4 +1,4 @@
-"""What score-prm and score-values share: models that stay loaded from shard to shard, and the loop over the shards."""
+"""What score-prm and score-values share: models that stay loaded from shard to shard, and the loop over shards."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 
 class Scorer:
-    """Scores shards with a model of each role, loaded when the first shard is to be scored.
+    """Scores shards with one model per role. The models are loaded when the first shard has to be scored.
 
-    names: the models by role, as the user named them.
+    run: the run of the stage.
+    options: how to compute.
+    names: the models by role, as the user named them, such as {"prm": "ckpt/prm/1"}.
     load: loads the model of a directory.
-    per_token: what a model gives for every response token; its log-probability when None.
+    per_token: computes a model's number for every response token; None for its log-probability.
+    directories: the directories of the models, by role; empty before the first shard.
     """
 
     def __init__(
@@ -37,12 +40,12 @@ class Scorer:
         self.names = names
         self.per_token = per_token
         self.directories: dict[str, Path] = {}
-        self._early = Preloader(options.threads, load)
-        self._models: dict[str, Any] | None = None
+        self._preloader = Preloader(options.threads, load)
+        self._models: dict[str, Any] | None = None  # by role; None before the first shard that has to be scored
 
     def preload(self) -> None:
-        """Loads the models that are there, while the stage waits for its input."""
-        self._early.begin([(name, self.options.resolved_dtype()) for name in self.names.values()])
+        """Starts to load the models that exist already, while the stage waits for its input."""
+        self._preloader.begin([(name, self.options.resolved_dtype()) for name in self.names.values()])
 
     def each_shard(
         self,
@@ -50,7 +53,12 @@ class Scorer:
         score: Callable[[pa.Table, Path], tuple[pa.Table, dict[str, float]]],
         first: Callable[[], None] = lambda: None,
     ) -> None:
-        """Adds the columns of a stage to each input shard. needs: columns. first: called once a shard has come."""
+        """Adds the columns of the stage to each input shard, unless the output exists.
+
+        needs: the columns that the stage reads besides the token ids.
+        score: the table with the new columns, and its counts, from the table and the path of a shard.
+        first: called when the first shard has arrived and the models' directories are known.
+        """
         from primecli.models.device import free_device_memory
         from primecli.models.identity import model_fingerprint, resolve_model
         from primecli.shards import schema
@@ -58,7 +66,7 @@ class Scorer:
         tokens = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
         for shard in self.run.shards([*tokens, *needs], while_idle=self.preload):
             if not self.directories:
-                # only now: a model that an update before this stage is to write is there from the first shard on
+                # not earlier: an update before this stage may have to write the model first, and then passes shards on
                 self.directories = {role: resolve_model(name) for role, name in self.names.items()}
                 self.run.models.update({role: model_fingerprint(path) for role, path in self.directories.items()})
                 first()
@@ -68,10 +76,10 @@ class Scorer:
                 continue
             self.run.commit(*score(self.run.read(shard), shard.path))
         self._models = None
-        free_device_memory()  # before our stdout closes, which is when the next stage begins
+        free_device_memory()  # before stdout closes and the next stage starts
 
     def scores(self, table: pa.Table, path: Path) -> dict[str, np.ndarray]:
-        """(N,) float32 by role: the numbers of all response tokens of a shard."""
+        """(N,) float32 by role: the number of every response token of a shard. path: of the shard, for messages."""
         from primecli.models.device import peak_memory_gib
         from primecli.models.scoring import score
         from primecli.pipeline import pipe
@@ -82,14 +90,14 @@ class Scorer:
         sequences = Sequences(split_rows(table, schema.PROMPT_IDS), split_rows(table, schema.RESPONSE_IDS))
         if self._models is None:
             self.placement = self.options.placement()
-            self._models = {role: self._early.load(path, self.placement) for role, path in self.directories.items()}
-        last = list(self._models)[-1]
+            self._models = {role: self._preloader.load(path, self.placement) for role, path in self.directories.items()}
+        last_role = list(self._models)[-1]  # the only one that advances the progress display
         scores = {}
         for role, model in self._models.items():
 
             def done(rows: int, role: str = role) -> None:
                 pipe.check_reader()
-                self.run.progress.advance(rows if role == last else 0)
+                self.run.progress.advance(rows if role == last_role else 0)
 
             scores[role] = score(
                 model,

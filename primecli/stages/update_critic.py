@@ -1,4 +1,4 @@
-"""update-critic: from rollouts with returns to the next checkpoint of PPO's critic."""
+"""update-critic: trains PPO's critic on rollouts with returns, and writes its next checkpoint."""
 
 from __future__ import annotations
 
@@ -35,13 +35,15 @@ class UpdateCriticOptions(UpdateOptions):
     epochs: Epochs = 1
     value_clip: Annotated[
         float,
-        Option("How far a value may move from the stored one before its error stops counting; 0 is no limit.", min=0.0),
+        Option(
+            "How far a value may move from the stored one before its error stops counting; 0 for no limit.", min=0.0
+        ),
     ] = 0.5
     loss_aggregation: Aggregation = LossAggregation.token_mean
     evaluate: Annotated[
         bool,
         Option(
-            "Measure the critic on the batch when it is done, a forward pass.",
+            "Measure the updated critic on the batch, with a forward pass.",
             "execution",
             flags="--evaluate/--no-evaluate",
         ),

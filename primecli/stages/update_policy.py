@@ -1,4 +1,4 @@
-"""update-policy: from rollouts with advantages to the next checkpoint of the policy."""
+"""update-policy: trains the policy on rollouts with advantages, and writes its next checkpoint."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class UpdatePolicyOptions(PolicyOptions, UpdateOptions):
     """The options of `primecli update-policy`."""
 
     policy: Annotated[str, Option("The policy to train.", "execution", metavar="DIR|HUB_ID")]
+    # inherited, but declared here for their defaults and their place in the help page
     checkpoint: Checkpoint
     shards: Shards = ()
     lr: LearningRate = 5e-7
@@ -40,7 +41,7 @@ class UpdatePolicyOptions(PolicyOptions, UpdateOptions):
 
 def update_policy(options: UpdatePolicyOptions) -> None:
     """Trains the policy on the advantages of its rollouts; writes one checkpoint."""
-    from primecli.training.policy import columns
+    from primecli.training.policy import needed_columns
     from primecli.training.update_run import run_update
 
     def train(run: UpdateRun, source: Path, reference: Path | None, load: Callable[..., Any]) -> None:
@@ -52,7 +53,7 @@ def update_policy(options: UpdatePolicyOptions) -> None:
         train,
         role="policy",
         model=options.policy,
-        needs=columns(options),
+        needs=needed_columns(options),
         reference=None if options.ref == FROM_SHARDS else options.ref,
     )
 
@@ -64,12 +65,12 @@ def _train(
     from primecli.shards.rollouts import load_rollouts
     from primecli.training import policy
 
-    in_every_shard = set.intersection(*(set(shard.footer.columns) for shard in run.shards))
-    parts = [name for name in (schema.OUTCOME_ADVANTAGES, schema.PROCESS_ADVANTAGES) if name in in_every_shard]
-    rollouts = load_rollouts(run.shards, [*policy.columns(options), *parts], token_ids=True)
-    biased = policy.check_sampling(rollouts, options)
-    if biased is not None:
-        run.warn(biased)
+    shared_columns = set.intersection(*(set(shard.footer.columns) for shard in run.shards))
+    parts = [name for name in (schema.OUTCOME_ADVANTAGES, schema.PROCESS_ADVANTAGES) if name in shared_columns]
+    rollouts = load_rollouts(run.shards, [*policy.needed_columns(options), *parts], token_ids=True)
+    warning = policy.check_sampling(rollouts, options)
+    if warning is not None:
+        run.warn(warning)
     trainer = run.trainer(source, load)
     staleness = policy.check_staleness(rollouts, trainer.state.lineage, options.max_staleness)
     policy.preflight(trainer, rollouts, options)
@@ -87,31 +88,24 @@ def _train(
 def _take_steps(
     options: UpdatePolicyOptions, run: UpdateRun, trainer: Trainer, rollouts: Rollouts
 ) -> tuple[OldLogprobs, dict[str, float]]:
-    """All optimizer steps. Returns the old log-probabilities, and the gap between the sampler's and the trainer's."""
-    from primecli.models import scoring
+    """Takes all optimizer steps. Returns the old log-probabilities, and metrics of their gap to the sampler's."""
     from primecli.shards import schema
     from primecli.training import policy
 
     recompute = options.old_logprobs is OldLogprobsSource.recompute
-    # with one step in all, its own forward pass gives them: no pass of their own
-    ahead = recompute and trainer.total_steps(len(rollouts)) > 1
+    # with a single step in all, the step's own forward pass yields them
+    extra_pass = recompute and trainer.total_steps(len(rollouts)) > 1
     old = policy.OldLogprobs(
-        rollouts.values[schema.ROLLOUT_LOGPROBS].copy(), from_first_forward=recompute and not ahead
+        rollouts.values[schema.ROLLOUT_LOGPROBS].copy(), from_first_forward=recompute and not extra_pass
     )
     gap: dict[str, float] = {}
-    run.progress.advance(0, total=len(rollouts) * (options.epochs + ahead))
-    if ahead:
-        old.values = scoring.score(
-            trainer.model,
-            trainer.placement,
-            rollouts.sequences(temperature=True),
-            micro_batch_tokens=options.micro_batch_tokens,
-            done=run.progress.advance,
-        )
+    run.progress.advance(0, total=len(rollouts) * (options.epochs + extra_pass))
+    if extra_pass:
+        old.values = trainer.score(rollouts.sequences(temperature=True), done=run.progress.advance)
         gap = policy.logprob_gap(rollouts, old, options.max_logprob_gap)
     for rows in trainer.mini_batches(len(rollouts)):
         policy.take_step(trainer, rollouts, rows, old, options)
         run.progress.advance(len(rows))
-    if recompute and not ahead:
+    if old.from_first_forward:
         gap = policy.logprob_gap(rollouts, old, options.max_logprob_gap)
     return old, gap

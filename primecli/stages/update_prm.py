@@ -1,4 +1,4 @@
-"""update-prm: from graded rollouts to the next checkpoint of the process reward model."""
+"""update-prm: trains the process reward model on graded rollouts, and writes its next checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PrmLoss(StrEnum):
-    """What the PRM is trained with."""
+    """The loss that the PRM is trained with."""
 
     ce = "ce"
     dpo = "dpo"
@@ -37,12 +37,15 @@ class UpdatePrmOptions(PrmOptions, UpdateOptions):
     epochs: Epochs = 1
     loss: Annotated[
         PrmLoss,
-        Option("ce: each response's outcome; dpo: right against wrong within a group, one more forward pass a step."),
+        Option(
+            "ce: cross-entropy of each response's outcome; dpo: right against wrong responses of a group, with one "
+            "more forward pass per step."
+        ),
     ] = PrmLoss.ce
     evaluate: Annotated[
         bool,
         Option(
-            "Measure the PRM on the batch before and after, a forward pass each.",
+            "Measure the PRM on the batch before and after the update, with a forward pass each.",
             "execution",
             flags="--evaluate/--no-evaluate",
         ),
@@ -102,5 +105,7 @@ def _train(
             prm.take_step(trainer, rollouts, rows, beta, loss)
             run.progress.advance(len(rows))
         after = prm.evaluate(trainer, rollouts, beta, loss) if options.evaluate else {}
-    quality = {f"{name}_{when}": side[name] for name in before for when, side in (("before", before), ("after", after))}
+    quality = {
+        f"{name}_{time}": metrics[name] for name in before for time, metrics in (("before", before), ("after", after))
+    }
     run.commit(trainer, rollouts, quality)

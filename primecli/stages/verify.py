@@ -1,4 +1,4 @@
-"""verify: from responses to outcome rewards and verdicts."""
+"""verify: grades responses with outcome rewards and verdicts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Sandbox(StrEnum):
-    """What programs run in."""
+    """What the programs in responses run in."""
 
     auto = "auto"
     bwrap = "bwrap"
@@ -33,7 +33,7 @@ class Sandbox(StrEnum):
 
 
 class CodeReward(StrEnum):
-    """What a program is rewarded for."""
+    """How the tests that a program passes become its reward."""
 
     all = "all"
     fraction = "fraction"
@@ -43,41 +43,50 @@ class CodeReward(StrEnum):
 class VerifyOptions(StageOptions):
     """The options of `primecli verify`.
 
-    Those that decide how rows are graded are recorded with each verifier that a shard's rows need, see
-    `Graders.recipe`: rows of one kind do not depend on the options of another.
+    The options that decide how rows are graded are recorded per verifier, and only for the verifiers that a shard's
+    rows need (see `Graders.recipe`), so that an option of one verifier does not change the fingerprint of rows that
+    another one grades.
     """
 
     shards: Shards = ()
     verifier: Annotated[
         tuple[str, ...],
         Option(
-            "NAME grades the rows whose ability or data source is KEY, or all rows: math, code, an installed one or "
-            "module:function (also of the current directory); may be repeated.  [default: by ability, then data "
-            "source, else math]",
+            "Grade the rows whose ability or data source is KEY, or all rows, with NAME: math, code, an installed "
+            "verifier, or module:function (found in the current directory too); may be repeated.  [default: by "
+            "ability, then data source, else math]",
             "call",
             metavar="[KEY=]NAME",
         ),
     ] = ()
-    timeout: Annotated[float, Option("Seconds for one answer.", "call", min=0.1)] = 5.0
+    timeout: Annotated[float, Option("Time limit of one answer, in seconds.", "call", min=0.1)] = 5.0
     last_number: Annotated[
         bool,
         Option(
-            "math: where there is neither a box nor a final-answer phrase, grade the last number.",
+            "math: if there is neither a box nor a final-answer phrase, grade the last number.",
             "call",
             flags="--last-number/--no-last-number",
         ),
     ] = True
     sandbox: Annotated[
-        Sandbox, Option("code: auto is bwrap (bubblewrap), or refuses; limits and none hide no files.", "execution")
+        Sandbox,
+        Option(
+            "code: auto uses bwrap (bubblewrap), and refuses to run without it; limits and none do not hide files.",
+            "execution",
+        ),
     ] = Sandbox.auto
-    code_reward: Annotated[CodeReward, Option("code: 1 when all tests pass, or the fraction that passes.", "call")] = (
-        CodeReward.all
-    )
-    test_timeout: Annotated[float, Option("code: CPU seconds of one test.", "call", min=0.1)] = 6.0
-    program_timeout: Annotated[float, Option("code: seconds for all tests of a program.", "call", min=0.1)] = 60.0
-    workers: Annotated[int | None, Option("Grading processes.  [default: all cores]", "execution", min=1)] = None
+    code_reward: Annotated[
+        CodeReward, Option("code: reward 1 if all tests pass, or the fraction that passes.", "call")
+    ] = CodeReward.all
+    test_timeout: Annotated[float, Option("code: CPU time limit of one test, in seconds.", "call", min=0.1)] = 6.0
+    program_timeout: Annotated[
+        float, Option("code: time limit of all tests of a program, in seconds.", "call", min=0.1)
+    ] = 60.0
+    workers: Annotated[
+        int | None, Option("Number of grading processes.  [default: one per core]", "execution", min=1)
+    ] = None
     max_errors: Annotated[
-        int, Option("Rows that the verifier may fail on before the exit code is 4.", "execution", min=0)
+        int, Option("Exit with code 4 if the verifier fails on more rows than this.", "execution", min=0)
     ] = 0
     out: Out = None
     force: Force = False
@@ -85,7 +94,7 @@ class VerifyOptions(StageOptions):
     quiet: Quiet = False
 
     def settings(self) -> dict[str, dict[str, Any]]:
-        """The arguments of the verifiers of primecli's own, by name."""
+        """The arguments of primecli's own verifiers, by name."""
         return {
             "math": {"last_number": self.last_number},
             "code": {
@@ -97,7 +106,10 @@ class VerifyOptions(StageOptions):
         }
 
     def chosen(self) -> dict[str, str]:
-        """The verifiers of --verifier by key, "" for all other rows; each checked to be known."""
+        """The verifiers that --verifier names, by key; "" is for all other rows.
+
+        Raises UsageError for an unknown verifier, or for two with the same key.
+        """
         from primecli.verifiers import verifier_identity
 
         chosen: dict[str, str] = {}
@@ -106,17 +118,17 @@ class VerifyOptions(StageOptions):
             if chosen.setdefault(key, name) != name:
                 raise UsageError(f"--verifier {argument}: {key or 'all rows'} would have two verifiers")
             if ":" in name and os.getcwd() not in sys.path:
-                sys.path.insert(0, os.getcwd())  # a module beside the prompts is found, also by the workers
+                sys.path.insert(0, os.getcwd())  # so that modules in it are found, also by the workers
             verifier_identity(name)
         return chosen
 
 
 def verify(options: VerifyOptions) -> None:
-    """Grades every response of every shard. Raises QuarantineError where too many could not be graded."""
+    """Grades every response of every shard. Raises QuarantineError if too many could not be graded."""
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards import schema
 
-    with StageRun("verify", options, finish=_metrics) as run, Graders(run, options) as graders:
+    with StageRun("verify", options, finish=metrics) as run, Graders(run, options) as graders:
         for shard in run.shards([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE, schema.GROUND_TRUTH]):
             run.expect(shard)
             names = graders.names(shard)
@@ -130,16 +142,19 @@ def verify(options: VerifyOptions) -> None:
     if errors > options.max_errors:
         raise QuarantineError(
             f"{errors} rows could not be graded, and --max-errors allows {options.max_errors}",
-            f"{graders.first_error or 'see column verifier_detail'}; the shards in {run.directory} are complete",
+            f"{graders.first_error or 'see the column verifier_detail'}; the shards in {run.directory} are complete",
         )
 
 
 class Graders:
-    """The pools of the verifiers that the rows need, each started when the first row needs it.
+    """The pools of grading processes, one per verifier, each started when the first row needs it.
 
-    chosen: verifiers by ability or data source, as --verifier names them.
-    keys: the abilities and data sources that the rows had so far.
-    first_error: the detail of the first row that could not be graded.
+    run: the run of the stage.
+    options: the options of the stage.
+    chosen: the verifiers that --verifier names, by ability or data source.
+    settings: the arguments of the verifiers, by name.
+    keys: the abilities and data sources of the rows so far.
+    first_error: the detail of the first row that could not be graded, as a hint; None so far.
     """
 
     def __init__(self, run: StageRun, options: VerifyOptions) -> None:
@@ -159,7 +174,7 @@ class Graders:
         self._stack.close()
 
     def names(self, shard: Shard) -> list[str]:
-        """The verifier of each row of a shard."""
+        """The name of the verifier for each row of a shard."""
         from primecli.shards import schema
         from primecli.shards.parquet import read_table
         from primecli.verifiers import choose_verifier
@@ -174,7 +189,7 @@ class Graders:
         return [choose_verifier(*keys, self.chosen) for keys in zip(abilities, sources, strict=True)]
 
     def recipe(self, names: Sequence[str]) -> dict[str, Any]:
-        """What the grades of these rows depend on."""
+        """What the grades depend on, by verifier. names: of the verifiers, as `names` returns them."""
         from primecli.verifiers import verifier_identity
 
         return {
@@ -183,7 +198,7 @@ class Graders:
         }
 
     def pool(self, name: str) -> GradingPool:
-        """The workers of a verifier."""
+        """The pool of a verifier."""
         from primecli.verifiers.pool import GradingPool
 
         if name not in self._pools:
@@ -197,7 +212,7 @@ class Graders:
         return self._pools[name]
 
     def grade(self, table: pa.Table, names: Sequence[str]) -> tuple[pa.Table, dict[str, float]]:
-        """The table with the columns of this stage, and its counts."""
+        """The table with the columns of verify, and its counts. names: the verifier for each row."""
         from primecli.pipeline import pipe
         from primecli.shards import schema
         from primecli.verifiers import Task
@@ -215,7 +230,7 @@ class Graders:
                 by_row[rows[index]] = grade
                 self.run.progress.advance(1)
         pipe.check_reader()
-        assert len(by_row) == len(tasks), "a pool grades every task unless it is cancelled"
+        assert len(by_row) == len(tasks), "a pool grades every task, unless it is cancelled"
         grades = [by_row[row] for row in range(len(tasks))]
         failures = (f"the first: {grade.detail}" for grade in grades if grade.verdict == "error")
         self.first_error = self.first_error or next(failures, None)
@@ -223,6 +238,7 @@ class Graders:
 
 
 def _with_grades(table: pa.Table, grades: Sequence[Grade]) -> tuple[pa.Table, dict[str, float]]:
+    """The table with the grades of its rows as columns, and its counts."""
     from primecli.shards import schema
     from primecli.shards.parquet import with_columns
     from primecli.verifiers import VERDICTS
@@ -243,9 +259,10 @@ def _with_grades(table: pa.Table, grades: Sequence[Grade]) -> tuple[pa.Table, di
     return table, {**counts, "reward": sum(grade.reward or 0.0 for grade in grades)}
 
 
-def _metrics(counts: dict[str, float]) -> dict[str, float]:
+def metrics(counts: dict[str, float]) -> dict[str, float]:
+    """The directory's metrics, from the sums of its shards' counts."""
     from primecli.verifiers import VERDICTS
 
     graded = sum(counts.get(verdict, 0) for verdict in VERDICTS if verdict != "error")
-    metrics = {"accuracy": counts["reward"] / graded} if graded else {}
-    return {**metrics, **{verdict: counts.get(verdict, 0) for verdict in VERDICTS}}
+    accuracy = {"accuracy": counts["reward"] / graded} if graded else {}
+    return {**accuracy, **{verdict: counts.get(verdict, 0) for verdict in VERDICTS}}

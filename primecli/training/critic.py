@@ -1,4 +1,4 @@
-"""What update-critic does between its input and its checkpoint."""
+"""The training of the critic in update-critic: which values it may learn from, its steps, and its quality."""
 
 from __future__ import annotations
 
@@ -12,51 +12,54 @@ from primecli.models import scoring
 from primecli.shards import schema
 from primecli.shards.parquet import Shard
 from primecli.shards.rollouts import Rollouts
-from primecli.training.trainer import MicroBatch, Trainer, device_tensor, token_positions
+from primecli.training.trainer import MicroBatch, Trainer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def check_origin(parts: Sequence[Shard], fingerprint: str | None) -> None:
-    """Raises InputError where the shards say that their values are of another critic than the one to be updated.
+def check_origin(shards: Sequence[Shard], fingerprint: str | None) -> None:
+    """Raises InputError if a shard's values were computed by another critic than the one to be updated.
 
-    The clip of the value loss is around the values that this critic gave. Shards of other tools say nothing.
+    The value loss is clipped around the values that this very critic computed. Shards of other tools, whose provenance
+    does not say, pass.
+
+    fingerprint: that of the critic to be updated.
     """
-    for part in parts:
-        records = [record for record in part.footer.provenance if record.get("stage") == "score-values"]
-        found = records[-1]["models"].get("critic") if records else None
-        if found is not None and found != fingerprint:
+    for shard in shards:
+        records = [record for record in shard.footer.provenance if record.get("stage") == "score-values"]
+        origin = records[-1]["models"].get("critic") if records else None
+        if origin is not None and origin != fingerprint:
             raise InputError(
-                f"{part.path}: its values are of the critic {found}, and --critic is {fingerprint}",
-                "score the values with the critic that is to be updated",
+                f"{shard.path}: its values were computed by the critic {origin}, but --critic is {fingerprint}",
+                "score the values with the critic that you want to update",
             )
 
 
 def evaluate(trainer: Trainer, rollouts: Rollouts) -> dict[str, float]:
-    """How much of the returns' variance the values explain: those in the shards, and those of the critic as it is."""
+    """The share of the returns' variance that the values explain, by name.
+
+    explained_variance_before: by the values in the shards. explained_variance_after: by those of the updated critic.
+    Either is left out where it is not defined, because all returns are equal.
+    """
     import torch
 
     from primecli.core.metrics import explained_variance
 
-    after = scoring.score(
-        trainer.model,
-        trainer.placement,
-        rollouts.sequences(),
-        micro_batch_tokens=trainer.options.micro_batch_tokens,
-        per_token=scoring.sequence_values,
-    )
-    returns = torch.from_numpy(rollouts.values[schema.RETURNS])
-    found = {"before": rollouts.values[schema.VALUES], "after": after}
+    returns = torch.from_numpy(rollouts.values[schema.RETURNS])  # (N,)
+    values_by_time = {
+        "before": rollouts.values[schema.VALUES],
+        "after": trainer.score(rollouts.sequences(), per_token=scoring.sequence_values),
+    }
     shares = {
-        f"explained_variance_{when}": explained_variance(torch.from_numpy(values), returns)
-        for when, values in found.items()
+        f"explained_variance_{time}": explained_variance(torch.from_numpy(values), returns)
+        for time, values in values_by_time.items()
     }
     return {name: share for name, share in shares.items() if np.isfinite(share)}
 
 
 def preflight(trainer: Trainer, rollouts: Rollouts) -> None:
-    """Tries the largest micro-batch, see `Trainer.preflight`."""
+    """Tries the largest micro-batch; see `Trainer.preflight`."""
     sequences = rollouts.sequences()
 
     def forward(batch: scoring.Batch) -> Tensor:
@@ -66,23 +69,21 @@ def preflight(trainer: Trainer, rollouts: Rollouts) -> None:
 
 
 def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], clip: float | None, aggregation: str) -> None:
-    """One optimizer step of the critic over a mini-batch."""
-    import torch
+    """Takes one optimizer step of the critic over the mini-batch `rows`.
 
-    from primecli.core.losses import token_weights, value_loss
+    clip: how far a value may move from the stored one before its error stops counting; None for no limit.
+    aggregation: how the losses of tokens become one, such as token-mean.
+    """
+    from primecli.core.losses import value_loss
 
     sequences = rollouts.sequences()
-    tokens = int(rollouts.response_lengths[rows].sum())
 
     def micro_batch(batch: scoring.Batch) -> MicroBatch:
-        values = scoring.sequence_values(trainer.model, trainer.placement, sequences, batch)  # (N,)
-        places = token_positions(rollouts, batch.rows)
-        weights = token_weights(
-            torch.from_numpy(rollouts.response_lengths[batch.rows]), aggregation, tokens=tokens, responses=len(rows)
-        ).to(trainer.placement.device)
+        values = scoring.sequence_values(trainer.model, trainer.placement, sequences, batch)  # (n,)
         old_values, returns = (
-            device_tensor(rollouts.values[name][places], trainer.placement) for name in (schema.VALUES, schema.RETURNS)
-        )
+            trainer.device_tensor(rollouts.token_rows(batch.rows, name)) for name in (schema.VALUES, schema.RETURNS)
+        )  # (n,) each
+        weights = trainer.token_weights(rollouts, rows, batch, aggregation)  # (n,)
         result = value_loss(values, old_values, returns, weights, clip=clip)
         sums = {
             "clip_fraction": float(result.clipped.sum()),
@@ -91,7 +92,4 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], clip: float
         }
         return MicroBatch(result.loss, sums)
 
-    def finish(sums: dict[str, float]) -> dict[str, float]:
-        return {name: value if name == "loss" else value / tokens for name, value in sums.items()}
-
-    trainer.take_step(sequences, rows, micro_batch, finish)
+    trainer.take_step(sequences, rows, micro_batch, denominator=int(rollouts.response_lengths[rows].sum()))

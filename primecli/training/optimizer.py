@@ -1,4 +1,4 @@
-"""AdamW in one fused kernel, with moments that persist between processes and may live in CPU memory."""
+"""AdamW as one fused kernel; its moments persist between processes, and may be kept in CPU memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-BETAS = (0.9, 0.999)
-MOMENTS = ("exp_avg", "exp_avg_sq")
+BETAS = (0.9, 0.999)  # torch's defaults
+MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names; checkpoints use them too
 
 
 class AdamW:
-    """AdamW over some float32 parameters, after `steps` steps; its moments are there from the start, 0 until `load`.
+    """AdamW over float32 parameters. Its moments exist from the start; they are 0 until `load`.
 
-    parameters: by name. offload: the moments are kept in CPU memory, and those of one parameter at a time join it for
-    its step. The kernel is the same then, and so is every bit of the result.
+    parameters: what it trains, by name.
+    weight_decay: as in torch.optim.AdamW.
+    steps: optimizer steps taken before, by earlier processes.
+    offload: keeps the moments in CPU memory, and moves those of one parameter after the other to its device for the
+        step. The kernel is the same, and so is every bit of the result.
     """
 
     def __init__(
@@ -36,22 +39,22 @@ class AdamW:
 
         self.parameters = dict(parameters)
         self.offload = offload
-        everything = list(self.parameters.values())
-        together = [[parameter] for parameter in everything] if offload else [everything]
+        all_parameters = list(self.parameters.values())
+        chunks = [[parameter] for parameter in all_parameters] if offload else [all_parameters]
         self._optimizers = [
-            torch.optim.AdamW(some, betas=BETAS, weight_decay=weight_decay, fused=True) for some in together
+            torch.optim.AdamW(chunk, betas=BETAS, weight_decay=weight_decay, fused=True) for chunk in chunks
         ]
         self._states: dict[torch.nn.Parameter, dict[str, Tensor]] = {}
         for optimizer in self._optimizers:
             for parameter in optimizer.param_groups[0]["params"]:
-                home = torch.device("cpu") if offload else parameter.device
+                device = torch.device("cpu") if offload else parameter.device
                 self._states[parameter] = optimizer.state[parameter] = {
-                    "step": torch.tensor(float(steps), device=parameter.device),  # where the fused kernel wants it
-                    **{moment: torch.zeros_like(parameter, device=home) for moment in MOMENTS},
+                    "step": torch.tensor(float(steps), device=parameter.device),  # where the fused kernel needs it
+                    **{moment: torch.zeros_like(parameter, device=device) for moment in MOMENTS},
                 }
 
     def load(self, path: Path) -> None:
-        """Puts the moments of a checkpoint's file back. Raises InputError where they do not fit."""
+        """Loads the moments from a checkpoint's file. Raises InputError if they do not fit the parameters."""
         saved = checkpoints.load_tensors(path)
         for name, parameter in self.parameters.items():
             for moment in MOMENTS:
@@ -59,7 +62,7 @@ class AdamW:
                 self._states[parameter][moment].copy_(stored)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The moments by the names under which a checkpoint stores them."""
+        """The moments, by the names under which a checkpoint stores them, such as lm_head.weight.exp_avg."""
         return {
             f"{name}.{moment}": self._states[parameter][moment].contiguous()
             for name, parameter in self.parameters.items()
@@ -67,25 +70,25 @@ class AdamW:
         }
 
     def zero_grad(self) -> None:
-        """Gives the gradients' memory back."""
+        """Frees the gradients."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def step(self, lr: float) -> None:
-        """One step at this learning rate. A parameter without a gradient is left as it is."""
+        """Takes one step with this learning rate. Parameters without a gradient do not change."""
         for optimizer in self._optimizers:
             (group,) = optimizer.param_groups
             group["lr"] = lr
-            with self._moments_beside(group["params"][0]) if self.offload else contextlib.nullcontext():
+            with self._moments_on_device(group["params"][0]) if self.offload else contextlib.nullcontext():
                 optimizer.step()
 
     @contextlib.contextmanager
-    def _moments_beside(self, parameter: torch.nn.Parameter) -> Iterator[None]:
-        """The moments on the parameter's device; what the step makes of them goes back to where they live."""
+    def _moments_on_device(self, parameter: torch.nn.Parameter) -> Iterator[None]:
+        """Copies the moments of a parameter to its device for a step, and the new ones back afterwards."""
         state = self._states[parameter]
-        kept = {moment: state[moment] for moment in MOMENTS}
-        state.update({moment: tensor.to(parameter.device, copy=True) for moment, tensor in kept.items()})
+        offloaded = {moment: state[moment] for moment in MOMENTS}
+        state.update({moment: tensor.to(parameter.device, copy=True) for moment, tensor in offloaded.items()})
         yield
-        for moment, tensor in kept.items():
+        for moment, tensor in offloaded.items():
             tensor.copy_(state[moment])
-        state.update(kept)
+        state.update(offloaded)

@@ -1,4 +1,4 @@
-"""The options that every update has: how it trains, where its checkpoint goes, what it logs."""
+"""The options of the updates: how they train, where their checkpoint goes, and what they log; and of the advantages."""
 
 from __future__ import annotations
 
@@ -16,58 +16,61 @@ from primecli.options import Force, Option, Options, Partial, Quiet, Seed, StepS
 from primecli.pipeline.loggers import LoggerName
 from primecli.pipeline.options import InputOptions, RunOptions
 
-FROM_SHARDS = "shards"  # --ref: the ref_logprobs that score-prm stored
+FROM_SHARDS = "shards"  # the value of --ref that stands for the ref_logprobs stored in the shards
 
-Checkpoint = Annotated[Path, Option("Where the new checkpoint goes; whole or not at all.", "call", metavar="DIR")]
+Checkpoint = Annotated[
+    Path, Option("Directory of the new checkpoint, which appears whole or not at all.", "call", metavar="DIR")
+]
 LearningRate = Annotated[float, Option("Learning rate of AdamW.", min=0.0)]
-MiniBatch = Annotated[int, Option("Responses an optimizer step.", min=1)]
+MiniBatch = Annotated[int, Option("Responses per optimizer step.", min=1)]
 Epochs = Annotated[int, Option("Passes over the batch.", min=1)]
-GradClip = Annotated[float, Option("Largest norm of the gradient; 0 is no limit.", min=0.0)]
+GradClip = Annotated[float, Option("Maximum norm of the gradient; 0 for no limit.", min=0.0)]
 WeightDecay = Annotated[float, Option("Weight decay of AdamW.", min=0.0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions(Options):
-    """The optimizer's steps: how many, how long, over which rows."""
+    """The optimizer's steps: how large they are, how many, and over which rows."""
 
     lr: LearningRate
     mini_batch: MiniBatch = 256
     epochs: Epochs = 1
     grad_clip: GradClip = 1.0
     weight_decay: WeightDecay = 0.01
-    warmup_steps: Annotated[int, Option("Optimizer steps, of all processes, until the full rate.", min=0)] = 0
+    warmup_steps: Annotated[
+        int, Option("Optimizer steps until the learning rate is reached, counted over all iterations.", min=0)
+    ] = 0
     shuffle: Annotated[
         bool,
-        Option("Shuffle rows into mini-batches, or take them in order.", flags="--shuffle/--no-shuffle"),
+        Option("Shuffle the rows into mini-batches, or take them in order.", flags="--shuffle/--no-shuffle"),
     ] = True
     seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions(Options):
-    """What an update does to need less memory; none of it changes the result beyond rounding."""
+    """What an update can do to use less memory; none of it changes the result beyond rounding."""
 
     gradient_checkpointing: Annotated[
         bool,
         Option(
-            "Keep each layer's input alone and compute the rest again in the backward pass: less memory, a third more "
-            "time, the same result.",
+            "Keep only each layer's input, and recompute the rest in the backward pass: less memory, about a "
+            "fifth more time, the same result.",
             "execution",
         ),
     ] = False
     offload_optimizer: Annotated[
         bool,
         Option(
-            "Keep the optimizer's moments in CPU memory: 8 bytes less on the GPU for each trained parameter, slower "
-            "steps, the same result.",
+            "Keep the optimizer's moments in CPU memory: 8 bytes less on the GPU per trained parameter, slower steps, "
+            "the same result.",
             "execution",
         ),
     ] = False
     preflight: Annotated[
         bool | None,
         Option(
-            "Try the largest micro-batch before anything else, so that memory runs out at once or never.  "
-            "[default: on a GPU]",
+            "Try the largest micro-batch first, so that memory runs out at the start or never.  [default: on a GPU]",
             "execution",
             flags="--preflight/--no-preflight",
         ),
@@ -76,41 +79,46 @@ class MemoryOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterOptions(Options):
-    """LoRA: what is trained instead of all weights."""
+    """LoRA: which adapters to train instead of all weights."""
 
     lora_rank: Annotated[
         int | None,
         Option(
-            "Train matrices of this rank beside the linear layers and nothing else; the checkpoint is the merged "
-            "model. Wants about ten times the --lr.  [default: train all weights]",
-            "call",  # `recipe` adds what these come to, where there is a rank
+            "Train only adapters (LoRA): two matrices of this rank for each linear layer. The checkpoint is the merged "
+            "model. Needs about ten times the --lr.  [default: train all weights]",
+            "call",  # `recipe` adds the resolved adapters, if there is a rank
             min=1,
         ),
     ] = None
     lora_alpha: Annotated[
         float | None,
-        Option("With --lora-rank: their product counts alpha / rank times.  [default: 32]", "call", check=positive),
+        Option(
+            "With --lora-rank: the product of the matrices is multiplied by alpha / rank.  [default: 32]",
+            "call",
+            check=positive,
+        ),
     ] = None
     lora_targets: Annotated[
         str | None,
         Option(
-            "With --lora-rank: the layers, by name, as in q_proj,v_proj.  [default: all linear layers but the head]",
+            "With --lora-rank: the layers to adapt, by name, such as q_proj,v_proj.  [default: all linear layers "
+            "except the head]",
             "call",
             metavar="NAMES",
         ),
     ] = None
 
     def lora(self) -> LoraOptions | None:
-        """The adapters to train; None where all weights are trained. Raises UsageError for options that do not fit."""
+        """The adapters to train; None if all weights are trained. Raises UsageError for contradictory options."""
         return lora_options(self.lora_rank, self.lora_alpha, self.lora_targets)
 
     def check(self) -> None:
-        """Raises UsageError for options that do not fit together."""
+        """Raises UsageError for options that contradict each other."""
         super().check()
         self.lora()
 
     def recipe(self) -> dict[str, Json]:
-        """With the adapters that are trained, where there are any."""
+        """Adds the adapters, if any are trained."""
         lora = self.lora()
         return {**super().recipe(), **(lora.as_json() if lora else {})}
 
@@ -122,18 +130,18 @@ class TrainingOptions(OptimizerOptions, ComputeOptions, MemoryOptions, AdapterOp
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateOptions(TrainingOptions, InputOptions, RunOptions):
-    """What every update has."""
+    """The options that all updates share."""
 
     checkpoint: Checkpoint
     log: Annotated[
         tuple[LoggerName, ...],
-        Option("Log every optimizer step there too, as it is taken; may be given twice.", "call"),
+        Option("Also log every optimizer step there, as soon as it is taken; may be repeated.", "call"),
     ] = ()
     log_dir: Annotated[
         Path | None,
         Option(
-            "What --log writes, for all stages of a run.  [default: log, beside the directory of the checkpoints: "
-            "ckpt/log for ckpt/policy/1]",
+            "Directory of what --log writes, for all stages of a run.  [default: log, next to the directory of the "
+            "checkpoints, such as ckpt/log for ckpt/policy/1]",
             "call",
             metavar="DIR",
         ),
@@ -144,7 +152,7 @@ class UpdateOptions(TrainingOptions, InputOptions, RunOptions):
 
 
 class LossAggregation(StrEnum):
-    """How the losses of tokens become one."""
+    """How the losses of tokens are aggregated into one."""
 
     token_mean = "token-mean"
     seq_mean_token_sum = "seq-mean-token-sum"
@@ -153,12 +161,12 @@ class LossAggregation(StrEnum):
 
 Aggregation = Annotated[
     LossAggregation,
-    Option("Mean over all tokens of a mini-batch; or mean over responses of their tokens' sum, or mean."),
+    Option("The loss of a mini-batch: the mean over its tokens, or the mean over responses of their sums or means."),
 ]
 
 
 class OldLogprobsSource(StrEnum):
-    """Whose log-probabilities the probability ratio is taken to."""
+    """Where the old log-probabilities of the probability ratio come from."""
 
     recompute = "recompute"
     rollout = "rollout"
@@ -174,75 +182,88 @@ class Kl(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyOptions(Options):
-    """The loss of the policy, its gates, and how the update is measured."""
+    """The loss of the policy, what it refuses, and how the update is measured."""
 
     loss_aggregation: Aggregation = LossAggregation.token_mean
-    clip: Annotated[bool, Option("PPO's clip, or the plain surrogate.", flags="--clip/--no-clip")] = True
-    clip_low: Annotated[float, Option("PPO clip below 1.", min=0.0, max=1.0)] = 0.2
-    clip_high: Annotated[float, Option("PPO clip above 1; more than --clip-low is clip-higher.", min=0.0)] = 0.2
-    dual_clip: Annotated[float | None, Option("Bound the loss of negative advantages by this multiple.", min=1.0)] = (
-        None
-    )
+    clip: Annotated[
+        bool, Option("Clip the ratio, as in PPO, or use the plain surrogate.", flags="--clip/--no-clip")
+    ] = True
+    clip_low: Annotated[float, Option("Clip the ratio at 1 minus this.", min=0.0, max=1.0)] = 0.2
+    clip_high: Annotated[
+        float, Option("Clip the ratio at 1 plus this; larger than --clip-low is clip-higher.", min=0.0)
+    ] = 0.2
+    dual_clip: Annotated[
+        float | None,
+        Option("For a negative advantage, limit the loss to this multiple of it.  [default: off]", min=1.0),
+    ] = None
     ref: Annotated[
         str | None,
         Option(
-            "Reference of the KL; shards takes the ref_logprobs that score-prm stored.  [default: none]",
+            "Reference model of the KL; shards: use the ref_logprobs that score-prm stored.  [default: none]",
             "call",
             metavar="DIR|HUB_ID|shards",
         ),
     ] = None
     kl_coef: Annotated[float, Option("Weight of the KL to --ref in the loss.", min=0.0)] = 0.0
-    kl: Annotated[Kl, Option("Estimate of that KL; as a loss, k1 has no effect on average.")] = Kl.k3
+    kl: Annotated[Kl, Option("Estimator of that KL; as a loss, k1 has no effect on average.")] = Kl.k3
     entropy_coef: Annotated[float, Option("Weight of the entropy bonus in the loss.")] = 0.0
     old_logprobs: Annotated[
         OldLogprobsSource,
-        Option("recompute: by the trainer before its first step; rollout: the sampler's, which saves a pass."),
+        Option(
+            "Where the ratio's old log-probabilities come from. recompute: from the trainer, before its first step; "
+            "rollout: from the sampler, which saves a forward pass."
+        ),
     ] = OldLogprobsSource.recompute
     tis_cap: Annotated[
         float | None,
-        Option("Weigh tokens by trainer's over sampler's probability, cut at this.  [default: off]", min=1.0),
+        Option(
+            "Weight each token by the trainer's over the sampler's probability, capped at this.  [default: off]",
+            min=1.0,
+        ),
     ] = None
     max_logprob_gap: Annotated[
         float | None,
         Option(
-            "Stop with exit code 5, without a checkpoint, when the mean gap between the sampler's and the trainer's "
-            "log-probabilities is larger; nats.  [default: no gate]",
+            "Stop with exit code 5 and write no checkpoint if the mean gap between the sampler's and the trainer's "
+            "log-probabilities is larger than this many nats.  [default: no limit]",
             "execution",
             min=0.0,
         ),
     ] = None
-    strict: Annotated[bool, Option("Refuse rollouts sampled with top-p or top-k, rather than warn.", "call")] = False
+    strict: Annotated[
+        bool, Option("Refuse rollouts that were sampled with top-p or top-k, instead of warning.", "call")
+    ] = False
     max_staleness: Annotated[
-        int, Option("Updates since the weights that sampled the rollouts.", "execution", min=0)
+        int, Option("Refuse rollouts that were sampled more than this many updates ago.", "execution", min=0)
     ] = 0
     measure: Annotated[
-        int, Option("Responses on which the finished update is measured; 0 is none.", "execution", min=0)
+        int, Option("Measure the finished update on this many responses; 0 for none.", "execution", min=0)
     ] = 64
 
     def check(self) -> None:
-        """Raises UsageError for options that do not fit together."""
+        """Raises UsageError for options that contradict each other."""
         super().check()
         if self.kl_coef and self.ref is None:
-            raise UsageError("--kl-coef needs a reference", "name it with --ref, or take score-prm's with --ref shards")
+            raise UsageError("--kl-coef needs a reference", "name it with --ref, or use score-prm's with --ref shards")
         for option, value in (("--tis-cap", self.tis_cap), ("--max-logprob-gap", self.max_logprob_gap)):
             if value is not None and self.old_logprobs == "rollout":
                 raise UsageError(
-                    f"{option} compares the trainer's log-probabilities with the sampler's, and --old-logprobs rollout "
-                    "takes the sampler's for both",
+                    f"{option} compares the trainer's log-probabilities with the sampler's, but --old-logprobs rollout "
+                    "uses the sampler's for both",
                     "leave --old-logprobs at recompute",
                 )
 
     def recipe(self) -> dict[str, Json]:
-        """With the kind of reference; which model it is, its fingerprint says."""
+        """Adds the kind of reference: none, shards, or a model, whose fingerprint is recorded separately."""
         return {**super().recipe(), "ref": self.ref if self.ref in (None, FROM_SHARDS) else "model"}
 
     def execution(self) -> dict[str, Json]:
-        """With the reference as it was named."""
+        """Adds the reference as the user named it."""
         return {**super().execution(), "ref_model": self.ref}
 
 
 class Granularity(StrEnum):
-    """Where process rewards stand."""
+    """Which tokens have a process reward."""
 
     token = "token"
     step = "step"
@@ -257,7 +278,7 @@ class ProcessNorm(StrEnum):
 
 
 class ProcessBaseline(StrEnum):
-    """What is taken off process rewards."""
+    """Which baseline is subtracted from process rewards."""
 
     paper = "paper"
     recipe = "recipe"
@@ -271,55 +292,65 @@ class AdvantageOptions(Options):
     outcome_coef: Annotated[float, Option("Weight of the outcome reward; 0 leaves it out.")] = 1.0
     process_coef: Annotated[float, Option("Weight of the process rewards; 0 leaves them out.")] = 1.0
     outcome_gamma: Annotated[
-        float, Option("Discount a token of the outcome reward, which stands on the last.", min=0.0, max=1.0)
+        float,
+        Option("Discount per token of the outcome reward, which the last token receives.", min=0.0, max=1.0),
     ] = 1.0
-    process_gamma: Annotated[float, Option("Discount a token of process rewards.", min=0.0, max=1.0)] = 1.0
-    lam: Annotated[float, Option("gae: 1 trusts rewards, 0 the critic.", min=0.0, max=1.0)] = 0.95
+    process_gamma: Annotated[float, Option("Discount per token of the process rewards.", min=0.0, max=1.0)] = 1.0
+    lam: Annotated[float, Option("gae: its lambda; 1 trusts the rewards, 0 the critic.", min=0.0, max=1.0)] = 0.95
     granularity: Annotated[
         Granularity,
-        Option("Process rewards a token, or their sum a step on its last token, or a response on its last."),
+        Option(
+            "token: every token has its process reward; step, whole: the last token of each step, or of the response, "
+            "has their sum."
+        ),
     ] = Granularity.token
     step_separator: StepSeparator = "\\n"
     tokenizer: Annotated[
         str | None,
         Option(
-            "For steps, whose tokens it spells.  [default: the model that generate names in the shards]",
+            "For --granularity step: the tokenizer, which finds the separators.  [default: that of the model that "
+            "generate recorded in the shards]",
             "call",
             metavar="DIR|HUB_ID",
         ),
     ] = None
     process_norm: Annotated[
-        ProcessNorm, Option("batch: divide process rewards by the batch's largest |reward-to-go|.")
+        ProcessNorm, Option("batch: divide process rewards by the largest |reward-to-go| of the batch.")
     ] = ProcessNorm.batch
     process_baseline: Annotated[
-        ProcessBaseline, Option("rloo: paper, the mean of the others; recipe, as in the first code and verl.")
+        ProcessBaseline,
+        Option("rloo: paper subtracts the mean of the other responses; recipe does as PRIME's first code and verl."),
     ] = ProcessBaseline.paper
-    drop_last_token_reward: Annotated[bool, Option("Leave the last token's process reward out, as verl does.")] = False
+    drop_last_token_reward: Annotated[bool, Option("Leave out the last token's process reward, as verl does.")] = False
     whiten: Annotated[
-        bool, Option("Mean 0 and variance 1 over all response tokens of the batch.", flags="--whiten/--no-whiten")
+        bool,
+        Option(
+            "Scale advantages to mean 0 and variance 1 over all response tokens of the batch.",
+            flags="--whiten/--no-whiten",
+        ),
     ] = True
 
     def check(self) -> None:
-        """Raises UsageError for options that do not fit together."""
+        """Raises UsageError for options that contradict each other."""
         super().check()
         if not self.outcome_coef and not self.process_coef:
             raise UsageError("--outcome-coef and --process-coef are both 0: nothing is rewarded")
         if self.process_baseline == "recipe" and self.estimator != "rloo":
-            raise UsageError(f"--process-baseline recipe is of --estimator rloo, not of {self.estimator}")
+            raise UsageError(f"--process-baseline recipe works with --estimator rloo, not with {self.estimator}")
         if self.estimator == "gae" and self.outcome_gamma != self.process_gamma:
             raise UsageError(
-                f"--estimator gae takes one discount, and --outcome-gamma is {self.outcome_gamma:g}, --process-gamma "
-                f"{self.process_gamma:g}",
-                "one critic expects one return: give both the same",
+                f"--estimator gae needs a single discount, but --outcome-gamma is {self.outcome_gamma:g} and "
+                f"--process-gamma {self.process_gamma:g}",
+                "a critic predicts one return: set both to the same value",
             )
         self.separator()
 
     def separator(self) -> str | None:
-        """The text between two steps; None where process rewards are not gathered by step."""
+        """The text between two steps; None unless the granularity is step."""
         return separator(self.step_separator) if self.granularity is Granularity.step else None
 
     def recipe(self) -> dict[str, Json]:
-        """With the options that the others make meaningless as null."""
+        """Records options that others make meaningless as null, so that they do not change the fingerprint."""
         return {
             **super().recipe(),
             "lam": self.lam if self.estimator == "gae" else None,

@@ -1,9 +1,9 @@
-"""What update-policy does between its input and its checkpoint: identity, log-probabilities, steps, health."""
+"""The training of the policy in update-policy: which rollouts it may learn from, its loss, its steps, its health."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,19 +13,21 @@ from primecli.models import scoring
 from primecli.shards import schema
 from primecli.shards.rollouts import Rollouts, check_untouched_distribution, truncated_sampling
 from primecli.training.options import FROM_SHARDS, PolicyOptions
-from primecli.training.trainer import MicroBatch, Trainer, device_tensor, token_positions
+from primecli.training.trainer import MicroBatch, Trainer, select_rows, token_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def check_sampling(rollouts: Rollouts, options: PolicyOptions) -> str | None:
-    """Raises InputError for rollouts whose log-probabilities cannot be used as the options ask.
+    """Raises InputError if the log-probabilities of the rollouts cannot be used as the options demand.
 
-    Returns what the user is to be warned of, None where there is nothing.
+    Returns a warning for the user, or None.
     """
     if (rollouts.values[schema.TEMPERATURE] <= 0).any():
-        raise InputError("some rollouts were sampled greedily (temperature 0)", "train on samples")
+        raise InputError(
+            "some rollouts were sampled greedily (temperature 0)", "generate with a temperature above 0 to train on"
+        )
     if options.old_logprobs == "rollout":
         check_untouched_distribution(rollouts.values, "--old-logprobs rollout", temperature=False)
     if options.tis_cap is not None:
@@ -34,114 +36,110 @@ def check_sampling(rollouts: Rollouts, options: PolicyOptions) -> str | None:
         check_untouched_distribution(rollouts.values, "--ref shards")
     biased = truncated_sampling(rollouts.values)
     if biased is not None and options.strict:
-        raise InputError(biased, "sample with --top-p 1 --top-k 0, or leave --strict out")
+        raise InputError(biased, "sample with --top-p 1 --top-k 0, or train without --strict")
     return biased
 
 
 def check_staleness(rollouts: Rollouts, lineage: tuple[str, ...], allowed: int) -> int:
-    """How many updates the oldest rollouts are behind. Raises InputError when that is more than allowed."""
+    """How many updates the oldest rollouts are behind the policy to be updated.
+
+    lineage: fingerprints of that policy's weights and of those they were trained from, the oldest first.
+
+    Raises InputError if it is more than allowed, or if rollouts come from weights outside the lineage.
+    """
     newest_first = list(reversed(lineage))
-    worst = 0
-    for found in sorted(set(rollouts.strings[schema.POLICY_FINGERPRINT])):
-        if found not in newest_first:
+    staleness = 0
+    for fingerprint in sorted(set(rollouts.strings[schema.POLICY_FINGERPRINT])):
+        if fingerprint not in newest_first:
             raise InputError(
-                f"rollouts were sampled by the weights {found}, which are neither those of --policy "
-                f"({newest_first[0]}) nor an ancestor's",
-                "generate with the policy that is to be updated",
+                f"rollouts were sampled with the weights {fingerprint}, which belong neither to --policy "
+                f"({newest_first[0]}) nor to an ancestor of it",
+                "generate with the policy that you want to update",
             )
-        worst = max(worst, newest_first.index(found))
-    if worst > allowed:
+        staleness = max(staleness, newest_first.index(fingerprint))
+    if staleness > allowed:
         raise InputError(
-            f"rollouts are {worst} update{'s' if worst > 1 else ''} behind --policy, and {allowed} are allowed",
-            f"generate with the current policy, or pass --max-staleness {worst}",
+            f"rollouts are {staleness} update{'s' if staleness > 1 else ''} behind --policy, and {allowed} are allowed",
+            f"generate with the current policy, or pass --max-staleness {staleness}",
         )
-    return worst
+    return staleness
 
 
+@dataclass(slots=True)
 class OldLogprobs:
-    """(N,) log-probabilities that the ratio is taken to.
+    """The log-probabilities under the old policy, the denominator of PPO's probability ratio.
 
-    With a single step the trainer's own log-probabilities before it are those of the step's forward pass:
-    they are kept from there, which saves the extra pass and makes the ratio exactly 1.
+    values: (N,) float32, nats.
+    from_first_forward: whether `values` still has to be filled, by the forward pass of the one optimizer step. A single
+        step does not change the weights before that pass, so this saves a pass and makes every ratio exactly 1.
     """
 
-    def __init__(self, values: np.ndarray, *, from_first_forward: bool) -> None:
-        self.values = values
-        self.from_first_forward = from_first_forward
+    values: np.ndarray
+    from_first_forward: bool
 
 
 def preflight(trainer: Trainer, rollouts: Rollouts, options: PolicyOptions) -> None:
-    """Tries the largest micro-batch, see `Trainer.preflight`."""
+    """Tries the largest micro-batch; see `Trainer.preflight`."""
     sequences = rollouts.sequences(temperature=True)
 
     def forward(batch: scoring.Batch) -> Tensor:
-        found = scoring.sequence_logprobs(trainer.model, trainer.placement, sequences, batch, with_entropy=True)
-        return found.logprobs.sum() + (found.entropy.sum() if options.entropy_coef else 0.0)
+        logprobs, entropy = scoring.sequence_logprobs(
+            trainer.model, trainer.placement, sequences, batch, with_entropy=True
+        )
+        return logprobs.sum() + (entropy.sum() if options.entropy_coef else 0.0)
 
     trainer.preflight(sequences, trainer.mini_batches(len(rollouts)), forward)
 
 
-def columns(options: PolicyOptions) -> list[str]:
-    """The columns that training needs, beside the token ids."""
+def needed_columns(options: PolicyOptions) -> list[str]:
+    """The columns that training needs besides the token ids."""
     needed = [schema.ROLLOUT_LOGPROBS, schema.ADVANTAGES, *schema.SAMPLED_WITH]
     needed += [schema.POLICY_FINGERPRINT, schema.FINISH_REASON]
     return [*needed, schema.REF_LOGPROBS] if options.ref == FROM_SHARDS else needed
 
 
 def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLogprobs, options: PolicyOptions) -> None:
-    """One optimizer step of the policy over a mini-batch."""
-    from primecli.core.losses import token_weights
-
+    """Takes one optimizer step of the policy over the mini-batch `rows`."""
     sequences = rollouts.sequences(temperature=True)
-    tokens = int(rollouts.response_lengths[rows].sum())
+    names = (schema.ADVANTAGES, schema.ROLLOUT_LOGPROBS, schema.REF_LOGPROBS)
 
     def micro_batch(batch: scoring.Batch) -> MicroBatch:
-        import torch
-
         logprobs, entropy = scoring.sequence_logprobs(
             trainer.model, trainer.placement, sequences, batch, with_entropy=True
-        )  # (N,)
-        places = token_positions(rollouts, batch.rows)
+        )  # (n,) each
+        positions = token_positions(rollouts, batch.rows)  # (n,), among the batch's N tokens
         if old.from_first_forward:
-            old.values[places] = logprobs.detach().float().cpu().numpy()
-        weights = token_weights(
-            torch.from_numpy(rollouts.response_lengths[batch.rows]),
-            options.loss_aggregation,
-            tokens=tokens,
-            responses=len(rows),
-        ).to(trainer.placement.device)
-        given = {name: device_tensor(rollouts.values[name][places], trainer.placement) for name in _given(rollouts)}
-        return policy_terms(
-            logprobs, entropy, device_tensor(old.values[places], trainer.placement), given, weights, options
-        )
+            old.values[positions] = logprobs.detach().float().cpu().numpy()
+        old_logprobs = trainer.device_tensor(old.values[positions])  # (n,)
+        columns = {
+            name: trainer.device_tensor(rollouts.values[name][positions]) for name in names if name in rollouts.values
+        }  # (n,) each
+        weights = trainer.token_weights(rollouts, rows, batch, options.loss_aggregation)  # (n,)
+        return policy_loss(logprobs, entropy, old_logprobs, columns, weights, options)
 
-    def finish(sums: dict[str, float]) -> dict[str, float]:
-        whole = {"loss", "ratio_min", "ratio_max"}
-        return {name: value if name in whole else value / tokens for name, value in sums.items()}
-
-    trainer.take_step(sequences, rows, micro_batch, finish)
+    trainer.take_step(sequences, rows, micro_batch, denominator=int(rollouts.response_lengths[rows].sum()))
 
 
-def _given(rollouts: Rollouts) -> list[str]:
-    names = (schema.ADVANTAGES, schema.ROLLOUT_LOGPROBS, schema.REF_LOGPROBS)
-    return [name for name in names if name in rollouts.values]
-
-
-def policy_terms(
+def policy_loss(
     logprobs: Tensor,
     entropy: Tensor,
     old_logprobs: Tensor,
-    given: dict[str, Tensor],
+    columns: dict[str, Tensor],
     weights: Tensor,
     options: PolicyOptions,
 ) -> MicroBatch:
-    """The loss of some tokens, all (N,), and its metrics, summed over tokens: what `PolicyOptions` asks for."""
+    """The loss that the options describe, of the n tokens of a micro-batch, and its metrics, summed over these tokens.
+
+    logprobs, entropy: (n,) nats, under the weights to be trained. old_logprobs: (n,) nats.
+    columns: (n,) each, by name: advantages, rollout_logprobs and, for the KL, ref_logprobs.
+    weights: (n,), what each token counts in the loss.
+    """
     from primecli.core.losses import importance_weights, kl_estimate, ppo_clip
 
-    advantages = given[schema.ADVANTAGES]
+    advantages = columns[schema.ADVANTAGES]
     sums: dict[str, float] = {}
     if options.tis_cap is not None:
-        importance = importance_weights(old_logprobs, given[schema.ROLLOUT_LOGPROBS], options.tis_cap)
+        importance = importance_weights(old_logprobs, columns[schema.ROLLOUT_LOGPROBS], options.tis_cap)
         advantages = advantages * importance
         sums["importance_weight"] = float(importance.sum())
         sums["importance_capped"] = float((importance >= options.tis_cap).sum())
@@ -151,8 +149,8 @@ def policy_terms(
         logprobs, old_logprobs, advantages, weights, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
     )
     loss = result.loss
-    if schema.REF_LOGPROBS in given:
-        kl = kl_estimate(logprobs, given[schema.REF_LOGPROBS], options.kl)
+    if schema.REF_LOGPROBS in columns:
+        kl = kl_estimate(logprobs, columns[schema.REF_LOGPROBS], options.kl)
         sums["kl_ref"] = float(kl.detach().sum())
         if options.kl_coef:
             loss = loss + options.kl_coef * (kl * weights.to(kl.dtype)).sum()
@@ -171,35 +169,38 @@ def policy_terms(
 
 
 def logprob_gap(rollouts: Rollouts, old: OldLogprobs, limit: float | None) -> dict[str, float]:
-    """How far the trainer's log-probabilities of the same weights are from the sampler's: mean, p95, max; nats.
+    """How far the trainer's log-probabilities are from the sampler's, in nats: metrics by name.
 
-    Raises GateError where the mean is above the limit.
+    old: the trainer's, under the weights before the update. limit: of the mean gap; None for no limit.
+
+    Raises GateError if the mean gap is above the limit.
     """
     import torch
 
     from primecli.core.metrics import effective_sample_size
 
-    difference = old.values - rollouts.values[schema.ROLLOUT_LOGPROBS]
-    gap = np.abs(difference)
-    found = {
+    log_ratio = old.values - rollouts.values[schema.ROLLOUT_LOGPROBS]  # (N,)
+    gap = np.abs(log_ratio)
+    metrics = {
         "logprob_gap_mean": float(gap.mean()),
         "logprob_gap_p95": float(np.quantile(gap, 0.95)),
         "logprob_gap_max": float(gap.max()),
-        "effective_sample_size": effective_sample_size(torch.from_numpy(difference)),
+        "effective_sample_size": effective_sample_size(torch.from_numpy(log_ratio)),
     }
-    if limit is not None and found["logprob_gap_mean"] > limit:
+    if limit is not None and metrics["logprob_gap_mean"] > limit:
         raise GateError(
-            f"the mean gap |rollout_logprobs - old_logprobs| is {found['logprob_gap_mean']:.4g} nats, and "
-            f"--max-logprob-gap is {limit:g} (p95 {found['logprob_gap_p95']:.4g}, max {found['logprob_gap_max']:.4g})",
-            "the sampler and the trainer disagree on the same weights; no checkpoint was written",
+            f"the mean gap |rollout_logprobs - old_logprobs| is {metrics['logprob_gap_mean']:.4g} nats, and "
+            f"--max-logprob-gap is {limit:g} (p95 {metrics['logprob_gap_p95']:.4g}, max "
+            f"{metrics['logprob_gap_max']:.4g})",
+            "the sampler and the trainer disagree about the same weights; no checkpoint was written",
         )
-    return found
+    return metrics
 
 
-def batch_health(rollouts: Rollouts, shares: dict[str, np.ndarray]) -> dict[str, float]:
-    """What the batch itself says: lengths, truncation, and the share of advantage variance from each source.
+def batch_health(rollouts: Rollouts, parts: dict[str, np.ndarray]) -> dict[str, float]:
+    """Metrics of the batch itself: response lengths, truncation, and each reward's share of the advantages' variance.
 
-    shares: (N,) parts of the advantages by name, where the shards have them.
+    parts: (N,) each, the parts of the advantages that the shards have, by column, such as process_advantages.
     """
     import torch
 
@@ -213,37 +214,30 @@ def batch_health(rollouts: Rollouts, shares: dict[str, np.ndarray]) -> dict[str,
         "truncation_rate": float(np.mean([reason == "length" for reason in rollouts.strings[schema.FINISH_REASON]])),
         **{
             f"{name.removesuffix('_advantages')}_variance_share": share
-            for name, part in shares.items()
+            for name, part in parts.items()
             if math.isfinite(share := variance_share(torch.from_numpy(part), advantages))
         },
     }
 
 
 def measure_update(trainer: Trainer, rollouts: Rollouts, old: OldLogprobs, responses: int) -> dict[str, float]:
-    """How far the finished update has moved the policy, measured on so many of its rollouts, spread over the batch.
+    """How far the finished update has moved the policy, measured on some of its rollouts, spread over the batch.
 
-    kl_update: mean of k3 over tokens, nats, an estimate of KL(old || new) that is never negative. ratio_update_…: the
-    extremes of new over old probability.
+    kl_update: the mean of k3 over tokens, in nats, an estimate of KL(old || new) that is never negative.
+    ratio_update_min, ratio_update_max: the extremes, over tokens, of new over old probability.
+
+    responses: how many to measure on.
     """
     import torch
 
     from primecli.core.losses import kl_estimate
 
     rows = np.linspace(0, len(rollouts) - 1, min(responses, len(rollouts))).astype(int).tolist()
-    sequences = rollouts.sequences(temperature=True)
-    chosen = replace(
-        sequences,
-        prompt_ids=[sequences.prompt_ids[row] for row in rows],
-        response_ids=[sequences.response_ids[row] for row in rows],
-        temperature=rollouts.values[schema.TEMPERATURE][rows],
-    )
-    new = torch.from_numpy(
-        scoring.score(trainer.model, trainer.placement, chosen, micro_batch_tokens=trainer.options.micro_batch_tokens)
-    )
-    before = torch.from_numpy(old.values[token_positions(rollouts, rows)])
-    ratio = (new - before).exp()
+    new_logprobs = torch.from_numpy(trainer.score(select_rows(rollouts.sequences(temperature=True), rows)))  # (n,)
+    old_logprobs = torch.from_numpy(old.values[token_positions(rollouts, rows)])  # (n,)
+    ratio = (new_logprobs - old_logprobs).exp()
     return {
-        "kl_update": float(kl_estimate(before, new, "k3").mean()),
+        "kl_update": float(kl_estimate(old_logprobs, new_logprobs, "k3").mean()),
         "ratio_update_min": float(ratio.min()),
         "ratio_update_max": float(ratio.max()),
     }

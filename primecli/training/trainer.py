@@ -1,4 +1,4 @@
-"""Training, as all updates share it: mini-batches, micro-batches, the optimizer step, the checkpoint."""
+"""Training as all updates share it: mini-batches, micro-batches, the optimizer step, and the checkpoint."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ class MicroBatch:
     """The loss and the metrics of one micro-batch.
 
     loss: (), to be differentiated; already divided by the denominator of the whole mini-batch.
-    sums: metrics summed over the micro-batch, by name; the mini-batch adds them up.
-    extremes: metrics named `…_max` or `…_min`; the mini-batch keeps the largest or the smallest.
+    sums: metrics summed over the tokens or responses of the micro-batch, such as {"entropy": 41.2}; `take_step` adds up
+        those of the mini-batch and divides them by its denominator.
+    extremes: metrics named `…_max` or `…_min`, such as {"ratio_max": 1.3}; `take_step` keeps the most extreme value.
     """
 
     loss: Tensor
@@ -46,11 +47,15 @@ class Trainer:
 
     With LoRA only the adapters are trained (models/lora.py); call `checkpoints.check_adapters` first.
 
-    directory: of the model or checkpoint to go on from.
+    directory: the model or checkpoint to continue from.
     placement: the device and precision to compute with.
-    stage: the update that trains, such as update-prm; moments of another update's checkpoint are not taken over.
+    options: how to train.
+    stage: the update that trains, such as update-prm; the moments in a checkpoint of another update are not used.
     load: loads the model of a directory, with parameters of the given dtype.
-    on_step: called with the metrics of each optimizer step right after it.
+    on_step: called with the metrics of each optimizer step, right after it.
+    state: what `directory` says of earlier training.
+    step: optimizer steps so far, over all processes.
+    history: the metrics of each optimizer step of this process, as in trainer/steps.jsonl.
     """
 
     def __init__(
@@ -92,13 +97,13 @@ class Trainer:
         self.history: list[dict[str, float]] = []
 
     def mini_batches(self, rows: int) -> Iterator[list[int]]:
-        """Row numbers of each mini-batch, epoch by epoch; the last of an epoch may be smaller."""
+        """The row numbers of each mini-batch, epoch by epoch; the last one of an epoch may be smaller."""
         for order in self._orders(rows):
             for start in range(0, rows, self.options.mini_batch):
                 yield order[start : start + self.options.mini_batch].tolist()
 
     def group_mini_batches(self, group_index: np.ndarray) -> Iterator[list[int]]:
-        """As `mini_batches`, of whole groups: as many as come to no more than `mini_batch` rows, or a single one."""
+        """As `mini_batches`, with whole groups: as many as fit into `mini_batch` rows, but at least one."""
         members = [np.flatnonzero(group_index == group).tolist() for group in range(int(group_index.max()) + 1)]
         for order in self._orders(len(members)):
             batch: list[int] = []
@@ -110,7 +115,7 @@ class Trainer:
             yield batch
 
     def _orders(self, number: int) -> Iterator[np.ndarray]:
-        """The order of this many units in each epoch."""
+        """For each epoch, the numbers from 0 to `number` - 1 in the order of that epoch."""
         for epoch in range(self.options.epochs):
             if self.options.shuffle:
                 key = [self.options.seed, self.state.step, epoch]
@@ -119,11 +124,11 @@ class Trainer:
                 yield np.arange(number)
 
     def total_steps(self, rows: int) -> int:
-        """Optimizer steps that this many rows come to."""
+        """The number of optimizer steps that this process takes on this many rows."""
         return self.options.epochs * math.ceil(rows / self.options.mini_batch)
 
     def learning_rate(self) -> float:
-        """Constant, after a linear warm-up over the first `warmup_steps` steps of the whole training."""
+        """The rate of the next step: constant, after a linear warm-up over the first steps of the whole training."""
         if self.step < self.options.warmup_steps:
             return self.options.lr * (self.step + 1) / self.options.warmup_steps
         return self.options.lr
@@ -134,10 +139,12 @@ class Trainer:
         mini_batches: Iterable[list[int]],
         forward: Callable[[scoring.Batch], Tensor],
     ) -> None:
-        """Tries the largest micro-batch of the whole run, where that is wanted, so that memory runs out now or never.
+        """Tries the largest micro-batch of the run first, unless the options say not to: memory runs out now or never.
 
-        `forward` gives a micro-batch's result as a scalar to be differentiated.
-        Weights, moments, random numbers and metrics stay as they are. Raises PrimecliError with what to lower.
+        forward: computes a micro-batch, and returns a scalar to be differentiated.
+
+        Weights, moments, random numbers and metrics do not change. Raises PrimecliError, saying which options need less
+        memory.
         """
         if not memory.runs_preflight(self.options, self.placement.device):
             return
@@ -150,55 +157,100 @@ class Trainer:
     def _remedies(self, rows: int) -> str:
         return memory.remedies(self.options, self.placement.device, rows)
 
+    def score(
+        self,
+        sequences: Sequences,
+        *,
+        per_token: Callable[..., Tensor] | None = None,
+        done: Callable[[int], None] = lambda rows: None,
+    ) -> np.ndarray:
+        """(N,) float32: the log-probability of every response token under the current weights, without gradient.
+
+        per_token, done: as in `scoring.score`.
+        """
+        budget = self.options.micro_batch_tokens
+        return scoring.score(
+            self.model, self.placement, sequences, micro_batch_tokens=budget, per_token=per_token, done=done
+        )
+
     def score_reference(self, directory: Path, sequences: Sequences, load: Callable[..., Any]) -> np.ndarray:
-        """(N,) log-probabilities of the sequences under a reference model, whose memory is then given back."""
+        """(N,) float32: the same under a reference model, which is loaded for this and then freed."""
         reference = load(directory, self.placement)
         budget = self.options.micro_batch_tokens
         return scoring.score(reference, self.placement, sequences, micro_batch_tokens=budget)
+
+    def device_tensor(self, values: np.ndarray) -> torch.Tensor:
+        """The values as a float32 tensor on the model's device."""
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.placement.device)
+
+    def token_weights(
+        self, rollouts: Rollouts, rows: Sequence[int], batch: scoring.Batch, aggregation: str
+    ) -> torch.Tensor:
+        """(n,) float64: the weight of each response token of a micro-batch in the loss of the mini-batch `rows`."""
+        import torch
+
+        from primecli.core.losses import token_weights
+
+        lengths = torch.from_numpy(rollouts.response_lengths)  # (B,)
+        tokens = int(lengths[rows].sum())
+        weights = token_weights(lengths[batch.rows], aggregation, tokens=tokens, responses=len(rows))
+        return weights.to(self.placement.device)
 
     def take_step(
         self,
         sequences: Sequences,
         rows: Sequence[int],
         micro_batch: Callable[[scoring.Batch], MicroBatch],
-        finish: Callable[[dict[str, float]], dict[str, float]],
+        denominator: int,
+        more_metrics: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
-        """One optimizer step over a mini-batch, its gradient gathered micro-batch by micro-batch.
+        """Takes one optimizer step over a mini-batch, accumulating its gradient over micro-batches.
 
-        rows: of `sequences`, the mini-batch. `micro_batch` divides its loss by the mini-batch's denominator;
-        `finish` makes the step's metrics from the sums and extremes. Raises PrimecliError for a gradient that is not
-        finite.
+        rows: the mini-batch, as row numbers of `sequences`.
+        micro_batch: computes the loss and the metrics of a micro-batch.
+        denominator: what the sums of the metrics are divided by, such as the number of the mini-batch's tokens.
+        more_metrics: further metrics of the step, called after its last micro-batch.
+
+        Raises PrimecliError for a gradient that is not finite.
         """
         import torch
 
         self.optimizer.zero_grad()
+        loss = 0.0
         sums: dict[str, float] = {}
+        extremes: dict[str, float] = {}
         with reporting_memory(self._remedies(len(rows))):
             for batch in scoring.plan(self.model, self.placement, sequences, rows, self.options.micro_batch_tokens):
                 part = micro_batch(batch)
                 part.loss.backward()  # type: ignore[no-untyped-call]
-                for name, value in {**part.sums, "loss": float(part.loss.detach())}.items():
+                loss += float(part.loss.detach())
+                for name, value in part.sums.items():
                     sums[name] = sums.get(name, 0.0) + value
                 for name, value in part.extremes.items():
-                    sums[name] = reduce_metric(name, [sums.get(name, value), value])
+                    extremes[name] = reduce_metric(name, [extremes.get(name, value), value])
             limit = self.options.grad_clip or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
             if not math.isfinite(norm):
                 raise PrimecliError(
                     f"the gradient is not finite ({norm}) at step {self.step + 1}",
-                    "look at the rewards and advantages of the input; no checkpoint was written",
+                    "check the rewards and advantages of the input; no checkpoint was written",
                 )
             lr = self.learning_rate()
             self.optimizer.step(lr)
         self.step += 1
-        self.history.append({"step": self.step, **finish(sums), "grad_norm": norm, "lr": lr})
+        means = {name: value / denominator for name, value in sums.items()}
+        metrics = {**means, "loss": loss, **extremes, **more_metrics()}
+        self.history.append({"step": self.step, **metrics, "grad_norm": norm, "lr": lr})
         if self.on_step is not None:
             self.on_step(self.history[-1])
 
     def metrics(self) -> dict[str, float]:
-        """Each metric over the steps of this process that have it: its mean, or its extreme where it is one.
+        """Each metric over the optimizer steps of this process that have it: the mean, or of an extreme the extreme.
 
-        `steps` is their number, `step` the last one's; with LoRA, `trained_parameters` the numbers that are trained.
+        Adds `steps`, the number of those steps; `step`, the number of the last one; and, with LoRA,
+        `trained_parameters`, the number of parameters that are trained.
         """
         names = list(dict.fromkeys(name for step in self.history for name in step if name != "step"))
         over_steps = {
@@ -209,12 +261,15 @@ class Trainer:
         return {**over_steps, **adapters, "steps": len(self.history), "step": self.step}
 
     def release(self) -> None:
-        """Gives the memory of the model and its optimizer back, that of a GPU to the next stage. No use after that."""
+        """Releases the memory of the model and the optimizer. The trainer cannot be used after that."""
         del self.model, self.optimizer
         free_device_memory(self.placement.device)
 
     def save(self, directory: Path, recipe: Recipe, provenance: Mapping[str, Json]) -> None:
-        """Writes the checkpoint; its weights are rounded to their stored precision on the way, so train no further."""
+        """Writes the checkpoint. The trainer cannot be used after that.
+
+        recipe: what the checkpoint depends on. provenance: the record of how it was made.
+        """
         record: dict[str, Json] = {
             "version": __version__,
             "stage": recipe.stage,
@@ -238,20 +293,22 @@ class Trainer:
 
 
 def reduce_metric(name: str, values: Sequence[float]) -> float:
-    """The largest of a metric named `…_max`, the smallest of one named `…_min`, the mean of any other."""
+    """The largest value of a metric named `…_max`, the smallest of one named `…_min`, the mean of any other."""
     if name.endswith("_max"):
         return max(values)
     return min(values) if name.endswith("_min") else float(np.mean(values))
 
 
 def token_positions(rollouts: Rollouts, rows: Sequence[int]) -> np.ndarray:
-    """Where the response tokens of some rows stand among the batch's (N,), one row after another: (n,) int64."""
-    starts = rollouts.starts()
+    """(n,) int64: the indices of some rows' response tokens among all N tokens of the batch, row after row."""
+    starts = rollouts.starts()  # (B + 1,)
     return np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows])
 
 
-def device_tensor(values: np.ndarray, placement: Placement) -> torch.Tensor:
-    """A float32 tensor on the model's device."""
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(placement.device)
+def select_rows(sequences: Sequences, rows: Sequence[int]) -> Sequences:
+    """These rows of the sequences, in that order."""
+    return Sequences(
+        [sequences.prompt_ids[row] for row in rows],
+        [sequences.response_ids[row] for row in rows],
+        None if sequences.temperature is None else sequences.temperature[rows],
+    )

@@ -1,4 +1,4 @@
-"""One run of an update: reads the whole batch, writes one checkpoint, passes the paths on."""
+"""Runs an update: reads the whole batch, trains, writes one checkpoint, and passes the input paths on."""
 
 from __future__ import annotations
 
@@ -39,16 +39,17 @@ TOKENS = (schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPON
 
 
 class UpdateRun(Run):
-    """One run of an update: reads the whole batch, writes one checkpoint, then passes the paths on.
+    """One run of an update, with one checkpoint: its lock, input, loggers and metrics.
 
-    shards: all of the input, once `read` has returned.
+    options: the options of the update.
+    shards: the whole input; empty until `read` has returned.
     """
 
     def __init__(self, stage: str, options: UpdateOptions) -> None:
         super().__init__(stage, options)
         self.options = options
         self.shards: list[Shard] = []
-        self._signatures: dict[Path, tuple[tuple[str, int, int], ...]] = {}
+        self._signatures: dict[Path, tuple[tuple[str, int, int], ...]] = {}  # of the models' directories, at the start
         self._log = loggers.step_log(
             stage,
             options.log,
@@ -57,7 +58,7 @@ class UpdateRun(Run):
             warn=self.warn,
             note=self.note,
         )
-        self._waited = 0.0
+        self._waited = 0.0  # seconds spent waiting for the stage before
 
     def __enter__(self) -> Self:
         target = self.options.checkpoint
@@ -76,27 +77,33 @@ class UpdateRun(Run):
         return isinstance(error, ReaderClosed)
 
     def log_step(self, step: Mapping[str, float]) -> None:
-        """Gives an optimizer step's metrics to the loggers that the user named."""
+        """Hands the metrics of an optimizer step to the loggers that the user named."""
         self._log.write(int(step["step"]), loggers.with_prefix(self.stage, step))
 
     def use_model(self, role: str, name: str) -> Path:
-        """The directory of a model, its identity taken into the recipe; `read` checks that it has not changed since."""
+        """The directory of a model, whose fingerprint goes into the recipe. `read` checks that it has not changed.
+
+        role: such as "ref". name: a directory or hub id, as the user typed it.
+        """
         directory = resolve_model(name)
         self.models[role] = model_fingerprint(directory)
         self._signatures[directory] = signature(directory)
         return directory
 
     def use_trained_model(self, role: str, name: str) -> Path:
-        """As `use_model`, for the model that is trained. Raises UsageError where it was trained with other adapters."""
+        """As `use_model`, for the model to be trained. Raises UsageError if it was trained with other adapters."""
         directory = self.use_model(role, name)
         self.models["trainer"] = trainer_fingerprint(directory)
         check_adapters(directory, self.stage, self.options.lora())
         return directory
 
     def read(self, needs: Sequence[str], *, while_idle: Callable[[], None]) -> list[Shard]:
-        """All input shards, to the end of the input, each checked for its columns.
+        """All input shards, read to the end of the input, each checked for the columns that the update needs.
 
-        while_idle: done while waiting for them, unless the checkpoint is there and no model will be needed.
+        while_idle: called if the stage before sends nothing for a second, unless the checkpoint exists already and no
+            model will be needed.
+
+        Raises PrimecliError if a model has changed meanwhile.
         """
         options = self.options
         inputs = Inputs(options.shards, partial=options.partial, together=True, warn=self.warn)
@@ -106,34 +113,41 @@ class UpdateRun(Run):
             require_columns(shard.path, shard.footer.columns, needs)
             self.shards.append(shard)
         self._waited = inputs.waited
-        for directory, before in self._signatures.items():
-            if signature(directory) != before:
+        for directory, original in self._signatures.items():
+            if signature(directory) != original:
                 raise PrimecliError(f"{directory} has changed while this stage waited for its input")
         return self.shards
 
     def skip(self) -> bool:
-        """Whether the checkpoint is there already; then the input paths have been passed on."""
+        """Whether the checkpoint exists already; if so, passes the input paths on.
+
+        Raises UsageError if something else is in its place, and PrimecliError if another run made the checkpoint.
+        """
         target = self.options.checkpoint
         if not target.exists():
             return False
         if not (target / TRAINER_DIRECTORY / TRAINER_FILE).exists():
-            raise UsageError(f"{target} exists and is not a checkpoint of primecli", "choose another --checkpoint")
+            raise UsageError(f"{target} exists and is not a primecli checkpoint", "choose another --checkpoint")
         if self.options.force:
             return False
         record = read_trainer_record(target)
         fingerprint, recipe = record.get("fingerprint"), self.recipe(self.shards)
         self.refuse_other(target, fingerprint, record.get("recipe"), recipe, "--checkpoint")
-        self.note(f"{target} is there already, from the same input")
+        self.note(f"{target} exists already, made from the same input")
         pipe.emit_all([shard.path for shard in self.shards])
         return True
 
     def trainer(self, source: Path, load: Callable[..., Any]) -> Trainer:
-        """The model to train, loaded, with its optimizer. load: as in `Trainer`."""
+        """Loads the model to train, with its optimizer. source: its directory. load: as in `Trainer`."""
         options = self.options
         return Trainer(source, options.placement(), options, self.stage, load=load, on_step=self.log_step)
 
     def commit(self, trainer: Trainer, rollouts: Rollouts, metrics: Mapping[str, float]) -> None:
-        """Writes the checkpoint whole, reports, gives the trainer's memory back, and passes the input paths on."""
+        """Writes the checkpoint, whole or not at all, shows the metrics, and passes the input paths on.
+
+        The trainer's memory is released before the paths are out, since the next stage may want the GPU then.
+        metrics: those of the stage, besides those of the optimizer steps.
+        """
         recipe = self.recipe(self.shards)
         target = self.options.checkpoint
         provenance = self.provenance(recipe, self.shards)
@@ -147,21 +161,24 @@ class UpdateRun(Run):
             trainer.save(directory, recipe, provenance)
             summary.write(directory)
         history, saved_nothing = trainer.history, trainer.optimizer.offload and trainer.placement.device.type == "cpu"
-        trainer.release()  # the next stage wants the GPU as soon as it sees the paths
-        self._log.close(ok=True)  # before the next stage starts, which may go on with the same run of wandb
+        trainer.release()
+        self._log.close(ok=True)  # before the next stage starts, which may continue the same wandb run
         if not self.options.quiet:
             show_metrics(summary, history)
         if saved_nothing:
-            self.note("--offload-optimizer saved nothing: on the CPU the moments are in its memory anyway")
+            self.note("--offload-optimizer saved nothing: on a CPU the moments are in its memory anyway")
         self.note(f"{summary.rows} rollouts in {summary.groups} groups, {duration(summary.seconds)} -> {target}")
         pipe.emit_all([shard.path for shard in self.shards])
 
 
 class Train(Protocol):
-    """What an update does between its input and its checkpoint."""
+    """The part of an update that differs from stage to stage: everything between its input and its checkpoint."""
 
     def __call__(self, run: UpdateRun, source: Path, reference: Path | None, load: Callable[..., Any]) -> None:
-        """Trains the model in `source` on `run.shards`, and commits. reference: the reference model, if one is used."""
+        """Trains the model in `source` on `run.shards`, and commits it.
+
+        reference: the directory of the reference model; None if there is none. load: loads the model of a directory.
+        """
 
 
 def run_update(
@@ -175,23 +192,29 @@ def run_update(
     reference: str | None = None,
     load: Callable[..., Any] = load_model,
 ) -> None:
-    """Runs an update: takes its input to the end, and trains unless its checkpoint is there already.
+    """Runs an update: reads its input to the end, and trains unless the checkpoint exists already.
 
-    role, model: of the model that is trained, such as "prm". needs: the columns that it reads besides `TOKENS`.
-    reference: the reference model, None where none is loaded. load: loads the model that is trained.
+    train: what the stage does between its input and its checkpoint.
+    role: of the model to train, such as "prm".
+    model: the model to train, as the user named it.
+    needs: the columns that the stage reads besides `TOKENS`.
+    reference: the reference model, as the user named it; None if none is loaded.
+    load: loads the model to train.
     """
     with UpdateRun(stage, options) as run:
         source = run.use_trained_model(role, model)
-        directory = None if reference is None else run.use_model("ref", reference)
-        early = Preloader(options.threads, load)
-        wanted = [(source, "float32"), *([] if directory is None else [(directory, options.resolved_dtype())])]
-        run.read([*TOKENS, *needs], while_idle=lambda: early.begin(wanted))
+        reference_directory = None if reference is None else run.use_model("ref", reference)
+        preloader = Preloader(options.threads, load)
+        models = [(source, "float32")]
+        if reference_directory is not None:
+            models.append((reference_directory, options.resolved_dtype()))
+        run.read([*TOKENS, *needs], while_idle=lambda: preloader.begin(models))
         if not run.skip():
-            train(run, source, directory, early.load)
+            train(run, source, reference_directory, preloader.load)
 
 
 def show_metrics(summary: Summary, history: Sequence[Mapping[str, float]]) -> None:
-    """The metrics as a table on stderr: of the first step, the last, and over all."""
+    """Shows the metrics as a table on stderr: of the first optimizer step, of the last, and over all."""
     from rich.console import Console
     from rich.table import Table
 

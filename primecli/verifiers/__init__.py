@@ -10,7 +10,7 @@
 | `sandbox` | the processes in which those programs and their tests run |
 
 Importing this package is cheap: the imports of a verifier happen when it is loaded. A new verifier is one file, one
-line in `VERIFIERS` and one in `VERSIONS`.
+line in `VERIFIERS`, one in `VERSIONS`, and its name in the import contract of `verifiers` in pyproject.toml.
 """
 
 from __future__ import annotations

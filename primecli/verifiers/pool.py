@@ -36,10 +36,10 @@ from primecli.verifiers import MAX_DETAIL_CHARS, Grade, Pending, Task, load_veri
 START_SECONDS = 120.0
 """A worker that is not ready by then never will be: the slowest disks import sympy in a third of that time."""
 
-TICK_SECONDS = 0.1  # the longest wait before deadlines and `cancelled` are looked at again
+TICK_SECONDS = 0.1  # the longest wait before deadlines and `cancelled` are checked again
 QUEUE_DEPTH = 8  # tasks sent ahead to a worker, so that it never waits for this process
 JOBS_PER_WORKER = 4  # with fewer tasks for each, starting one more worker costs more than it saves
-MAX_FAILED_STARTS = 2  # workers that may die in a row before they are ready; more is no accident
+MAX_FAILED_STARTS = 2  # workers in a row that may die before they are ready; beyond that it is not an accident
 PIPE_CHUNK_BYTES = 1 << 16  # read or written at once: what a pipe holds on Linux
 
 
@@ -156,7 +156,7 @@ class GradingPool:
         """
         waiting: dict[Pending, list[int]] = {}
         for index, task in enumerate(tasks):
-            if index % 64 == 0 and cancelled is not None and cancelled():  # it costs more than `prepare`
+            if index % 64 == 0 and cancelled is not None and cancelled():  # asking may cost more than preparing
                 return
             prepared = self._prepare(task)
             if isinstance(prepared, Grade):
@@ -246,14 +246,12 @@ class GradingPool:
         """Kills and reaps a worker; returns its unfinished jobs."""
         self._workers.remove(worker)
         process = worker.process
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(KeyError, ValueError):
-                    self._selector.unregister(pipe)
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
+                with contextlib.suppress(KeyError, ValueError):
+                    self._selector.unregister(pipe)
                 with contextlib.suppress(OSError):
                     pipe.close()
         jobs = list(worker.jobs)

@@ -1,1 +1,1 @@
-"""`primecli warm`: stages forked from a helper that has imported everything."""
+"""`primecli warm`: stages are forked from a helper that has already imported everything they need."""

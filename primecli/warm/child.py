@@ -1,4 +1,4 @@
-"""A child of the helper of `primecli warm`: becomes what its front process would have been."""
+"""A child of the helper of `primecli warm`: takes on everything that its front was started with."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from primecli.warm.protocol import FORKED, PLAIN
+from primecli.warm.protocol import FORKED, REFUSED
 
 Request = dict[str, Any]
-"""What a front asks for: see `front`."""
+"""What a front sends: see `primecli.warm.front`."""
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent exits
 
 
 def become(
@@ -30,12 +30,12 @@ def become(
     helper: int,
     environment: Mapping[str, str],
 ) -> Request:
-    """Makes this process, just forked and with all signals blocked, the one that was asked for; returns the request.
+    """Makes this process, just forked and with all signals blocked, what the request asks for; returns the request.
 
-    descriptors: those received, the working directory last. helper: its process. environment: what the libraries
-    were imported in. Where something cannot be had, tells the front and ends.
+    descriptors: as received, the working directory last. connection: to the front. helper: its process number.
+    environment: the one in which the libraries were imported. If something fails, tells the front and exits.
     """
-    above = max(request["descriptors"], default=2) + 1
+    above = max(request["descriptors"], default=2) + 1  # so that the answer's descriptor takes no number of the front's
     answer = fcntl.fcntl(connection.detach(), fcntl.F_DUPFD_CLOEXEC, above)
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -46,12 +46,12 @@ def become(
         take_signals(request["ignored"])
         take_environment(request["environment"], environment)
     except (OSError, ValueError) as error:
-        os.write(answer, f"{PLAIN} a child of the helper cannot become it: {error}\n".encode())
+        os.write(answer, f"{REFUSED} a child of the helper cannot take over: {error}\n".encode())
         os._exit(1)
     sys.argv, sys.orig_argv, sys.path = request["argv"], request["orig_argv"], request["path"]
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(request["stage"])
-    if os.getppid() != helper:
+    if os.getppid() != helper:  # it exited before prctl was called
         os._exit(1)
     os.write(answer, f"{FORKED}\n".encode())
     os.close(answer)
@@ -60,7 +60,7 @@ def become(
 
 
 def take_descriptors(received: Sequence[int], numbers: Sequence[int]) -> None:
-    """Gives the files received the numbers that they have in the front; closes of 0, 1 and 2 what is closed there."""
+    """Gives the received descriptors their numbers in the front; closes those of 0, 1 and 2 that are closed there."""
     above = max(numbers, default=2) + 1
     moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, above) for descriptor in received]
     for descriptor in received:
@@ -77,7 +77,7 @@ def take_descriptors(received: Sequence[int], numbers: Sequence[int]) -> None:
 
 
 def _stream(number: int, before: TextIO) -> TextIO:
-    """A standard stream as Python opens it: what the helper's knew of its file (a terminal? a pipe?) is of another."""
+    """A standard stream as Python opens it: the helper's own was set up for another file (a terminal? a pipe?)."""
     stream = open(  # noqa: SIM115
         number,
         "w" if number else "r",
@@ -93,7 +93,7 @@ def _stream(number: int, before: TextIO) -> TextIO:
 
 
 def take_signals(ignored: Sequence[int]) -> None:
-    """Ignores what the front ignores; everything else is as Python finds it at its start."""
+    """Ignores the signals that the front ignores; all others are handled as in a fresh Python."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if number in ignored:
             signal.signal(number, signal.SIG_IGN)
@@ -103,11 +103,14 @@ def take_signals(ignored: Sequence[int]) -> None:
 
 
 def take_environment(theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
-    """The front's environment; where torch has read a variable already, what follows from it."""
+    """Adopts the front's environment, and what follows from variables that libraries have already read.
+
+    theirs: the environment of the front. ours: that of the imports.
+    """
     os.environ.clear()
     os.environ.update(theirs)
     time.tzset()
     threads = theirs.get("OMP_NUM_THREADS")
     if threads and threads != ours.get("OMP_NUM_THREADS"):
         sys.modules["torch"].set_num_threads(int(threads))
-    sys.modules["numpy"].random.seed()  # not that of every other child; `random` sees to it itself
+    sys.modules["numpy"].random.seed()  # or all children would share a state; `random` reseeds itself after a fork

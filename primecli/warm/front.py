@@ -1,6 +1,6 @@
-"""The front process of a stage under `primecli warm`: has the helper fork the stage, and stands in for it.
+"""The front of a stage under `primecli warm`: has the helper fork the stage, and stands in for it in the shell.
 
-Imports nothing of a third party: this is all that a warm stage waits for before its child is forked.
+Imports the standard library and small modules of primecli alone: a warm stage waits for them before it is forked.
 """
 
 from __future__ import annotations
@@ -43,11 +43,10 @@ FORWARDED = (
 
 
 def run(arguments: Sequence[str]) -> int | None:
-    """Runs a stage in a child of the helper; returns its exit code, or None where the plain way is to be taken.
+    """Runs a stage in a child of the helper; returns its exit code, or None if this process has to run it.
 
-    None for a command that is no stage, and for one that needs no torch while the helper still imports it; also, with
-    a line on stderr, where the helper does not answer or differs from this process in something that a child could
-    not take over.
+    None for a command that is never forked, and for one without torch while the helper is still importing; also, with
+    a line on stderr, if the helper does not answer, or differs from this process in a way that a child cannot adopt.
     """
     stage = first_word(arguments)
     command = catalog.command(stage)
@@ -65,82 +64,87 @@ def run(arguments: Sequence[str]) -> int | None:
     except _NotReady:
         return None
     except _Refused as error:
-        front.say(f"not started warm, but in the plain way: {error}")
+        front.say(f"starting without the warm helper: {error}")
         return None
     finally:
         front.close()
 
 
 class _Refused(Exception):
-    """The stage is to be started in the plain way, for this reason."""
+    """This process has to run the stage, for this reason."""
 
 
 class _NotReady(Exception):
-    """The helper still imports what this stage does not need."""
+    """The helper is still importing what this stage does not need."""
 
 
 class _Front:
+    """This process: what it was started with, its connection to the helper, and the signals it forwards."""
+
     def __init__(self, command: catalog.Command) -> None:
         self.command = command
         self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.received = b""
-        self.asked = False  # from when on signals are the child's
-        self.sent: list[int] = []  # signals sent on before it was known that there is a child
+        self.requested = False  # from then on, signals are forwarded to the child
+        self.forwarded: list[int] = []  # signals
         self.ignored = [int(number) for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN]
         self.mask = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
         self.descriptors = _inherited_descriptors()
-        # signals wake the loop through a pipe, so that none is missed between looking and waiting
+        # signals wake the loop through a pipe, so that none is missed between checking and waiting
         self.signals, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._before = {}
+        self._handlers = {}  # as they were before
         for number in FORWARDED:
-            if number not in self.ignored or number in (signal.SIGINT, signal.SIGTERM):  # those two a stage catches
-                self._before[number] = signal.signal(number, _noted)
+            if number not in self.ignored or number in (signal.SIGINT, signal.SIGTERM):  # a stage always catches these
+                self._handlers[number] = signal.signal(number, _do_nothing)
         signal.set_wakeup_fd(self._wakeup)
 
     def close(self) -> None:
-        """Leaves the process as it was."""
+        """Restores the process to what it was before."""
         signal.set_wakeup_fd(-1)
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
         os.close(self.signals)
         os.close(self._wakeup)
         self.connection.close()
 
     def say(self, text: str) -> None:
-        """One line on stderr."""
+        """Writes a line to stderr."""
         print(f"primecli {self.command.name}: {text}", file=sys.stderr, flush=True)
 
     def run(self, path: str) -> int:
-        """The stage's exit code. Raises _Refused, and Interrupted as a stage does that has not begun."""
+        """Runs the stage; returns its exit code. path: the helper's socket.
+
+        Raises _Refused or _NotReady if this process has to run it, Interrupted for a signal before it has started.
+        """
         try:
             self.connection.connect(path)
             if not same_user(self.connection):
-                raise _Refused("the helper of `primecli warm` is of another user")
+                raise _Refused("the helper of `primecli warm` belongs to another user")
             if not self.command.torch and not os.path.exists(ready_file(path)):
                 raise _NotReady
             if self._line() != READY:
-                raise _Refused("the helper of `primecli warm` has ended")
-            self._ask()
+                raise _Refused("the helper of `primecli warm` has exited")
+            self._send_request()
             answer = self._line()
         except OSError as error:
             raise _Refused(f"the helper of `primecli warm` does not answer ({error.strerror})") from error
         if answer != FORKED:
-            self.asked = False
-            for number in self.sent:  # nobody has obeyed them yet
-                self._obey(number)
-            raise _Refused((answer or "").partition(" ")[2] or "the helper of `primecli warm` has ended")
-        self._let_go()
+            self.requested = False
+            for number in self.forwarded:  # no child has received them
+                self._handle(number)
+            raise _Refused((answer or "").partition(" ")[2] or "the helper of `primecli warm` has exited")
+        self._close_descriptors()
         how, _, value = (self._line() or "").partition(" ")
         if how == EXIT:
             return int(value)
         if how == SIGNAL:
-            return _end_by(int(value))
+            return _exit_by(int(value))
         raise PrimecliError(
-            "stopped, since the helper of `primecli warm` has ended", "run the same command again to go on"
+            "stopped, because the helper of `primecli warm` has exited", "run the same command again to continue"
         )
 
-    def _ask(self) -> None:
-        """Sends what the child is to be, with the descriptors; the last of these is the working directory."""
+    def _send_request(self) -> None:
+        """Sends what the child has to become, with the open descriptors and, last, one of the working directory."""
         umask = os.umask(0o077)
         os.umask(umask)
         request = {
@@ -159,22 +163,22 @@ class _Front:
         if len(self.descriptors) >= MOST_DESCRIPTORS:
             raise _Refused(f"{len(self.descriptors)} open files are too many to pass on")
         data = json.dumps(request).encode()
-        here = os.open(".", os.O_PATH | os.O_DIRECTORY)
-        self.asked = True
-        socket.send_fds(self.connection, [len(data).to_bytes(LENGTH_BYTES)], [*self.descriptors, here])
-        os.close(here)
+        directory = os.open(".", os.O_PATH | os.O_DIRECTORY)
+        self.requested = True
+        socket.send_fds(self.connection, [len(data).to_bytes(LENGTH_BYTES)], [*self.descriptors, directory])
+        os.close(directory)
         self.connection.sendall(data)
 
-    def _let_go(self) -> None:
-        """Closes this process's copies of what the child now has: the ends of pipes are the child's alone."""
+    def _close_descriptors(self) -> None:
+        """Closes this process's copies of the child's descriptors, so that the child alone holds the ends of pipes."""
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for descriptor in self.descriptors:
-            if descriptor != 2:  # stderr stays for what this process may have to say
+            if descriptor != 2:  # this process may still have something to report
                 os.dup2(null, descriptor) if descriptor < 2 else os.close(descriptor)
         os.close(null)
 
     def _line(self) -> str | None:
-        """The next line from the other side, None at its end. Meanwhile signals are obeyed."""
+        """The next line from the helper or the child, None when the connection is closed. Handles signals meanwhile."""
         poller = select.poll()
         poller.register(self.connection, select.POLLIN)
         poller.register(self.signals, select.POLLIN)
@@ -182,7 +186,7 @@ class _Front:
             ready = [descriptor for descriptor, _ in poller.poll()]
             if self.signals in ready:
                 for number in os.read(self.signals, 64):
-                    self._obey(number)
+                    self._handle(number)
             if self.connection.fileno() in ready:
                 chunk = self.connection.recv(4096)
                 if not chunk:
@@ -191,43 +195,46 @@ class _Front:
         line, _, self.received = self.received.partition(b"\n")
         return line.decode()
 
-    def _obey(self, number: int) -> None:
-        """Passes a signal on to the child, or, before there is one, does what a stage would do."""
-        if self.asked:
-            self.sent.append(number)
+    def _handle(self, number: int) -> None:
+        """Forwards a signal to the child, or, before there is one, does what a stage would do."""
+        if self.requested:
+            self.forwarded.append(number)
             try:
                 self.connection.send(bytes([number]))
             except OSError:
-                return  # the end of the connection is seen where it is read
+                return  # _line notices that the connection is closed
         elif number in (signal.SIGINT, signal.SIGTERM):
             name = signal.Signals(number).name
-            raise Interrupted(f"interrupted by {name} (run the same command again to go on)")
+            raise Interrupted.by_signal(name)
         elif number not in (signal.SIGTSTP, signal.SIGCONT):
-            _end_by(number)
+            _exit_by(number)
         if number == signal.SIGTSTP:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)  # stops here, until SIGCONT
-            signal.signal(number, _noted)
+            signal.signal(number, _do_nothing)
 
 
-def _noted(number: int, frame: FrameType | None) -> None:
-    """Nothing: the number has gone through the wake-up pipe."""
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """A handler for signals whose numbers are read from the wake-up pipe."""
 
 
 def _inherited_descriptors() -> list[int]:
-    """The open files that whoever started this process gave it; what Python opened is not inheritable."""
-    found = []
+    """The descriptors that this process was started with; those that Python opened are not inheritable."""
+    descriptors = []
     for name in os.listdir("/proc/self/fd"):
         try:
             if os.get_inheritable(int(name)):
-                found.append(int(name))
+                descriptors.append(int(name))
         except OSError:
             continue  # that of the listing itself
-    return sorted(found)
+    return sorted(descriptors)
 
 
-def _end_by(number: int) -> int:
-    """Ends this process by the signal that ended the child, so that a shell sees the same."""
+def _exit_by(number: int) -> int:
+    """Ends this process by a signal, so that the shell sees what it would see of the child.
+
+    Returns the exit code for a signal that does not end this process.
+    """
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -235,4 +242,4 @@ def _end_by(number: int) -> int:
         signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
     os.kill(os.getpid(), number)
-    return 128 + number  # for a signal that ends the child only
+    return 128 + number

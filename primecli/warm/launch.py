@@ -1,4 +1,4 @@
-"""Starts the helper of `primecli warm`, and becomes the command that it is for."""
+"""Starts the helper of `primecli warm`, then becomes the command that it serves."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from typing import NoReturn
 from primecli.errors import PrimecliError, UsageError
 from primecli.warm.protocol import VARIABLE
 
-SERVE = "from primecli.__main__ import serve; serve()"  # what the helper is
-LONGEST_SOCKET_PATH = 107  # bytes, on Linux
+SERVE = "from primecli.__main__ import serve; serve()"  # what the helper's Python runs
+LONGEST_SOCKET_PATH = 107  # bytes, the most that Linux allows
 
 
 def become_command(command: Sequence[str]) -> NoReturn:
-    """Starts a helper, unless one answers, and becomes `command`: the same process, with its signals and exit code."""
+    """Starts a helper unless one is listening, and becomes `command`: the same process, with its signals and exit code.
+
+    Raises UsageError if there is no such command, PrimecliError if it cannot be run.
+    """
     if shutil.which(command[0]) is None:
         raise UsageError(f"{command[0]}: no such command")
     if not can_serve():
-        print("primecli warm: this needs Linux 5.3 or newer: stages start in the plain way", file=sys.stderr)
-    elif not _answers(os.environ.get(VARIABLE)):
+        print("primecli warm: this needs Linux 5.3 or newer; stages start without the warm helper", file=sys.stderr)
+    elif not _is_listening(os.environ.get(VARIABLE)):
         os.environ[VARIABLE] = start_helper()
     sys.stdout.flush()
     sys.stderr.flush()
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what it becomes would go on doing so
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and COMMAND would inherit that
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(command[0], list(command))
@@ -38,7 +41,7 @@ def become_command(command: Sequence[str]) -> NoReturn:
 
 
 def can_serve() -> bool:
-    """Whether this system has what the helper needs. Elsewhere forking after imports is not safe (macOS) or unknown."""
+    """Whether this system has what the helper needs. Elsewhere a fork after imports is unsafe (macOS) or untested."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -48,8 +51,8 @@ def can_serve() -> bool:
     return True
 
 
-def _answers(path: str | None) -> bool:
-    """Whether a helper listens there: `primecli warm` under `primecli warm` needs no second one."""
+def _is_listening(path: str | None) -> bool:
+    """Whether a helper listens at this path: `primecli warm` under `primecli warm` needs no second one."""
     if not path:
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -61,9 +64,9 @@ def _answers(path: str | None) -> bool:
 
 
 def start_helper() -> str:
-    """Starts a helper that ends when this process ends; returns the path of its socket, in a directory of mode 0700.
+    """Starts a helper that exits when this process does; returns the path of its socket, in a directory of mode 0700.
 
-    The socket takes connections from now on, while the helper still imports.
+    The socket accepts connections at once, while the helper is still importing.
     """
     directory = tempfile.mkdtemp(prefix="primecli-warm-")
     if len(os.fsencode(f"{directory}/socket")) > LONGEST_SOCKET_PATH:
@@ -75,7 +78,7 @@ def start_helper() -> str:
     command = os.pidfd_open(os.getpid())
     between = os.fork()
     if between == 0:
-        # the helper is not to be a child of COMMAND, which may wait for all its children
+        # forked twice, so that the helper is not a child of COMMAND, which may wait for all of its children
         if os.fork() == 0:
             _become_helper(listener.fileno(), command, directory)
         os._exit(0)
@@ -87,11 +90,11 @@ def start_helper() -> str:
 
 def _become_helper(listening: int, command: int, directory: str) -> NoReturn:
     try:
-        os.setpgid(0, 0)  # what the terminal sends to COMMAND's group is not meant for the helper
+        os.setpgid(0, 0)  # the helper must not get what the terminal sends to COMMAND's group
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
-        if null == 2:  # stderr was closed
+        if null == 2:  # stderr was closed, and is now /dev/null
             os.set_inheritable(2, True)
         for descriptor in (listening, command):
             os.set_inheritable(descriptor, True)

@@ -1,13 +1,16 @@
-"""What the three sides of `primecli warm` share: which stages are forked, where the helper listens, what must be alike.
+"""What the sides of `primecli warm` share: the words they send, where the helper listens, what has to be the same.
 
-`primecli warm -- COMMAND` becomes COMMAND, as `ssh-agent COMMAND` does, and leaves a helper beside it:
+`primecli warm -- COMMAND` becomes COMMAND, as `ssh-agent COMMAND` does, and leaves a helper running beside it:
 
-- the helper (helper.py) has imported torch and transformers, and forks a child for each stage;
-- the front (front.py) is the process that the shell started. It passes its file descriptors, working directory,
-  environment and so on to the helper over a Unix socket, forwards signals and ends as the child ends.
+- The helper (helper.py) has imported torch and transformers, and forks a child for each stage.
+- The front (front.py) is the process that the shell started. It passes its file descriptors, working directory,
+  environment and so on to the helper over a Unix socket, forwards signals, and exits as the child does.
+- The child (child.py) runs the stage exactly as the front would have, in the front's session and process group.
 
-The child runs the stage as the front would have, in the front's session and process group. Where it could not, because
-something differs that no process can change later, the front starts the stage in the plain way and says why.
+If the child could not do that, because something differs that a running process cannot change, the front runs the
+stage itself and says why.
+
+Standard library only and without `typing`: every start of primecli waits for this file.
 """
 
 from __future__ import annotations
@@ -15,27 +18,27 @@ from __future__ import annotations
 import os
 import sys
 
-TYPE_CHECKING = False  # typing's own, without the import: every start of primecli waits for this file
+TYPE_CHECKING = False  # that of typing, without importing it
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
     from typing import Any
 
 VARIABLE = "PRIMECLI_WARM"
-"""The environment variable that names the helper's socket."""
+"""The environment variable with the path of the helper's socket."""
 
-READY = "ready"  # the helper to the front: send the request
-FORKED = "forked"  # the child to the front: it is what the front would have been, the stage begins
-PLAIN = "plain"  # the helper or the child to the front, and a reason: start the stage yourself
-EXIT = "exit"  # the helper to the front, and the child's exit code
-SIGNAL = "signal"  # the helper to the front, and the signal that ended the child
+READY = "ready"  # helper to front: send the request
+FORKED = "forked"  # child to front: it has taken over, and the stage starts
+REFUSED = "refused"  # helper or child to front, with a reason: run the stage yourself
+EXIT = "exit"  # helper to front, with the child's exit code
+SIGNAL = "signal"  # helper to front, with the signal that ended the child
 
-LENGTH_BYTES = 8  # of a request's length, which precedes it together with the descriptors
-MOST_DESCRIPTORS = 253  # that Linux passes in one message
+LENGTH_BYTES = 8  # of a request's length, which is sent before it, together with the descriptors
+MOST_DESCRIPTORS = 253  # Linux passes no more in one message (SCM_MAX_FD)
 
 
 def first_word(arguments: Iterable[str]) -> str:
-    """The first argument that is neither an option nor the value of --config: the command. Empty where there is none.
+    """The first argument that is neither an option nor the value of --config: the command. Empty if there is none.
 
     >>> first_word(["--debug", "--config", "run.toml", "verify", "--quiet"])
     'verify'
@@ -50,12 +53,12 @@ def first_word(arguments: Iterable[str]) -> str:
 
 
 def ready_file(socket_path: str) -> str:
-    """A file that is there from when the helper has imported everything, until it ends."""
+    """The file that exists from the moment when the helper has imported everything until it exits."""
     return f"{os.path.dirname(socket_path)}/ready"
 
 
 def same_user(connection: socket.socket) -> bool:
-    """Whether the process at the other end is of this process's user, which the kernel says."""
+    """Whether the process at the other end runs as this process's user; the kernel vouches for the answer."""
     import socket
     import struct
 
@@ -65,7 +68,10 @@ def same_user(connection: socket.socket) -> bool:
 
 
 def surroundings() -> dict[str, Any]:
-    """What a process is given at its start and a forked child could not take over: by name, JSON values."""
+    """What a process is given at its start and a forked child could not adopt, as JSON values by name.
+
+    The names complete the sentence "… differs from the helper's".
+    """
     import resource
 
     limits = {name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")}
@@ -76,13 +82,13 @@ def surroundings() -> dict[str, Any]:
         status = file.read().splitlines()
     return {
         "Python": [sys.version, sys.prefix, *map(int, sys.flags), *sys.warnoptions],
-        "the place of primecli": os.path.dirname(os.path.dirname(os.path.realpath(__file__))),
+        "the directory of primecli": os.path.dirname(os.path.dirname(os.path.realpath(__file__))),
         "the session": os.getsid(0),
         "the user": [*os.getresuid(), *os.getresgid(), *sorted(os.getgroups())],
         "a resource limit (ulimit)": {name: list(limit) for name, limit in limits.items()},
         "the niceness": os.getpriority(os.PRIO_PROCESS, 0),
-        "the CPUs allowed": sorted(os.sched_getaffinity(0)),
+        "the set of usable CPUs": sorted(os.sched_getaffinity(0)),
         "a namespace or the root directory": [namespaces, *os.stat("/")[1:3]],
-        "a capability or seccomp": [line for line in status if line.startswith(("Cap", "NoNewPrivs", "Seccomp:"))],
+        "a capability or seccomp mode": [line for line in status if line.startswith(("Cap", "NoNewPrivs", "Seccomp:"))],
         "the control group": group,
     }

@@ -1,4 +1,4 @@
-"""The end of a process without taking it apart."""
+"""Exiting without the interpreter's own clean-up."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import os
 import sys
 
 
-class QuickEnd:
-    """Ends a process, once its exit code is known, without taking its modules apart.
+class QuickExit:
+    """Ends the process, once its exit code is known, without taking its modules apart.
 
-    That takes a quarter of a second with torch, frees what the kernel frees, and would pull the ground from under a
-    thread that still loads a model. Made before anything else registers itself with `atexit`, it is called last.
+    With torch that takes a quarter of a second, frees only what the kernel frees anyway, and could crash a thread that
+    is still loading a model. Create it before anything else registers itself with `atexit`: then it is called last.
+
+    code: the exit code; None until it is known, and then Python exits as usual.
     """
 
     def __init__(self) -> None:
@@ -20,7 +22,7 @@ class QuickEnd:
         atexit.register(self)
 
     def __call__(self) -> None:
-        """Ends the process, unless what is left to write cannot be written: that is for Python to say."""
+        """Ends the process, unless buffered output cannot be written: then Python has to report that."""
         if self.code is None:
             return
         with contextlib.suppress(OSError):

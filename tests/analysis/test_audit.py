@@ -49,7 +49,7 @@ def values(responses: Responses) -> dict[str, float | None]:
 
 
 def test_every_metric_by_hand() -> None:
-    """Two groups whose scores are far apart: ordered rightly within each but for a tie, and hardly over the batch."""
+    """Two groups whose scores are far apart: ranked correctly within each but for a tie, and hardly over the batch."""
     found = values(
         made(
             [3.0, 1.0, 1.0, 13.0, 13.0],
@@ -90,7 +90,7 @@ def test_every_metric_by_hand() -> None:
     assert found == pytest.approx(expected)
 
 
-def test_a_group_of_one_outcome_has_no_say_in_the_correlation_within_groups() -> None:
+def test_a_group_with_one_outcome_does_not_count_in_the_correlation_within_groups() -> None:
     two = metrics(made([1, 0, 2, 3], [1, 0, 1, 0], [0, 0, 1, 1]))["group-correlation"]
     three = metrics(made([1, 0, 2, 3, 50, 90], [1, 0, 1, 0, 1, 1], [0, 0, 1, 1, 2, 2]))["group-correlation"]
     assert (three.value, three.groups, three.items) == (two.value, 2, 4)
@@ -106,11 +106,11 @@ def test_what_cannot_be_computed_has_no_value() -> None:
     assert verdicts["truncation"]["verdict"] == "ok"
 
 
-def test_names_are_those_of_metrics() -> None:
+def test_bounds_units_and_sections_name_metrics() -> None:
     assert {*HEALTH, *UNITS, *SECTIONS.values()} <= set(METRICS)
 
 
-def test_verdicts_and_what_the_interval_leaves_open() -> None:
+def test_verdicts_and_those_that_the_interval_allows() -> None:
     below, beyond = Bound("below", 0.6, 0.5), Bound("beyond", 0.5, 0.8)
     assert [below.verdict(value) for value in (0.6, 0.59, 0.5, 0.49)] == ["ok", "watch", "watch", "bad"]
     assert [beyond.verdict(value) for value in (-0.9, -0.6, 0.0, 0.6, 0.9)] == ["bad", "watch", "ok", "watch", "bad"]
@@ -121,7 +121,7 @@ def test_verdicts_and_what_the_interval_leaves_open() -> None:
     assert beyond.possible(Estimate(0.6, -0.6, 0.9)) == ["ok", "watch", "bad"]  # 0 lies between
 
 
-def test_a_reward_that_prefers_repeats_is_called_bad() -> None:
+def test_a_reward_that_prefers_repetition_is_bad() -> None:
     verdicts = health(metrics(made([0, 1, 0, 2], [1, 0, 1, 0], [0, 0, 1, 1], degenerate=[False, True, False, True])))
     assert {name: found["verdict"] for name, found in verdicts.items() if found["verdict"] != "ok"} == {
         "pair-accuracy": "bad", "repeats": "bad", "repeats-preferred": "bad",
@@ -154,7 +154,7 @@ def test_quarters_by_length() -> None:
     assert equal[0]["wrong"] == {"responses": 0, "accuracy": None, "score": None, "reward_per_token": None}
 
 
-def test_kinds_beside_the_others() -> None:
+def test_each_kind_is_summarised_beside_the_others() -> None:
     kinds = by_kind(made([1, 2, 6], [0, 1, 1], [0, 0, 0], truncated=[True, False, False], lengths=[1, 1, 3]))
     assert kinds["truncated"]["these"] == {"responses": 1, "accuracy": 0.0, "score": 1.0, "reward_per_token": 1.0}
     assert kinds["truncated"]["others"] == {"responses": 2, "accuracy": 1.0, "score": 4.0, "reward_per_token": 2.0}

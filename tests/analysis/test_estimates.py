@@ -23,12 +23,12 @@ from primecli.analysis.estimates import (
 from primecli.core.pairs import count_pairs
 
 
-def one(statistic: Statistic, *, seed: int = 0, resamples: int = 400) -> Estimate:
-    return estimate({"it": statistic}, seed=seed, resamples=resamples)["it"]
+def estimate_one(statistic: Statistic, *, seed: int = 0, resamples: int = 400) -> Estimate:
+    return estimate({"statistic": statistic}, seed=seed, resamples=resamples)["statistic"]
 
 
 def batch(seed: int, groups: int, size: int = 4, signal: float = 1.0) -> tuple[GroupedSamples, np.ndarray, np.ndarray]:
-    """Scores that follow the outcome by `signal`; prompts differ by much more, which is no ordering within a group."""
+    """Scores that follow the outcome by `signal`; prompts differ by much more, which ranks nothing within a group."""
     generator = np.random.default_rng(seed)
     outcomes = generator.integers(0, 2, groups * size).astype(float)
     offsets = np.repeat(3 * generator.normal(size=groups), size)
@@ -41,57 +41,59 @@ labelled = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.booleans(
 
 @settings(deadline=None, max_examples=60)
 @given(labelled)
-def test_the_auc_is_the_one_that_counting_gives(rows: list[tuple[int, int, bool]]) -> None:
+def test_auc_equals_counting(rows: list[tuple[int, int, bool]]) -> None:
     group, scores, right = (np.array(column) for column in zip(*rows, strict=True))
     ranked = [(s > t) + 0.5 * (s == t) for s in scores[right] for t in scores[~right]]
-    auc = one(GroupedSamples(group).auc(scores.astype(float), right), resamples=2).value
+    auc = estimate_one(GroupedSamples(group).auc(scores.astype(float), right), resamples=2).value
     assert auc == (pytest.approx(np.mean(ranked)) if ranked else None)
 
 
-def test_correlations_are_numpys_and_pandas() -> None:
+def test_correlations_equal_those_of_numpy_and_pandas() -> None:
     groups, scores, outcomes = batch(1, groups=50)
-    assert one(groups.correlation(scores, outcomes)).value == pytest.approx(np.corrcoef(scores, outcomes)[0, 1])
+    assert estimate_one(groups.correlation(scores, outcomes)).value == pytest.approx(
+        np.corrcoef(scores, outcomes)[0, 1]
+    )
     centred = [(v.reshape(-1, 4) - v.reshape(-1, 4).mean(1, keepdims=True)).ravel() for v in (scores, outcomes)]
-    found = one(groups.correlation(groups.centre(scores), groups.centre(outcomes)))
+    found = estimate_one(groups.correlation(groups.centre(scores), groups.centre(outcomes)))
     assert found.value == pytest.approx(np.corrcoef(*centred)[0, 1])
     wrong = outcomes == 0
-    found = one(groups.correlation(scores, scores**2, wrong))
+    found = estimate_one(groups.correlation(scores, scores**2, wrong))
     assert found.value == pytest.approx(np.corrcoef(scores[wrong], scores[wrong] ** 2)[0, 1])
     assert found.items == wrong.sum()
     rounded = np.round(scores)  # with ties
     spearman = pd.DataFrame({"x": rounded, "y": outcomes}).rank().corr().loc["x", "y"]
-    assert one(groups.correlation(ranks(rounded), ranks(outcomes))).value == pytest.approx(spearman)
+    assert estimate_one(groups.correlation(ranks(rounded), ranks(outcomes))).value == pytest.approx(spearman)
     assert ranks(rounded).tolist() == pd.Series(rounded).rank().tolist()
 
 
-def test_a_correlation_minds_neither_size_nor_offset() -> None:
+def test_a_correlation_ignores_scale_and_offset() -> None:
     groups, scores, outcomes = batch(2, groups=20)
-    expected = one(groups.correlation(scores, outcomes))
+    expected = estimate_one(groups.correlation(scores, outcomes))
     for shift, scale in ((1e6, 1.0), (0.0, 1e-9), (-3e5, 1e3)):
-        found = one(groups.correlation(shift + scale * scores, outcomes))
+        found = estimate_one(groups.correlation(shift + scale * scores, outcomes))
         assert found.value == pytest.approx(expected.value, abs=1e-6)
         assert found.low == pytest.approx(expected.low, abs=1e-6)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, -7e8])
-def test_what_does_not_vary_correlates_with_nothing(constant: float) -> None:
+def test_a_constant_has_no_correlation(constant: float) -> None:
     groups, scores, _ = batch(3, groups=20)
-    assert one(groups.correlation(np.full(80, constant), scores)).value is None
-    assert one(groups.correlation(groups.centre(np.repeat(scores[:20] + constant, 4)), scores)).value is None
+    assert estimate_one(groups.correlation(np.full(80, constant), scores)).value is None
+    assert estimate_one(groups.correlation(groups.centre(np.repeat(scores[:20] + constant, 4)), scores)).value is None
     rounded = np.where(scores > 0, constant, np.nextafter(constant, 1e9)) if constant else np.zeros(80)
-    assert one(groups.correlation(rounded, scores)).value is None
+    assert estimate_one(groups.correlation(rounded, scores)).value is None
 
 
-def test_a_contrast_is_within_groups_that_hold_both() -> None:
+def test_a_contrast_is_over_groups_that_hold_both() -> None:
     groups = GroupedSamples(np.array([7, 7, 7, 3, 3, 5, 5]))
     scores = np.array([1.0, 2.0, 6.0, 10.0, 12.0, 100.0, 101.0])
     which = np.array([False, False, True, False, True, True, True])
     spread = np.sqrt(np.mean(np.array([-2.0, -1.0, 3.0, -1.0, 1.0, -0.5, 0.5]) ** 2))
-    found = one(groups.contrast(scores, which))
+    found = estimate_one(groups.contrast(scores, which))
     assert found.value == pytest.approx(((6 - 1.5) + (12 - 10)) / 2 / spread)
     assert (found.groups, found.items) == (2, 2)
-    assert one(groups.contrast(scores, np.ones(7, dtype=bool))).value is None
-    assert one(groups.contrast(np.ones(7), which)).value is None
+    assert estimate_one(groups.contrast(scores, np.ones(7, dtype=bool))).value is None
+    assert estimate_one(groups.contrast(np.ones(7), which)).value is None
 
 
 def pair_accuracy(groups: GroupedSamples, scores: np.ndarray, outcomes: np.ndarray) -> Statistic:
@@ -109,55 +111,55 @@ def batch_auc(groups: GroupedSamples, scores: np.ndarray, outcomes: np.ndarray) 
 
 @pytest.mark.parametrize(("statistic", "truth"), [(pair_accuracy, 0.5), (within, 0.0), (batch_auc, 0.5)])
 @pytest.mark.parametrize("number", [24, 60])
-def test_intervals_hold_the_truth_about_as_often_as_they_say(
+def test_intervals_cover_the_truth_about_as_often_as_they_claim(
     statistic: Callable[[GroupedSamples, np.ndarray, np.ndarray], Statistic], truth: float, number: int
 ) -> None:
-    """Scores that know nothing: of 200 batches, 95% intervals should hold the truth in some 190, and not in all."""
+    """Uninformed scores: in 200 batches, 95% intervals should cover the truth about 190 times, and not always."""
     held = 0
     for seed in range(200):
-        found = one(statistic(*batch(seed, groups=number, signal=0.0)), seed=seed, resamples=200)
+        found = estimate_one(statistic(*batch(seed, groups=number, signal=0.0)), seed=seed, resamples=200)
         assert found.low is not None
         assert found.high is not None
         held += found.low <= truth <= found.high
     assert 174 <= held <= 199
 
 
-def test_what_never_fails_is_not_certain() -> None:
-    """Resampling groups that are all right gives 1 again and again; that one in twenty fails is not ruled out."""
+def test_a_share_of_1_is_not_certain() -> None:
+    """Resampling groups that are all right always gives 1; it does not rule out that one in twenty fails."""
     scores, outcomes = np.tile([1.0, 0.0], 20), np.tile([1.0, 0.0], 20)
-    low = one(pair_accuracy(GroupedSamples(np.repeat(np.arange(20), 2)), scores, outcomes)).low
+    low = estimate_one(pair_accuracy(GroupedSamples(np.repeat(np.arange(20), 2)), scores, outcomes)).low
     assert low is not None
     assert 0.8 < low < 0.95
-    assert one(pair_accuracy(GroupedSamples(np.zeros(2)), scores[:2], outcomes[:2])).low == pytest.approx(
+    assert estimate_one(pair_accuracy(GroupedSamples(np.zeros(2)), scores[:2], outcomes[:2])).low == pytest.approx(
         wilson(1.0, 1)[0]
     )
 
 
-def test_wilson_is_the_textbooks() -> None:
+def test_wilson_equals_the_textbook_example() -> None:
     low, high = wilson(0.1, 100)  # 10 of 100
     assert low == pytest.approx(0.0552, abs=1e-4)
     assert high == pytest.approx(0.1744, abs=1e-4)
 
 
 def test_few_groups_have_no_interval() -> None:
-    few, enough = (one(within(*batch(0, groups=number))) for number in (LEAST_GROUPS - 1, LEAST_GROUPS + 8))
+    few, enough = (estimate_one(within(*batch(0, groups=number))) for number in (LEAST_GROUPS - 1, LEAST_GROUPS + 8))
     assert few.value is not None
     assert few.low is None
     assert enough.low is not None
 
 
-def test_one_odd_response_among_equal_ones_is_not_many_groups_word() -> None:
+def test_one_odd_response_among_equal_ones_counts_as_one_group() -> None:
     groups, scores, _ = batch(0, groups=50)
     lengths = np.full(200, 46.0)
     lengths[17] = 47
-    assert one(groups.correlation(scores, lengths)).low is None
-    found = one(groups.correlation(groups.centre(scores), groups.centre(lengths)))
+    assert estimate_one(groups.correlation(scores, lengths)).low is None
+    found = estimate_one(groups.correlation(groups.centre(scores), groups.centre(lengths)))
     assert (found.groups, found.low) == (1, None)
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
-    assert one(within(*batch(0, groups=30)), seed=1) == one(within(*batch(0, groups=30)), seed=1)
-    assert one(within(*batch(0, groups=30)), seed=1) != one(within(*batch(0, groups=30)), seed=2)
+    assert estimate_one(within(*batch(0, groups=30)), seed=1) == estimate_one(within(*batch(0, groups=30)), seed=1)
+    assert estimate_one(within(*batch(0, groups=30)), seed=1) != estimate_one(within(*batch(0, groups=30)), seed=2)
 
 
 def test_calibration_bins() -> None:
@@ -170,3 +172,15 @@ def test_calibration_bins() -> None:
     predicted = generator.uniform(size=50_000)
     error, _ = calibration(predicted, (generator.uniform(size=50_000) < predicted).astype(float))
     assert error < 0.01
+
+
+def test_the_calibration_error_is_the_one_that_updates_log() -> None:
+    """Two implementations of one definition: they sum in a different order, and both numbers are recorded."""
+    import torch
+
+    from primecli.core.metrics import calibration_error
+
+    generator = np.random.default_rng(0)
+    scores, outcomes = 2 * generator.normal(size=300), generator.integers(0, 2, 300).astype(float)
+    error, _ = calibration(1 / (1 + np.exp(-scores)), outcomes)
+    assert error == pytest.approx(calibration_error(torch.tensor(scores), torch.tensor(outcomes)), rel=1e-12)

@@ -21,7 +21,7 @@ def luminance(red: int, green: int, blue: int) -> float:
 
 
 @pytest.mark.parametrize("theme", list(heatmap.PALETTES))
-def test_text_can_be_read_on_every_shade(theme: Theme) -> None:
+def test_text_is_legible_on_every_shade(theme: Theme) -> None:
     """WCAG asks for a contrast of 4.5."""
     paint = heatmap.Paint("full", heatmap.PALETTES[theme])
     shades = []
@@ -33,8 +33,8 @@ def test_text_can_be_read_on_every_shade(theme: Theme) -> None:
     assert len(set(shades)) == len(shades)
 
 
-def test_shades_leave_the_background_with_the_value() -> None:
-    """On a dark terminal strong is bright, on a light one dark."""
+def test_shades_leave_the_background_as_values_grow() -> None:
+    """Strong values are bright on a dark terminal, and dark on a light one."""
     for theme, sign in ((Theme.dark, 1), (Theme.light, -1)):
         paint = heatmap.Paint("full", heatmap.PALETTES[theme])
         for side in (-1, 1):
@@ -49,7 +49,7 @@ def test_values_near_0_have_no_colour() -> None:
     assert heatmap.Paint("basic", heatmap.PALETTES[Theme.dark]).style(-1) == "white on red"
 
 
-def test_the_background_is_known_by_colorfgbg(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colorfgbg_tells_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, expected in [("0;15", "light"), ("15;0", "dark"), ("15;default;0", "dark"), ("", "dark")]:
         monkeypatch.setenv("COLORFGBG", value)
         assert heatmap.background() == expected
@@ -59,7 +59,7 @@ def joined(lines: list[list[heatmap.Letter]]) -> list[str]:
     return ["".join(letter for letter, _ in line) for line in lines]
 
 
-def test_lines_break_behind_spaces() -> None:
+def test_lines_break_after_spaces() -> None:
     assert joined(heatmap.wrap(heatmap.letters(["one two three"], [0.0]), 8)) == ["one two ", "three"]
     assert joined(heatmap.wrap(heatmap.letters(["abcdefghij"], [0.0]), 6)) == ["abcde", "fghij"]
     assert joined(heatmap.wrap(heatmap.letters(["a\nb\n\n"], [0.0]), 9)) == ["a", "b"]
@@ -75,7 +75,7 @@ def test_lines_hold_every_letter_and_fit(text: str, width: int) -> None:
     assert max(cell_len(line) for line in lines) <= width
 
 
-def test_marks_stand_under_their_tokens() -> None:
+def test_marks_are_below_their_tokens() -> None:
     paint = heatmap.Paint("none", heatmap.PALETTES[Theme.dark])
     lines = heatmap.wrap(heatmap.letters(["ab", "数", "c", " d"], [-0.2, 1.0, 0.0, -0.5]), 20)
     assert [line.plain for line in heatmap.paint_lines(lines, paint)] == ["ab数c d", "--## =="]

@@ -28,7 +28,7 @@ def read(directory: Path) -> Responses:
     return collect(Inputs([str(directory)]))
 
 
-def test_rows_come_out_as_they_stand(tmp_path: Path) -> None:
+def test_responses_are_those_of_the_rows(tmp_path: Path) -> None:
     rows = scored(BATCH_ROWS // 2 + 9, 4)  # some batches in a shard, some shards
     per_shard = 4 * (BATCH_ROWS // 4 + 9)
     found = read(write_shards(tmp_path / "a", rows, per_shard=per_shard))
@@ -72,14 +72,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_input_that_is_wrong_is_one_error_that_says_where(name: str, tmp_path: Path) -> None:
+def test_invalid_input_is_an_error_that_says_where(name: str, tmp_path: Path) -> None:
     rows, message = WRONG[name]
     write_shards(tmp_path / "a", rows)
     with pytest.raises(InputError, match=message):
         read(tmp_path / "a")
 
 
-def test_a_null_list_is_said_with_its_row_in_the_shard(tmp_path: Path) -> None:
+def test_a_null_list_is_reported_with_its_row_in_the_shard(tmp_path: Path) -> None:
     rows = broken(LATE, process_rewards=None)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "other.parquet")  # of another tool, which allows nulls
     with pytest.raises(InputError, match=f"column process_rewards is null at row {LATE}"):
@@ -100,7 +100,7 @@ responses = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_s
 
 @settings(deadline=None, max_examples=100)
 @given(responses, st.integers(1, 4))
-def test_ngrams_are_looked_up_in_their_own_response(rows: list[list[int]], size: int) -> None:
+def test_ngrams_are_looked_up_in_their_own_response_only(rows: list[list[int]], size: int) -> None:
     before, place = repeated_ngrams(np.concatenate(rows), np.array([len(row) for row in rows]), size)
     expected = []
     for number, row in enumerate(rows):
@@ -121,13 +121,13 @@ def flags(*rows: list[int]) -> list[bool]:
     return list(degenerate(np.concatenate(rows), np.array([len(row) for row in rows])).tolist())
 
 
-def test_what_is_degenerate() -> None:
+def test_degenerate_responses() -> None:
     generator = np.random.default_rng(0)
     fresh = generator.permutation(1000).tolist()
-    looped = [*fresh[:99], *[4, 5, 6] * 40]  # fine up to the middle
+    looped = [*fresh[:99], *[4, 5, 6] * 40]  # fine up to its middle
     twice = [*fresh[:60], *fresh[60:70], *fresh[70:120], *fresh[60:70]]  # quotes ten tokens
     assert flags(fresh, looped, twice, [7] * 100, [151935, 151934] * 50) == [False, True, False, True, True]
     assert flags([1], [1, 2, 3], [7] * 29, [7] * 3) == [False, False, True, False]
     assert flags([*fresh[:500], *[9] * 30], [*fresh[:500], *[9] * 29]) == [True, False]
     much = [*fresh[:16], *(token for start in range(12) for token in [500 + start, *fresh[start : start + 5]] * 7)]
-    assert flags(much) == [True]  # no long stretch, and yet little that is new
+    assert flags(much) == [True]  # no long stretch, but little that is new

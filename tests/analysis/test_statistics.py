@@ -17,13 +17,13 @@ from tests.builders import rollouts, write_shards
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.booleans(), min_size=1, max_size=7), st.integers(1, 7))
-def test_pass_at_k_is_the_share_of_draws_with_a_right_one(samples: list[bool], k: int) -> None:
+def test_pass_at_k_is_the_share_of_draws_with_a_right_sample(samples: list[bool], k: int) -> None:
     ours = pass_at_k(np.array([len(samples)]), np.array([sum(samples)]), k)
     draws = [any(drawn) for drawn in combinations(samples, k)]
     assert (ours and ours[0]) == (pytest.approx(np.mean(draws)) if draws else None)
 
 
-def test_pass_at_k_is_a_mean_over_groups_that_have_so_many() -> None:
+def test_pass_at_k_is_the_mean_over_groups_with_enough_samples() -> None:
     graded, right = np.array([4, 2, 4]), np.array([4, 1, 0])
     value, error = pass_at_k(graded, right, 1) or (0.0, 0.0)
     assert value == pytest.approx((1 + 0.5 + 0) / 3)
@@ -32,7 +32,7 @@ def test_pass_at_k_is_a_mean_over_groups_that_have_so_many() -> None:
     assert pass_at_k(graded, right, 5) is None
 
 
-def test_quantiles_are_numpys_of_the_values_there_are() -> None:
+def test_quantiles_equal_those_of_numpy_without_nan() -> None:
     values = np.random.default_rng(0).normal(size=101)
     found = quantiles(np.append(values, np.nan))
     assert found["p25"] == np.quantile(values, 0.25)
@@ -45,7 +45,7 @@ def described(directory: Path, rows: list[dict[str, Any]], **options: Any) -> di
 
 
 def test_the_error_of_the_accuracy_is_that_of_independent_groups(tmp_path: Path) -> None:
-    """Where the samples of a group are the same, four of them say no more than one."""
+    """If all samples of a group are equal, four of them tell no more than one."""
     rows = rollouts(40, 4)
     outcomes = np.random.default_rng(0).integers(0, 2, 40).astype(float)
     for number, row in enumerate(rows):
@@ -68,7 +68,7 @@ def test_soft_rewards(tmp_path: Path) -> None:
     assert (found["accuracy"], found["pass@1"], found["groups_right"]["none"]) == (0.5, 0, 1)
 
 
-def test_what_is_not_there_is_not_described(tmp_path: Path) -> None:
+def test_statistics_without_a_column_are_left_out(tmp_path: Path) -> None:
     names = (schema.GROUP_ID, schema.RESPONSE_IDS)
     rows = [{name: row[name] for name in names} for row in rollouts(2, 2)]
     found = described(tmp_path / "a", rows)

@@ -1,4 +1,4 @@
-"""How long stages take to start, in the plain way and under `primecli warm`, and what `primecli --help` costs.
+"""How long stages take to start, without and under `primecli warm`, and what `primecli --help` costs.
 
 Ready: from exec to the moment when the stage opens its first shard, which is a named pipe that tells. Whole: from exec
 to exit of a stage with next to nothing to do (four rollouts of a few tokens, a model of two layers), which is what a
@@ -156,7 +156,7 @@ def figure(name: str, found: Mapping[str, Sequence[float]], goal: str | None) ->
     warm, plain = found["warm"], found["plain"]
     median = statistics.median(warm)
     text = f"{median:.3f} s ({min(warm):.3f}–{max(warm):.3f}), {ratio(warm, plain)}"
-    return Figure(name, median, text, f"in the plain way, {statistics.median(plain):.2f} s", goal)
+    return Figure(name, median, text, f"without, {statistics.median(plain):.2f} s", goal)
 
 
 def help_figure(env: Mapping[str, str], rounds: int) -> Figure:
@@ -186,7 +186,7 @@ def main() -> None:
     figures = [figure(f"{stage}, ready", found, f"<= {READY_SECONDS}") for stage, found in ready.items()]
     figures += [figure(f"{stage}, whole", found, None) for stage, found in whole.items()]
     figures.append(help_figure(plain, options.rounds))
-    title = f"start of a stage, under warm against the plain way; medians of {options.rounds} rounds"
+    title = f"start of a stage, under warm against without; medians of {options.rounds} rounds"
     show(title, figures, options.json, ready=ready, whole=whole)
 
 

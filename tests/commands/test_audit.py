@@ -87,7 +87,7 @@ def test_gates(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ("auc=1", "is not METRIC<VALUE"),
         ("auc<=1", "is not METRIC<VALUE"),
         ("auc<x", "is not METRIC<VALUE"),
-        ("auc<nan", "with a finite number"),  # would pass whatever the value
+        ("auc<nan", "with a finite number"),  # a comparison with nan is never true
         ("auc", "quote it, or the shell takes < and > for files"),
     ]:
         assert run("audit", directory, "--fail-on", text) == 2
@@ -97,7 +97,9 @@ def test_gates(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert not captured.out  # before anything is read
 
 
-def test_a_gate_that_cannot_be_told_does_not_pass(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_gate_on_a_metric_that_cannot_be_computed_does_not_pass(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     rows = rollouts(2, 2, outcome_reward=1.0)
     for row in rows:
         row[schema.PROCESS_REWARDS] = [0.0] * len(row[schema.RESPONSE_IDS])
@@ -110,7 +112,7 @@ def test_a_gate_that_cannot_be_told_does_not_pass(tmp_path: Path, capfd: pytest.
     assert [line.split(" ")[2] for line in capfd.readouterr().err.splitlines()] == ["pair-accuracy", "reward-right"]
 
 
-def test_several_directories_are_beside_each_other(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_several_directories_are_audited_separately(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     directories = [scored(tmp_path / "1", sign=1), scored(tmp_path / "2", sign=-1)]
     reports = read(capfd, *directories)
     assert [report["input"] for report in reports] == [str(directory) for directory in directories]
@@ -119,7 +121,7 @@ def test_several_directories_are_beside_each_other(tmp_path: Path, capfd: pytest
     assert capfd.readouterr().err == f"primecli audit: {directories[1]}: pair-accuracy is 0, below the bound 0.6\n"
 
 
-def test_iterations_stand_in_the_order_of_their_numbers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_iterations_are_in_the_order_of_their_numbers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for number, sign in ((10, -1.0), (9, 1.0), (1, 1.0)):
         scored(tmp_path / "runs" / str(number) / "score-prm", sign=sign)
     quoted = tmp_path / "runs" / "*" / "score-prm"
@@ -132,7 +134,7 @@ def test_iterations_stand_in_the_order_of_their_numbers(tmp_path: Path, capfd: p
     assert "bad    9: pair-accuracy" not in out
 
 
-def test_many_iterations_are_cut_into_tables(
+def test_many_iterations_are_split_into_tables(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(12):
@@ -169,7 +171,7 @@ def test_it_needs_no_torch(tmp_path: Path) -> None:
 
 def test_help_names_every_metric(capfd: pytest.CaptureFixture[str]) -> None:
     assert run("audit", "--help") == 0
-    words = capfd.readouterr().out.partition("each is):")[2].partition("A condition")[0].split()
+    words = capfd.readouterr().out.partition("explains each):")[2].partition("If a metric")[0].split()
     for heading in SECTIONS:
         words.remove(heading)
     assert words == list(METRICS)
@@ -183,7 +185,7 @@ def test_sharding_changes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[s
         assert parts["metrics"][metric] == pytest.approx(found, abs=1e-9)
 
 
-def test_ungraded_rows_are_left_out_and_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ungraded_rows_are_left_out_and_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = rollouts(3, 4)
     for row in rows:
         row[schema.PROCESS_REWARDS] = [0.1] * len(row[schema.RESPONSE_IDS])

@@ -15,7 +15,7 @@ from tests.builders import rollouts, write_shards
 
 
 def table(capfd: Any, primecli: Any, *arguments: object) -> dict[str, dict[str, float]]:
-    """The table that the command prints: by engine, the numbers by column."""
+    """The table that the command prints: the numbers of each engine, by column."""
     from primecli import cli
 
     capfd.readouterr()
@@ -27,7 +27,7 @@ def table(capfd: Any, primecli: Any, *arguments: object) -> dict[str, dict[str, 
 
 
 def shifted(model: Path, directory: Path, gap: np.ndarray, temperature: float = 1.0) -> Path:
-    """Rollouts whose log-probabilities are those of the model less a gap, (N,)."""
+    """Rollouts whose log-probabilities are the model's minus a gap, (N,)."""
     rows = rollouts(4, 2, **{schema.TEMPERATURE: temperature})
     place = resolve_placement("cpu", "float32")
     sequences = Sequences(
@@ -47,7 +47,7 @@ TOKENS = sum(len(row[schema.RESPONSE_IDS]) for row in rollouts(4, 2))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_the_figures_are_those_of_the_gap(
+def test_the_numbers_describe_the_gap(
     temperature: float, tiny: Path, tmp_path: Path, primecli: Any, capfd: Any
 ) -> None:
     gap = np.random.default_rng(0).normal(0, 0.3, size=TOKENS)
@@ -75,7 +75,7 @@ def test_what_generate_sampled_passes_by_engine(
     assert found["hf"]["ess tokens"] == found["hf"]["ess responses"] == 1.0
     wrong = primecli("check-logprobs", made, "--model", other, "--max-gap", 0.1, check=False)
     assert wrong.code == 5
-    assert "24 of 24 rollouts were sampled by other weights" in wrong.err
+    assert "24 of 24 rollouts were sampled with other weights" in wrong.err
     assert "log-probabilities of hf are off by" in wrong.err.splitlines()[-1]
 
 
@@ -94,7 +94,7 @@ def test_rollouts_of_another_distribution_are_refused(
     assert (result.code, message in result.line()) == (3, True)
 
 
-def test_truncated_sampling_is_said_with_its_count() -> None:
+def test_truncated_sampling_is_reported_with_its_count() -> None:
     top_p, top_k = np.array([1.0, 0.9, 1.0]), np.array([0, 0, 5])
     found = truncated_sampling({schema.TOP_P: top_p, schema.TOP_K: top_k})
     assert found is not None

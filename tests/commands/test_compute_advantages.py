@@ -16,7 +16,7 @@ each_case = pytest.mark.parametrize("case", CASES, ids=NAMES)
 
 
 def shard_of(case: dict[str, Any], directory: Path, *, per_shard: int | None = None) -> Path:
-    """A reference case as rollout shards: its process rewards and outcomes, in groups."""
+    """A reference case as rollout shards, with its process rewards, outcomes and groups."""
     rows = []
     for row, length in enumerate(case["lengths"]):
         group, index = divmod(row, case["group_size"])
@@ -61,7 +61,7 @@ def test_the_recipes_advantages_through_the_command(case: dict[str, Any], tmp_pa
 
 @each_case
 def test_batch_scaling_through_the_command(case: dict[str, Any], tmp_path: Path, primecli: Any) -> None:
-    """Advantages are linear in process rewards: with scaling they are those of the reference's scaled rewards."""
+    """Advantages are linear in the process rewards, so scaling gives those of the reference's scaled rewards."""
     scaled = {**case, "inputs": {**case["inputs"], "prm_minus_ref_logprobs": case["expected"]["process_norm_batch"]}}
     raw, ready = shard_of(case, tmp_path / "1" / "score-prm"), shard_of(scaled, tmp_path / "2" / "score-prm")
     primecli("compute-advantages", raw, "--no-whiten", "--process-norm", "batch")
@@ -151,7 +151,7 @@ def test_gae_through_the_command(case: dict[str, Any], tmp_path: Path, primecli:
 
 @each_case
 def test_whitening_through_the_command(case: dict[str, Any], tmp_path: Path, primecli: Any) -> None:
-    """Rewards whose discounted sums are the case's advantages, without a baseline, come out as it whitens them."""
+    """Without a baseline, rewards whose discounted sums are the case's advantages give its whitened advantages."""
     plain = {**case, "inputs": {**case["inputs"]}}
     rewards = [[here - after for here, after in zip(row, [*row[1:], 0.0], strict=True)] for row in cut_off(case)]
     plain["inputs"]["prm_minus_ref_logprobs"] = rewards
@@ -161,13 +161,13 @@ def test_whitening_through_the_command(case: dict[str, Any], tmp_path: Path, pri
 
 
 def cut_off(case: dict[str, Any]) -> list[list[float]]:
-    """The case's advantages, 0 behind each response."""
+    """The case's advantages, 0 after each response."""
     rows = zip(case["inputs"]["advantages"], case["lengths"], strict=True)
     return [[*row[:length], *[0.0] * (len(row) - length)] for row, length in rows]
 
 
 @pytest.mark.parametrize("estimator", ["rloo", "reinforce", "grpo", "dr-grpo", "gae"])
-def test_the_sources_add_up_and_their_shares_are_reported(estimator: str, tmp_path: Path, primecli: Any) -> None:
+def test_the_parts_add_up_and_their_shares_are_reported(estimator: str, tmp_path: Path, primecli: Any) -> None:
     rows = read_rows(shard_of(CASES[3], tmp_path / "in"))
     for number, row in enumerate(rows):
         row[schema.VALUES] = [0.1 * number] * len(row[schema.RESPONSE_IDS])
@@ -191,7 +191,7 @@ def test_the_sources_add_up_and_their_shares_are_reported(estimator: str, tmp_pa
 
 
 def spelled(directory: Path, texts: list[str], rewards: list[list[float]]) -> Path:
-    """One group of these responses, a token a byte, with process rewards; outcomes 1, 0, 0, …"""
+    """One group of these responses, one token per byte, with process rewards; the outcomes are 1, 0, 0, …"""
     rows = []
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     for index, (text, given) in enumerate(zip(texts, rewards, strict=True)):
@@ -208,7 +208,7 @@ def test_step_granularity(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     assert (failed.code, "name it with --tokenizer" in failed.line()) == (3, True)
     primecli("compute-advantages", directory, *options, "--tokenizer", tiny)
     first, second = (row[schema.ADVANTAGES] for row in read_rows(tmp_path / "compute-advantages"))
-    # steps: 3 and 7, mean 5; 18. Less the other's mean: -15, -11; 13. Summed from each token on.
+    # steps: 3 and 7, mean 5; 18. Minus the other's mean: -15, -11; 13. Summed from each token on.
     assert first == [-26.0, -26.0, -11.0, -11.0]
     assert second == [13.0, 13.0, 13.0]
     again = primecli(
@@ -236,12 +236,12 @@ def test_each_source_has_its_discount(tmp_path: Path, primecli: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--estimator", "gae", "--process-gamma", "0.9"], "takes one discount"),
-        (["--estimator", "grpo", "--process-baseline", "recipe"], "is of --estimator rloo"),
+        (["--estimator", "gae", "--process-gamma", "0.9"], "needs a single discount"),
+        (["--estimator", "grpo", "--process-baseline", "recipe"], "works with --estimator rloo"),
         (["--outcome-coef", "0", "--process-coef", "0"], "nothing is rewarded"),
     ],
 )
-def test_options_that_do_not_fit(options: list[str], words: str, tmp_path: Path, primecli: Any) -> None:
+def test_contradictory_options_are_refused(options: list[str], words: str, tmp_path: Path, primecli: Any) -> None:
     directory = spelled(tmp_path / "score-prm", ["ab", "x"], [[0.25, 1.0], [0.0]])
     result = primecli("compute-advantages", directory, *options, check=False)
     assert result.code == 2

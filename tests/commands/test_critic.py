@@ -1,4 +1,4 @@
-"""score-values and update-critic: PPO's critic, from a policy's weights to values that explain the returns."""
+"""score-values and update-critic: PPO's critic, from a policy's weights to values that predict the returns."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ GROUP = 4
 
 
 def batch(directory: Path, **columns: Any) -> Path:
-    """Shards of one group each."""
+    """Shards with one group each."""
     return write_shards(directory, rollouts(5, GROUP, **columns), per_shard=GROUP)
 
 
 def returned(directory: Path, scored: Path) -> Path:
-    """The scored shards with returns that a critic can learn: by the token before."""
+    """The scored shards with returns that a critic can learn: they depend on the token before."""
     rows = read_rows(scored)
     for row in rows:
         before = [row[schema.PROMPT_IDS][-1], *row[schema.RESPONSE_IDS][:-1]]
@@ -34,7 +34,7 @@ def returned(directory: Path, scored: Path) -> Path:
     return write_shards(directory, rows, per_shard=GROUP)
 
 
-def test_a_critic_that_is_only_started_expects_nothing(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_a_new_critic_predicts_zero(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     primecli("score-values", "--critic", tiny, batch(tmp_path / "in"))
     rows = read_rows(tmp_path / "score-values")
     assert [len(row[schema.VALUES]) for row in rows] == [len(row[schema.RESPONSE_IDS]) for row in rows]
@@ -52,7 +52,7 @@ def learn(primecli: Any, tmp_path: Path, critic: Path, target: Path, *options: A
     return dict(summary(target)["metrics"])
 
 
-def test_it_learns_what_comes(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_the_critic_learns_the_returns(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     options = ["--lr", "1e-2", "--epochs", 60, "--mini-batch", 1000, "--value-clip", 0]
     found = learn(primecli, tmp_path, tiny, tmp_path / "1", *options)
     assert found["explained_variance_before"] == 0
@@ -66,7 +66,7 @@ def test_it_learns_what_comes(tiny: Path, tmp_path: Path, primecli: Any) -> None
     assert np.corrcoef(values, returns)[0, 1] > 0.95
 
 
-def test_a_values_state_is_that_before_its_token(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_a_value_depends_on_the_state_before_its_token(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     """The value of a token may not depend on the token itself."""
     learn(primecli, tmp_path, tiny, tmp_path / "1", "--lr", "1e-2", "--value-clip", 0)
     rows = read_rows(tmp_path / "in")
@@ -89,7 +89,7 @@ def test_the_checkpoint_is_a_token_classifier(tiny: Path, tmp_path: Path, primec
     assert "lm_head.weight" not in master
 
 
-def test_processes_of_a_step_are_one_of_all(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_one_process_per_step_equals_one_of_all_steps(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     common = ["--mini-batch", GROUP, "--no-shuffle", "--no-evaluate"]
     learn(primecli, tmp_path, tiny, tmp_path / "whole", *common)
     critic = tiny
@@ -119,7 +119,7 @@ def test_values_of_another_critic_are_refused(tiny: Path, other: Path, tmp_path:
     primecli("compute-advantages", tmp_path / "score-values", *options)
     common = ["update-critic", "--checkpoint", tmp_path / "1", tmp_path / "compute-advantages"]
     result = primecli(*common, "--critic", other, check=False)
-    assert (result.code, "score the values with the critic that is to be updated" in result.line()) == (3, True)
+    assert (result.code, "score the values with the critic that you want to update" in result.line()) == (3, True)
     primecli(*common, "--critic", tiny)
 
 

@@ -11,7 +11,7 @@ from tests.conftest import read_rows, summary
 
 
 def graded(directory: Path, rewards: list[list[float | None]], *, per_shard: int = 1, cut: int | None = None) -> Path:
-    """One group for each list of rewards; group `cut` holds a truncated response."""
+    """One group for each list of rewards; the group `cut` has a truncated response."""
     rows = [
         rollout(group, index, len(found), outcome_reward=reward, finish_reason="length" if group == cut else "stop")
         for group, found in enumerate(rewards)
@@ -27,7 +27,7 @@ def groups(directory: Path) -> list[str]:
 FIVE = [[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 0, 1, 0, 0]]
 
 
-def test_the_bounds_are_in(tmp_path: Path, primecli: Any) -> None:
+def test_the_bounds_are_inclusive(tmp_path: Path, primecli: Any) -> None:
     directory = graded(tmp_path / "verify", FIVE, per_shard=5)  # type: ignore[arg-type]
     primecli("filter", directory, "--accuracy", 0.2, 0.8)
     assert groups(tmp_path / "filter") == ["p1", "p2", "p4"]
@@ -38,7 +38,7 @@ def test_the_bounds_are_in(tmp_path: Path, primecli: Any) -> None:
     }  # fmt: skip
 
 
-def test_ungraded_and_truncated_groups_go_whole(tmp_path: Path, primecli: Any) -> None:
+def test_ungraded_and_truncated_groups_are_dropped_whole(tmp_path: Path, primecli: Any) -> None:
     directory = graded(tmp_path / "verify", [[1, 0], [1, None], [0, 1]], per_shard=3, cut=2)
     primecli("filter", directory)
     assert groups(tmp_path / "filter") == ["p0"]
@@ -68,19 +68,19 @@ def test_a_shard_without_a_kept_group_is_not_written(tmp_path: Path, primecli: A
     assert summary(tmp_path / "filter")["metrics"]["too_easy"] == 1
 
 
-def test_nothing_kept_is_said(tmp_path: Path, primecli: Any) -> None:
+def test_a_warning_if_no_group_passes(tmp_path: Path, primecli: Any) -> None:
     directory = graded(tmp_path / "verify", [[1, 1], [1, 1]])
     assert "no group has passed: widen --accuracy" in primecli("filter", directory).err
     directory = graded(tmp_path / "ungraded" / "verify", [[None, None], [1, None]])
     assert "no group has passed: all are ungraded" in primecli("filter", directory).err
 
 
-def test_too_few_groups_are_said(tmp_path: Path, primecli: Any) -> None:
+def test_a_note_if_there_are_too_few_groups(tmp_path: Path, primecli: Any) -> None:
     directory = graded(tmp_path / "verify", [[1, 1], [1, 0]])
-    assert "the input has ended with 1 of 4 groups" in primecli("filter", directory, "--groups", 4).err
+    assert "the input ended after 1 of 4 groups" in primecli("filter", directory, "--groups", 4).err
 
 
 @pytest.mark.parametrize("bounds", [(0.8, 0.2), (-0.1, 0.5), (0.5, 1.5)])
-def test_bounds_that_make_no_sense_are_usage_errors(bounds: tuple[float, float], tmp_path: Path, primecli: Any) -> None:
+def test_impossible_bounds_are_usage_errors(bounds: tuple[float, float], tmp_path: Path, primecli: Any) -> None:
     result = primecli("filter", tmp_path, "--accuracy", *bounds, check=False)
     assert (result.code, "--accuracy" in result.line()) == (2, True)

@@ -34,7 +34,7 @@ def test_shards_hold_whole_groups_with_every_column(tiny: Path, prompts: Path, t
     assert (found["status"], found["rows"], found["groups"]) == ("complete", 24, 12)
 
 
-def test_logprobs_are_the_trainers(tiny: Path, prompts: Path, tmp_path: Path, primecli: Any) -> None:
+def test_logprobs_equal_the_trainers(tiny: Path, prompts: Path, tmp_path: Path, primecli: Any) -> None:
     arguments = ["--model", tiny, "--prompts", prompts, "--out", tmp_path / "g", *SMALL, "--temperature", 0.8]
     primecli("generate", *arguments)
     rows = rows_of(tmp_path / "g")
@@ -119,7 +119,9 @@ def test_long_prompts_are_left_out_and_counted(tiny: Path, prompts: Path, tmp_pa
         (lambda path: (path.mkdir(), (path / "config.json").write_text("{}")), "a model directory without weights"),
     ],
 )
-def test_what_is_no_model_is_named(make: Any, message: str, prompts: Path, tmp_path: Path, primecli: Any) -> None:
+def test_a_directory_without_a_model_is_named(
+    make: Any, message: str, prompts: Path, tmp_path: Path, primecli: Any
+) -> None:
     model = tmp_path / "model"
     make(model)
     result = primecli("generate", "--model", model, "--prompts", prompts, "--out", tmp_path / "g", check=False)
@@ -174,7 +176,7 @@ def test_a_null_prompt_is_named(tiny: Path, tmp_path: Path, primecli: Any) -> No
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_prompts_without_an_answer_are_said_before_they_are_sampled(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_prompts_without_an_answer_are_reported_before_sampling(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "1+1="}\n{"prompt": "1+2=", "answer": "3"}\n')
     arguments = ["--model", tiny, "--prompts", file, "--out", tmp_path / "g", *SMALL, "--quiet"]

@@ -23,7 +23,7 @@ def texts(directory: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in directory.iterdir()}
 
 
-def test_it_says_what_it_wrote_and_what_to_do_next(tmp_path: Path, primecli: Any) -> None:
+def test_it_lists_the_files_and_the_next_step(tmp_path: Path, primecli: Any) -> None:
     result = primecli("init", tmp_path / "a b", "--model", "some/model")
     *lines, last = map(str, result.paths)
     assert lines == [f"wrote {tmp_path / 'a b' / name}" for name in NAMES]
@@ -31,7 +31,7 @@ def test_it_says_what_it_wrote_and_what_to_do_next(tmp_path: Path, primecli: Any
     assert "MODEL      ?= some/model\n" in texts(tmp_path / "a b")["Makefile"]
 
 
-def test_no_file_that_exists_is_overwritten_unless_forced(tmp_path: Path, primecli: Any) -> None:
+def test_existing_files_are_overwritten_only_with_force(tmp_path: Path, primecli: Any) -> None:
     (tmp_path / "README.md").write_text("mine")
     result = primecli("init", tmp_path, check=False)
     assert (result.code, f"{tmp_path / 'README.md'} exists already" in result.line()) == (2, True)
@@ -41,21 +41,19 @@ def test_no_file_that_exists_is_overwritten_unless_forced(tmp_path: Path, primec
     assert texts(tmp_path)["README.md"] != "mine"
 
 
-def test_prompts_of_ones_own_take_the_place_of_the_examples(
-    tmp_path: Path, primecli: Any, monkeypatch: Any, prompts: Path
-) -> None:
+def test_your_own_prompts_replace_the_examples(tmp_path: Path, primecli: Any, monkeypatch: Any, prompts: Path) -> None:
     monkeypatch.chdir(tmp_path)
     primecli("init", "run", "--prompts", prompts.name)
-    found = texts(tmp_path / "run")
-    assert sorted(found) == sorted(NAMES[:3])
-    assert f"PROMPTS    ?= {prompts}\n" in found["Makefile"]
-    assert "prompts.jsonl" not in found["README.md"]
+    files = texts(tmp_path / "run")
+    assert sorted(files) == sorted(NAMES[:3])
+    assert f"PROMPTS    ?= {prompts}\n" in files["Makefile"]
+    assert "prompts.jsonl" not in files["README.md"]
     result = primecli("init", "other", "--prompts", "nowhere.jsonl", check=False)
     assert (result.code, "nowhere.jsonl: no such file" in result.line()) == (2, True)
     assert not (tmp_path / "other").exists()
 
 
-def test_without_a_model_make_says_so(tmp_path: Path, primecli: Any) -> None:
+def test_without_a_model_make_asks_for_one(tmp_path: Path, primecli: Any) -> None:
     result = primecli("init", tmp_path)
     assert "MODEL=" in str(result.paths[-1])
     done = shell("make", tmp_path)
@@ -76,7 +74,7 @@ def test_without_a_model_make_says_so(tmp_path: Path, primecli: Any) -> None:
         ),
     ],
 )
-def test_the_makefile_runs_these_stages_with_options_that_exist(
+def test_the_makefile_runs_the_stages_with_options_that_exist(
     variables: str, stages: str, tmp_path: Path, primecli: Any
 ) -> None:
     primecli("init", tmp_path, "--model", "some/model")
@@ -91,25 +89,25 @@ def test_the_makefile_runs_these_stages_with_options_that_exist(
         assert set(re.findall(r"--[a-z-]+", rest)) <= known
     assert re.findall(r"--step (\d)", done.stdout) == list("1234")
     removed = re.findall(r"run/policy/(\d)/trainer", done.stdout)
-    assert removed == ["1", "2"]  # the two newest stay
+    assert removed == ["1", "2"]  # the two newest are kept
     wired = re.findall(r"update-policy --policy (\S+)", done.stdout)
     assert wired == ["some/model", "run/policy/1", "run/policy/2", "run/policy/3"]
 
 
-def test_a_loop_that_is_killed_goes_on_and_ends_with_a_policy_and_a_report(
+def test_a_killed_loop_continues_and_ends_with_a_policy_and_a_report(
     tmp_path: Path, tiny: Path, prompts: Path, primecli: Any
 ) -> None:
     primecli("init", tmp_path / "it", "--model", tiny, "--prompts", prompts)
     file = tmp_path / "it/primecli.toml"
     text = file.read_text()
-    for default, wanted in [
+    for default, value in [
         ("max-tokens = 3072", "max-tokens = 4"),
         ("accuracy = [0.2, 0.8]", "accuracy = [0, 1]"),  # a random model knows nothing
         ("allow-truncated = false", "allow-truncated = true"),
         ("workers =", "workers = 1"),
     ]:
         assert f"# {default}\n" in text
-        text = text.replace(f"# {default}\n", f"{wanted}\n")
+        text = text.replace(f"# {default}\n", f"{value}\n")
     file.write_text(text)
     make = "make ITERATIONS=1 BATCH=2 SAMPLES=2 ENGINE=hf LOG=tensorboard"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "inspect.txt"
 
 
 def shards(directory: Path) -> Path:
-    """One group: a right response, and a wrong one whose second step is to blame; a token a byte."""
+    """One group: a right response, and a wrong one whose second step is to blame; one token per byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     rows = []
     for index, (text, blame) in enumerate([(TEXT.replace("5", "4"), 0.5), (TEXT, -1.0)]):
@@ -46,7 +46,7 @@ def look(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capfd.readouterr().out
 
 
-def test_the_screen_without_colour(
+def test_drawing_without_colours(
     tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -57,7 +57,7 @@ def test_the_screen_without_colour(
     check_golden(GOLDEN, "\n".join(line.rstrip() for line in out.splitlines()) + "\n")
 
 
-def test_with_colour(tiny: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawing_with_colours(tiny: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -72,7 +72,7 @@ def test_with_colour(tiny: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest
     assert "48;2;214;90;10m5" in look(capfd, *words)
     monkeypatch.delenv("COLORTERM")
     monkeypatch.setenv("TERM", "xterm")
-    assert "\x1b[37;41m5" in look(capfd, *words)  # white on red, of the sixteen colours
+    assert "\x1b[37;41m5" in look(capfd, *words)  # white on red, from the sixteen colours
     for options in (["--no-color"], []):
         out = look(capfd, *words, *options)
         assert ("≡" in out, "41m" in out) == (bool(options), not options)
@@ -101,7 +101,7 @@ def test_side_by_side_has_one_scale(tiny: Path, tmp_path: Path, capfd: Any, monk
     assert sum("3+4=" in line for line in lines) == 1  # the prompt that they share
 
 
-def test_a_scale_of_ones_own(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_given_scale(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = look(capfd, shards(tmp_path / "a"), "--row", 1, "--tokenizer", tiny, "--scale", 10)
     assert "from 1.000, 3.500, 7.000" in out
     assert "≡" not in out.partition("process rewards of")[0]
@@ -151,7 +151,7 @@ def test_json(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert (found["verdict"], found["row"]) == ("wrong", 1)
 
 
-def test_without_a_tokenizer_tokens_are_numbers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_tokenizer_tokens_are_shown_as_ids(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     directory = shards(tmp_path / "a")
     capfd.readouterr()
     assert cli.run(["inspect", str(directory)]) == 0
@@ -164,7 +164,7 @@ def test_without_a_tokenizer_tokens_are_numbers(tmp_path: Path, capfd: pytest.Ca
 def test_the_tokenizer_is_found_by_the_provenance(
     tiny: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From anywhere, where the command named the model by a relative path; and only while it is the same."""
+    """From any directory, though the model was named by a relative path, and only while it is unchanged."""
     home = tmp_path / "home"
     shutil.copytree(tiny, home / "ckpt" / "sft")
     (home / "prompts.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
@@ -183,7 +183,7 @@ def test_the_tokenizer_is_found_by_the_provenance(
     assert not spelled()
 
 
-def test_what_a_model_wrote_does_not_reach_the_terminal_raw(
+def test_escape_sequences_do_not_reach_the_terminal(
     tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     evil = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e[bold]"
@@ -208,7 +208,7 @@ def test_what_a_model_wrote_does_not_reach_the_terminal_raw(
 
 
 def _byte_letters() -> list[str]:
-    """The letters that byte-level tokenizers write bytes as, as GPT-2 chose them."""
+    """The letters that GPT-2 and other byte-level tokenizers write for the 256 bytes."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))
     return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
@@ -253,8 +253,8 @@ def logprobs(model: Path, directory: Path) -> np.ndarray:
         (["--row", "7"], 3, "no rollout matches"),
         (["--verdict", "timeout"], 3, "no rollout matches"),
         (["--side-by-side", "--verdict", "wrong"], 3, "no group has both a right and a wrong sample"),
-        (["--tokenizer", "nowhere"], 3, "nowhere: no tokenizer.json there"),
-        (["--step-separator", ""], 2, "give the text that stands between two steps"),
+        (["--tokenizer", "nowhere"], 3, "nowhere: no tokenizer.json in it"),
+        (["--step-separator", ""], 2, "give the text between two steps"),
         (["--scale", "nan"], 2, "nan is not a finite number"),
     ],
 )
@@ -278,7 +278,7 @@ def test_the_first_screen_waits_for_no_large_import(tiny: Path, tmp_path: Path) 
         assert not imported(*words) & {"torch", "transformers", "huggingface_hub"}
 
 
-def test_a_reader_that_has_seen_enough(tiny: Path, tmp_path: Path) -> None:
+def test_a_reader_that_closes_the_pipe(tiny: Path, tmp_path: Path) -> None:
     from tests.conftest import shell
 
     shards(tmp_path / "a")

@@ -72,7 +72,7 @@ def test_the_tree_of_a_checkpoint(look: Any, made: Path) -> None:
     assert [record["stage"] for record in chain] == ["update-policy"]
 
 
-def test_the_tree_of_a_checkpoint_goes_on_to_its_shards(look: Any) -> None:
+def test_the_tree_of_a_checkpoint_continues_with_its_shards(look: Any) -> None:
     lines = look("ckpt/policy/1").splitlines()
     for stage in ("update-policy", "compute-advantages", "score-prm", "update-prm", "filter", "verify", "generate"):
         assert any(f"─ {stage}  " in line for line in lines), stage
@@ -81,7 +81,7 @@ def test_the_tree_of_a_checkpoint_goes_on_to_its_shards(look: Any) -> None:
     assert "generate" not in shallow
 
 
-def test_a_model_that_is_no_longer_the_same_is_not_followed(
+def test_a_model_that_has_changed_is_not_followed(
     look: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(made, tmp_path / "copy")
@@ -89,21 +89,21 @@ def test_a_model_that_is_no_longer_the_same_is_not_followed(
     record = tmp_path / "copy" / "ckpt" / "prm" / "1" / "trainer" / "primecli.json"
     record.write_text(record.read_text().replace('"weights": "', '"weights": "other'))
     out = look("runs/1/score-prm")
-    assert "no longer the same there" in out
+    assert "which has changed since" in out
     assert "update-prm" not in out
 
 
-def test_shards_of_a_directory_that_were_made_otherwise_are_counted(
+def test_shards_of_a_directory_that_were_made_another_way_are_counted(
     look: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "one of 2 made alike" in look("runs/1/verify")
+    assert "one of 2 made the same way" in look("runs/1/verify")
     place = tmp_path / "verify"
     shutil.copytree(made / "runs/1/verify", place)
     shutil.copy(sorted((made / "runs/1/generate").glob("*.parquet"))[0], place / "rollouts-00009-of-00010.parquet")
-    assert "one of 2 made alike; 1 beside it made in another way" in look(place)
+    assert "one of 2 made the same way; 1 more made another way" in look(place)
 
 
-def test_what_differs(look: Any, made: Path, tiny: Path) -> None:
+def test_differences(look: Any, made: Path, tiny: Path) -> None:
     result = shell(
         f"primecli score-prm --prm ckpt/prm/1 --ref {tiny} --beta 0.1 runs/1/filter --out runs/2/score-prm "
         "| primecli compute-advantages --estimator grpo > /dev/null",
@@ -121,7 +121,7 @@ def test_what_differs(look: Any, made: Path, tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["runs/1/compute-advantages", "ckpt/policy/1"])
-def test_a_replay_makes_the_same(target: str, look: Any, made: Path, tmp_path: Path) -> None:
+def test_a_replay_makes_the_same_shards_and_checkpoints(target: str, look: Any, made: Path, tmp_path: Path) -> None:
     script = look(target, "--replay")
     assert script.count("primecli generate") == script.count("primecli update-prm") == 1
     shutil.copy(made / "prompts.jsonl", tmp_path)
@@ -134,7 +134,7 @@ def test_a_replay_makes_the_same(target: str, look: Any, made: Path, tmp_path: P
         assert model_fingerprint(tmp_path / target) == model_fingerprint(made / target)
 
 
-def test_what_came_from_a_file_and_the_environment_is_replayed(look: Any, made: Path, tiny: Path) -> None:
+def test_options_from_a_file_and_the_environment_are_replayed(look: Any, made: Path, tiny: Path) -> None:
     (made / "p.toml").write_text('seed = 5\n[compute-advantages]\nestimator = "grpo"\nwhiten = false\n')
     result = shell(
         "PRIMECLI_BETA=0.2 primecli score-prm --config p.toml --prm ckpt/prm/1 --ref "

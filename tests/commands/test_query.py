@@ -27,14 +27,18 @@ def test_formats(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sql = f"SELECT {columns} FROM rollouts GROUP BY 1 ORDER BY 1"
     code, out, err = ask(capfd, directory, sql)
     assert (code, err) == (0, "")
-    assert "NULL" in out
+    assert [line.split() for line in out.splitlines()] == [
+        ["verdict", "n", "none", "l"],
+        ["correct", "2", "NULL", "[0,", "1]"],
+        ["wrong", "2", "NULL", "[0,", "1]"],
+    ]
     code, out, _ = ask(capfd, directory, sql, "--format", "csv")
     assert out.splitlines()[:2] == ["verdict,n,none,l", 'correct,2,,"[0, 1]"']
     code, out, _ = ask(capfd, directory, sql, "--format", "json")
     assert json.loads(out.splitlines()[1]) == {"verdict": "wrong", "n": 2, "none": None, "l": [0, 1]}
 
 
-def test_several_directories_and_where_a_row_is_from(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_several_directories_and_the_file_of_each_row(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for number in (1, 2):
         write_shards(tmp_path / str(number) / "verify", rollouts(number, 2))
     sql = "SELECT filename, count(*), max(file_row_number) FROM rollouts GROUP BY 1 ORDER BY 1"
@@ -44,7 +48,7 @@ def test_several_directories_and_where_a_row_is_from(tmp_path: Path, capfd: pyte
     assert rows == [["2", "1"], ["4", "3"]]
 
 
-def test_columns_of_one_stage_are_null_where_it_has_not_been(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_column_that_some_shards_lack_is_null_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = rollouts(1, 2)
     write_shards(tmp_path / "a", rows)
     scored = [{**row, schema.PROCESS_REWARDS: [1.0] * len(row[schema.RESPONSE_IDS])} for row in rows]
@@ -71,7 +75,7 @@ def test_values_of_every_kind(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert cells[:3] == ["nan", "1.50", "True"]
 
 
-def test_a_table_is_cut_and_the_rest_is_not(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_the_table_is_cut(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     directory = write_shards(tmp_path / "a", rollouts(1, 2))
     _, out, err = ask(capfd, directory, "SELECT * FROM range(5000)")
     assert len(out.splitlines()) == 1 + 200
@@ -79,7 +83,7 @@ def test_a_table_is_cut_and_the_rest_is_not(tmp_path: Path, capfd: pytest.Captur
     assert len(ask(capfd, directory, "SELECT * FROM range(5000)", "--format", "csv")[1].splitlines()) == 1 + 5000
 
 
-def test_paths_from_the_pipe_and_paths_like_globs(tmp_path: Path) -> None:
+def test_paths_from_the_pipe_and_paths_that_look_like_globs(tmp_path: Path) -> None:
     place = tmp_path / "it's [1] *"
     write_shards(place, rollouts(2, 2), per_shard=2)
     write_shards(tmp_path / "it's 1 *", rollouts(2, 2))
@@ -91,7 +95,7 @@ def test_paths_from_the_pipe_and_paths_like_globs(tmp_path: Path) -> None:
         assert (result.stdout.split(), result.stderr) == (["count_star()", "4"], "")
 
 
-def test_copy_writes_what_the_sql_names(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_copy_writes_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     directory = write_shards(tmp_path / "a", rollouts(1, 2))
     before = sorted(tmp_path.rglob("*"))
     assert ask(capfd, directory, "SELECT count(*) FROM rollouts")[0] == 0
@@ -107,7 +111,7 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatc
         (
             (directory, "SELECT nothing FROM rollouts"),
             2,
-            'the SQL does not work: Binder Error: Referenced column "nothing"',
+            'the query failed: Binder Error: Referenced column "nothing"',
         ),
         ((directory,), 2, "shards come first, the query last"),
         ((directory, "SELECT * FROM 'https://example.invalid/a.parquet'"), 2, "requires the extension httpfs"),
@@ -123,7 +127,7 @@ def test_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatc
     assert (code, "(pip install duckdb)" in err) == (1, True)
 
 
-def test_what_a_model_wrote_does_not_reach_the_terminal_raw(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_escape_sequences_do_not_reach_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     directory = write_shards(tmp_path / "a", rollouts(1, 2, response="\x1b[31mred[bold]"))
     _, out, _ = ask(capfd, directory, "SELECT response FROM rollouts")
     assert "\x1b[31m" not in out

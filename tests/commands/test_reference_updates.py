@@ -1,4 +1,4 @@
-"""The reference cases through the update stages: rollouts made so that a tiny model's numbers are the case's."""
+"""The reference cases through the updates, with rollouts for which a tiny model's numbers equal the case's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ each_case = pytest.mark.parametrize("case", CASES, ids=NAMES)
 
 
 def case_rows(case: dict[str, Any], model: Path) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """A case's responses as rows of some token ids, and the model's own log-probabilities of them."""
+    """The responses of a case as rows of arbitrary token ids, with the model's log-probabilities of these."""
     rows = []
     for row, length in enumerate(case["lengths"]):
         group, index = divmod(row, case["group_size"])
@@ -39,12 +39,12 @@ def case_rows(case: dict[str, Any], model: Path) -> tuple[list[dict[str, Any]], 
 
 
 def cut(case: dict[str, Any], name: str, row: int) -> np.ndarray:
-    """A row of an input, without its padding."""
+    """A row of an input without its padding."""
     return np.array(case["inputs"][name][row][: case["lengths"][row]])
 
 
 def update(primecli: Any, stage: str, directory: Path, model: Path, *options: Any) -> dict[str, float]:
-    """The metrics of one step over the whole case that moves nothing."""
+    """The metrics of one step over the whole case, with a learning rate of 0."""
     role = {"update-policy": "--policy", "update-prm": "--prm", "update-critic": "--critic"}[stage]
     target = directory.parent / f"{stage}-{len(list(directory.parent.iterdir()))}"
     primecli(stage, role, model, "--checkpoint", target, directory, "--lr", 0, "--mini-batch", 1000, *options)
@@ -55,11 +55,11 @@ def update(primecli: Any, stage: str, directory: Path, model: Path, *options: An
 def test_prm_losses_and_pair_accuracy(case: dict[str, Any], tiny: Path, tmp_path: Path, primecli: Any) -> None:
     rows, logprobs = case_rows(case, tiny)
     for number, row in enumerate(rows):
-        # the policy's own log-probabilities are the reference: the PRM's less those are the case's
+        # the reference is set so that the PRM's log-probabilities minus it are the case's log-ratios
         row[schema.ROLLOUT_LOGPROBS] = (logprobs[number] - cut(case, "prm_minus_ref_logprobs", number)).tolist()
     beta = case["expected"]["prm_ce_loss"]["beta"]
     labels = {
-        "ce": case["inputs"]["outcome_reward"],  # soft ones in some cases
+        "ce": case["inputs"]["outcome_reward"],  # fractional in some cases
         "dpo": case["expected"]["prm_dpo_detached_loss"]["labels"],
     }
     assert labels["ce"] == case["expected"]["prm_pair_accuracy"]["labels"]
@@ -115,7 +115,7 @@ def test_value_loss(case: dict[str, Any], tiny: Path, tmp_path: Path, primecli: 
     expected = case["expected"]["value_loss"]
     rows, _ = case_rows(case, tiny)
     for number, row in enumerate(rows):
-        # a critic that is only started gives 0 where the case has values + 0.1 * advantages: shift all by that
+        # a new critic predicts 0 where the case has values + 0.1 * advantages, so everything is shifted by that
         shift = cut(case, "values", number) + 0.1 * cut(case, "advantages", number)
         row[schema.VALUES] = (cut(case, "values", number) - shift).tolist()
         row[schema.RETURNS] = (cut(case, expected["returns_are"], number) - shift).tolist()

@@ -10,7 +10,7 @@ from tests.made_runs import make_byte_tokenizer, make_run
 from tests.report.reading import page_columns, page_json
 
 
-def test_a_page_is_written_whole_and_says_so(tmp_path: Path, primecli: Any) -> None:
+def test_a_complete_page_is_written_and_announced(tmp_path: Path, primecli: Any) -> None:
     result = primecli("report", make_run(tmp_path / "run"), "--out", tmp_path / "deep" / "report.html")
     page = tmp_path / "deep" / "report.html"
     assert result.paths == []
@@ -20,28 +20,28 @@ def test_a_page_is_written_whole_and_says_so(tmp_path: Path, primecli: Any) -> N
     assert [path.name for path in page.parent.iterdir()] == ["report.html"]
 
 
-def test_the_page_names_no_address_outside_it(tmp_path: Path, primecli: Any) -> None:
+def test_the_page_refers_to_no_outside_address(tmp_path: Path, primecli: Any) -> None:
     primecli("report", make_run(tmp_path / "run"), "--out", tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    for mark in ("http:", "https:", "//cdn", "@import", "url("):
-        assert mark not in text.replace("http://www.w3.org/2000/svg", ""), mark
+    for scheme in ("http:", "https:", "//cdn", "@import", "url("):
+        assert scheme not in text.replace("http://www.w3.org/2000/svg", ""), scheme
 
 
-def test_a_report_is_replaced_and_another_file_is_not(tmp_path: Path, primecli: Any) -> None:
+def test_a_report_is_overwritten_but_another_file_is_not(tmp_path: Path, primecli: Any) -> None:
     run, page = make_run(tmp_path / "run"), tmp_path / "report.html"
     primecli("report", run, "--out", page)
     primecli("report", run, "--out", page, "--quiet")
     page.write_text("<!doctype html> my own")
     refused = primecli("report", run, "--out", page, check=False)
-    assert (refused.code, "exists and is no report" in refused.line()) == (1, True)
+    assert (refused.code, "exists and is not a report in this format" in refused.line()) == (1, True)
     assert page.read_text() == "<!doctype html> my own"
     primecli("report", run, "--out", page, "--force", "--quiet")
     assert "primecli report" in page.read_text()
     notes = tmp_path / "notes.md"
     primecli("report", run, "--format", "md", "--out", notes, "--quiet")
     primecli("report", run, "--format", "md", "--out", notes, "--quiet")
-    crossed = primecli("report", run, "--out", notes, check=False)
-    assert crossed.code == 1
+    refused = primecli("report", run, "--out", notes, check=False)  # a page over Markdown
+    assert (refused.code, "exists and is not a report in this format" in refused.line()) == (1, True)
 
 
 def test_markdown_goes_to_stdout(tmp_path: Path, primecli: Any) -> None:
@@ -50,20 +50,20 @@ def test_markdown_goes_to_stdout(tmp_path: Path, primecli: Any) -> None:
     assert result.err == ""
 
 
-def test_runs_have_names_that_tell_them_apart(tmp_path: Path, primecli: Any) -> None:
+def test_runs_get_distinct_names(tmp_path: Path, primecli: Any) -> None:
     runs = [make_run(tmp_path / name / "run", iterations=1) for name in ("a", "b")]
     primecli("report", *runs, f"mine={make_run(tmp_path / 'c', iterations=1)}", "--out", tmp_path / "report.html")
     assert [run["name"] for run in page_json(tmp_path / "report.html")["runs"]] == [str(runs[0]), str(runs[1]), "mine"]
 
 
-def test_a_run_named_twice_is_a_usage_error(tmp_path: Path, primecli: Any) -> None:
+def test_a_run_given_twice_is_a_usage_error(tmp_path: Path, primecli: Any) -> None:
     run = make_run(tmp_path / "run", iterations=1)
     result = primecli("report", run, f"other={run}", check=False)
-    assert (result.code, "is named twice" in result.line()) == (2, True)
+    assert (result.code, "is given twice" in result.line()) == (2, True)
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], ["."]])
-def test_what_is_no_run_is_an_input_error(
+def test_a_path_without_a_run_is_an_input_error(
     arguments: list[str], tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -83,7 +83,7 @@ def test_a_damaged_shard_is_named_and_nothing_is_written(tmp_path: Path, primecl
     primecli("report", run, "--out", tmp_path / "report.html", "--max-rollouts", 0)
 
 
-def test_a_broken_summary_is_told_and_shown(tmp_path: Path, primecli: Any) -> None:
+def test_a_broken_summary_is_reported_on_stderr_and_in_the_page(tmp_path: Path, primecli: Any) -> None:
     run = make_run(tmp_path / "run", iterations=2)
     (run / "2" / "verify" / "_summary.json").write_text("{")
     result = primecli("report", run, "--out", tmp_path / "report.html")
@@ -91,10 +91,11 @@ def test_a_broken_summary_is_told_and_shown(tmp_path: Path, primecli: Any) -> No
     assert any("2/verify/_summary.json" in note for note in page_json(tmp_path / "report.html")["notes"])
 
 
-def test_a_tokenizer_that_is_not_found_is_told_and_one_can_be_named(tmp_path: Path, primecli: Any) -> None:
+def test_a_missing_tokenizer_is_reported_and_can_be_named(tmp_path: Path, primecli: Any) -> None:
     run = make_run(tmp_path / "run", iterations=1, response="Zero")
-    told = primecli("report", run, "--out", tmp_path / "report.html")
-    assert "name one with --tokenizer" in told.err
+    unnamed = primecli("report", run, "--out", tmp_path / "report.html")
+    assert "no tokenizer for" in unnamed.err
+    assert "name one with --tokenizer" in unnamed.err
     tokenizer = make_byte_tokenizer(tmp_path / "tokenizer")
     wrong = primecli("report", run, "--out", tmp_path / "report.html", "--tokenizer", tokenizer)
     assert "20 responses are shown as text: the tokenizer does not spell them" in wrong.err
@@ -103,12 +104,12 @@ def test_a_tokenizer_that_is_not_found_is_told_and_one_can_be_named(tmp_path: Pa
     assert (missing.code, "no tokenizer.json" in missing.line()) == (3, True)
 
 
-def test_a_directory_is_no_target(tmp_path: Path, primecli: Any) -> None:
+def test_a_directory_as_target_is_a_usage_error(tmp_path: Path, primecli: Any) -> None:
     result = primecli("report", make_run(tmp_path / "run", iterations=1), "--out", tmp_path, check=False)
-    assert result.code == 2
+    assert (result.code, "is a directory" in result.line()) == (2, True)
 
 
-def test_the_layout_is_documented() -> None:
+def test_the_help_page_explains_the_layout_of_a_run() -> None:
     page = report.__doc__ or ""
     for word in ("_summary.json", "iteration", "eval", "heldout"):
         assert word in page

@@ -16,7 +16,7 @@ from tests.conftest import read_rows
 
 
 def exact(directory: Path, row: dict[str, Any]) -> np.ndarray:
-    """Log-probabilities from all logits, one row at a time, in float64."""
+    """Log-probabilities from the full logits, one row at a time, in float64."""
     model = load_model(directory, resolve_placement("cpu", "float32"), dtype=torch.float64)
     prompt, response = row[schema.PROMPT_IDS], row[schema.RESPONSE_IDS]
     with torch.no_grad():
@@ -37,20 +37,20 @@ def test_rewards_are_the_scaled_log_ratio(tiny: Path, other: Path, tmp_path: Pat
         np.testing.assert_allclose(row[schema.PROCESS_REWARDS], 0.2 * (prm - ref), atol=1e-6)
 
 
-def test_a_prm_that_is_the_reference_gives_no_reward(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_a_prm_equal_to_the_reference_gives_no_reward(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "filter", rollouts(2, 2))
     primecli("score-prm", directory, "--prm", tiny, "--ref", tiny)
     assert not any(any(row[schema.PROCESS_REWARDS]) for row in read_rows(tmp_path / "score-prm"))
 
 
-def test_the_reference_may_be_the_sampler(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_the_sampler_can_be_the_reference(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "filter", rollouts(2, 2))
     primecli("score-prm", directory, "--prm", tiny, "--ref", "rollout")
     for row in read_rows(tmp_path / "score-prm"):
         assert row[schema.REF_LOGPROBS] == row[schema.ROLLOUT_LOGPROBS]
 
 
-def test_the_sampler_is_no_reference_where_it_was_tempered(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_the_sampler_cannot_be_the_reference_at_another_temperature(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "filter", rollouts(2, 2, temperature=0.5))
     result = primecli("score-prm", directory, "--prm", tiny, "--ref", "rollout", check=False)
     assert (result.code, "--ref rollout needs rollouts sampled with temperature 1" in result.line()) == (3, True)
@@ -63,7 +63,9 @@ def test_token_ids_of_another_tokenizer_are_named(tiny: Path, tmp_path: Path, pr
     assert (result.code, "holds the token id 258" in result.line()) == (3, True)
 
 
-def test_another_configuration_of_the_same_weights_is_another_model(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_the_same_weights_with_another_configuration_are_another_model(
+    tiny: Path, tmp_path: Path, primecli: Any
+) -> None:
     directory = write_shards(tmp_path / "filter", rollouts(2, 2))
     model = shutil.copytree(tiny, tmp_path / "model")
     primecli("score-prm", directory, "--prm", model, "--ref", tiny)
@@ -75,14 +77,14 @@ def test_another_configuration_of_the_same_weights_is_another_model(tiny: Path, 
     assert (result.code, "model prm was" in result.line()) == (1, True)
 
 
-def test_another_beta_than_in_training_is_said(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_a_warning_if_beta_differs_from_training(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "filter", rollouts(2, 2))
     primecli("update-prm", directory, "--prm", tiny, "--ref", tiny, "--checkpoint", tmp_path / "prm", "--beta", 0.2)
     warned = primecli("score-prm", directory, "--prm", tmp_path / "prm", "--ref", tiny)
-    assert "was trained with --beta 0.2, and scores with --beta 0.05" in warned.err
+    assert "was trained with --beta 0.2, but scores with --beta 0.05" in warned.err
 
 
-def test_earlier_columns_stay_as_they_are(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_earlier_columns_do_not_change(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     rows = rollouts(2, 2)
     directory = write_shards(tmp_path / "filter", rows)
     primecli("score-prm", directory, "--prm", tiny, "--ref", tiny)

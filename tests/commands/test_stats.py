@@ -63,7 +63,7 @@ def test_the_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_no_number_is_cut_where_there_is_little_room(
+def test_no_number_is_cut_on_a_narrow_terminal(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = two_sources(tmp_path / "a")
@@ -85,9 +85,7 @@ def test_several_directories(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert (found["all"]["rollouts"], found["all"]["groups"]) == (48, 12)
 
 
-def test_what_a_model_or_a_file_says_does_not_reach_the_terminal_raw(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_escape_sequences_do_not_reach_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_shards(tmp_path / "a", [*rollouts(1, 2, data_source="\x1b[31m[bold]"), *rollouts(2, 2)[2:]])
     capfd.readouterr()
     assert cli.run(["stats", str(tmp_path / "a")]) == 0

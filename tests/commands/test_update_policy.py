@@ -1,4 +1,4 @@
-"""What update-policy adds to the plain loss, what it reports, and its gate. Shared behaviour is in test_updates.py."""
+"""What update-policy adds to the plain loss, and what it reports. What all updates share is in test_updates.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.conftest import read_rows, summary
 
 
 def batch(directory: Path, policy: Path, **columns: Any) -> Path:
-    """Four groups of four with advantages and the policy's own log-probabilities, as an exact sampler gives them."""
+    """Four groups of four with advantages and the policy's own log-probabilities, as from an exact sampler."""
     rows = rollouts(4, 4, policy_fingerprint=model_fingerprint(policy), **columns)
     generator = np.random.default_rng(0)
     for row, logprobs in zip(rows, own_logprobs(rows, policy), strict=True):
@@ -62,7 +62,7 @@ def test_an_exact_sampler_has_no_gap(tiny: Path, tmp_path: Path, primecli: Any) 
 
 
 @pytest.mark.parametrize("mini_batch", [1000, 4])
-def test_the_gate_on_the_gap(mini_batch: int, tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_too_large_a_gap_stops_the_update(mini_batch: int, tiny: Path, tmp_path: Path, primecli: Any) -> None:
     rows = read_rows(batch(tmp_path / "in", tiny))
     for row in rows:
         row[schema.ROLLOUT_LOGPROBS] = [value - 0.5 for value in row[schema.ROLLOUT_LOGPROBS]]
@@ -77,18 +77,16 @@ def test_the_gate_on_the_gap(mini_batch: int, tiny: Path, tmp_path: Path, primec
 
 
 @pytest.mark.parametrize("option", ["--max-logprob-gap", "--tis-cap"])
-def test_a_gap_cannot_be_taken_to_itself(option: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_options_on_the_gap_need_recomputed_logprobs(option: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", tiny)
     common = ["update-policy", "--policy", tiny, "--checkpoint", tmp_path / "1", directory, option, 2]
     result = primecli(*common, "--old-logprobs", "rollout", check=False)
     assert (result.code, "leave --old-logprobs at recompute" in result.line()) == (2, True)
 
 
-def test_importance_correction_scales_what_the_sampler_drew_too_often(
-    tiny: Path, tmp_path: Path, primecli: Any
-) -> None:
+def test_importance_weights_correct_for_the_sampler(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     rows = read_rows(batch(tmp_path / "in", tiny))
-    for row in rows:  # the sampler gave every token twice, or a quarter of, the trainer's probability
+    for row in rows:  # the sampler's probability is twice, or a quarter of, the trainer's
         shift = np.log(2) if row[schema.SAMPLE_INDEX] % 2 else -np.log(4)
         row[schema.ROLLOUT_LOGPROBS] = [value + shift for value in row[schema.ROLLOUT_LOGPROBS]]
     directory = write_shards(tmp_path / "off", rows)
@@ -118,7 +116,7 @@ def test_kl_and_entropy_enter_the_loss(tiny: Path, other: Path, tmp_path: Path, 
     assert len({bytes(weights(tmp_path / name).numpy()) for name in ("plain", "kl", "entropy")}) == 3
 
 
-def test_a_stored_reference_is_the_models_own(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
+def test_a_stored_reference_equals_the_model(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", tiny)
     primecli("score-prm", "--prm", tiny, "--ref", other, directory, "--out", tmp_path / "score-prm")
     common = ["--kl-coef", 1, "--kl", "k2"]
@@ -149,10 +147,10 @@ def test_kl_needs_a_reference(tiny: Path, tmp_path: Path, primecli: Any) -> None
     assert (result.code, "lacks the column ref_logprobs" in result.line()) == (3, True)
 
 
-def test_what_the_update_did_is_measured_on_some_of_it(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_the_update_is_measured_on_some_of_its_rollouts(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", tiny)
     found = train(primecli, tiny, directory, tmp_path / "1", "--measure", 3)
-    rows = [read_rows(directory)[row] for row in (0, 7, 15)]  # from the first to the last, evenly
+    rows = [read_rows(directory)[row] for row in (0, 7, 15)]  # evenly spaced from the first to the last
     before, after = (np.concatenate(own_logprobs(rows, model)).astype(float) for model in (tiny, tmp_path / "1"))
     change = after - before
     assert found["kl_update"] == pytest.approx(float(np.mean(np.exp(change) - 1 - change)), rel=1e-3)
@@ -163,7 +161,7 @@ def test_what_the_update_did_is_measured_on_some_of_it(tiny: Path, tmp_path: Pat
     assert torch.equal(weights(tmp_path / "1"), weights(tmp_path / "2"))
 
 
-def test_ratio_extremes_are_of_all_steps(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_ratio_extremes_cover_all_steps(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", tiny)
     primecli(
         "update-policy", "--policy", tiny, "--checkpoint", tmp_path / "1", directory, "--mini-batch", 4, "--lr", 1e-2
@@ -202,7 +200,7 @@ def test_without_a_clip_no_token_is_clipped(tiny: Path, tmp_path: Path, primecli
     assert plain == 0
 
 
-def test_truncated_sampling_is_warned_of_or_refused(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_truncated_sampling_is_a_warning_or_refused(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", tiny, top_p=0.9)
     common = ["update-policy", "--policy", tiny, "--checkpoint", tmp_path / "1", directory]
     refused = primecli(*common, "--strict", check=False)

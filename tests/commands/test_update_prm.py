@@ -1,4 +1,4 @@
-"""What update-prm reports before and after, and its pair loss. Shared behaviour is in test_updates.py."""
+"""What update-prm measures before and after, and its dpo loss. What all updates share is in test_updates.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def steps_of(checkpoint: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (checkpoint / "trainer/steps.jsonl").read_text().splitlines()]
 
 
-def test_before_and_after_are_what_score_prm_sees(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
+def test_metrics_before_and_after_agree_with_score_prm(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "in", rollouts(GROUPS, SIZE), per_shard=SIZE)
     found = train(primecli, other, tiny, directory, tmp_path / "1", "--lr", "3e-3", "--epochs", 4, "--beta", 0.3)
     for when, prm in [("before", other), ("after", tmp_path / "1")]:
@@ -54,7 +54,7 @@ def test_before_and_after_are_what_score_prm_sees(tiny: Path, other: Path, tmp_p
     assert found["pair_accuracy_after"] > found["pair_accuracy_before"]
 
 
-def test_measuring_changes_no_weight(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
+def test_measuring_does_not_change_the_weights(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "in", rollouts(GROUPS, SIZE))
     train(primecli, other, tiny, directory, tmp_path / "1")
     found = train(primecli, other, tiny, directory, tmp_path / "2", "--no-evaluate")
@@ -87,7 +87,9 @@ def test_dpo_does_not_depend_on_micro_batches(
     assert found["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-4)
 
 
-def test_dpo_of_steps_in_processes_is_dpo_of_one(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
+def test_dpo_with_one_process_per_step_equals_one_process(
+    tiny: Path, other: Path, tmp_path: Path, primecli: Any
+) -> None:
     directory = write_shards(tmp_path / "in", rollouts(3, SIZE), per_shard=SIZE)
     options = ["--loss", "dpo", "--mini-batch", SIZE, "--no-shuffle", "--no-evaluate", "--beta", 0.5, "--lr", "1e-3"]
     train(primecli, other, tiny, directory, tmp_path / "whole", *options)
@@ -98,7 +100,7 @@ def test_dpo_of_steps_in_processes_is_dpo_of_one(tiny: Path, other: Path, tmp_pa
     assert (prm / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
 
 
-def test_a_stored_reference_is_the_models_own(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
+def test_a_stored_reference_equals_the_model(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "in", rollouts(GROUPS, SIZE), per_shard=SIZE)
     primecli("score-prm", "--prm", other, "--ref", tiny, directory)
     scored = tmp_path / "score-prm"

@@ -1,4 +1,4 @@
-"""What update-prm and update-policy share: bit-exact continuation, micro-batching, checkpoints, refusals."""
+"""What update-prm and update-policy share: bit-exact continuation, micro-batches, checkpoints, refusals."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bfloat16(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def batch(directory: Path, policy: Path) -> Path:
-    """Ten shards of one group each, with advantages."""
+    """Ten shards with one group each, with advantages."""
     rows = rollouts(STEPS, GROUP, policy_fingerprint=model_fingerprint(policy))
     generator = np.random.default_rng(0)
     for row in rows:
@@ -55,7 +55,9 @@ def weights(checkpoint: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
-def test_ten_processes_of_a_step_are_one_of_ten(stage: str, bfloat16: Path, tmp_path: Path, primecli: Any) -> None:
+def test_ten_processes_of_one_step_equal_one_process_of_ten(
+    stage: str, bfloat16: Path, tmp_path: Path, primecli: Any
+) -> None:
     directory = batch(tmp_path / "in", bfloat16)
     primecli(*command(stage, bfloat16, bfloat16, tmp_path / "whole"), directory, "--warmup-steps", 4)
     model = bfloat16
@@ -71,7 +73,7 @@ def test_ten_processes_of_a_step_are_one_of_ten(stage: str, bfloat16: Path, tmp_
     assert all(0 < change < 1e-4 for change in moved.values()), "1e-6 moves float32 and would vanish in bfloat16"
 
 
-def test_float32_master_weights_are_what_is_trained_on(bfloat16: Path, tmp_path: Path, primecli: Any) -> None:
+def test_training_continues_from_float32_master_weights(bfloat16: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", bfloat16)
     first, *_ = sorted(directory.glob("*.parquet"))
     primecli(*command("update-prm", bfloat16, bfloat16, tmp_path / "1"), first)
@@ -97,7 +99,7 @@ def test_micro_batches_and_shards_change_no_gradient(
     primecli: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In float64, the gradient of a mini-batch of every row, however it is cut.
+    """In float64, the gradient of a mini-batch of all rows, however it is split.
 
     The model rounds to float32 in its norms: where sequences are packed, some of that falls to the other side.
     """
@@ -166,17 +168,17 @@ def test_a_rerun_keeps_the_checkpoint_and_another_run_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp")) == []
 
 
-def test_a_directory_that_is_no_checkpoint_is_never_overwritten(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_a_directory_that_is_not_a_checkpoint_is_never_overwritten(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").touch()
     directory = batch(tmp_path / "in", tiny)
     arguments = command("update-prm", tiny, tiny, tmp_path / "precious")
     result = primecli(*arguments, directory, "--force", check=False)
-    assert (result.code, "is not a checkpoint of primecli" in result.line()) == (2, True)
+    assert (result.code, "is not a primecli checkpoint" in result.line()) == (2, True)
     assert (tmp_path / "precious" / "thesis.tex").exists()
 
 
-def test_shuffling_is_by_seed_and_step(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_shuffling_depends_on_seed_and_step(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", tiny)
     common = [argument for argument in command("update-prm", tiny, tiny, tmp_path) if argument != "--no-shuffle"]
     results = []
@@ -191,7 +193,7 @@ def test_rollouts_of_other_weights_are_refused(tiny: Path, other: Path, tmp_path
     directory = batch(tmp_path / "in", other)
     strict = ["update-policy", "--policy", tiny, "--checkpoint", tmp_path / "x", directory]
     result = primecli(*strict, "--max-staleness", 100, check=False)
-    assert (result.code, "neither those of --policy" in result.line()) == (3, True)
+    assert (result.code, "belong neither to --policy" in result.line()) == (3, True)
     own = batch(tmp_path / "own", tiny)
     primecli("update-policy", "--policy", tiny, "--checkpoint", tmp_path / "1", own, "--lr", "1e-2")
     stale = ["update-policy", "--policy", tmp_path / "1", "--checkpoint", tmp_path / "2", own]
@@ -218,25 +220,25 @@ def test_recomputed_logprobs_make_the_first_ratio_one(tiny: Path, tmp_path: Path
     assert summary(tmp_path / "two")["metrics"]["logprob_gap_mean"] == pytest.approx(one["logprob_gap_mean"], rel=1e-5)
 
 
-def test_the_prm_learns_to_order_right_and_wrong(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_the_prm_learns_to_rank_right_above_wrong(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", tiny)
     common = ["update-prm", "--prm", tiny, "--ref", tiny, "--checkpoint", tmp_path / "ckpt", "--lr", "3e-3"]
     primecli(*common, directory, "--epochs", 12, "--mini-batch", 1000, "--beta", 0.5)
     steps = [json.loads(line) for line in (tmp_path / "ckpt/trainer/steps.jsonl").read_text().splitlines()]
-    assert steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)  # the reference itself scores everything 0
+    assert steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)  # the reference scores everything 0
     assert steps[0]["pair_accuracy"] == 0.5  # all ties
     assert steps[-1]["loss"] < 0.4
     assert steps[-1]["pair_accuracy"] > 0.95
 
 
-def test_greedy_rollouts_are_not_trained_on(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_greedy_rollouts_are_refused(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     rows = [{**row, schema.TEMPERATURE: 0.0} for row in read_rows(batch(tmp_path / "in", tiny))]
     directory = write_shards(tmp_path / "greedy", rows)
     result = primecli("update-policy", "--policy", tiny, "--checkpoint", tmp_path / "x", directory, check=False)
     assert (result.code, "sampled greedily" in result.line()) == (3, True)
 
 
-def test_a_limit_of_zero_is_no_limit(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_a_gradient_limit_of_zero_is_no_limit(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", tiny)
     found = []
     for name, limit in [("none", 0), ("huge", 1e9)]:
@@ -253,9 +255,7 @@ def test_a_checkpoint_without_its_master_weights_is_damaged(tiny: Path, tmp_path
     assert (result.code, "master.safetensors: cannot be read" in result.line()) == (3, True)
 
 
-def test_checkpoints_of_equal_weights_and_other_moments_are_not_the_same(
-    tiny: Path, tmp_path: Path, primecli: Any
-) -> None:
+def test_checkpoints_with_equal_weights_and_different_moments_differ(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = batch(tmp_path / "in", tiny)
     still = ["--lr", "0", "--mini-batch", 1000]
     for name, epochs in [("1", 1), ("2", 2)]:
@@ -273,7 +273,7 @@ def test_outcomes_outside_their_range_are_refused(tiny: Path, tmp_path: Path, pr
     assert (result.code, "outcome_reward is 7; it must be between 0 and 1" in result.line()) == (3, True)
 
 
-def test_truncated_rollouts_have_no_old_logprobs(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_truncated_rollouts_cannot_give_old_logprobs(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     rows = [{**row, schema.TOP_P: 0.9} for row in read_rows(batch(tmp_path / "in", tiny))]
     directory = write_shards(tmp_path / "cut", rows)
     result = primecli(*command("update-policy", tiny, tiny, tmp_path / "1"), directory, check=False)
@@ -303,7 +303,9 @@ def test_a_gradient_that_is_not_finite_leaves_no_checkpoint(tiny: Path, tmp_path
 
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
 @pytest.mark.parametrize("packing", ["off", "on"])
-def test_what_saves_memory_changes_no_bit(stage: str, packing: str, tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_options_that_save_memory_change_no_bit(
+    stage: str, packing: str, tiny: Path, tmp_path: Path, primecli: Any
+) -> None:
     directory = batch(tmp_path / "in", tiny)
     found = []
     for name, options in [("plain", []), ("saving", SAVING)]:
@@ -314,11 +316,11 @@ def test_what_saves_memory_changes_no_bit(stage: str, packing: str, tiny: Path, 
     assert found[0] == found[1]
     arguments[arguments.index("--checkpoint") + 1] = tmp_path / "plain"
     rerun = primecli(*arguments, *SAVING)
-    assert "is there already" in rerun.err
+    assert "exists already" in rerun.err
 
 
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy", "update-critic"])
-def test_too_large_a_micro_batch_is_known_before_anything_else(
+def test_too_large_a_micro_batch_is_noticed_before_anything_else(
     stage: str, tiny: Path, other: Path, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = read_rows(batch(tmp_path / "in", tiny))
@@ -350,7 +352,7 @@ def test_too_large_a_micro_batch_is_known_before_anything_else(
     assert not (tmp_path / "x").exists()
 
 
-def test_memory_that_runs_out_later_says_what_is_left_to_do(
+def test_running_out_of_memory_later_names_the_remedies(
     tiny: Path, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = batch(tmp_path / "in", tiny)

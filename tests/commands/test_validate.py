@@ -31,17 +31,17 @@ def graded(tiny: Path, tmp_path: Path, prompts: Path, primecli: Any) -> Path:
     return tmp_path / "verify"
 
 
-def test_what_the_stages_make_is_right(
+def test_shards_of_the_stages_have_no_problems(
     tiny: Path, tmp_path: Path, prompts: Path, primecli: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = run(capfd, graded(tiny, tmp_path, prompts, primecli))
-    assert (code, out, err) == (0, ["24 rows in 1 shard: nothing is wrong"], "")
+    assert (code, out, err) == (0, ["24 rows in 1 shard: no problems found"], "")
 
 
 def test_a_changed_row_is_noticed(
     tiny: Path, tmp_path: Path, prompts: Path, primecli: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As when somebody writes rewards of their own into a shard and keeps its footer."""
+    """As if somebody had replaced the rewards in a shard and kept its footer."""
     (path,) = graded(tiny, tmp_path, prompts, primecli).glob("*.parquet")
     table = pq.ParquetFile(path).read()
     raw = pq.read_metadata(path).metadata[parquet.FOOTER_KEY]
@@ -57,7 +57,7 @@ def test_a_changed_row_is_noticed(
     assert run(capfd, tmp_path / "same")[0] == 0
     code, out, _ = run(capfd, tmp_path / "changed")
     assert code == 3
-    assert "its rows are not those that were written" in out[0]
+    assert "its rows were changed after they were written" in out[0]
 
 
 def change(**columns: Any) -> Change:
@@ -75,10 +75,10 @@ def change(**columns: Any) -> Change:
         (change(rollout_logprobs=[0.5] * 6), "rollout_logprobs", "is above 0"),
         (change(response_ids=[], rollout_logprobs=[]), "response_ids", "is empty"),
         (change(prompt_ids=[-1]), "prompt_ids", "holds a negative token id"),
-        (change(outcome_reward=7.0), "outcome_reward", "is 7; it is within 0 and 1"),
-        (change(outcome_reward=None), "outcome_reward", "is null, and the verdict is"),
-        (change(verdict="maybe"), "verdict", "is 'maybe'; it is one of correct"),
-        (change(finish_reason="eos"), "finish_reason", "is 'eos'; it is one of stop, length"),
+        (change(outcome_reward=7.0), "outcome_reward", "is 7; it must be within 0 and 1"),
+        (change(outcome_reward=None), "outcome_reward", "is null, though the verdict is"),
+        (change(verdict="maybe"), "verdict", "is 'maybe'; it must be one of correct"),
+        (change(finish_reason="eos"), "finish_reason", "is 'eos'; it must be one of stop, length"),
     ],
 )
 def test_each_problem_is_named(
@@ -95,7 +95,7 @@ def test_each_problem_is_named(
 
 
 def rewritten(source: Path, target: Path, column: str, values: pa.Array) -> Path:
-    """A shard with another column, its hash taken anew: as by a tool that knows the format."""
+    """A shard with a column replaced and its hash taken again, as a tool that knows the format would do."""
     table = pq.ParquetFile(source).read().replace_schema_metadata(None)
     place = table.column_names.index(column)
     footer = parquet.read_footer(source)
@@ -111,7 +111,7 @@ def rewritten(source: Path, target: Path, column: str, values: pa.Array) -> Path
     return target
 
 
-def test_rows_that_the_provenance_does_not_make(
+def test_rows_that_contradict_the_provenance(
     tiny: Path, other: Path, tmp_path: Path, prompts: Path, primecli: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     graded(tiny, tmp_path, prompts, primecli)
@@ -123,7 +123,7 @@ def test_rows_that_the_provenance_does_not_make(
     policies[3] = "another"
     place = rewritten(path, tmp_path / "policy", schema.POLICY_FINGERPRINT, pa.array(policies))
     (line,) = run(capfd, place)[1]
-    assert "row 3, policy_fingerprint: is of another policy than" in line
+    assert "row 3, policy_fingerprint: is not " in line
     rewards = table[schema.PROCESS_REWARDS].to_pylist()
     rewards[5][1] += 0.01
     kind = schema.BY_NAME[schema.PROCESS_REWARDS].arrow_type()
@@ -150,8 +150,8 @@ def test_a_footer_of_another_shard(
     )
     lines = "\n".join(run(capfd, tmp_path / "verify")[1])
     assert "link 1 of its provenance lacks config" in lines
-    assert "last provenance record is of another recipe" in lines
-    assert "recipe does not have the fingerprint" in lines
+    assert "last provenance record has another fingerprint" in lines
+    assert "the fingerprint in its footer is not that of its recipe" in lines
     assert "has 12 groups, and its footer says 3" in lines
 
 
@@ -173,7 +173,7 @@ def test_groups(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert code == 3
     assert "row 0, sample_index: group p0@0 has the samples [0, 2, 3] of 4" in out[1]
     twice = write_shards(tmp_path / "b", [*rollouts(1, 2), *rollouts(1, 2)], per_shard=2)
-    assert any("stands in" in line for line in run(capfd, twice)[1])
+    assert any("is also in" in line for line in run(capfd, twice)[1])
 
 
 def test_types_and_missing_columns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ TRUTH = json.dumps({"asserts": ["assert double(1) == 2", "assert double(2) == 4"
 
 
 def mixed(directory: Path) -> Path:
-    """A group of programs and one of math answers in the same shard."""
+    """One group of programs and one of math answers, in the same shard."""
     programs = [
         rollout(0, index, 2, ability="code", ground_truth=TRUTH, response=response)
         for index, response in enumerate((RIGHT, WRONG))
@@ -37,13 +37,13 @@ def test_rows_go_to_the_verifier_of_their_ability(tmp_path: Path, primecli: Any)
     assert rows[1][schema.FIRST_FAILURE].startswith("test 3 of 3: AssertionError")
 
 
-def test_a_program_may_be_rewarded_for_a_fraction(tmp_path: Path, primecli: Any) -> None:
+def test_a_program_can_be_rewarded_for_a_fraction_of_its_tests(tmp_path: Path, primecli: Any) -> None:
     primecli("verify", mixed(tmp_path / "generate"), "--sandbox", SANDBOX, "--code-reward", "fraction", "--workers", 1)
     rewards = [row[schema.OUTCOME_REWARD] for row in read_rows(tmp_path / "verify")]
     assert rewards == pytest.approx([1, 2 / 3, 1, 0])
 
 
-def test_what_the_code_is_graded_with_matters_to_code_alone(tmp_path: Path, primecli: Any) -> None:
+def test_options_of_the_code_verifier_matter_to_code_alone(tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "math", [rollout(1, index, 2) for index in range(2)])
     first = primecli("verify", directory, "--out", tmp_path / "a")
     assert primecli("verify", directory, "--out", tmp_path / "a", "--test-timeout", 9).paths == first.paths
@@ -54,7 +54,7 @@ def test_what_the_code_is_graded_with_matters_to_code_alone(tmp_path: Path, prim
     assert (result.code, "verifiers was" in result.line()) == (1, True)
 
 
-def test_a_verifier_of_ones_own(tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_own_verifier(tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_verifier.py").write_text(
         "def grade(response, ground_truth):\n"
         "    if response == 'break':\n        raise RuntimeError('no idea')\n"
@@ -86,17 +86,17 @@ def test_a_verifier_of_ones_own(tmp_path: Path, primecli: Any, monkeypatch: pyte
         (["--verifier", "x=math", "--verifier", "x=code"], "x would have two verifiers"),
     ],
 )
-def test_verifiers_that_are_not_there(arguments: list[str], message: str, tmp_path: Path, primecli: Any) -> None:
+def test_unknown_verifiers_are_refused(arguments: list[str], message: str, tmp_path: Path, primecli: Any) -> None:
     result = primecli("verify", mixed(tmp_path / "generate"), *arguments, check=False)
     assert (result.code, message in result.line()) == (2, True)
 
 
-def test_no_sandbox_no_grades(tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_sandbox_nothing_is_graded(tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("primecli.verifiers.sandbox.process.bwrap_problem", lambda: "bubblewrap is not installed")
     result = primecli("verify", mixed(tmp_path / "generate"), check=False)
     assert result.code == 2
     assert "bubblewrap" in result.line()
 
 
-def test_a_weaker_sandbox_says_what_it_gives_up(tmp_path: Path, primecli: Any) -> None:
+def test_a_weaker_sandbox_says_what_it_does_not_protect(tmp_path: Path, primecli: Any) -> None:
     assert "limits" in primecli("verify", mixed(tmp_path / "g"), "--sandbox", "limits", "--workers", 1).err

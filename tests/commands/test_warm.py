@@ -30,15 +30,16 @@ def test_it_becomes_the_command() -> None:
     number, parent, ignored, word = out.splitlines()
     assert (process.returncode, word) == (7, "word")
     assert (int(number), int(parent)) == (process.pid, os.getpid())
-    assert int(ignored.split()[1], 16) == ignored_here()  # not the broken pipes that Python ignores
+    assert int(ignored.split()[1], 16) == ignored_signals()  # not SIGPIPE, which Python ignores
 
 
-def ignored_here() -> int:
+def ignored_signals() -> int:
+    """The signals that a child of this process ignores, as a bit mask."""
     done = subprocess.run(["sh", "-c", "grep SigIgn /proc/self/status"], capture_output=True, text=True, check=True)
     return int(done.stdout.split()[1], 16)
 
 
-def test_the_helper_ends_with_a_command_that_ends_while_it_imports() -> None:
+def test_the_helper_exits_with_a_command_that_exits_during_its_imports() -> None:
     done = run("sh", "-c", f"echo ${VARIABLE}")
     path = done.stdout.strip()
     assert done.returncode == 0
@@ -46,7 +47,7 @@ def test_the_helper_ends_with_a_command_that_ends_while_it_imports() -> None:
     assert not Path(path).parent.exists()
 
 
-def test_under_a_helper_that_answers_there_is_no_second_one() -> None:
+def test_under_a_helper_that_listens_no_second_one_is_started() -> None:
     inner = f"{' '.join(PRIMECLI)} warm -- sh -c 'echo ${VARIABLE}'"
     outer, same = run("sh", "-c", f"echo ${VARIABLE}; {inner}").stdout.split()
     assert outer == same
@@ -55,7 +56,7 @@ def test_under_a_helper_that_answers_there_is_no_second_one() -> None:
     assert other.endswith("/socket")
 
 
-def test_a_command_that_cannot_be_run_is_one_line(tmp_path: Path) -> None:
+def test_a_command_that_cannot_be_run_gives_one_line(tmp_path: Path) -> None:
     done = run("no-such-command")
     assert (done.returncode, done.stderr) == (2, "primecli warm: no-such-command: no such command\n")
     script = tmp_path / "script"
@@ -70,7 +71,7 @@ def test_a_command_that_cannot_be_run_is_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def doomed(one_thread: None) -> Iterator[list[Warm]]:
-    """Two helpers to be killed, started side by side."""
+    """Two helpers to be killed, started at the same time."""
     helpers = [Warm(), Warm()]
     yield [*helpers]
     for helper in helpers:
@@ -93,9 +94,9 @@ def test_sigkill_of_the_helper_or_of_the_command_leaves_nothing(
         eventually(lambda: not state(child))
         eventually(lambda: not state(helper))
         assert front.stderr is not None
-        again = "(run the same command again to go on)"
+        again = "(run the same command again to continue)"
         if killed == "helper":
-            line, code = f"stopped, since the helper of `primecli warm` has ended {again}", 1
+            line, code = f"stopped, because the helper of `primecli warm` has exited {again}", 1
         else:
             line, code = f"interrupted by SIGTERM {again}", 130
         assert (front.stderr.read(), front.wait(timeout=10)) == (f"primecli score-prm: {line}\n", code)
@@ -108,9 +109,9 @@ def test_sigkill_of_the_helper_or_of_the_command_leaves_nothing(
         assert done.returncode == 2
 
 
-def test_elsewhere_than_on_linux_stages_start_in_the_plain_way() -> None:
+def test_on_other_systems_stages_start_without_the_helper() -> None:
     script = "import sys; sys.platform = 'darwin'; from primecli import cli; cli.main()"
     command = [sys.executable, "-c", script, "warm", "--", "sh", "-c", f"echo ${{{VARIABLE}-unset}}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "unset\n"
-    assert done.stderr == "primecli warm: this needs Linux 5.3 or newer: stages start in the plain way\n"
+    assert done.stderr == "primecli warm: this needs Linux 5.3 or newer; stages start without the warm helper\n"

@@ -16,18 +16,21 @@ from tests.made_runs import make_run, write_summary
 def test_without_a_terminal_it_prints_once(tmp_path: Path, primecli: Any) -> None:
     result = primecli("watch", make_run(tmp_path / "run"))
     text = "\n".join(map(str, result.paths))
-    assert "nothing is at work" in text
+    assert "nothing is running" in text
     assert "PRM pairs" in text
     assert "\x1b" not in text
 
 
-def test_what_is_no_directory_is_an_input_error(tmp_path: Path, primecli: Any) -> None:
+def test_a_missing_directory_is_an_input_error(tmp_path: Path, primecli: Any) -> None:
     result = primecli("watch", tmp_path / "nowhere", check=False)
     assert (result.code, "no such directory" in result.line()) == (3, True)
 
 
 class Terminal:
-    """`primecli watch` on a terminal of its own."""
+    """`primecli watch` on a pseudo-terminal.
+
+    seen: everything that it has written so far.
+    """
 
     def __init__(self, *arguments: object) -> None:
         self.outside, inside = pty.openpty()
@@ -37,42 +40,42 @@ class Terminal:
         os.close(inside)
         self.seen = ""
 
-    def until(self, text: str, seconds: float = 60.0) -> None:
-        """Reads until this text has come."""
+    def read_until(self, text: str, seconds: float = 60.0) -> None:
+        """Reads until this text has appeared."""
         end = time.monotonic() + seconds
         while text not in self.seen:
             assert time.monotonic() < end, self.seen[-2000:]
             if select.select([self.outside], [], [], 0.2)[0]:
                 self.seen += os.read(self.outside, 65536).decode(errors="replace")
 
-    def end(self) -> int:
-        """The exit code, with what is still to be read read."""
+    def wait(self) -> int:
+        """Reads to the end; returns the exit code."""
         while True:
             try:
                 data = os.read(self.outside, 65536)
-            except OSError:  # the other side is closed
+            except OSError:  # the process has closed its end
                 break
             self.seen += data.decode(errors="replace")
         os.close(self.outside)
         return self.process.wait(timeout=30)
 
 
-def test_on_a_terminal_it_follows_and_ends_with_the_last_iteration(tmp_path: Path) -> None:
+def test_on_a_terminal_it_follows_the_run_until_its_last_iteration(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", iterations=1)
     terminal = Terminal(run, "--iterations", 2)
-    terminal.until("nothing is at work")
+    terminal.read_until("nothing is running")
     write_summary(run / "2" / "verify", "verify", rows=16, metrics={"accuracy": 0.8125})
-    terminal.until("0.812")
+    terminal.read_until("0.812")
     write_summary(run / "policy" / "2", "update-policy", metrics={"entropy": 0.4375})
-    assert terminal.end() == 0
+    assert terminal.wait() == 0
     assert "0.438" in terminal.seen
 
 
-def test_it_ends_with_0_by_ctrl_c_and_with_130_by_a_kill(tmp_path: Path) -> None:
+def test_it_exits_with_0_on_ctrl_c_and_with_130_on_sigterm(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", iterations=1)
     terminals = [(Terminal(run), signal.SIGINT, 0), (Terminal(run), signal.SIGTERM, 130)]
     for terminal, number, code in terminals:
-        terminal.until("nothing is at work")
+        terminal.read_until("nothing is running")
         terminal.process.send_signal(number)
-        assert terminal.end() == code
+        assert terminal.wait() == code
         assert "Traceback" not in terminal.seen

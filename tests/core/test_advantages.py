@@ -213,7 +213,7 @@ def test_the_group_estimators_are_multiples_of_each_other(batch: Batch) -> None:
 
 @each_estimator
 def test_rewards_off_the_mask_do_not_count(name: str) -> None:
-    """With rewards at the ends of steps only, the tokens between are neither rewarded nor in a baseline."""
+    """With rewards only at the ends of steps, the other tokens are neither rewarded nor part of a baseline."""
     ends = torch.tensor([[False, True, False, True], [False, False, False, True]])
     process = float64([[9, 1, 9, 2], [9, 9, 9, 4]])
     clean = process * ends

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from primecli.core.logprobs import token_logprobs
 
-TOKENS, WORDS, WIDTH = 7, 11, 5
+TOKENS, VOCABULARY, WIDTH = 7, 11, 5
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -15,8 +15,8 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
-    hidden, weight, bias = draw(TOKENS, WIDTH), draw(WORDS, WIDTH), draw(WORDS)
-    targets = torch.randint(0, WORDS, (TOKENS,), generator=generator)
+    hidden, weight, bias = draw(TOKENS, WIDTH), draw(VOCABULARY, WIDTH), draw(VOCABULARY)
+    targets = torch.randint(0, VOCABULARY, (TOKENS,), generator=generator)
     temperature = torch.rand(TOKENS, generator=generator, dtype=torch.float64).to(dtype) + 0.5
     return hidden, weight, bias, targets, temperature
 
@@ -28,8 +28,8 @@ def with_all_logits(
     return log_p.gather(-1, targets[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
 
 
-@pytest.mark.parametrize("kept", [0, WORDS * 3, None])
-@pytest.mark.parametrize("chunk", [1, WORDS // 2, WORDS * 2, WORDS * 100])
+@pytest.mark.parametrize("kept", [0, VOCABULARY * 3, None])
+@pytest.mark.parametrize("chunk", [1, VOCABULARY // 2, VOCABULARY * 2, VOCABULARY * 100])
 def test_values_and_gradients_are_those_of_all_logits(chunk: int, kept: int | None) -> None:
     hidden, weight, bias, targets, temperature = inputs()
     leaves = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
@@ -89,7 +89,7 @@ def test_bfloat16_states_give_float32_logprobs() -> None:
     torch.testing.assert_close(ours.logprobs, exact)
 
 
-@pytest.mark.parametrize("chunk", [WORDS // 2, WORDS * 2, WORDS * 100])
+@pytest.mark.parametrize("chunk", [VOCABULARY // 2, VOCABULARY * 2, VOCABULARY * 100])
 def test_gradients_of_bfloat16_states_are_summed_in_float32(chunk: int) -> None:
     hidden, weight, _, targets, _ = inputs(torch.bfloat16)
     hidden, weight = hidden.repeat(50, 1), weight.float()

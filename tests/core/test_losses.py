@@ -178,11 +178,11 @@ def test_an_unknown_name_is_refused() -> None:
 
 def numeric_gradient(function: Callable[[Tensor], Tensor], at: Tensor, step: float = 1e-6) -> Tensor:
     gradient = torch.zeros_like(at)
-    for place in range(at.numel()):
+    for index in range(at.numel()):
         shift = torch.zeros_like(at).view(-1)
-        shift[place] = step
+        shift[index] = step
         shift = shift.view_as(at)
-        gradient.view(-1)[place] = (function(at + shift) - function(at - shift)) / (2 * step)
+        gradient.view(-1)[index] = (function(at + shift) - function(at - shift)) / (2 * step)
     return gradient
 
 
@@ -240,7 +240,7 @@ def test_dpo_of_a_pair_has_the_gradient_of_the_pairs_own_loss() -> None:
     pair = -torch.nn.functional.logsigmoid(scores[0] - scores[1])
     ours = prm_dpo(scores, opponent_scores(scores, labels, torch.tensor([0, 0])), labels, denominator=2)
     assert float(ours.detach()) == pytest.approx(float(pair.detach()))
-    # each response is the moving side once, so a pair's gradient comes once for each, over two responses
+    # each response is the trained side once, so a pair's gradient comes twice, divided by two responses
     torch.testing.assert_close(2 * torch.autograd.grad(ours, scores)[0], torch.autograd.grad(pair, scores)[0])
 
 
@@ -315,7 +315,7 @@ def test_importance_weights_correct_the_mean_and_are_capped() -> None:
     trainer, sampler = torch.log_softmax(float64([0, 1, 2]), 0), torch.log_softmax(float64([0.5, 1, 1.5]), 0)
     advantages = float64([1, -1, 3])
     ratio = importance_weights(trainer, sampler, cap=math.inf)
-    # what the sampler draws, so weighted, has the trainer's expectation
+    # with these weights, the sampler's draws have the trainer's expectation
     torch.testing.assert_close((sampler.exp() * ratio * advantages).sum(), (trainer.exp() * advantages).sum())
     assert importance_weights(float64([0.0, -3.0]), float64([-3.0, 0.0]), cap=2.0).tolist() == [2.0, math.exp(-3)]
     assert not importance_weights(trainer.requires_grad_(), sampler, cap=2.0).requires_grad
@@ -324,7 +324,7 @@ def test_importance_weights_correct_the_mean_and_are_capped() -> None:
 @settings(deadline=None, max_examples=50)
 @for_all(st.integers(0, 7), st.integers(0, 3), st.randoms(use_true_random=False), st.sampled_from(AGGREGATIONS))
 def test_padding_and_row_order_change_no_loss(number: int, extra: int, random: Any, aggregation: str) -> None:
-    """Rows in another order, filled with garbage, and the same tokens one after another have the same losses."""
+    """Rows in another order, rows padded with garbage, and flat tokens all have the same losses."""
     case = CASES[number]
     order = list(range(len(case["lengths"])))
     random.shuffle(order)

@@ -55,7 +55,7 @@ def test_row_order_changes_no_pair(random: Any) -> None:
 
 
 def test_calibration_worked_by_hand() -> None:
-    # predictions 0.9, 0.9 (bin 9, one of them right) and 0.2 (bin 2, wrong)
+    # predictions 0.9, 0.9 (bin 9, one of them correct) and 0.2 (bin 2, wrong)
     scores = float64([math.log(9), math.log(9), math.log(0.25)])
     ours = calibration_error(scores, float64([1, 0, 0]))
     assert ours == pytest.approx((2 * abs(0.9 - 0.5) + abs(0.2 - 0)) / 3)
@@ -77,7 +77,7 @@ def test_explained_variance_and_shares() -> None:
     assert math.isnan(explained_variance(returns, torch.ones(4)))
     noise = float64([1, -1, -1, 1])
     assert variance_share(noise, noise + returns) + variance_share(returns, noise + returns) == pytest.approx(1)
-    assert variance_share(returns + 9, 3 * returns) == pytest.approx(1 / 3)  # an offset is no variance
+    assert variance_share(returns + 9, 3 * returns) == pytest.approx(1 / 3)  # a constant offset has no variance
     assert math.isnan(variance_share(returns, torch.ones(4)))
 
 

@@ -69,10 +69,10 @@ def test_a_reward_summed_over_steps_keeps_every_return_at_a_steps_start() -> Non
     assert not summed[~(ends & tokens | last_token(tokens))].any()
     for row in range(len(rewards)):
         start = 0
-        for place in range(tokens.shape[1]):
-            if tokens[row, place] and (ends[row, place] or last_token(tokens)[row, place]):
-                torch.testing.assert_close(summed[row, place], rewards[row, start : place + 1].sum())
-                start = place + 1
+        for token in range(tokens.shape[1]):
+            if tokens[row, token] and (ends[row, token] or last_token(tokens)[row, token]):
+                torch.testing.assert_close(summed[row, token], rewards[row, start : token + 1].sum())
+                start = token + 1
 
 
 def test_the_whole_is_one_step() -> None:

@@ -1,4 +1,4 @@
-"""What stands between `generate` and an engine, with the fake engine."""
+"""What is between `generate` and an engine, with the fake engine."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ POLICY = Policy(Path("nowhere"), "f", (256,), 258, 100)
 PARAMS = SamplingParams(n=2, max_tokens=6)
 
 
-def parts(count: int, size: int) -> dict[int, list[PromptGroup]]:
+def shards(count: int, size: int) -> dict[int, list[PromptGroup]]:
     return {
-        part: [
-            PromptGroup(place, Prompt(f"p{place}", "x", None, None, None), "x", [1])
-            for place in range(part * size, (part + 1) * size)
+        shard: [
+            PromptGroup(index, Prompt(f"p{index}", "x", None, None, None), "x", [1])
+            for index in range(shard * size, (shard + 1) * size)
         ]
-        for part in range(count)
+        for shard in range(count)
     }
 
 
@@ -30,13 +30,13 @@ def sampler(engine: FakeEngine, wanted: dict[int, list[PromptGroup]], done: list
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_parts_come_in_order_whatever_the_engine_finishes_first(backwards: bool) -> None:
+def test_shards_come_in_order_whatever_the_engine_finishes_first(backwards: bool) -> None:
     engine = FakeEngine(backwards=backwards)
     done: list[int] = []
-    with sampler(engine, parts(3, 2), done) as running:
+    with sampler(engine, shards(3, 2), done) as running:
         found = [running.samples(number) for number in range(3)]
-        assert engine.closed  # before the last part can be passed on: the next stage may want the GPU then
-    assert [ids(part) for part in found] == [alone(number) for number in range(3)]
+        assert engine.closed  # before the last shard is passed on: the next stage may want the GPU then
+    assert [ids(shard) for shard in found] == [alone(number) for number in range(3)]
     assert sum(done) == 12
     assert engine.confirmed == 3
     assert not engine.aborted
@@ -44,7 +44,7 @@ def test_parts_come_in_order_whatever_the_engine_finishes_first(backwards: bool)
 
 def alone(number: int) -> list[list[list[int]]]:
     engine = FakeEngine()
-    with sampler(engine, {number: parts(3, 2)[number]}, []) as running:
+    with sampler(engine, {number: shards(3, 2)[number]}, []) as running:
         return ids(running.samples(number))
 
 
@@ -54,7 +54,7 @@ def ids(groups: list[list[Sample]]) -> list[list[list[int]]]:
 
 def test_what_is_in_flight_is_aborted_when_no_more_is_wanted() -> None:
     engine = FakeEngine()
-    with sampler(engine, parts(3, 2), []) as running:
+    with sampler(engine, shards(3, 2), []) as running:
         running.samples(0)
         assert engine.finished < 6
     assert engine.aborted
@@ -74,6 +74,6 @@ def test_samples_are_not_given_where_the_weights_have_changed() -> None:
             raise RuntimeError("other weights")
 
     engine = Changed()
-    with sampler(engine, parts(1, 2), []) as running, pytest.raises(RuntimeError, match="other weights"):
+    with sampler(engine, shards(1, 2), []) as running, pytest.raises(RuntimeError, match="other weights"):
         running.samples(0)
     assert engine.closed

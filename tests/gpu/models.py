@@ -117,7 +117,7 @@ def read_rollouts(path: Path) -> Rollouts:
     from primecli.training import policy
     from primecli.training.options import PolicyOptions
 
-    columns = [*policy.columns(PolicyOptions()), schema.OUTCOME_REWARD, schema.REF_LOGPROBS]
+    columns = [*policy.needed_columns(PolicyOptions()), schema.OUTCOME_REWARD, schema.REF_LOGPROBS]
     return load_rollouts(list(Inputs([str(path)], partial=True)), columns, token_ids=True)
 
 

@@ -22,7 +22,7 @@ from primecli.models.device import Placement
 from primecli.shards.rollouts import Sequences
 from tests.gpu.context import Context
 from tests.gpu.models import make_config, make_model
-from tests.gpu.timing import median_seconds, peak_gib, reset_memory
+from tests.gpu.timing import median_seconds, peak_gib, reset_memory, seconds_of
 
 SAME = 2e-2  # of the norm, between kernels in bfloat16
 REPEATS = 3
@@ -30,7 +30,7 @@ REPEATS = 3
 
 def run(context: Context) -> None:
     """Each choice; one that cannot be made here is a note."""
-    for choice in (compare_packing, compare_attention, compare_tiles, compile_layer):
+    for choice in (compare_packing, compare_attention, compare_backends, compare_tiles, compile_layer):
         attempt(context, choice.__name__, partial(choice, context))
         reset_memory(context.device)
 
@@ -215,6 +215,38 @@ def varlen(rows: Ragged, query: Tensor, key: Tensor, value: Tensor) -> Callable[
         return (output if isinstance(output, Tensor) else output[0])[None]
 
     return way
+
+
+def compare_backends(context: Context) -> None:
+    """Attention over rows of new shapes, and of known ones, with and without cuDNN's kernel, which plans each shape."""
+    report, device = context.report, context.device
+    config = make_config("1.5B", tiny=context.tiny)
+    heads, shared, size = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
+    scale = 100 if context.tiny else 1
+    shapes = [(8, 2048 // scale + number) for number in range(0, 96, 16)]
+    median_seconds(lambda: attention_step((2, 16), heads, shared, size // heads, device), device, 1)
+    for allowed in (False, True):
+        if context.gpu:
+            torch.backends.cuda.enable_cudnn_sdp(allowed)
+        name = f"attention of 8 rows of about {shapes[0][1]}, cuDNN {'allowed' if allowed else 'off'}"
+        for what in ("new shapes", "known shapes"):
+            seconds = [
+                seconds_of(partial(attention_step, shape, heads, shared, size // heads, device), device)
+                for shape in shapes
+            ]
+            report.figure(f"{name}: {what}", 1000 * sum(seconds) / len(seconds), "ms", "primecli turns cuDNN's off")
+    if context.gpu:
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def attention_step(shape: tuple[int, int], heads: int, shared: int, size: int, device: torch.device) -> None:
+    """Forward and backward of causal attention over rows of random numbers."""
+    rows, tokens = shape
+    query, key, value = (
+        torch.randn(rows, number, tokens, size, device=device, dtype=torch.bfloat16, requires_grad=True)
+        for number in (heads, shared, shared)
+    )
+    scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def compare_packing(context: Context) -> None:

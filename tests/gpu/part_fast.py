@@ -22,7 +22,7 @@ from primecli.shards import schema
 from primecli.shards.rollouts import Rollouts
 from primecli.training import memory, policy, prm
 from primecli.training.options import PolicyOptions, TrainingOptions
-from primecli.training.trainer import Trainer
+from primecli.training.trainer import Trainer, select_rows
 from tests.gpu.context import Context
 from tests.gpu.models import forward_flops, make_config, make_model, make_rollouts, read_rollouts, write_model
 from tests.gpu.timing import data_sheet, largest_kernels, matmul_rate, peak_gib, reserved_gib, reset_memory, seconds_of
@@ -101,7 +101,7 @@ def measure_scoring(bench: Bench) -> None:
     every = range(len(bench.rollouts))
 
     def score(rows: Sequence[int]) -> np.ndarray:
-        some = prm.subset(sequences, rows)
+        some = select_rows(sequences, rows)
         return scoring.score(bench.model, bench.placement, some, micro_batch_tokens=bench.budget)
 
     def bare(rows: Sequence[int]) -> Tensor:

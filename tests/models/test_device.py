@@ -125,7 +125,7 @@ def test_a_gpu_that_is_full_is_waited_for(error: Exception, capsys: pytest.Captu
     clock = Clock()
     open_device("cuda", failing(clock, error, until=3.0), seconds=10, sleep=clock.sleep)
     assert clock.now == 3.0
-    assert capsys.readouterr().err == "primecli: cuda is full; waiting up to 10 s for other processes to leave it\n"
+    assert capsys.readouterr().err == "primecli: cuda is full; waiting up to 10 s for other processes to release it\n"
     with pytest.raises(PrimecliError, match="cuda is full: CUDA") as raised:
         open_device("cuda", failing(clock, error, until=100.0), seconds=10, sleep=clock.sleep)
     assert not isinstance(raised.value, UsageError)
@@ -157,8 +157,8 @@ def test_memory_that_another_process_holds_is_waited_for(capsys: pytest.CaptureF
     assert clock.now == 4.0
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "primecli: 60.0 GiB are needed on cuda:0 and 8.0 are free; waiting up to 120 s for other processes, which hold "
-        "70.0"
+        "primecli: 60.0 GiB are needed on cuda:0 and 8.0 are free; waiting up to 120 s for other processes to release "
+        "some of their 70.0 GiB"
     ]
 
 

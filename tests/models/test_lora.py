@@ -1,4 +1,4 @@
-"""LoRA: what is trained, what is exported, and that it goes on to the bit."""
+"""LoRA: what is trained, what is exported, and that training resumes to the bit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LORA = ["--lora-rank", RANK, "--lora-alpha", ALPHA]
 
 
 def batch(directory: Path, policy: Path) -> Path:
-    """A shard a step, with advantages and values."""
+    """One shard per step, with advantages and values."""
     rows = rollouts(STEPS, GROUP, policy_fingerprint=model_fingerprint(policy))
     generator = torch.Generator().manual_seed(0)
     for row in rows:
@@ -51,7 +51,7 @@ def files(checkpoint: Path) -> dict[str, bytes]:
 
 
 def merged(checkpoint: Path) -> dict[str, Tensor]:
-    """base + alpha / rank * B A in float64, from what is stored."""
+    """base + alpha / rank * B A in float64, from the stored tensors."""
     base = {name: value.double() for name, value in load_file(checkpoint / "trainer/base.safetensors").items()}
     trained = load_file(checkpoint / "trainer/master.safetensors")
     for name, value in trained.items():
@@ -114,7 +114,7 @@ SMALL = {
     ],
 )
 def test_adapters_in_a_mixture_of_experts_are_beside_its_linear_layers(name: str, settings: dict[str, Any]) -> None:
-    """Experts are one tensor each, and a dense layer or shared expert beside them is no expert."""
+    """The experts of a layer are one tensor, and a dense layer or a shared expert beside them is not among them."""
     import transformers
 
     torch.manual_seed(0)
@@ -284,7 +284,7 @@ def test_without_peft_one_line_says_what_to_install(
 
 
 def test_parameters_that_a_model_holds_still_are_no_adapters_base(tiny: Path, tmp_path: Path) -> None:
-    """As routers' biases of some mixtures of experts are."""
+    """Like the router biases of some mixtures of experts."""
     model = loading.load_model(tiny, CPU)
     model.model.norm.weight.requires_grad_(False).fill_(1.25)
     checkpoint = tmp_path / "checkpoint"

@@ -38,8 +38,11 @@ def make(name: str, **settings: Any) -> Any:
         ("Qwen3", {**WIDE, "head_dim": 8}),
         ("Mistral", {**WIDE, "sliding_window": None}),
         ("Gemma", {**WIDE, "head_dim": 8}),
-        ("DeepseekV3", MLA),  # values of another size than keys
-        ("JetMoe", {**WIDE, "kv_channels": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),  # takes views
+        ("DeepseekV3", MLA),  # values of another head size than keys
+        (
+            "JetMoe",
+            {**WIDE, "kv_channels": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+        ),  # takes views of the output
         ("Qwen3Moe", {**WIDE, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
     ],
 )
@@ -64,12 +67,18 @@ def test_packed_rows_see_what_they_would_alone(name: str, settings: dict[str, An
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("Mistral", {**WIDE, "sliding_window": 16}),  # a window, which a short probe does not meet
+        ("Mistral", {**WIDE, "sliding_window": 16}),  # a window that a short test input does not reach
         ("Qwen2", {**WIDE, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
         ("GptOss", {**WIDE, "head_dim": 8, "num_local_experts": 4, "layer_types": ["full_attention"] * 2}),  # sinks
-        ("Llama", {**WIDE, "max_position_embeddings": 64, "rope_parameters": DYNAMIC}),  # by the longest of a row
-        ("Gemma2", {**WIDE, "head_dim": 8, "layer_types": ["full_attention"] * 2}),  # a cap, far above these scores
-        ("Bloom", {"vocab_size": 40, "hidden_size": 32, "n_layer": 2, "n_head": 4}),  # biases by distance
+        (
+            "Llama",
+            {**WIDE, "max_position_embeddings": 64, "rope_parameters": DYNAMIC},
+        ),  # positions depend on the longest row
+        ("Gemma2", {**WIDE, "head_dim": 8, "layer_types": ["full_attention"] * 2}),  # a cap far above these scores
+        (
+            "Bloom",
+            {"vocab_size": 40, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+        ),  # biases that depend on the distance
     ],
 )
 def test_a_model_that_would_compute_something_else_is_not_packed(name: str, settings: dict[str, Any]) -> None:
@@ -103,7 +112,7 @@ def test_a_window_of_the_language_part_of_a_model_is_seen() -> None:
 
 
 def test_a_leak_is_seen_beside_a_state_that_is_far_larger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In half precision, where little else is left to see it by."""
+    """In half precision, where the other dimensions carry the only trace of it."""
     own = attention.attend
 
     def leaking(*given: Any, segments: list[Segment] | None = None, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Models that load ahead."""
+"""Models that are loaded ahead."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from primecli.pipeline import pipe
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows
 
-WAIT_SECONDS = 0.5  # after which a stage that loads nothing gets its paths
+WAIT_SECONDS = 0.5  # seconds, after which a stage that loads nothing gets its paths
 CPU = resolve_placement("cpu", "float32")
 
 
 class Loader:
-    """Loads as `load_model` does, and notes in which thread."""
+    """Loads as `load_model` does, and notes the thread."""
 
     def __init__(self) -> None:
         self.threads: list[threading.Thread] = []
 
-    def __call__(self, directory: Path, place: Placement, **options: Any) -> Any:
+    def __call__(self, directory: Path, placement: Placement, **options: Any) -> Any:
         self.threads.append(threading.current_thread())
-        return loading.load_model(directory, place, **options)
+        return loading.load_model(directory, placement, **options)
 
 
 def same(model: Any, directory: Path) -> bool:
@@ -70,8 +70,7 @@ def test_a_model_that_has_changed_meanwhile_is_loaded_again(tiny: Path, other: P
     loader = Loader()
     ahead = Preloader(None, loader)
     ahead.begin([(directory, "float32")])
-    assert ahead._thread is not None
-    ahead._thread.join()
+    assert ahead.wait()
     shutil.rmtree(directory)
     shutil.copytree(other, directory)
     assert same(ahead.load(directory, CPU), other)
@@ -103,21 +102,21 @@ def test_nothing_loads_ahead_where_memory_is_short(tiny: Path, monkeypatch: pyte
     weights = sum(path.stat().st_size for path in tiny.glob("*.safetensors"))
     loader = Loader()
     for available, threads in ((8 * weights, 0), (8 * weights + 4, 1)):
-        monkeypatch.setattr(preload, "_available_bytes", lambda available=available: available)
+        monkeypatch.setattr(preload, "available_bytes", lambda available=available: available)
         ahead = Preloader(None, loader)
         ahead.begin([(tiny, "float32")])
-        assert (ahead._thread is not None) == bool(threads)
+        assert ahead.wait() == bool(threads)
         ahead.load(tiny, CPU)
     assert [thread is threading.main_thread() for thread in loader.threads] == [True, False]
 
 
 def test_available_memory_is_some_of_all() -> None:
-    assert 0 < preload._available_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < preload.available_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
 def piped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
-    """Runs a stage in this process with paths that come after a wait; returns what it began to load meanwhile."""
+    """Runs a stage in this process with paths that arrive late; returns what it began to load meanwhile."""
 
     def run(paths: Sequence[Path], *arguments: object) -> list[Path]:
         begun = threading.Event()
@@ -157,7 +156,7 @@ def test_an_update_loads_ahead_what_it_trains_unless_its_checkpoint_is_there(
     shards = sorted(directory.glob("*.parquet"))
     command = ["update-prm", "--prm", tiny, "--ref", other, "--mini-batch", 4, "--lr", 1e-3, "--checkpoint"]
     assert set(piped(shards, *command, tmp_path / "ahead")) == {tiny, other}
-    assert piped(shards, *command, tmp_path / "ahead") == []  # it is there
+    assert piped(shards, *command, tmp_path / "ahead") == []  # the output exists already
     primecli(*command, tmp_path / "plain", directory)
     for name in ("model.safetensors", "trainer/master.safetensors"):
         assert (tmp_path / "ahead" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()

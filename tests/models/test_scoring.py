@@ -32,34 +32,34 @@ def sequences(*, prompts: int, responses: int, prompt_tokens: int = 12, seed: in
 
     first = [tokens(int(random.integers(1, 2 * prompt_tokens))) for _ in range(prompts)]
     answers = [tokens(1 if index == 0 else int(random.integers(1, 30))) for index in range(prompts * responses)]
-    heat = random.uniform(0.5, 2, prompts * responses).astype(np.float32)
-    return Sequences([first[index % prompts] for index in range(len(answers))], answers, heat)
+    temperature = random.uniform(0.5, 2, prompts * responses).astype(np.float32)
+    return Sequences([first[index % prompts] for index in range(len(answers))], answers, temperature)
 
 
 def alone(model: Any, given: Sequences) -> np.ndarray:
-    """(N,) log-probabilities, each sequence by itself, from whole logits in float64."""
+    """(N,) log-probabilities of each sequence by itself, from all logits in float64."""
     found = []
     assert given.temperature is not None
-    for prompt, response, heat in zip(given.prompt_ids, given.response_ids, given.temperature, strict=True):
+    for prompt, response, temperature in zip(given.prompt_ids, given.response_ids, given.temperature, strict=True):
         ids = torch.from_numpy(np.concatenate([prompt, response]).astype(np.int64))
         with torch.no_grad():
-            logits = model(input_ids=ids[None]).logits[0, len(prompt) - 1 : -1].double() / float(heat)
+            logits = model(input_ids=ids[None]).logits[0, len(prompt) - 1 : -1].double() / float(temperature)
         found.append(torch.log_softmax(logits, -1).gather(-1, ids[len(prompt) :, None])[:, 0].numpy())
     return np.concatenate(found)
 
 
-@pytest.mark.parametrize("place", [PADDED, PACKED, AUTO], ids=lambda place: place.packing)
+@pytest.mark.parametrize("placement", [PADDED, PACKED, AUTO], ids=lambda placement: placement.packing)
 @pytest.mark.parametrize("budget", [1, 100, 100_000])
-def test_logprobs_are_those_of_each_sequence_alone(model: Any, place: Placement, budget: int) -> None:
+def test_logprobs_are_those_of_each_sequence_alone(model: Any, placement: Placement, budget: int) -> None:
     given = sequences(prompts=5, responses=4)
-    found = scoring.score(model, place, given, micro_batch_tokens=budget)
+    found = scoring.score(model, placement, given, micro_batch_tokens=budget)
     np.testing.assert_allclose(found, alone(model, given), atol=2e-5)
 
 
-def gradient(model: Any, place: Placement, given: Sequences, budget: int) -> list[torch.Tensor]:
+def gradient(model: Any, placement: Placement, given: Sequences, budget: int) -> list[torch.Tensor]:
     model.zero_grad()
-    for batch in scoring.plan(model, place, given, range(len(given.prompt_ids)), budget):
-        found = scoring.sequence_logprobs(model, place, given, batch, with_entropy=True)
+    for batch in scoring.plan(model, placement, given, range(len(given.prompt_ids)), budget):
+        found = scoring.sequence_logprobs(model, placement, given, batch, with_entropy=True)
         (found.logprobs.sum() + 0.1 * found.entropy.sum()).backward()  # type: ignore[no-untyped-call]
     return [parameter.grad.clone() for parameter in model.parameters()]
 
@@ -73,14 +73,14 @@ def test_the_gradient_does_not_depend_on_packing(model: Any) -> None:
         torch.testing.assert_close(other, one, atol=1e-5 * scale, rtol=1e-4)
 
 
-def tokens_computed(model: Any, place: Placement, given: Sequences, budget: int = 10**6) -> int:
-    """Places that go through the model."""
+def tokens_computed(model: Any, placement: Placement, given: Sequences, budget: int = 10**6) -> int:
+    """The number of tokens that go through the model, padding included."""
     seen: list[int] = []
     hook = model.get_input_embeddings().register_forward_hook(lambda _, __, output: seen.append(output[..., 0].numel()))
     try:
-        scoring.plan(model, place, given, range(len(given.prompt_ids)), budget)  # a probe may be among what it runs
+        scoring.plan(model, placement, given, range(len(given.prompt_ids)), budget)  # it may run a test input
         seen.clear()
-        scoring.score(model, place, given, micro_batch_tokens=budget)
+        scoring.score(model, placement, given, micro_batch_tokens=budget)
     finally:
         hook.remove()
     return sum(seen)

@@ -20,10 +20,10 @@ def spell(ids: Sequence[int]) -> list[str]:
     ("ids", "separator", "expected"),
     [
         ([0, 1, 0, 4], "\n", [0, 1, 0, 1]),
-        ([0, 1, 1, 0], "\n", [0, 0, 1, 1]),  # separators in a row end one step
+        ([0, 1, 1, 0], "\n", [0, 0, 1, 1]),  # several separators in a row end one step
         ([2, 0, 2], "\n", [1, 0, 1]),
-        ([0, 3, 0], "\n\n", [0, 1, 1]),  # the token in which it ends, though that has more
-        ([0, 1, 1, 0], "\n\n", [0, 0, 1, 1]),  # across two tokens
+        ([0, 3, 0], "\n\n", [0, 1, 1]),  # the token in which the separator ends, though it goes further
+        ([0, 1, 1, 0], "\n\n", [0, 0, 1, 1]),  # a separator across two tokens
         ([0, 1, 0, 0], "\n\n", [0, 0, 0, 1]),
         ([2, 1, 0], "\n\n", [0, 1, 1]),
         ([0], "\n", [1]),
@@ -31,7 +31,7 @@ def spell(ids: Sequence[int]) -> list[str]:
     ],
 )
 def test_where_steps_end(ids: list[int], separator: str, expected: list[int]) -> None:
-    assert last_of_steps(spell(ids), separator).tolist() == [bool(place) for place in expected]
+    assert last_of_steps(spell(ids), separator).tolist() == [bool(end) for end in expected]
 
 
 def test_rows_are_apart() -> None:
@@ -39,7 +39,7 @@ def test_rows_are_apart() -> None:
 
 
 def test_characters_of_several_tokens_move_no_step(tiny: Path) -> None:
-    """€ is three tokens, and ends within a separator too."""
+    """€ takes three tokens, and is part of a separator too."""
     speller = Speller(tiny)
     ids = speller.tokenizer.encode("€€\n€").ids
     assert step_ends([ids], speller.known_texts, "\n").tolist() == [False] * 6 + [True, False, False, True]

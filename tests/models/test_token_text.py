@@ -23,7 +23,7 @@ TEXTS = [*SENTENCES, "", " ", "  leading", "a", "\n\n", "🎉", "學\n🧮", "\u
 
 
 def byte_level(pattern: bool) -> Tokenizer:
-    """As GPT-2 and Qwen have it; pattern: split by Llama 3's expression first."""
+    """As in GPT-2 and Qwen; with `pattern`, text is first split by Llama 3's expression."""
     tokenizer = Tokenizer(models.BPE())
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not pattern)
     split = pre_tokenizers.Split(r"\s?\p{L}+|\p{N}{1,3}|[^\s\p{L}\p{N}]+|\s+", "isolated")
@@ -40,7 +40,7 @@ FALLBACK = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def llama() -> Tokenizer:
-    """As Llama 2 and Mistral have it: ▁ for a space, one put in front, bytes for characters that it does not have."""
+    """As in Llama 2 and Mistral: ▁ for a space, one added in front, bytes for unknown characters."""
     letters = sorted({letter for letter in SENTENCES[0] + SENTENCES[2][:20] if letter not in " \n"})
     vocabulary = ["<unk>", *FALLBACK, "▁", *letters, "▁t", "▁a", "is", "▁▁", "nc", "ce"]
     merges = [("▁", "t"), ("▁", "a"), ("i", "s"), ("▁", "▁"), ("n", "c"), ("c", "e")]
@@ -66,7 +66,7 @@ def metaspace() -> Tokenizer:
 
 
 def characters() -> Tokenizer:
-    """A token a character, joined without anything between."""
+    """One token per character, joined with nothing in between."""
     letters = sorted(set("".join(TEXTS)))
     tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
     tokenizer.decoder = decoders.Fuse()
@@ -100,7 +100,7 @@ def bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
     if isinstance(tokenizer.decoder, decoders.ByteLevel):
         printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
         others = [byte for byte in range(256) if byte not in printed]
-        table = {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
+        table = {chr(byte): byte for byte in printed} | {chr(256 + index): byte for index, byte in enumerate(others)}
         return bytes(table[letter] for letter in name)
     return bytes([FALLBACK.index(name)]) if name in FALLBACK else name.replace("▁", " ").encode()
 
@@ -110,7 +110,7 @@ def test_each_character_stands_with_the_token_of_its_last_byte(speller: Speller,
     ids = speller.tokenizer.encode(text, add_special_tokens=False).ids
     assert "<unk>" not in [speller.tokenizer.id_to_token(token) for token in ids]
     whole = b"".join(bytes_of(speller.tokenizer, token) for token in ids)
-    lost = len(whole.decode()) - len(speller.tokenizer.decode(ids))  # the space that was put in front
+    lost = len(whole.decode()) - len(speller.tokenizer.decode(ids))  # the space that the normaliser added in front
     assert lost in (0, 1)
     ends, end = [], 0
     for token in ids:
@@ -122,7 +122,7 @@ def test_each_character_stands_with_the_token_of_its_last_byte(speller: Speller,
 
 
 def test_texts_of_any_ids_join_to_what_is_decoded(speller: Speller) -> None:
-    """Responses that no encoder makes: broken characters, special tokens between, any order."""
+    """Responses that no encoder produces: broken characters, special tokens anywhere, any order."""
     draws = random.Random(0)
     size = speller.tokenizer.get_vocab_size()
     for length in [*range(9), 40, 400]:
@@ -135,13 +135,13 @@ def test_texts_of_any_ids_join_to_what_is_decoded(speller: Speller) -> None:
 
 @pytest.mark.parametrize("text", ["so 🎉", "is \ufffd a real one"])
 def test_what_is_no_character_is_shown_with_the_first_of_its_tokens(speller: Speller, text: str) -> None:
-    """A U+FFFD that was written is shown as those are that a decoder gives for broken characters."""
+    """A genuine U+FFFD is shown like those that a decoder gives for broken characters."""
     ids = speller.tokenizer.encode(text.partition("🎉")[0], add_special_tokens=False).ids
     ids += speller.tokenizer.encode("🎉", add_special_tokens=False).ids[-4:-1] if "🎉" in text else []
     texts = speller.texts(ids)
     assert "".join(texts) == speller.tokenizer.decode(ids)
-    shown = [place for place, letters in enumerate(texts) if "\ufffd" in letters]
-    decoded = [place for place in range(len(ids)) if "\ufffd" in speller.tokenizer.decode(ids[: place + 1])]
+    shown = [index for index, letters in enumerate(texts) if "\ufffd" in letters]
+    decoded = [index for index in range(len(ids)) if "\ufffd" in speller.tokenizer.decode(ids[: index + 1])]
     assert shown[:1] == decoded[:1]
 
 
@@ -156,7 +156,7 @@ def test_special_tokens_are_shown_and_are_no_part_of_the_response(speller: Spell
 
 
 def test_the_cost_of_a_response_is_that_of_its_length(speller: Speller, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that is known is not decoded again; no prefix of the response is."""
+    """A token that is known is not decoded again, and no prefix of the response is decoded."""
     sizes: list[int] = []
     decode = Speller._decode
 
@@ -222,7 +222,7 @@ def test_bytes_that_make_no_character_do_not_hang_together(tmp_path: Path, monke
     monkeypatch.setattr(Speller, "_decode", counted)
     texts = speller.texts([broken] * 500)
     assert "".join(texts) == "\ufffd" * 500
-    assert sorted(sizes)[-2] < 50  # but for the whole, once
+    assert sorted(sizes)[-2] < 50  # except the whole response, once
 
 
 def record(model: str, identity: str | None) -> list[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""Every command takes shards in every way: by name, by directory, by quoted glob, on stdin."""
+"""Every command reads shards however they are named: files, directories, quoted globs, or paths on stdin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import shell
 
 @pytest.fixture(scope="module")
 def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """rollouts-made: a stage's directory of two shards; its path has a name that a glob of directories matches."""
+    """rollouts-made: the output of a stage, two shards; its name is one that a glob of directories matches."""
     directory = tmp_path_factory.mktemp("runs") / "1"
     make_shards(directory / "generate", tiny)
     done = shell("primecli verify generate --quiet --out rollouts-made", directory)
@@ -43,7 +43,7 @@ def cases() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "kind"), cases())
-def test_every_command_takes_every_kind(
+def test_every_command_reads_every_kind_of_input(
     name: str, kind: str, tiny: Path, made: Path, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = made.parents[1]
@@ -66,7 +66,7 @@ def test_every_command_takes_every_kind(
         assert "16" in found[-1].split()
 
 
-def test_what_a_path_or_a_glob_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expand_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a/1", "a/2", "b[1]"):
         write_shards(tmp_path / name, rollouts(1, 2))
@@ -80,7 +80,9 @@ def test_what_a_path_or_a_glob_means(tmp_path: Path, monkeypatch: pytest.MonkeyP
         expand_path("c")
 
 
-def test_shards_of_one_name_are_taken_together_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_with_the_same_name_are_read_together_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("1", "2"):
         write_shards(tmp_path / name, rollouts(1, 2))
     glob = str(tmp_path / "?")

@@ -1,4 +1,4 @@
-"""What --log writes, read back and held against steps.jsonl; what fails, and what does not fail with it."""
+"""What --log writes equals steps.jsonl; a logger that fails does not fail the update."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.builders import rollouts, write_shards
 from tests.log_files import read_parts, scalars
 
 GROUPS, SIZE = 6, 4
-STEPS = 3  # of an update: mini-batches of two groups
+STEPS = 3  # optimizer steps of an update, with mini-batches of two groups
 PREFIXES = {"update-prm": "prm", "update-critic": "critic", "update-policy": "policy"}
 MODELS = {"update-prm": "--prm", "update-critic": "--critic", "update-policy": "--policy"}
 
 
 @pytest.fixture(autouse=True)
 def offline(wandb_offline: None) -> None:
-    """No test here reaches an account."""
+    """Keeps these tests from any wandb account."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def batch(tmp_path: Path, tiny: Path) -> Path:
 
 @pytest.fixture
 def update(tmp_path: Path, tiny: Path, batch: Path, primecli: Any) -> Any:
-    """Runs an update of an iteration, from the iteration before it, into tmp_path/run."""
+    """Runs an update of an iteration, starting from the one before, in tmp_path/run."""
 
     def run(stage: str, iteration: int, *options: object, check: bool = True) -> Any:
         directory = tmp_path / "run" / PREFIXES[stage]
@@ -60,14 +60,14 @@ def update(tmp_path: Path, tiny: Path, batch: Path, primecli: Any) -> Any:
 
 
 def steps(run: Path, prefix: str, iterations: int) -> list[dict[str, float]]:
-    """What the checkpoints say of their steps, under the names that loggers give them."""
+    """The steps that the checkpoints record, under the names that they have in the loggers."""
     texts = [(run / prefix / str(number + 1) / "trainer/steps.jsonl").read_text() for number in range(iterations)]
     rows = [json.loads(line) for text in texts for line in text.splitlines()]
     return [{f"{prefix}/{name}": value for name, value in row.items()} for row in rows]
 
 
 def columns(rows: list[dict[str, float]], prefix: str) -> dict[str, list[tuple[int, float]]]:
-    """The rows as `scalars` gives them, in the precision of event files."""
+    """The rows as `scalars` returns them, in the precision of event files."""
     found: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         for name, value in row.items():
@@ -95,10 +95,10 @@ def test_steps_of_an_update_that_was_killed_are_replaced(
     update("update-prm", 1, *log)
     take_step, taken = Trainer.take_step, itertools.count()
 
-    def killed(self: Trainer, *arguments: Any) -> None:
+    def killed(self: Trainer, *arguments: Any, **keywords: Any) -> None:
         if next(taken) == 2:
             raise Interrupted("killed")
-        take_step(self, *arguments)
+        take_step(self, *arguments, **keywords)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "take_step", killed)
@@ -113,10 +113,10 @@ def test_steps_of_an_update_that_was_killed_are_replaced(
     assert [part.exit_code for part in parts] == [0, 1, 0]
 
 
-def test_wandb_offline_is_one_run_of_parts(tmp_path: Path, update: Any, batch: Path) -> None:
+def test_wandb_offline_writes_parts_of_one_run(tmp_path: Path, update: Any, batch: Path) -> None:
     for stage, iteration in [("update-prm", 1), ("update-policy", 1), ("update-prm", 2), ("update-policy", 2)]:
         result = update(stage, iteration, "--log", "wandb")
-        assert result.paths == sorted(batch.glob("*.parquet"))  # stdout is the shards', whatever wandb has to say
+        assert result.paths == sorted(batch.glob("*.parquet"))  # only paths on stdout, although wandb likes to print
     update("update-policy", 2, "--log", "wandb")  # skips
     parts = read_parts(tmp_path / "run/log")
     assert [(part.project, part.name, part.resumes, part.exit_code) for part in parts] == [
@@ -124,7 +124,9 @@ def test_wandb_offline_is_one_run_of_parts(tmp_path: Path, update: Any, batch: P
     ] * 4
     assert {part.run_id for part in parts} == {(tmp_path / "run/log/wandb-run-id").read_text().strip()}
     rows = [row for part in parts for row in part.rows]
-    assert [row["_step"] for row in rows] == list(range(4 * STEPS))  # or wandb drops them when parts become one run
+    assert [row["_step"] for row in rows] == list(
+        range(4 * STEPS)
+    )  # otherwise wandb drops rows when it syncs the parts into one run
     own = [{name: value for name, value in row.items() if not name.startswith("_")} for row in rows]
     prm, policy = (steps(tmp_path / "run", prefix, 2) for prefix in ("prm", "policy"))
     assert own == [*prm[:STEPS], *policy[:STEPS], *prm[STEPS:], *policy[STEPS:]]
@@ -132,10 +134,10 @@ def test_wandb_offline_is_one_run_of_parts(tmp_path: Path, update: Any, batch: P
     assert parts[0].config["update-prm"]["mini_batch"] == 2 * SIZE
 
 
-def test_the_next_stage_starts_when_wandb_has_ended(
+def test_the_next_stage_starts_after_wandb_has_finished(
     tmp_path: Path, update: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run has one writer at a time, and the stages of a pipeline run beside each other."""
+    """A wandb run can have only one writer at a time, but the stages of a pipeline run at the same time."""
     locked: list[bool] = []
     lock, emit_all, log_step = tmp_path / "run/log/.wandb-steps.lock", pipe.emit_all, UpdateRun.log_step
 
@@ -154,7 +156,7 @@ def test_the_next_stage_starts_when_wandb_has_ended(
     assert locked == [True] * STEPS + [False]
 
 
-def test_the_log_directory_and_the_run_are_those_that_the_user_names(
+def test_the_user_can_name_the_log_directory_and_the_run(
     tmp_path: Path, update: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in [("RUN_ID", "mine"), ("PROJECT", "sums"), ("NAME", "first")]:
@@ -168,7 +170,7 @@ def test_the_log_directory_and_the_run_are_those_that_the_user_names(
 
 @pytest.mark.parametrize("name", list(loggers.LoggerName))
 @pytest.mark.parametrize("there", ["nothing", "a directory of that name"])
-def test_a_logger_that_is_not_installed_is_said_before_anything_is_done(
+def test_a_logger_that_is_not_installed_is_an_error_before_any_work(
     name: str, there: str, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find_spec = importlib.util.find_spec
@@ -183,7 +185,7 @@ def test_a_logger_that_is_not_installed_is_said_before_anything_is_done(
     assert not (tmp_path / "run").exists()
 
 
-def test_wandb_without_an_account_is_said_before_anything_is_done(
+def test_wandb_without_an_account_is_an_error_before_any_work(
     tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
@@ -204,7 +206,7 @@ def test_a_log_directory_that_cannot_be_written_costs_no_step(tmp_path: Path, up
     assert len(steps(tmp_path / "run", "prm", 1)) == STEPS
 
 
-def test_a_disk_that_fills_up_is_said_once_and_costs_no_step(tmp_path: Path, update: Any, mounted: Any) -> None:
+def test_a_full_disk_is_one_warning_and_costs_no_step(tmp_path: Path, update: Any, mounted: Any) -> None:
     place = mounted("size=64k")
     log = ["--log", "tensorboard", "--log-dir", place]
     update("update-prm", 1, *log)
@@ -221,7 +223,7 @@ def test_a_disk_that_fills_up_is_said_once_and_costs_no_step(tmp_path: Path, upd
     assert STEPS < len(kept) < 21 * STEPS
 
 
-def test_a_server_that_is_not_there_costs_no_step(tmp_path: Path, update: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_costs_no_step(tmp_path: Path, update: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"MODE": "online", "API_KEY": "a" * 40, "BASE_URL": "http://127.0.0.1:9", "INIT_TIMEOUT": "1"}
     for name, value in settings.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
@@ -258,10 +260,10 @@ def test_the_run_id_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert loggers.run_id(tmp_path / "other") != first
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda self: self.name != "wandb-run-id" and exists(self))
-    assert loggers.run_id(tmp_path) == first  # another process has made it a moment ago
+    assert loggers.run_id(tmp_path) == first  # as if another process had just made it
 
 
-def test_a_state_file_that_is_broken_is_named(tmp_path: Path) -> None:
+def test_a_broken_state_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(Exception, match=r"state\.json: is not JSON"):
         loggers.read_state(tmp_path / "state.json")

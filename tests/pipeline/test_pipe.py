@@ -1,4 +1,4 @@
-"""stdout that takes no more, over every command that prints."""
+"""A stdout that cannot be written to, for every command that prints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.command_lines import SHARDS, command_lines, make_shards
 from tests.conftest import shell
 from tests.made_runs import make_run
 
-PRINTING = [name for name in NAMES if name != "warm"]  # its stdout is that of the command that it runs
+PRINTING = [name for name in NAMES if name != "warm"]  # warm's stdout is that of the command it runs
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def words(name: str, tiny: Path, made: Path, target: Path) -> list[object]:
 
 
 @pytest.mark.parametrize("name", PRINTING)
-def test_a_full_device_is_one_line_and_code_1(
+def test_a_full_device_is_one_line_and_exit_code_1(
     name: str, tiny: Path, made: Path, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = words(name, tiny, made, tmp_path)
@@ -59,7 +59,7 @@ def test_a_full_device_is_one_line_and_code_1(
 
 
 @pytest.mark.parametrize("name", PRINTING)
-def test_a_reader_that_has_gone_is_a_quiet_end(
+def test_a_closed_pipe_ends_a_command_quietly(
     name: str, tiny: Path, made: Path, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = words(name, tiny, made, tmp_path)
@@ -76,7 +76,7 @@ def test_a_reader_that_has_gone_is_a_quiet_end(
     ("arguments", "code"),
     [(["audit", "verify", "--fail-on", "pair-accuracy<2"], 5), (["validate", "run/1/generate"], 3)],
 )
-def test_a_reader_that_has_gone_hides_no_failure(
+def test_a_closed_pipe_hides_no_failure(
     arguments: list[str], code: int, made: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(made)
@@ -91,7 +91,7 @@ def test_a_reader_that_has_gone_hides_no_failure(
 
 
 def test_in_a_shell(made: Path) -> None:
-    """The interpreter's own last flush, which no test within one process sees; a stdout closed from the start."""
+    """The interpreter's last flush, which a test inside the process cannot see; and a stdout closed from the start."""
     script = """
     set +e +o pipefail
     for what in "--help" "--version" "stats verify" "query verify 'SELECT prompt FROM rollouts, range(4000)'"; do

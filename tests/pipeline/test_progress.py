@@ -13,7 +13,7 @@ def test_plain_lines_come_now_and_then(capfd: Any, monkeypatch: pytest.MonkeyPat
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     with Progress("verify", "rollouts") as shown:
-        now += 1000  # waiting for input counts neither as work nor towards a line
+        now += 1000  # waiting for input counts neither as work nor towards the time between lines
         shown.advance(0, total=400)
         for _ in range(3):
             now += 6
@@ -47,5 +47,5 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left(capfd: Any, monkeypatch: 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.04, "0.0 s"), (59.96, "60.0 s"), (3599, "59 min 59 s"), (7260, "2 h 1 min")]
 )
-def test_durations_are_as_people_write_them(seconds: float, text: str) -> None:
+def test_durations_read_naturally(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -1,4 +1,4 @@
-"""The contracts of a shard stage, through the cheapest of them: verify and filter."""
+"""What all stages that write shards guarantee, tested with the cheapest ones: verify and filter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def generated(tmp_path: Path) -> Path:
     return write_shards(tmp_path / "runs" / "generate", rollouts(4, 2), per_shard=2)
 
 
-def test_output_goes_beside_the_input_under_the_same_names(generated: Path, primecli: Any) -> None:
+def test_output_goes_next_to_the_input_with_the_same_names(generated: Path, primecli: Any) -> None:
     result = primecli("verify", generated)
     expected = generated.parent / "verify"
     assert result.paths == [expected / path.name for path in sorted(generated.glob("*.parquet"))]
@@ -31,7 +31,7 @@ def test_output_goes_beside_the_input_under_the_same_names(generated: Path, prim
     assert summary(expected)["metrics"]["accuracy"] == 0.5
 
 
-def test_files_and_globs_are_taken_too(generated: Path, tmp_path: Path, primecli: Any) -> None:
+def test_files_and_globs_work_too(generated: Path, tmp_path: Path, primecli: Any) -> None:
     one = sorted(generated.glob("*.parquet"))[0]
     assert len(primecli("verify", one, "--out", tmp_path / "a").paths) == 1
     assert len(primecli("verify", f"{generated}/*.parquet", "--out", tmp_path / "b").paths) == 4
@@ -58,7 +58,7 @@ def test_a_changed_input_is_not_skipped(generated: Path, primecli: Any) -> None:
     assert summary(generated.parent / "verify")["metrics"]["accuracy"] == 1
 
 
-def test_metrics_are_of_the_whole_directory_also_after_a_rerun(generated: Path, primecli: Any) -> None:
+def test_metrics_cover_the_whole_directory_after_a_rerun_too(generated: Path, primecli: Any) -> None:
     first = primecli("verify", generated)
     whole = summary(generated.parent / "verify")["metrics"]
     first.paths[1].unlink()
@@ -66,14 +66,14 @@ def test_metrics_are_of_the_whole_directory_also_after_a_rerun(generated: Path, 
     assert summary(generated.parent / "verify")["metrics"] == whole
 
 
-def test_a_rerun_says_what_was_there_and_keeps_the_timings(generated: Path, primecli: Any) -> None:
+def test_a_rerun_says_what_existed_and_keeps_the_timings(generated: Path, primecli: Any) -> None:
     primecli("verify", generated)
     before = summary(generated.parent / "verify")
     assert "(4 of 4 shards existed already)" in primecli("verify", generated).err
     assert summary(generated.parent / "verify") == before
 
 
-def test_shards_of_another_run_are_not_left_among_the_new(generated: Path, primecli: Any) -> None:
+def test_shards_of_another_run_do_not_stay_among_the_new_ones(generated: Path, primecli: Any) -> None:
     primecli("verify", generated)
     stray = generated.parent / "verify" / "rollouts-00009-of-00010.parquet"
     shutil.copy(generated.parent / "verify" / "rollouts-00000-of-00004.parquet", stray)
@@ -99,14 +99,14 @@ def test_a_refused_rerun_leaves_the_summary_of_the_complete_run(generated: Path,
     assert len(primecli("filter", generated.parent / "verify", "--accuracy", 0, 1).paths) == 4
 
 
-def test_a_part_of_a_killed_run_may_be_taken_and_is_counted(generated: Path, primecli: Any) -> None:
+def test_partial_accepts_a_killed_run_and_counts_its_rows(generated: Path, primecli: Any) -> None:
     Summary("generate", "running").write(generated)
     result = primecli("verify", generated, check=False)
     assert (result.code, "generate was killed after 4 shards" in result.line()) == (3, True)
     assert len(primecli("verify", generated, "--partial").paths) == 4
 
 
-def test_every_shard_must_stand_elsewhere_than_the_output(generated: Path, tmp_path: Path, primecli: Any) -> None:
+def test_no_input_shard_may_be_in_the_output_directory(generated: Path, tmp_path: Path, primecli: Any) -> None:
     other = tmp_path / "other"
     other.mkdir()
     first, *rest = sorted(generated.glob("*.parquet"))
@@ -132,7 +132,7 @@ def test_a_damaged_output_is_made_again(generated: Path, primecli: Any) -> None:
     assert len(read_rows(generated.parent / "verify")) == 8
 
 
-def test_a_column_that_is_there_twice(generated: Path, primecli: Any) -> None:
+def test_a_duplicate_column_is_refused(generated: Path, primecli: Any) -> None:
     first = sorted(generated.glob("*.parquet"))[0]
     table = pq.read_table(first)
     pq.write_table(table.append_column(schema.RESPONSE, table[schema.RESPONSE]), first)
@@ -201,7 +201,7 @@ def wrong_type(directory: Path) -> None:
         (wrong_type, "sample_index is list"),
     ],
 )
-def test_bad_input_is_one_line_and_code_3(damage: Any, message: str, generated: Path, primecli: Any) -> None:
+def test_bad_input_is_one_line_and_exit_code_3(damage: Any, message: str, generated: Path, primecli: Any) -> None:
     damage(generated)
     result = primecli("verify", generated, check=False)
     assert result.code == 3
@@ -214,7 +214,7 @@ def test_bad_input_is_one_line_and_code_3(damage: Any, message: str, generated: 
     ("argument", "message"),
     [("nowhere", "nowhere: no such file or directory"), ("nowhere/*.parquet", "no file matches"), (".", "no shards")],
 )
-def test_what_is_not_there_is_named(
+def test_missing_input_is_named(
     argument: str, message: str, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -232,13 +232,13 @@ def test_the_output_may_not_be_the_input(generated: Path, primecli: Any) -> None
     assert (result.code, "holds the input" in result.line()) == (2, True)
 
 
-def test_an_output_directory_that_cannot_be_made(generated: Path, tmp_path: Path, primecli: Any) -> None:
+def test_an_output_directory_that_cannot_be_created(generated: Path, tmp_path: Path, primecli: Any) -> None:
     (tmp_path / "file").touch()
     result = primecli("verify", generated, "--out", tmp_path / "file" / "out", check=False)
     assert (result.code, "cannot make the directory" in result.line()) == (1, True)
 
 
-def test_an_output_directory_that_is_read_only(generated: Path, mounted: Any, primecli: Any) -> None:
+def test_a_read_only_output_directory(generated: Path, mounted: Any, primecli: Any) -> None:
     place = mounted("size=1m,ro")
     result = primecli("verify", generated, "--out", place / "out", check=False)
     assert (result.code, "Read-only file system" in result.line()) == (1, True)
@@ -246,7 +246,7 @@ def test_an_output_directory_that_is_read_only(generated: Path, mounted: Any, pr
     assert (result.code, "Read-only file system" in result.line()) == (1, True)
 
 
-def test_a_full_disk_loses_nothing_and_the_rerun_goes_on(
+def test_a_full_disk_loses_nothing_and_a_rerun_continues(
     generated: Path, tmp_path: Path, mounted: Any, primecli: Any
 ) -> None:
     place = mounted("size=32k")

@@ -20,21 +20,21 @@ def write(directory: Path, status: Status, error: str | None = None) -> Path:
 
 
 @pytest.mark.parametrize("status", ["complete", "stopped-by-reader"])
-def test_who_ended_well_is_taken(tmp_path: Path, status: Status) -> None:
+def test_a_finished_producer_is_accepted(tmp_path: Path, status: Status) -> None:
     check_producer(write(tmp_path, status), SHARDS)
     check_producer(tmp_path, None)
 
 
-def test_a_directory_of_another_tool_is_taken(tmp_path: Path) -> None:
+def test_a_directory_of_another_tool_is_accepted(tmp_path: Path) -> None:
     check_producer(tmp_path, {"a"})
 
 
-def test_who_failed_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_a_failed_producer_is_named_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="generate failed after 2 shards: no space"):
         check_producer(write(tmp_path, "failed", "no space"), SHARDS)
 
 
-def test_who_was_killed_and_who_still_runs_are_told_apart(tmp_path: Path) -> None:
+def test_killed_and_running_producers_are_told_apart(tmp_path: Path) -> None:
     write(tmp_path, "running")
     with pytest.raises(InputError, match="generate was killed after 2 shards"):
         check_producer(tmp_path, SHARDS)
@@ -42,7 +42,7 @@ def test_who_was_killed_and_who_still_runs_are_told_apart(tmp_path: Path) -> Non
         check_producer(tmp_path, SHARDS)
 
 
-def test_a_part_of_what_was_committed_is_not_the_whole(tmp_path: Path) -> None:
+def test_missing_shards_of_a_complete_producer_are_noticed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 of the 2 shards of generate did not come through the pipe, rollouts-00001"):
         check_producer(write(tmp_path, "complete"), {shard_name(0, 2)})
     check_producer(tmp_path, None)

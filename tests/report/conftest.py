@@ -1,4 +1,4 @@
-"""A real browser without a window: the Chromium that is installed (Debian: apt-get install chromium)."""
+"""A real, headless browser: the installed Chromium (Debian: apt-get install chromium)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ QUIET = (
 
 
 def chromium_path() -> str:
-    """The browser. Without one these tests are left out, and said to be; where CI is set they fail."""
-    found = os.environ.get("PRIMECLI_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
+    """The browser's executable. Without one, tests that need it are skipped; where CI is set, they fail."""
+    path = os.environ.get("PRIMECLI_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
         reason = "no Chromium: apt-get install chromium, or name one in PRIMECLI_CHROMIUM"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    return found
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,10 @@ def chromium() -> Iterator[Any]:
 
 
 class Opened:
-    """A page with what it said and asked for while it was open."""
+    """A page with its console messages and its requests.
+
+    complaints: warnings and errors. requests: the addresses that it asked for.
+    """
 
     def __init__(self, page: Any) -> None:
         self.page = page
@@ -63,9 +66,9 @@ class Opened:
 
 @pytest.fixture
 def browse(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a report and waits until it is drawn; keyword arguments are of the browser's context.
+    """Opens a report and waits until it is drawn; keyword arguments go to the browser's context.
 
-    At the end of the test nothing may have been complained of on the console, and nothing asked for but the file.
+    At the end of the test, the console must be free of complaints, and nothing but the file may have been requested.
     """
     opened: list[tuple[Any, Opened]] = []
 
@@ -89,7 +92,7 @@ def browse(chromium: Any) -> Iterator[Callable[..., Any]]:
         assert [url for url in seen.requests if not url.startswith(("file:", "data:"))] == []
 
 
-def write_report(target: Path, *arguments: object) -> Path:
+def make_report(target: Path, *arguments: object) -> Path:
     code = cli.run(["report", *map(str, arguments), "--out", str(target), "--quiet"])
     assert code == 0
     return target
@@ -97,7 +100,7 @@ def write_report(target: Path, *arguments: object) -> Path:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose responses its tokenizer spells: the group's name and `, step` are the response of each rollout."""
+    """A run of three iterations without a tokenizer."""
     root = tmp_path_factory.mktemp("page")
     make_run(root / "one")
     return root / "one"
@@ -105,7 +108,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def spelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of rollouts whose tokens are spelled."""
+    """A report in which every response has a text for each token."""
     from tokenizers import Tokenizer
 
     from tests.builders import rollouts
@@ -120,9 +123,9 @@ def spelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ids = [*encode(text).ids, 256]
         rows.append({**row, "response": text, "response_ids": ids, "rollout_logprobs": [-0.5] * len(ids)})
     write_stage(root / "run" / "1" / "compute-advantages", scored(rows))
-    return write_report(root / "report.html", root / "run", "--tokenizer", tokenizer)
+    return make_report(root / "report.html", root / "run", "--tokenizer", tokenizer)
 
 
 @pytest.fixture(scope="session")
 def report(run: Path) -> Path:
-    return write_report(run.parent / "report.html", run)
+    return make_report(run.parent / "report.html", run)

@@ -1,9 +1,8 @@
-"""What `primecli watch --log` writes: every number of an iteration once, as it comes, or again where it has changed."""
+"""What `primecli watch --log` writes: each number of an iteration once, as it arrives, and again if it changes."""
 
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from pathlib import Path
@@ -13,30 +12,22 @@ import numpy as np
 import pytest
 
 from primecli.report.iteration_log import by_iteration
-from primecli.report.live import SETTLED_SECONDS, has_ended
 from primecli.report.runs import find_run
 from tests.log_files import read_parts, scalars
-from tests.made_runs import make_run, write_summary
+from tests.made_runs import age, make_run, write_summary
 
 
 @pytest.fixture(autouse=True)
 def offline(wandb_offline: None) -> None:
-    """No test here reaches an account."""
+    """Keeps these tests from reaching a wandb account."""
 
 
 def rounded(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """In the precision of event files."""
+    """Values in the precision of event files."""
     return [(step, float(np.float32(value))) for step, value in points]
 
 
-def long_ago(run: Path) -> Path:
-    """The run, its summaries written in another year."""
-    for path in run.rglob("_summary.json"):
-        os.utime(path, (1e9, 1e9))
-    return run
-
-
-def test_numbers_are_those_of_the_summaries(tmp_path: Path) -> None:
+def test_numbers_come_from_the_summaries(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     found = by_iteration(find_run(run))
     assert found["verify/accuracy"] == {1: 0.1, 2: 0.2, 3: 0.3}
@@ -49,28 +40,28 @@ def test_numbers_are_those_of_the_summaries(tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_ended_is_logged_at_once(tmp_path: Path, primecli: Any) -> None:
-    run = long_ago(make_run(tmp_path / "run"))
+    run = age(make_run(tmp_path / "run"))
     result = primecli("watch", run, "--log", "tensorboard", "--log", "wandb")
     assert "PRM pairs" in "\n".join(map(str, result.paths))
-    wanted = by_iteration(find_run(run))
+    expected = by_iteration(find_run(run))
     found = scalars(run / "log/tensorboard/iterations")
-    assert found == {name: rounded(sorted(values.items())) for name, values in wanted.items()}
+    assert found == {name: rounded(sorted(values.items())) for name, values in expected.items()}
     (part,) = read_parts(run / "log")
     assert part.run_id == (run / "log/wandb-run-id").read_text().strip() + "-iterations"
     assert part.axes == {"*": "iteration"}
     assert [row["iteration"] for row in part.rows] == [0, 1, 2, 3]
-    seen = {name: {row["iteration"]: row[name] for row in part.rows if name in row} for name in wanted}
-    assert seen == wanted
+    seen = {name: {row["iteration"]: row[name] for row in part.rows if name in row} for name in expected}
+    assert seen == expected
 
 
-def test_what_is_logged_is_not_logged_again(tmp_path: Path, primecli: Any) -> None:
-    run = long_ago(make_run(tmp_path / "run", iterations=2))
+def test_only_new_and_changed_values_are_logged_again(tmp_path: Path, primecli: Any) -> None:
+    run = age(make_run(tmp_path / "run", iterations=2))
     command = ["watch", run, "--once", "--log", "tensorboard", "--log", "wandb"]
     primecli(*command)
     primecli(*command)
     assert len(read_parts(run / "log")) == 1
     assert [step for step, _ in scalars(run / "log/tensorboard/iterations")["verify/accuracy"]] == [1, 2]
-    write_summary(run / "1/verify", "verify", rows=16, metrics={"accuracy": 0.75})  # run again with other options
+    write_summary(run / "1/verify", "verify", rows=16, metrics={"accuracy": 0.75})  # rerun with other options
     write_summary(run / "3/verify", "verify", rows=16, metrics={"accuracy": 0.5})
     primecli(*command)
     found = scalars(run / "log/tensorboard/iterations")
@@ -81,19 +72,19 @@ def test_what_is_logged_is_not_logged_again(tmp_path: Path, primecli: Any) -> No
     assert not any("update_policy/entropy" in row for row in rows)
 
 
-def test_without_a_terminal_it_follows_to_the_last_iteration(tmp_path: Path, primecli: Any) -> None:
+def test_without_a_terminal_it_follows_until_the_last_iteration(tmp_path: Path, primecli: Any) -> None:
     run = make_run(tmp_path / "run", iterations=1)
     events = run / "log/tensorboard/iterations"
 
-    def go_on() -> None:
+    def continue_the_run() -> None:
         while not events.exists():
             time.sleep(0.05)
-        for iteration in (2, 1):  # of the first one something is changed while it is watched
+        for iteration in (2, 1):  # the first iteration changes while it is watched
             write_summary(run / str(iteration) / "verify", "verify", rows=16, metrics={"accuracy": 0.5})
             time.sleep(0.5)
         write_summary(run / "policy/2", "update-policy", metrics={"entropy": 0.25})
 
-    loop = threading.Thread(target=go_on)
+    loop = threading.Thread(target=continue_the_run)
     loop.start()
     primecli("watch", run, "--log", "tensorboard", "--iterations", 2, "--interval", 0.2)
     loop.join()
@@ -103,17 +94,12 @@ def test_without_a_terminal_it_follows_to_the_last_iteration(tmp_path: Path, pri
     assert found["update_policy/lr"] == rounded([(1, 1e-4)])
 
 
-def test_a_run_has_ended_when_nothing_is_at_work_for_a_while(tmp_path: Path) -> None:
-    run = long_ago(make_run(tmp_path / "run", iterations=1))
-    assert has_ended(find_run(run), 1e9 + SETTLED_SECONDS + 1)
-    assert not has_ended(find_run(run), 1e9 + SETTLED_SECONDS - 1)  # make may be about to start the next iteration
-    (tmp_path / "empty").mkdir()
-    assert not has_ended(find_run(tmp_path / "empty", may_be_empty=True), time.time())
-
-
-def test_a_file_of_logged_values_that_is_broken_is_named(tmp_path: Path, primecli: Any) -> None:
-    run = long_ago(make_run(tmp_path / "run", iterations=1))
+def test_a_broken_file_of_logged_values_is_named(tmp_path: Path, primecli: Any) -> None:
+    run = age(make_run(tmp_path / "run", iterations=1))
     (run / "log").mkdir()
     (run / "log/wandb-iterations-logged.json").write_text(json.dumps({"loss": [1]}))
     result = primecli("watch", run, "--log", "wandb", check=False)
-    assert (result.code, "wandb-iterations-logged.json: is not what watch has written" in result.line()) == (3, True)
+    assert (result.code, "wandb-iterations-logged.json: not a file that watch has written" in result.line()) == (
+        3,
+        True,
+    )

@@ -9,20 +9,20 @@ from tests.made_runs import make_run, write_summary
 
 
 def tables(text: str) -> list[list[list[str]]]:
-    """The cells of each table, checked to be as many in every row."""
-    found = []
+    """The cells of each table; checks that all rows have the same number of cells."""
+    parsed = []
     for block in re.findall(r"(?:^\|.*\|$\n?)+", text, flags=re.MULTILINE):
         rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()]
         assert len({len(row) for row in rows}) == 1, block
-        found.append([[cell.strip() for cell in row] for row in rows])
-    return found
+        parsed.append([[cell.strip() for cell in row] for row in rows])
+    return parsed
 
 
 def test_one_run(tmp_path: Path) -> None:
     text = markdown([find_run(make_run(tmp_path / "run"))])
     assert text.startswith(MARK)
     summary, by_iteration = tables(text)
-    assert ["accuracy, training", "0.1", "0.3", "+0.2", "▁▅█"] in summary  # 0.2 is in the middle, rounded up
+    assert ["accuracy, training", "0.1", "0.3", "+0.2", "▁▅█"] in summary  # 0.2 is the middle, and rounds up
     assert ["accuracy, eval", "0.2", "0.5", "+0.3", "▁█"] in summary
     head = by_iteration[0]
     last = dict(zip(head, by_iteration[-1], strict=True))
@@ -34,7 +34,7 @@ def test_one_run(tmp_path: Path) -> None:
     )
 
 
-def test_two_runs_are_beside_each_other(tmp_path: Path) -> None:
+def test_two_runs_are_compared_side_by_side(tmp_path: Path) -> None:
     runs = [find_run(make_run(tmp_path / name, iterations=count)) for name, count in (("a", 2), ("b", 3))]
     write_summary(tmp_path / "b" / "policy" / "3", "update-policy", config={"lr": 0.5}, metrics={"entropy": 0.25})
     text = markdown([runs[0], find_run(tmp_path / "b")])
@@ -45,7 +45,7 @@ def test_two_runs_are_beside_each_other(tmp_path: Path) -> None:
     assert len(rest) == 2
 
 
-def test_names_cannot_become_markup(tmp_path: Path) -> None:
+def test_names_and_errors_cannot_become_markup(tmp_path: Path) -> None:
     make_run(tmp_path / "run", iterations=1)
     write_summary(tmp_path / "run" / "1" / "filter", "filter", status="failed", error="<img src=x> | `x`\nand more")
     run = find_run(tmp_path / "run", "a|b <script>_x_")

@@ -1,4 +1,4 @@
-"""The report in a browser. What the page shows is held against the shards, read without the page's code."""
+"""The report in a browser, compared with the shards, which are read without the page's code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from primecli.shards import schema
 from tests.made_runs import make_run, trained_rows, write_summary
-from tests.report.conftest import write_report
+from tests.report.conftest import make_report
 from tests.report.reading import page_json
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><b>&amp;'
@@ -30,11 +30,11 @@ def first_row(page: Any) -> str:
 
 
 def shown(value: float) -> str:
-    """A number as the page shows it: four significant digits, a sign that is a minus."""
+    """A number as the page shows it: four significant digits, with a sign, and a real minus."""
     return f"{'−' if value < 0 else '+'}{float(f'{abs(value):.4g}'):g}"
 
 
-def test_curves_are_drawn_with_axes_and_the_numbers_of_the_summaries(report: Path, browse: Any) -> None:
+def test_curves_have_axes_and_the_numbers_of_the_summaries(report: Path, browse: Any) -> None:
     page = browse(report)
     assert page.inner_text("h1") == "one"
     charts = {card.get_attribute("data-chart"): card for card in page.query_selector_all(".card")}
@@ -53,20 +53,20 @@ def test_curves_are_drawn_with_axes_and_the_numbers_of_the_summaries(report: Pat
         ["2", "", "0.2"],
         ["3", "0.5", "0.3"],
     ]
-    assert "Learning rate: policy 0.0001" in page.inner_text("#charts")  # it never changes: told, not drawn
+    assert "Learning rate: policy 0.0001" in page.inner_text("#charts")  # it never changes: listed, not drawn
 
 
-def test_a_line_stands_where_its_numbers_are(report: Path, browse: Any) -> None:
+def test_a_line_is_drawn_to_scale(report: Path, browse: Any) -> None:
     page = browse(report)
     points = page.get_attribute('[data-chart="entropy"] polyline', "points").split()
     heights = [float(point.split(",")[1]) for point in points]
     values = [1.0, 1 / 2, 1 / 3]
     first, second = heights[1] - heights[0], heights[2] - heights[1]
     assert first / second == pytest.approx((values[1] - values[0]) / (values[2] - values[1]), rel=0.02)
-    assert first > 0  # down the page is down
+    assert first > 0  # falling values go down the page
 
 
-def test_the_cursor_walks_by_keyboard_and_a_legend_hides_its_line(report: Path, browse: Any) -> None:
+def test_arrow_keys_move_the_cursor_and_a_legend_entry_hides_its_line(report: Path, browse: Any) -> None:
     page = browse(report)
     chart = page.locator('[data-chart="accuracy"]')
     chart.locator("svg.plot").focus()
@@ -78,7 +78,7 @@ def test_the_cursor_walks_by_keyboard_and_a_legend_hides_its_line(report: Path, 
     assert chart.get_by_role("button", name="training").get_attribute("aria-pressed") == "false"
 
 
-def test_the_axis_can_be_rollouts_or_time(report: Path, browse: Any) -> None:
+def test_the_axis_can_be_rollouts_or_busy_time(report: Path, browse: Any) -> None:
     page = browse(report)
     page.get_by_role("button", name="rollouts", exact=True).click()
     assert "rollouts" in page.text_content('[data-chart="entropy"] svg.plot')
@@ -86,19 +86,19 @@ def test_the_axis_can_be_rollouts_or_time(report: Path, browse: Any) -> None:
     chart.locator("svg.plot").focus()
     page.keyboard.press("ArrowLeft")
     assert chart.locator(".tip").inner_text().startswith("iteration 3")
-    page.get_by_role("button", name="time at work").click()
-    assert "minutes at work" in page.text_content('[data-chart="entropy"] svg.plot')
+    page.get_by_role("button", name="busy time").click()
+    assert "busy time, minutes" in page.text_content('[data-chart="entropy"] svg.plot')
 
 
-def test_long_lines_are_smoothed_and_can_be_seen_as_they_are(tmp_path: Path, report: Path, browse: Any) -> None:
+def test_long_lines_are_smoothed_and_can_be_shown_raw(tmp_path: Path, report: Path, browse: Any) -> None:
     for iteration in range(120):
         metrics = {"accuracy": 0.5 + 0.1 * (-1) ** iteration}
         write_summary(tmp_path / "run" / str(iteration) / "verify", "verify", metrics=metrics)
-    page = browse(write_report(tmp_path / "report.html", tmp_path / "run"))
+    page = browse(make_report(tmp_path / "report.html", tmp_path / "run"))
 
     def spans() -> list[float]:
         lines = page.locator('[data-chart="accuracy"] polyline').evaluate_all(
-            "all => all.map((one) => one.getAttribute('points'))"
+            "lines => lines.map((line) => line.getAttribute('points'))"
         )
         heights = [[float(point.split(",")[1]) for point in line.split()] for line in lines]
         return [max(line) - min(line) for line in heights]
@@ -123,10 +123,10 @@ def test_rollouts_sort_by_reward(run: Path, report: Path, browse: Any) -> None:
         key=lambda row: abs(1 / (1 + math.exp(-sum(row[schema.PROCESS_REWARDS]))) - row[schema.OUTCOME_REWARD]),
     )
     assert shown(sum(worst[schema.PROCESS_REWARDS])) in first_row(page)
-    assert count(page) == 52  # those without a reward are there too, last
+    assert count(page) == 52  # those without a reward come last
 
 
-def test_filters_and_search_leave_what_is_asked_for(run: Path, report: Path, browse: Any) -> None:
+def test_filters_and_search_select_rollouts(run: Path, report: Path, browse: Any) -> None:
     page = browse(report)
     rows = trained_rows(run)
     page.select_option("#filter-purpose", label="training (48)")
@@ -139,12 +139,12 @@ def test_filters_and_search_leave_what_is_asked_for(run: Path, report: Path, bro
     assert count(page) == 52
     page.fill("#search", "P203@203")
     page.locator("#count", has_text="4 of 52").wait_for()
-    page.fill("#search", "nothing has this")
+    page.fill("#search", "nothing matches this")
     page.locator("#count", has_text="0 of 52").wait_for()
     assert page.locator(".row").count() == 0
 
 
-def test_a_rollout_opens_with_its_tokens_coloured(spelled: Path, browse: Any) -> None:
+def test_a_rollout_opens_with_coloured_tokens(spelled: Path, browse: Any) -> None:
     page = browse(spelled)
     page.locator(".row").nth(5).click()
     original = trained_rows(spelled.parent / "run")[5]
@@ -160,7 +160,7 @@ def test_a_rollout_opens_with_its_tokens_coloured(spelled: Path, browse: Any) ->
     tokens.nth(strongest).hover()
     readout = page.inner_text(".readout")
     assert f"token {strongest + 1} of {len(rewards)}" in readout
-    assert f"process reward {shown(rewards[strongest])}" in readout  # the largest is exact
+    assert f"process reward {shown(rewards[strongest])}" in readout  # the largest value is exact
     assert "advantage" in readout
     assert "log-probability −0.5" in readout
     assert page.locator(".bars path").count() == 2
@@ -168,7 +168,7 @@ def test_a_rollout_opens_with_its_tokens_coloured(spelled: Path, browse: Any) ->
     assert page.locator(".bars path.rare").count() == 1
 
 
-def test_everything_goes_by_keyboard(spelled: Path, browse: Any) -> None:
+def test_everything_can_be_done_by_keyboard(spelled: Path, browse: Any) -> None:
     page = browse(spelled)
     focused = "document.activeElement.id || document.activeElement.className"
     page.keyboard.press("j")
@@ -205,14 +205,14 @@ def test_everything_goes_by_keyboard(spelled: Path, browse: Any) -> None:
     assert not page.locator("dialog#help").is_visible()
 
 
-def test_an_address_names_a_rollout(spelled: Path, browse: Any) -> None:
+def test_an_address_opens_a_rollout(spelled: Path, browse: Any) -> None:
     page = browse(spelled, fragment="#rollout-7")
     assert page.get_attribute('.row[aria-selected="true"]', "id") == "row-7"
     assert "sample #3" in page.inner_text(".facts")
 
 
 @pytest.mark.parametrize("compress", ["--compress", "--no-compress"])
-def test_text_of_a_model_is_never_markup(tmp_path: Path, browse: Any, compress: str) -> None:
+def test_text_from_a_model_never_becomes_markup(tmp_path: Path, browse: Any, compress: str) -> None:
     columns: dict[str, Any] = dict.fromkeys(
         (
             schema.PROMPT,
@@ -229,7 +229,7 @@ def test_text_of_a_model_is_never_markup(tmp_path: Path, browse: Any, compress: 
     write_summary(
         tmp_path / "run" / "3" / HOSTILE.replace("/", "_"), HOSTILE, metrics={HOSTILE: 1.0}, config={HOSTILE: HOSTILE}
     )
-    page = browse(write_report(tmp_path / "report.html", f"{NAME}={tmp_path}/run", compress))
+    page = browse(make_report(tmp_path / "report.html", f"{NAME}={tmp_path}/run", compress))
     page.select_option("#order", "tokens")
     page.keyboard.press("j")
     page.keyboard.press("Enter")
@@ -248,7 +248,7 @@ def test_runs_are_compared_and_can_be_hidden(tmp_path: Path, browse: Any) -> Non
     for name, iterations in (("a", 2), ("b", 3)):
         make_run(tmp_path / name, iterations=iterations)
     write_summary(tmp_path / "b" / "policy" / "3", "update-policy", metrics={"entropy": 0.1}, config={"lr": 3e-4})
-    page = browse(write_report(tmp_path / "report.html", tmp_path / "a", f"second={tmp_path / 'b'}"))
+    page = browse(make_report(tmp_path / "report.html", tmp_path / "a", f"second={tmp_path / 'b'}"))
     summary = page.inner_text("#summary")
     assert re.search(r"update-policy\s+lr\s+0\.0001\s+0\.0003", summary)
     chart = page.locator('[data-chart="accuracy"]')
@@ -260,7 +260,7 @@ def test_runs_are_compared_and_can_be_hidden(tmp_path: Path, browse: Any) -> Non
     assert "second" not in "".join(page.locator(".row").all_inner_texts())
 
 
-def test_without_a_tokenizer_the_text_is_there_and_the_bars(report: Path, run: Path, browse: Any) -> None:
+def test_without_a_tokenizer_text_and_bars_are_shown(report: Path, run: Path, browse: Any) -> None:
     page = browse(report)
     page.keyboard.press("j")
     assert page.locator(".tokens [data-token]").count() == 0
@@ -269,30 +269,30 @@ def test_without_a_tokenizer_the_text_is_there_and_the_bars(report: Path, run: P
     assert "tokenizer was not found" in page.inner_text(".readout")
 
 
-def test_a_browser_that_cannot_decompress_is_told_so(run: Path, report: Path, browse: Any) -> None:
+def test_a_browser_that_cannot_decompress_gets_a_message(run: Path, report: Path, browse: Any) -> None:
     without = "delete globalThis.DecompressionStream"
     page = browse(report, script=without)
     assert "--no-compress" in page.inner_text("#rollouts-note")
     assert page.locator('[data-chart="accuracy"] polyline').count() == 2
-    page = browse(write_report(run.parent / "plain.html", run, "--no-compress"), script=without)
+    page = browse(make_report(run.parent / "plain.html", run, "--no-compress"), script=without)
     assert count(page) == 52
 
 
-def test_what_is_left_out_is_said(run: Path, browse: Any) -> None:
-    page = browse(write_report(run.parent / "few.html", run, "--max-rollouts", 10))
+def test_the_page_says_what_it_leaves_out(run: Path, browse: Any) -> None:
+    page = browse(make_report(run.parent / "few.html", run, "--max-rollouts", 10))
     assert page.inner_text("#rollouts-note").startswith(
         "10 of 52 rollouts: whole groups, taken evenly from all iterations"
     )
-    page = browse(write_report(run.parent / "none.html", run, "--max-rollouts", 0))
+    page = browse(make_report(run.parent / "none.html", run, "--max-rollouts", 0))
     assert "--max-rollouts 0" in page.inner_text("#rollouts-note")
     assert not page.locator("#browser").is_visible()
 
 
-def test_ten_thousand_rollouts_cost_the_document_no_more_than_fifty(tmp_path: Path, report: Path, browse: Any) -> None:
-    """Nodes and listeners are counted, not time: what is in the document does not grow with what is in the list."""
+def test_ten_thousand_rollouts_need_no_more_nodes_than_fifty(tmp_path: Path, report: Path, browse: Any) -> None:
+    """Counts nodes instead of time: the document must not grow with the list."""
     many = tmp_path / "many"
     make_run(many, iterations=5, groups=501, response="x" * 400)
-    path = write_report(tmp_path / "many.html", many, "--max-rollouts", 10_000)
+    path = make_report(tmp_path / "many.html", many, "--max-rollouts", 10_000)
     assert page_json(path)["rollouts"]["shown"] == 10_000
     nodes = "document.querySelectorAll('#rollouts *').length"
     small = browse(report).evaluate(nodes)
@@ -300,7 +300,9 @@ def test_ten_thousand_rollouts_cost_the_document_no_more_than_fifty(tmp_path: Pa
     assert page.evaluate(nodes) < small + 100
     page.select_option("#order", "sum")
     page.click("#direction")
-    highest = sorted(sum(row[schema.PROCESS_REWARDS]) for row in trained_rows(many))[-25:]  # 24 rollouts are left out
+    highest = sorted(sum(row[schema.PROCESS_REWARDS]) for row in trained_rows(many))[
+        -25:
+    ]  # 24 rollouts are left out of the page
     assert any(shown(value) in first_row(page) for value in highest)
     page.click("#clear")
     page.locator("#list").focus()

@@ -1,4 +1,4 @@
-"""How the report looks: themes, contrast, a phone, paper, focus."""
+"""How the report looks: themes, contrast, on a phone, in print, focus."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 
-def test_dark_and_light_follow_the_system_and_the_button(report: Path, browse: Any) -> None:
-    def brightness(page: Any, what: str) -> float:
-        colour = page.evaluate(f"getComputedStyle(document.body).{what}")
+def test_the_theme_follows_the_system_and_the_button(report: Path, browse: Any) -> None:
+    def brightness(page: Any, name: str) -> float:
+        colour = page.evaluate(f"getComputedStyle(document.body).{name}")
         return sum(float(part) for part in re.findall(r"[\d.]+", colour)[:3]) / 3
 
     for scheme in ("light", "dark"):
@@ -22,8 +22,8 @@ def test_dark_and_light_follow_the_system_and_the_button(report: Path, browse: A
         assert (brightness(page, "backgroundColor") > brightness(page, "color")) == bright
 
 
-def test_coloured_tokens_can_be_read(spelled: Path, browse: Any) -> None:
-    """The contrast of the text with the strongest colours, by WCAG's formula: 4.5 is asked for."""
+def test_coloured_tokens_are_legible(spelled: Path, browse: Any) -> None:
+    """The contrast between text and the strongest colours, by WCAG's formula, which asks for at least 4.5."""
     script = """(name) => {
       const box = document.createElement('div');
       document.body.append(box);
@@ -33,7 +33,7 @@ def test_coloured_tokens_can_be_read(spelled: Path, browse: Any) -> None:
       };
       const linear = (part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
       const luminance = (rgb) => rgb.map((part) => linear(part / 255))
-        .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
+        .reduce((sum, part, channel) => sum + part * [0.2126, 0.7152, 0.0722][channel], 0);
       const [a, b] = [luminance(resolve('ink')), luminance(resolve(name))];
       return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     }"""
@@ -43,7 +43,7 @@ def test_coloured_tokens_can_be_read(spelled: Path, browse: Any) -> None:
             assert page.evaluate(script, name) >= 4.5, (scheme, name)
 
 
-def test_on_a_phone_nothing_is_wider_and_a_rollout_has_the_screen(spelled: Path, report: Path, browse: Any) -> None:
+def test_on_a_phone_the_page_fits_and_a_rollout_fills_the_screen(spelled: Path, report: Path, browse: Any) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     for path in (report, spelled):
         page = browse(path, **phone)
@@ -58,7 +58,7 @@ def test_on_a_phone_nothing_is_wider_and_a_rollout_has_the_screen(spelled: Path,
     assert not page.locator("#detail").is_visible()
 
 
-def test_on_paper_charts_are_left_and_light(report: Path, browse: Any) -> None:
+def test_in_print_charts_stay_and_are_light(report: Path, browse: Any) -> None:
     page = browse(report, color_scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
     assert not page.locator("header.top").is_visible()
@@ -68,7 +68,7 @@ def test_on_paper_charts_are_left_and_light(report: Path, browse: Any) -> None:
     assert max(int(part) for part in re.findall(r"\d+", ink)[:3]) < 90
 
 
-def test_focus_can_be_seen(report: Path, browse: Any) -> None:
+def test_focus_is_visible(report: Path, browse: Any) -> None:
     page = browse(report)
     for _ in range(3):
         page.keyboard.press("Tab")

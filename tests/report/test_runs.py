@@ -10,61 +10,61 @@ from primecli.report.runs import find_run, typical_seconds
 from tests.made_runs import make_run, write_summary
 
 
-def places(path: Path) -> dict[str, tuple[int, str]]:
+def positions(path: Path) -> dict[str, tuple[int, str]]:
     """Iteration and purpose of each summary, by its path in the run."""
     run = find_run(path)
     return {entry.path.relative_to(path).as_posix(): (entry.iteration, entry.purpose) for entry in run.entries}
 
 
-def test_the_layout_of_the_example(tmp_path: Path) -> None:
-    found = places(make_run(tmp_path / "run"))
+def test_layout_of_the_arithmetic_example(tmp_path: Path) -> None:
+    found = positions(make_run(tmp_path / "run"))
     assert found["1/verify"] == (1, "training")
     assert found["policy/3"] == (3, "training")
     assert found["eval/0/verify"] == (0, "eval")
 
 
-def test_a_layout_by_stage_and_one_by_named_steps(tmp_path: Path) -> None:
+def test_layouts_by_stage_and_by_named_steps(tmp_path: Path) -> None:
     for stage in ("generate", "verify", "filter", "compute-advantages"):
         write_summary(tmp_path / "a" / stage / "7", stage)
         write_summary(tmp_path / "b" / "step-007" / stage, stage)
-    assert set(places(tmp_path / "a").values()) == {(7, "training")}
-    assert set(places(tmp_path / "b").values()) == {(7, "training")}
+    assert set(positions(tmp_path / "a").values()) == {(7, "training")}
+    assert set(positions(tmp_path / "b").values()) == {(7, "training")}
 
 
-def test_one_iteration_alone_is_numbered_by_its_directory(tmp_path: Path) -> None:
+def test_a_single_iteration_gets_its_number_from_the_runs_directory(tmp_path: Path) -> None:
     write_summary(tmp_path / "runs" / "12" / "verify", "verify")
-    assert places(tmp_path / "runs" / "12") == {"verify": (12, "training")}
+    assert positions(tmp_path / "runs" / "12") == {"verify": (12, "training")}
     write_summary(tmp_path / "once" / "verify", "verify")
-    assert places(tmp_path / "once") == {"verify": (0, "training")}
+    assert positions(tmp_path / "once") == {"verify": (0, "training")}
 
 
-def test_evaluations_are_told_apart_by_name_or_by_what_comes_after(tmp_path: Path) -> None:
+def test_evaluations_are_recognised_by_name_or_by_having_no_later_stage(tmp_path: Path) -> None:
     for stage in ("generate", "verify", "filter"):
         write_summary(tmp_path / "1" / stage, stage)
     for where in ("heldout-math/1", "aime/2024/1", "values/1"):
         write_summary(tmp_path / where / "verify", "verify")
     write_summary(tmp_path / "1" / "val" / "gsm8k" / "verify", "verify")
-    found = places(tmp_path)
+    found = positions(tmp_path)
     assert found["heldout-math/1/verify"] == (1, "heldout-math")
     assert found["1/val/gsm8k/verify"] == (1, "val/gsm8k")
-    assert found["values/1/verify"] == (1, "values")  # nothing was trained on beside it
+    assert found["values/1/verify"] == (1, "values")  # no later stage stands beside it
     assert found["1/filter"] == (1, "training")
 
 
-def test_an_iteration_that_has_only_begun_is_training(tmp_path: Path) -> None:
+def test_an_iteration_that_has_just_started_is_training(tmp_path: Path) -> None:
     make_run(tmp_path, iterations=1)
     write_summary(tmp_path / "2" / "generate", "generate", status="running")
-    assert places(tmp_path)["2/generate"] == (2, "training")
+    assert positions(tmp_path)["2/generate"] == (2, "training")
 
 
-def test_two_runs_below_one_directory_are_named(tmp_path: Path) -> None:
+def test_two_runs_below_one_directory_are_refused_by_name(tmp_path: Path) -> None:
     for name in ("a", "b"):
         make_run(tmp_path / name, iterations=1)
     with pytest.raises(InputError, match=r"holds several runs: .*a and .*b"):
         find_run(tmp_path)
 
 
-def test_nothing_and_a_file_are_no_runs(tmp_path: Path) -> None:
+def test_an_empty_directory_and_a_file_are_not_runs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no _summary\.json below it"):
         find_run(tmp_path)
     (tmp_path / "file").write_text("")
@@ -74,23 +74,23 @@ def test_nothing_and_a_file_are_no_runs(tmp_path: Path) -> None:
         find_run(tmp_path / "nowhere")
 
 
-def test_a_stage_that_ran_in_parts_counts_by_its_rows(tmp_path: Path) -> None:
+def test_a_stage_with_two_directories_is_weighted_by_rows(tmp_path: Path) -> None:
     write_summary(tmp_path / "1" / "math" / "verify", "verify", rows=30, metrics={"accuracy": 0.5})
     write_summary(tmp_path / "1" / "code" / "verify", "verify", rows=10, metrics={"accuracy": 0.1})
     run = find_run(tmp_path)
     assert run.series("verify", "accuracy") == {1: pytest.approx((30 * 0.5 + 10 * 0.1) / 40)}
     assert run.series("verify", "seconds") == {1: 20.0}
-    assert run.rollouts() == {1: 40}
+    assert run.total_rollouts() == {1: 40}
 
 
-def test_sums_run_over_iterations_and_leave_evaluations_out(tmp_path: Path) -> None:
+def test_totals_run_over_iterations_without_evaluations(tmp_path: Path) -> None:
     run = find_run(make_run(tmp_path, iterations=2))
-    assert run.rollouts() == {0: 0, 1: 16, 2: 32}
-    assert run.seconds() == {0: 0.0, 1: 60.0, 2: 120.0}  # four shard stages and two updates of 10 s
+    assert run.total_rollouts() == {0: 0, 1: 16, 2: 32}
+    assert run.total_seconds() == {0: 0.0, 1: 60.0, 2: 120.0}  # four shard stages and two updates of 10 s
     assert run.series("verify", "accuracy", "eval") == {0: pytest.approx(0.2), 2: pytest.approx(0.4)}
 
 
-def test_a_broken_summary_is_a_problem_and_no_end(tmp_path: Path) -> None:
+def test_a_broken_summary_is_a_problem_but_does_not_stop_the_reading(tmp_path: Path) -> None:
     make_run(tmp_path, iterations=1)
     (tmp_path / "1" / "filter" / "_summary.json").write_text('{"stage": ')
     run = find_run(tmp_path)
@@ -99,7 +99,7 @@ def test_a_broken_summary_is_a_problem_and_no_end(tmp_path: Path) -> None:
     assert run.series("verify", "accuracy") == {1: pytest.approx(0.1)}
 
 
-def test_what_is_no_number_is_no_value(tmp_path: Path) -> None:
+def test_a_metric_that_is_not_a_number_has_no_value(tmp_path: Path) -> None:
     metrics = {"accuracy": "high", "correct": True, "wrong": 3}
     write_summary(tmp_path / "1" / "verify", "verify", metrics=metrics)
     run = find_run(tmp_path)
@@ -107,7 +107,7 @@ def test_what_is_no_number_is_no_value(tmp_path: Path) -> None:
     assert run.series("verify", "wrong") == {1: 3.0}
 
 
-def test_what_did_not_end_well_has_no_values_and_a_state(tmp_path: Path) -> None:
+def test_unfinished_stages_have_a_state_but_no_values(tmp_path: Path) -> None:
     write_summary(tmp_path / "1" / "verify", "verify", status="failed", metrics={"accuracy": 0.5})
     write_summary(tmp_path / "2" / "verify", "verify", status="running")
     run = find_run(tmp_path)
@@ -117,7 +117,7 @@ def test_what_did_not_end_well_has_no_values_and_a_state(tmp_path: Path) -> None
         assert run.entries[1].state() == "running"
 
 
-def test_links_are_followed_once(tmp_path: Path) -> None:
+def test_symbolic_links_are_followed_once(tmp_path: Path) -> None:
     make_run(tmp_path / "elsewhere", iterations=1)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "1").symlink_to(tmp_path / "elsewhere" / "1")

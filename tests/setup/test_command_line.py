@@ -107,11 +107,11 @@ def test_the_help_page_shows_each_default_once(run: Any) -> None:
     page = " ".join(run("sample", "--help").output.split())
     assert "--rate <float range> The rate. [default: 0.5; x>=0.0]" in page or "[default: 0.5; x>=0.0]" in page
     assert "[a|b-c]" in page or "<a|b-c>" in page
-    assert "--force Overwrite. --help" in page  # no default of a flag, and nothing after it
+    assert "--force Overwrite. --help" in page  # a flag shows no default
     assert "[PATHS]... Paths." in page
 
 
-def test_a_command_may_ask_for_the_context_and_give_an_exit_code(run: Any) -> None:
+def test_a_command_may_take_the_context_and_return_an_exit_code(run: Any) -> None:
     app = typer.Typer(add_completion=False)
     app.command()(typer_function(with_context))
     assert typer.main.get_command(app)(args=["--limit", "5"], standalone_mode=False, prog_name="p") == 3

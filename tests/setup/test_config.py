@@ -1,4 +1,4 @@
-"""Options from a file and from the environment."""
+"""Options from a file and from environment variables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conftest import summary
 
 @pytest.fixture
 def written(tmp_path: Path) -> Any:
-    """Writes a file of options and gives its path."""
+    """Writes a file of options and returns its path."""
 
     def write(text: str) -> Path:
         path = tmp_path / "run.toml"
@@ -36,12 +36,12 @@ def graded(tmp_path: Path) -> Path:
 
 
 def resolved(primecli: Any, shards: Path, *arguments: object, before: tuple[object, ...] = ()) -> dict[str, Any]:
-    """What `filter` was run with."""
+    """The options that `filter` ran with, according to its summary."""
     primecli(*before, "filter", shards, "--force", *arguments)
     return dict(summary(shards.parent / "filter")["config"])
 
 
-def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
+def test_the_command_line_precedes_the_environment_and_that_precedes_the_file(
     primecli: Any, graded: Path, written: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert resolved(primecli, graded)["accuracy"] == [0.2, 0.8]
@@ -51,11 +51,11 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(
     monkeypatch.setenv("PRIMECLI_FILTER_ACCURACY", "0.1 0.9")
     assert resolved(primecli, graded, "--config", file)["accuracy"] == [0.1, 0.9]
     assert resolved(primecli, graded, "--config", file, "--accuracy", 0.3, 0.7)["accuracy"] == [0.3, 0.7]
-    monkeypatch.setenv("PRIMECLI_FILTER_ACCURACY", "")  # as good as not set
+    monkeypatch.setenv("PRIMECLI_FILTER_ACCURACY", "")  # the same as unset
     assert resolved(primecli, graded, "--config", file)["accuracy"] == [0, 1]
 
 
-def test_the_file_is_named_before_or_behind_the_command_or_in_the_environment(
+def test_the_file_is_named_before_or_after_the_command_or_in_the_environment(
     primecli: Any, graded: Path, written: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = written("[filter]\ngroups = 3")
@@ -72,7 +72,7 @@ def test_the_file_is_named_before_or_behind_the_command_or_in_the_environment(
     assert (result.code, "none.toml: cannot be read: No such file" in result.line()) == (2, True)
 
 
-def test_the_same_values_given_in_another_way_are_the_same_recipe(
+def test_the_same_values_from_another_source_are_the_same_recipe(
     primecli: Any, graded: Path, written: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["filter", str(graded), "--accuracy", "0", "1", "--groups", "3"]
@@ -160,26 +160,26 @@ def test_shared_options_and_those_of_one_command(
         ("[update-policy]\nno-shuffle = true", ["[update-policy] no-shuffle", "write shuffle = false"]),
         ("[filter]\nconfig = 'x'", ["[filter] config", "no such option"]),
         ("[filter]\nshards = ['x']", ["[filter] shards", "no such option"]),
-        ("[filter]\ngroups = 3.0", ["[filter] groups", "a whole number is meant, not 3.0"]),
-        ("[filter]\ngroups = true", ["[filter] groups", "a whole number is meant, not True"]),
-        ("[filter]\ngroups = '3'", ["[filter] groups", "a whole number is meant, not '3'"]),
-        ("[update-policy]\nlr = 'fast'", ["[update-policy] lr", "a number is meant"]),
-        ("[update-policy]\nlr = false", ["[update-policy] lr", "a number is meant"]),
-        ("[update-policy]\nref = 3", ["[update-policy] ref", "text in quotes is meant"]),
-        ("[filter]\nforce = 'yes'", ["[filter] force", "true or false is meant"]),
-        ("[filter]\naccuracy = 0.5", ["[filter] accuracy", "an array of 2 is meant"]),
-        ("[filter]\naccuracy = [0.1, 0.5, 1]", ["[filter] accuracy", "an array of 2 is meant"]),
-        ("[filter]\naccuracy = [0.1, 'x']", ["[filter] accuracy", "a number is meant, not 'x'"]),
-        ("[verify]\nverifier = [1]", ["[verify] verifier", "text in quotes is meant"]),
+        ("[filter]\ngroups = 3.0", ["[filter] groups", "must be a whole number, not 3.0"]),
+        ("[filter]\ngroups = true", ["[filter] groups", "must be a whole number, not True"]),
+        ("[filter]\ngroups = '3'", ["[filter] groups", "must be a whole number, not '3'"]),
+        ("[update-policy]\nlr = 'fast'", ["[update-policy] lr", "must be a number"]),
+        ("[update-policy]\nlr = false", ["[update-policy] lr", "must be a number"]),
+        ("[update-policy]\nref = 3", ["[update-policy] ref", "must be text in quotes"]),
+        ("[filter]\nforce = 'yes'", ["[filter] force", "must be true or false"]),
+        ("[filter]\naccuracy = 0.5", ["[filter] accuracy", "must be an array of 2"]),
+        ("[filter]\naccuracy = [0.1, 0.5, 1]", ["[filter] accuracy", "must be an array of 2"]),
+        ("[filter]\naccuracy = [0.1, 'x']", ["[filter] accuracy", "must be a number, not 'x'"]),
+        ("[verify]\nverifier = [1]", ["[verify] verifier", "must be text in quotes"]),
         ("[verify]\nlast-number = true\nlast_number = false", ["[verify] last_number", "twice"]),
-        ("lr = 1e-3", ["lr", "before the first section only beta", "below [update-prm]"]),
+        ("lr = 1e-3", ["lr", "only beta, device, dtype", "below [update-prm]"]),
         ("sede = 1", ["sede", "did you mean seed?"]),
-        ("seed = 'x'", ["seed", "a whole number is meant"]),
+        ("seed = 'x'", ["seed", "must be a whole number"]),
         ("seed = ", ["is not TOML"]),
         ("[filter]\ngroups = 0", ["[filter] groups", "0 is not in the range x>=1", "--groups"]),
     ],
 )
-def test_what_is_wrong_in_a_file_is_one_line(
+def test_a_mistake_in_a_file_is_one_line(
     primecli: Any, graded: Path, written: Any, text: str, words: list[str]
 ) -> None:
     file = written(text)
@@ -191,7 +191,7 @@ def test_what_is_wrong_in_a_file_is_one_line(
         assert word in line
 
 
-def test_what_is_wrong_in_the_environment_names_the_variable(
+def test_a_mistake_in_the_environment_names_the_variable(
     primecli: Any, graded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PRIMECLI_FILTER_GROUPS", "many")
@@ -204,10 +204,10 @@ def test_what_is_wrong_in_the_environment_names_the_variable(
     assert (
         "PRIMECLI_FILTER_ACURACY: filter has no such option (did you mean PRIMECLI_FILTER_ACCURACY?)" in result.line()
     )
-    assert primecli("stats", graded).code == 0  # another command does not care
+    assert primecli("stats", graded).code == 0  # it does not concern other commands
 
 
-def test_a_choice_of_the_file_is_checked_as_that_of_the_command_line(primecli: Any, graded: Path, written: Any) -> None:
+def test_a_choice_in_the_file_is_checked_as_on_the_command_line(primecli: Any, graded: Path, written: Any) -> None:
     file = written("[compute-advantages]\nestimator = 'rlo'")
     line = primecli("compute-advantages", graded, "--config", file, check=False).line()
     assert (
@@ -217,7 +217,7 @@ def test_a_choice_of_the_file_is_checked_as_that_of_the_command_line(primecli: A
     assert typed.startswith("primecli compute-advantages: Invalid value for '--estimator'")
 
 
-def test_errors_name_the_command_behind_config(primecli: Any, written: Any) -> None:
+def test_errors_name_the_command_after_config(primecli: Any, written: Any) -> None:
     file = written("")
     assert primecli("--config", file, "generate", check=False).line().startswith("primecli generate: Missing option")
     assert primecli("--config", file, "nonsense", check=False).line().startswith("primecli: No such command")
@@ -228,14 +228,14 @@ def commands() -> Iterator[tuple[str, Any]]:
     yield from group.commands.items()
 
 
-def test_every_option_has_one_variable_and_one_key_of_its_own() -> None:
+def test_every_option_has_its_own_variable_and_key() -> None:
     own = [config.variables(name, option)[0] for name, command in commands() for option in config.options(command)]
     assert len(own) == len(set(own)) > 100
     assert all(re.fullmatch(r"PRIMECLI(_[A-Z0-9]+)+", variable) for variable in own)
 
 
 def test_shared_options_have_one_meaning() -> None:
-    """Options that may be set for all commands at once are of one type everywhere."""
+    """An option that may be set for all commands at once has the same type in all of them."""
     for shared in config.SHARED:
         kinds = {
             (option.type.name, option.is_flag, tuple(getattr(option.type, "choices", ())))

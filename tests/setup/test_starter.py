@@ -1,4 +1,4 @@
-"""What `primecli init` writes holds together: the options exist, the Makefile gives the others, the prompts grade."""
+"""Whether what `primecli init` writes fits together: options that exist, a Makefile that passes the others, prompts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import read_rows
 COMMANDS: dict[str, Any] = get_command(cli.app).commands  # type: ignore[attr-defined]
 
 
-def test_every_option_of_the_loop_is_in_the_file_or_given_by_the_makefile(tmp_path: Path) -> None:
+def test_every_option_of_the_loop_is_in_the_file_or_passed_by_the_makefile() -> None:
     text = starter.options_file(COMMANDS)
     shared, *sections = re.split(r"^\[(.+)\]$", text, flags=re.MULTILINE)
     assert tuple(sections[::2]) == STAGES
@@ -35,22 +35,22 @@ def test_every_option_of_the_loop_is_in_the_file_or_given_by_the_makefile(tmp_pa
         )
 
 
-def test_without_its_marks_the_file_says_what_the_options_do_without_it(tmp_path: Path) -> None:
+def test_uncommenting_every_option_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "primecli.toml"
     file.write_text(starter.options_file(COMMANDS))
     assert not any(read_config(file, COMMANDS).values())
     file.write_text(re.sub(r"^# ([a-z-]+ = )", r"\1", file.read_text(), flags=re.MULTILINE))
-    found = read_config(file, COMMANDS)  # raises for a name or a type that is none
-    assert sum(map(len, found.values())) > 60
+    config = read_config(file, COMMANDS)  # raises for an unknown name and a wrong type
+    assert sum(map(len, config.values())) > 60
     for stage in STAGES:
         for option in options(COMMANDS[stage]).values():
-            if option.name in found[stage]:
-                value, _ = found[stage][str(option.name)]
+            if option.name in config[stage]:
+                value, _ = config[stage][str(option.name)]
                 default = getattr(option.default, "value", option.default)
                 assert value == (list(default) if isinstance(default, tuple) else default or value)
 
 
-def test_the_makefile_gives_what_the_file_leaves_to_it() -> None:
+def test_the_makefile_passes_the_options_that_the_file_leaves_out() -> None:
     text = (Path(starter.__file__).parent / "Makefile").read_text()
     for name in ("sampling", "logs"):
         (value,) = re.findall(rf"^{name} +:?= (.*)$", text, flags=re.MULTILINE)
@@ -59,13 +59,13 @@ def test_the_makefile_gives_what_the_file_leaves_to_it() -> None:
     for part in text.split("$(PRIMECLI) ")[1:]:
         stage, _, rest = part.partition(" ")
         given.setdefault(stage.split("\n")[0], set()).update(re.findall(r"--([a-z-]+)", rest.partition("\n\n")[0]))
-    given["compute-advantages"].remove("process-coef")  # where there is no PRM
+    given["compute-advantages"].remove("process-coef")  # only without a PRM
     for stage in STAGES:
         assert given.get(stage, set()) - {"out"} == starter.WIRED.get(stage, set()), stage
         assert given.get(stage, set()) <= set(options(COMMANDS[stage]))
 
 
-def test_the_example_prompts_are_graded_as_they_should_be(tmp_path: Path, primecli: Any) -> None:
+def test_the_example_prompts_are_graded_correctly(tmp_path: Path, primecli: Any) -> None:
     from primecli.generation.prompts import PromptColumns, read_prompts
 
     file = tmp_path / starter.PROMPTS
@@ -83,13 +83,13 @@ def test_the_example_prompts_are_graded_as_they_should_be(tmp_path: Path, primec
     assert [row["outcome_reward"] for row in read_rows(shard)] == [1.0, 0.0] * len(prompts)
 
 
-def test_names_that_make_cannot_work_with_are_refused(tmp_path: Path) -> None:
+def test_a_name_that_make_cannot_handle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "my model").mkdir()
-    with pytest.raises(UsageError, match="make cannot work with such a name"):
+    with pytest.raises(UsageError, match="make cannot handle this name"):
         starter.contents(COMMANDS, str(tmp_path / "my model"), None)
 
 
-def test_the_readme_names_the_columns_that_are_read() -> None:
+def test_the_readme_lists_the_columns_of_the_examples() -> None:
     readme = starter.contents(COMMANDS, None, None)["README.md"]
     rows = starter.contents(COMMANDS, None, None)[starter.PROMPTS].splitlines()
     for column in {name for row in rows for name in json.loads(row)} - {"reward_model"}:

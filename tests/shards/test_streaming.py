@@ -26,7 +26,7 @@ def test_a_stream_is_the_table(rows: int, tmp_path: Path) -> None:
     path, table = shard(tmp_path / "a")
     names = [schema.VERDICT, schema.RESPONSE_IDS, schema.GROUP_ID]
     parts = list(stream(path, names, rows=rows))
-    assert [first for first, _ in parts] == [sum(len(part) for _, part in parts[:place]) for place in range(len(parts))]
+    assert [first for first, _ in parts] == [sum(len(part) for _, part in parts[:index]) for index in range(len(parts))]
     assert max(len(part) for _, part in parts) <= rows
     whole = pa.concat_tables([part for _, part in parts])
     assert whole.column_names == names
@@ -55,9 +55,9 @@ def test_lists_of_a_part_are_its_own(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_named_with_its_row(tmp_path: Path) -> None:
     path, table = shard(tmp_path / "a")
-    place = table.column_names.index(schema.PROMPT)
+    index = table.column_names.index(schema.PROMPT)
     texts = pa.array([None if row == 7 else "p" for row in range(10)])
-    pq.write_table(table.set_column(place, schema.PROMPT, texts), path)
+    pq.write_table(table.set_column(index, schema.PROMPT, texts), path)
     with pytest.raises(InputError, match="prompt is null at row 7"):
         list(stream(path, [schema.PROMPT], rows=2))
     with pytest.raises(InputError, match="prompt is null at row 7"):
@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_named_with_its_row(tmp_path: Path) -> None:
 
 
 def test_a_row_group_is_not_held_whole(tmp_path: Path) -> None:
-    """As another tool writes it: all rows in one group. What a reader holds is counted by Arrow's allocator."""
+    """As another tool may write it: all rows in one row group. Arrow's allocator counts what the reader holds."""
     import os
 
     rows, tokens = 20_000, 100

@@ -1,4 +1,4 @@
-"""Less memory, the same numbers: recomputed activations, and the largest micro-batch tried first."""
+"""Options that save memory change no numbers; the preflight tries the largest micro-batch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SEQUENCES = Sequences(
 
 
 def forward_and_backward(model: Any) -> tuple[Tensor, int]:
-    """All gradients, and the bytes that the forward pass kept for the backward pass."""
+    """All gradients, and how many bytes the forward pass kept for the backward pass."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def forward_and_backward(model: Any) -> tuple[Tensor, int]:
 
 
 def nodes(tensor: Tensor) -> set[str]:
-    """The kinds of operation that autograd goes back through from a tensor."""
+    """The kinds of operations in the autograd graph of a tensor."""
     found, ahead = set(), [tensor.grad_fn]
     while ahead:
         if (node := ahead.pop()) is not None:
@@ -65,8 +65,8 @@ def nodes(tensor: Tensor) -> set[str]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_looked_up_words_give_their_gradient_to_the_rows_of_the_one_that_is_there(tied: bool) -> None:
-    """Over two micro-batches, the padding's word among the ids, which has no gradient of its own."""
+def test_embedded_tokens_add_their_gradient_to_the_rows_of_the_embeddings_own(tied: bool) -> None:
+    """Over two micro-batches; the padding token, which is among the ids, gets no gradient from its embedding."""
     config = Qwen2Config(
         vocab_size=80,
         hidden_size=32,
@@ -96,7 +96,7 @@ def test_looked_up_words_give_their_gradient_to_the_rows_of_the_one_that_is_ther
         assert not scoring.sequence_logprobs(lean, place, SEQUENCES, Batch([0])).logprobs.requires_grad
 
 
-def test_words_may_be_given_by_name() -> None:
+def test_token_ids_may_be_a_keyword_argument() -> None:
     embedding = torch.nn.Embedding(5, 2)
     accumulate_embedding_gradient(SimpleNamespace(get_input_embeddings=lambda: embedding))
     embedding(input=torch.tensor([[1, 1, 3]])).sum().backward()
@@ -104,7 +104,7 @@ def test_words_may_be_given_by_name() -> None:
     assert embedding.weight.grad[:, 0].tolist() == [0, 2, 0, 1, 0]
 
 
-def test_an_embedding_that_is_not_trained_is_left_as_it_is(tiny: Path) -> None:
+def test_a_frozen_embedding_is_not_touched(tiny: Path) -> None:
     model = loading.load_model(tiny, resolve_placement("cpu", "float32"))
     model.get_input_embeddings().weight.requires_grad_(False)
     accumulate_embedding_gradient(model)
@@ -130,7 +130,7 @@ def test_recomputed_activations_are_not_kept_and_change_no_gradient(tiny: Path) 
 
 
 def test_dropout_stays_off() -> None:
-    """OPT drops within its layers' own forward, by their mode."""
+    """OPT applies dropout in the forward of its layers, depending on their mode."""
     torch.manual_seed(0)
     config = OPTConfig(
         vocab_size=90, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2, dropout=0.5,
@@ -146,7 +146,7 @@ def test_dropout_stays_off() -> None:
     assert still_kept < 0.5 * kept
 
 
-def test_a_model_without_known_layers_is_refused() -> None:
+def test_a_model_without_layers_to_checkpoint_is_refused() -> None:
     with pytest.raises(PrimecliError, match="Linear has no layers that transformers can checkpoint"):
         recompute_activations(torch.nn.Linear(2, 2))
 
@@ -167,14 +167,16 @@ def test_trying_leaves_nothing_behind(mini_batches: int, tiny: Path) -> None:
     first, second = Batch([0, 1]), Batch([2])
     plans = [[first, second]] if mini_batches == 1 else [[first], [second]]
     try_largest_micro_batches(plans, SEQUENCES, forward, model.parameters(), str)
-    assert seen == [(first, mini_batches == 1)]  # beside gradients where a mini-batch has more than one part
+    assert seen == [
+        (first, mini_batches == 1)
+    ]  # with gradients already there if a mini-batch has more than one micro-batch
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_the_largest_is_of_most_tokens_or_longest_rows() -> None:
-    """Of what is computed: filling counts, and a prompt that a packed row has for all its responses counts once."""
+def test_the_largest_micro_batches_have_the_most_tokens_or_the_longest_rows() -> None:
+    """Tokens are those that are computed: padding counts, and a prompt that packed responses share counts once."""
     prompts = [np.arange(90)] * 9 + [np.arange(700), np.arange(750)]
     given = Sequences(prompts, [np.arange(10)] * 9 + [np.arange(100)] * 2)
     many, packed, long, longest = Batch(list(range(9))), Batch(list(range(9)), packed=True), Batch([9]), Batch([10])
@@ -185,7 +187,7 @@ def test_the_largest_is_of_most_tokens_or_longest_rows() -> None:
     assert largest_micro_batches([[many, long], [filled], [longest]], given) == [filled]
 
 
-def test_what_is_left_to_do() -> None:
+def test_remedies_name_only_options_that_still_help() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     plain = TrainingOptions(lr=1e-6, micro_batch_tokens=99)
     adapters = replace(plain, lora_rank=8)
@@ -196,10 +198,10 @@ def test_what_is_left_to_do() -> None:
     )
     assert remedies(adapters, gpu, rows=0) == "pass --offload-optimizer"
     assert remedies(adapters, cpu, rows=1) == "pass --gradient-checkpointing"
-    assert remedies(saving, gpu, rows=1) == "train on shorter responses, or a smaller model"
+    assert remedies(saving, gpu, rows=1) == "train on shorter responses, or train a smaller model"
 
 
-def test_a_gpu_is_tried_first() -> None:
+def test_preflight_is_the_default_on_a_gpu_only() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     for wanted, expected in [(None, [False, True]), (True, [True, True]), (False, [False, False])]:
         options = TrainingOptions(lr=1e-6, preflight=wanted)

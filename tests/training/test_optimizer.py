@@ -1,4 +1,4 @@
-"""AdamW: against its formula in float64, against torch's plain one, and taken up again from a file."""
+"""AdamW equals its formula in float64 and torch's plain kernel, and continues exactly from a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DECAY, EPSILON = 0.01, 1e-8
 
 
 def gradients(step: int) -> dict[str, Tensor]:
-    """Of very different sizes, as real ones are."""
+    """Gradients of very different sizes, like real ones."""
     generator = torch.Generator().manual_seed(step)
     return {
         name: torch.randn(shape, generator=generator) * 10.0 ** torch.randint(-6, 2, shape, generator=generator)
@@ -40,7 +40,7 @@ def take_steps(optimizer: AdamW, steps: range) -> None:
 
 
 def formula(start: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
-    """AdamW by the book, in float64."""
+    """AdamW as in the paper, in float64."""
     found = {name: value.detach().double() for name, value in start.items()}
     first = {name: torch.zeros_like(value) for name, value in found.items()}
     second = {name: torch.zeros_like(value) for name, value in found.items()}
@@ -56,7 +56,7 @@ def formula(start: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
     return found
 
 
-def test_it_is_the_formula() -> None:
+def test_steps_follow_the_formula() -> None:
     optimizer = AdamW(parameters(), weight_decay=DECAY)
     take_steps(optimizer, range(12))
     expected = formula(dict(parameters()), 12)
@@ -66,8 +66,8 @@ def test_it_is_the_formula() -> None:
         assert (moved > 1e-2) == (name != "frozen")
 
 
-def test_the_fused_kernel_rounds_as_the_plain_one_does() -> None:
-    """Beside the formula, both are off by rounding alone."""
+def test_the_fused_kernel_rounds_as_little_as_the_plain_one() -> None:
+    """Both differ from the formula only by rounding."""
     optimizer = AdamW(parameters(), weight_decay=DECAY)
     take_steps(optimizer, range(12))
     plain = parameters()
@@ -81,8 +81,8 @@ def test_the_fused_kernel_rounds_as_the_plain_one_does() -> None:
         torch.testing.assert_close(parameter, plain[name], atol=1e-6, rtol=1e-6)
 
 
-def test_moments_that_live_elsewhere_give_the_same_bits() -> None:
-    """Those that the kernel sees are copies, on a CPU too, and what it makes of them has to come back."""
+def test_offloaded_moments_give_the_same_bits() -> None:
+    """The kernel sees copies of the moments, on a CPU too, and what it computes must be copied back."""
     optimizers = [AdamW(parameters(), weight_decay=DECAY, offload=offload) for offload in (False, True)]
     homes = [{name: value.data_ptr() for name, value in optimizer.tensors().items()} for optimizer in optimizers]
     for optimizer, home in zip(optimizers, homes, strict=True):
@@ -94,7 +94,7 @@ def test_moments_that_live_elsewhere_give_the_same_bits() -> None:
 
 
 @pytest.mark.parametrize("offload", [False, True])
-def test_it_is_taken_up_again_to_the_bit(offload: bool, tmp_path: Path) -> None:
+def test_loaded_moments_continue_to_the_bit(offload: bool, tmp_path: Path) -> None:
     whole = AdamW(parameters(), weight_decay=DECAY)
     take_steps(whole, range(10))
     first = AdamW(parameters(), weight_decay=DECAY)
@@ -107,8 +107,8 @@ def test_it_is_taken_up_again_to_the_bit(offload: bool, tmp_path: Path) -> None:
     assert all(torch.equal(second.tensors()[name], value) for name, value in whole.tensors().items())
 
 
-def test_moments_of_the_plain_one_are_taken_up(tmp_path: Path) -> None:
-    """As checkpoints of before the fused kernel have them."""
+def test_moments_of_the_plain_kernel_can_be_loaded(tmp_path: Path) -> None:
+    """Checkpoints from before the fused kernel have these."""
     names = [name for name in SHAPES if name != "frozen"]
     plain = {name: parameters()[name] for name in names}
     reference = torch.optim.AdamW(plain.values(), betas=BETAS, weight_decay=DECAY)

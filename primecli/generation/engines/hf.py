@@ -40,7 +40,7 @@ def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class BatchPiece:
     """Some samples of one request; a batch is made of such pieces.
 
     number: the request's number.
@@ -80,7 +80,7 @@ class HfEngine:
     def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
         """Yields each request's index and samples: shard by shard, and from the longest prompts to the shortest."""
         begun: dict[int, list[Sample]] = {}
-        for batch in self._batches(requests, params):
+        for batch in self.batches(requests, params):
             with torch.inference_mode(), reporting_memory():
                 sampled = self._sample_batch([requests[piece.number] for piece in batch], batch, params, tick)
             for piece, samples in zip(batch, sampled, strict=True):
@@ -97,12 +97,12 @@ class HfEngine:
         self.model = None
         free_device_memory(self.placement.device)
 
-    def _batches(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[list[_Piece]]:
+    def batches(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[list[BatchPiece]]:
         """Batches within the budget. None spans two shards, so a shard does not depend on which others are made too."""
         order = sorted(
             range(len(requests)), key=lambda number: (requests[number].shard, -len(requests[number].prompt_ids), number)
         )
-        batch: list[_Piece] = []
+        batch: list[BatchPiece] = []
         rows = fit = 0
         shard: int | None = None
         for number in order:
@@ -121,13 +121,13 @@ class HfEngine:
     def _fit(self, prompt: int, params: SamplingParams) -> int:
         return max(1, self.micro_batch_tokens // (prompt + params.max_tokens))
 
-    def _pieces(self, number: int, prompt: int, params: SamplingParams) -> Iterator[_Piece]:
+    def _pieces(self, number: int, prompt: int, params: SamplingParams) -> Iterator[BatchPiece]:
         size = min(params.n, self._fit(prompt, params))
         for first in range(0, params.n, size):
-            yield _Piece(number, first, min(first + size, params.n))
+            yield BatchPiece(number, first, min(first + size, params.n))
 
     def _sample_batch(
-        self, requests: list[Request], batch: list[_Piece], params: SamplingParams, tick: Callable[[], None]
+        self, requests: list[Request], batch: list[BatchPiece], params: SamplingParams, tick: Callable[[], None]
     ) -> list[list[Sample]]:
         """The samples of each piece; `requests` are those of the pieces.
 
@@ -173,7 +173,7 @@ class HfEngine:
         return [samples[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
-def _batch_uniforms(requests: list[Request], batch: list[_Piece], params: SamplingParams) -> Tensor:
+def _batch_uniforms(requests: list[Request], batch: list[BatchPiece], params: SamplingParams) -> Tensor:
     """The random numbers of every sample of a batch, one row each: (B, max_tokens) float64."""
     rows = [
         _uniforms(request, sample, params)

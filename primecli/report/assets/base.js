@@ -1,16 +1,16 @@
-// What charts and rollouts share: elements, numbers, the theme, which runs are shown.
+// What charts and rollouts share: elements, numbers, the theme, the choice of runs, the overview.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const hiddenRuns = new Set();
 const several = data.runs.length > 1;
 
-/** An element with attributes (on… are listeners) and children; text is text, never markup. */
+/** An element with attributes (on… are listeners) and children; strings become text, never markup. */
 function el(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
-/** The same for SVG. */
+/** An SVG element, likewise. */
 function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
@@ -25,7 +25,7 @@ function fill(node, attributes, children) {
   return node;
 }
 
-/** A number to so many significant digits. */
+/** A number to `digits` significant digits; empty if there is none. */
 function show(value, signed = false, digits = 4) {
   if (value === null || value === undefined || Number.isNaN(value)) return "";
   const size = Math.abs(value);
@@ -37,6 +37,7 @@ function show(value, signed = false, digits = 4) {
   return (value < 0 ? "−" : signed && value > 0 ? "+" : "") + text;
 }
 
+/** Seconds as people write them. */
 function duration(seconds) {
   if (seconds < 60) return `${show(Number(seconds.toPrecision(3)))} s`;
   const minutes = Math.floor(seconds / 60);
@@ -44,7 +45,7 @@ function duration(seconds) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-/** Characters that cannot be seen, or that turn the text around, by their number. */
+/** The text with its code points in place of characters that are invisible or change its direction. */
 function visible(text) {
   return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g,
     (character) => `\\u{${character.codePointAt(0).toString(16)}}`);
@@ -55,30 +56,30 @@ function isDark() {
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
-/** The colour that a CSS variable stands for just now, for a canvas. */
+/** The current value of a CSS colour variable, for a canvas. */
 function colour(name) {
   const probe = el("i");
   probe.style.color = `var(--${name})`;
   document.body.append(probe);
-  const found = getComputedStyle(probe).color;
+  const value = getComputedStyle(probe).color;
   probe.remove();
-  return found;
+  return value;
 }
 
-/** How much colour a value has, 0 … 1: more than its share, so that small values are seen beside a large one. */
-const strength = (part) => Math.min(1, Math.abs(part)) ** 0.6;
+/** How strongly to colour a share of the scale, 0 … 1. The exponent keeps small values visible beside a large one. */
+const strength = (share) => Math.min(1, Math.abs(share)) ** 0.6;
 
-const changed = new EventTarget(); // "theme", "runs"
-const announce = (what) => changed.dispatchEvent(new Event(what));
+const changed = new EventTarget(); // its events: "theme", "runs"
+const announce = (name) => changed.dispatchEvent(new Event(name));
 
 function themeButton() {
-  const names = { "": ["◐", "as the system"], light: ["☀", "light"], dark: ["☾", "dark"] };
+  const names = { "": ["◐", "system"], light: ["☀", "light"], dark: ["☾", "dark"] };
   const button = byId("theme");
   let chosen = "";
   try {
     chosen = localStorage.getItem("primecli-theme") || "";
   } catch {
-    chosen = ""; // a page from a file may have no storage
+    chosen = ""; // a page opened from a file may have no storage
   }
   const apply = () => {
     if (chosen) document.documentElement.dataset.theme = chosen;
@@ -94,7 +95,7 @@ function themeButton() {
     try {
       localStorage.setItem("primecli-theme", chosen);
     } catch {
-      // then it lasts as long as the page
+      // then the choice lasts only as long as the page
     }
     apply();
   });
@@ -102,45 +103,46 @@ function themeButton() {
   apply();
 }
 
-/** The sign of a line: its colour, and its dashes where colour stands for the run. */
-function lineSign(run, style) {
+/** How a line looks. With a single run its colour is that of the line; with several that of the run, and dashes tell lines apart. */
+function lineLook(run, style) {
   return {
     colour: `var(--c${(several ? run : style) % 8})`,
     dash: several ? ["", "7 4", "2 3", "9 3 2 3"][style % 4] : style >= 4 ? "7 4" : "",
   };
 }
 
-function swatch(sign) {
-  const line = svg("line", { x1: 1, x2: 19, y1: 6, y2: 6, "stroke-width": 2.6, "stroke-dasharray": sign.dash });
-  line.style.stroke = sign.colour;
+/** A short piece of a line, for legends. */
+function swatch(look) {
+  const line = svg("line", { x1: 1, x2: 19, y1: 6, y2: 6, "stroke-width": 2.6, "stroke-dasharray": look.dash });
+  line.style.stroke = look.colour;
   return svg("svg", { width: 20, height: 12, "aria-hidden": "true" }, line);
 }
 
 function runButtons() {
   if (!several) return;
-  data.runs.forEach((run, place) => {
+  data.runs.forEach((run, index) => {
     const button = el("button", {
       type: "button", class: "run", "aria-pressed": "true", title: run.path,
       onclick: () => {
-        if (hiddenRuns.has(place)) hiddenRuns.delete(place);
-        else hiddenRuns.add(place);
-        button.setAttribute("aria-pressed", String(!hiddenRuns.has(place)));
+        if (hiddenRuns.has(index)) hiddenRuns.delete(index);
+        else hiddenRuns.add(index);
+        button.setAttribute("aria-pressed", String(!hiddenRuns.has(index)));
         announce("runs");
       },
-    }, swatch(lineSign(place, 0)), el("span", {}, run.name));
+    }, swatch(lineLook(index, 0)), el("span", {}, run.name));
     byId("runs").append(button);
   });
 }
 
-/** A table from rows of cells; the first row is the head, the first cell of a row its name. */
+/** A table from rows of cells. The first row is the head, the first cell of a row its heading; `left` columns are aligned to the left. */
 function table(rows, caption = null, left = 1) {
   const [head, ...body] = rows;
-  const kind = (place) => (place < left ? "left" : null);
+  const align = (column) => (column < left ? "left" : null);
   return el("table", { class: "data" },
     caption === null ? null : el("caption", {}, caption),
-    el("thead", {}, el("tr", {}, head.map((cell, place) => el("th", { scope: "col", class: kind(place) }, cell)))),
-    el("tbody", {}, body.map((row) => el("tr", {}, row.map((cell, place) =>
-      place === 0 ? el("th", { scope: "row" }, cell) : el("td", { class: kind(place) }, cell))))));
+    el("thead", {}, el("tr", {}, head.map((cell, column) => el("th", { scope: "col", class: align(column) }, cell)))),
+    el("tbody", {}, body.map((row) => el("tr", {}, row.map((cell, column) =>
+      column === 0 ? el("th", { scope: "row" }, cell) : el("td", { class: align(column) }, cell))))));
 }
 
 function overview() {
@@ -150,9 +152,9 @@ function overview() {
   byId("subtitle").textContent = several ? data.runs.map((run) => run.path).join(" · ") : only.path;
   if (several) {
     const rows = [["run", ...data.headlines.map((line) => line.label)]];
-    data.runs.forEach((run, place) => rows.push([
-      el("span", { class: "name" }, swatch(lineSign(place, 0)), run.name),
-      ...data.headlines.map((line) => headline(line, place)),
+    data.runs.forEach((run, index) => rows.push([
+      el("span", { class: "name" }, swatch(lineLook(index, 0)), run.name),
+      ...data.headlines.map((line) => headline(line, index)),
     ]));
     byId("summary").append(el("div", { class: "scroll" }, table(rows)));
   } else {
@@ -160,26 +162,28 @@ function overview() {
   }
   if (data.differences.length) {
     const rows = [["stage", "option", ...data.runs.map((run) => run.name)], ...data.differences];
-    byId("summary").append(el("div", { class: "scroll narrow" }, table(rows, "What differs in configuration", 2)));
+    byId("summary").append(el("div", { class: "scroll narrow" }, table(rows, "Differences in configuration", 2)));
   }
   byId("notes").append(...data.notes.map((note) => el("p", { class: "note" }, note)));
   byId("foot").textContent = `primecli ${data.version}, ${data.made}`;
 }
 
+/** A headline of one of several runs: the last value, and its change since the first. */
 function headline(line, run) {
-  const found = line.runs[run];
-  if (!found) return "";
-  const value = line.unit === "s" ? duration(found.last) : show(found.last, false, 3);
-  return found.first === null ? value : `${value} (${show(found.last - found.first, true, 2)})`;
+  const numbers = line.runs[run];
+  if (!numbers) return "";
+  const value = line.unit === "s" ? duration(numbers.last) : show(numbers.last, false, 3);
+  return numbers.first === null ? value : `${value} (${show(numbers.last - numbers.first, true, 2)})`;
 }
 
+/** A headline of the only run, with a sparkline. */
 function tile(line) {
-  const found = line.runs[0];
-  const more = found.first === null ? "" : `${show(found.last - found.first, true, 2)} from ${show(found.first, false, 3)}`;
+  const numbers = line.runs[0];
+  const more = numbers.first === null ? "" : `${show(numbers.last - numbers.first, true, 2)} from ${show(numbers.first, false, 3)}`;
   return el("div", { class: "tile" },
     el("div", { class: "label" }, line.label),
-    el("div", { class: "value" }, line.unit === "s" ? duration(found.last) : show(found.last, false, 3)),
-    el("div", { class: "more" }, more), spark(found.points));
+    el("div", { class: "value" }, line.unit === "s" ? duration(numbers.last) : show(numbers.last, false, 3)),
+    el("div", { class: "more" }, more), spark(numbers.points));
 }
 
 function spark(points) {
@@ -187,10 +191,10 @@ function spark(points) {
   if (points.length < 2) return drawing;
   const values = points.map((point) => point[1]);
   const [low, high] = [Math.min(...values), Math.max(...values)];
-  const flat = high - low < 0.005 * Math.max(Math.abs(low), Math.abs(high)); // noise is no trend
-  const places = values.map((value, place) =>
-    `${(160 * place) / (values.length - 1)},${flat ? 13 : 24 - (22 * (value - low)) / (high - low)}`);
-  const line = svg("polyline", { points: places.join(" "), fill: "none", "stroke-width": 1.6, "vector-effect": "non-scaling-stroke" });
+  const flat = high - low < 0.005 * Math.max(Math.abs(low), Math.abs(high)); // so that noise does not look like a trend
+  const coordinates = values.map((value, index) =>
+    `${(160 * index) / (values.length - 1)},${flat ? 13 : 24 - (22 * (value - low)) / (high - low)}`);
+  const line = svg("polyline", { points: coordinates.join(" "), fill: "none", "stroke-width": 1.6, "vector-effect": "non-scaling-stroke" });
   line.style.stroke = "var(--accent)";
   drawing.append(line);
   return drawing;

@@ -1,15 +1,15 @@
-// The list of rollouts: filters, orders, a window of rows that follows the scroll, and the keyboard.
+// The list of rollouts: filters, sorting, drawing only the rows in view, and the keyboard.
 
 const ROW_HEIGHT = 66;
-const OVERSCAN = 6;
+const OVERSCAN = 6; // rows drawn above and below those in view
 const ORDERS = {
   order: ["as in the run", (store, row) => row],
   sum: ["process reward", (store, row) => store.get("sum", row)],
   lowest: ["lowest token reward", (store, row) => store.lowest(row)],
-  disagreement: ["PRM against outcome", (store, row) => store.disagreement(row)],
+  disagreement: ["PRM vs outcome", (store, row) => store.disagreement(row)],
   outcome: ["outcome reward", (store, row) => store.get("outcome", row)],
   tokens: ["length", (store, row) => store.get("tokens", row)],
-  accuracy: ["accuracy of the group", (store, row) => store.groupAccuracy(row)],
+  accuracy: ["group accuracy", (store, row) => store.groupAccuracy(row)],
 };
 const DESCENDING_FIRST = new Set(["disagreement", "tokens"]);
 
@@ -18,7 +18,7 @@ class Browser {
     this.store = store;
     this.list = byId("list");
     this.runway = byId("runway");
-    this.found = [];
+    this.shown = [];
     this.active = 0;
     this.descending = false;
     this.pool = new Map();
@@ -28,8 +28,8 @@ class Browser {
     this.list.addEventListener("scroll", () => this.drawRows(), { passive: true });
     new ResizeObserver(() => this.drawRows(true)).observe(this.list);
     this.list.addEventListener("click", (event) => {
-      const row = event.target.closest("[data-place]");
-      if (row) this.go(Number(row.dataset.place), true);
+      const row = event.target.closest("[data-index]");
+      if (row) this.go(Number(row.dataset.index), true);
     });
     document.addEventListener("keydown", (event) => this.key(event));
     changed.addEventListener("theme", () => this.drawRows(true));
@@ -38,6 +38,7 @@ class Browser {
     this.fromAddress();
   }
 
+  /** A filter; null where there is nothing to choose. options: value, count and text of each. */
   select(name, label, options) {
     const used = options.filter(([, count]) => count !== 0);
     if (used.length < 2) return null;
@@ -47,15 +48,16 @@ class Browser {
     return el("label", {}, label, select);
   }
 
+  /** How often each value of a column occurs. */
   counts(name) {
-    const found = new Map();
-    for (const value of this.store.columns[name]) found.set(value, (found.get(value) || 0) + 1);
-    return found;
+    const counts = new Map();
+    for (const value of this.store.columns[name]) counts.set(value, (counts.get(value) || 0) + 1);
+    return counts;
   }
 
   makeFilters() {
     const { store } = this;
-    const named = (name, list) => list.map((text, place) => [String(place), this.counts(name).get(place) || 0, visible(text || "(none)")]);
+    const named = (name, list) => list.map((text, code) => [String(code), this.counts(name).get(code) || 0, visible(text || "(none)")]);
     const iterations = [...this.counts("iteration")].sort((a, b) => a[0] - b[0]).map(([value, count]) => [String(value), count]);
     this.search = byId("search");
     let waiting = null;
@@ -74,14 +76,14 @@ class Browser {
       this.apply();
     } });
     const fields = [
-      this.select("run", "Run", data.runs.map((run, place) => [String(place), this.counts("run").get(place) || 0, run.name])),
+      this.select("run", "Run", data.runs.map((run, index) => [String(index), this.counts("run").get(index) || 0, run.name])),
       this.select("purpose", "Set", named("purpose", store.index.purposes)),
       this.select("iteration", "Iteration", iterations),
       this.select("verdict", "Verdict", named("verdict", store.index.verdicts)),
       this.select("source", "Data source", named("source", store.index.sources)),
-      this.select("finish", "Ended by", named("finish", store.index.finishes)),
+      this.select("finish", "Finish reason", named("finish", store.index.finishes)),
       this.select("dropped", "Filter", [["0", this.counts("dropped").get(0) || 0, "kept"], ["1", this.counts("dropped").get(1) || 0, "dropped"]]),
-      el("label", {}, "Order", this.order), this.direction,
+      el("label", {}, "Sort by", this.order), this.direction,
       el("button", { type: "button", id: "clear", onclick: () => this.clear() }, "clear"),
     ];
     byId("filters").append(...fields.filter(Boolean));
@@ -95,76 +97,77 @@ class Browser {
     this.apply();
   }
 
-  /** Filters and sorts anew, and goes to the first rollout of what is found. */
+  /** Filters and sorts again, and goes to the first rollout. */
   apply() {
     const { store } = this;
-    const wanted = Object.entries(this.filters).filter(([, select]) => select.value !== "").map(([name, select]) => [store.columns[name], Number(select.value)]);
+    const conditions = Object.entries(this.filters).filter(([, select]) => select.value !== "").map(([name, select]) => [store.columns[name], Number(select.value)]);
     const words = this.search.value.toLowerCase().trim();
-    this.found = [];
+    this.shown = [];
     for (let row = 0; row < store.rows; row++) {
       if (hiddenRuns.has(store.columns.run[row])) continue;
-      if (wanted.every(([column, value]) => column[row] === value) && (!words || store.haystack(row).includes(words))) this.found.push(row);
+      if (conditions.every(([column, value]) => column[row] === value) && (!words || store.haystack(row).includes(words))) this.shown.push(row);
     }
     const key = ORDERS[this.order.value][1];
     const keys = new Float64Array(store.rows);
-    for (const row of this.found) keys[row] = key(store, row);
+    for (const row of this.shown) keys[row] = key(store, row);
     const sign = this.descending ? -1 : 1;
-    this.found.sort((a, b) => { // rows without a value last, whatever the direction
+    this.shown.sort((a, b) => { // rows without a value come last in either direction
       if (Number.isNaN(keys[a]) || Number.isNaN(keys[b])) return Number.isNaN(keys[a]) - Number.isNaN(keys[b]) || a - b;
       return sign * (keys[a] - keys[b]) || a - b;
     });
-    this.direction.textContent = this.descending ? "↓ high first" : "↑ low first";
-    byId("count").textContent = `${this.found.length.toLocaleString("en")} of ${store.rows.toLocaleString("en")} rollouts`;
+    this.direction.textContent = this.descending ? "↓ highest first" : "↑ lowest first";
+    byId("count").textContent = `${this.shown.length.toLocaleString("en")} of ${store.rows.toLocaleString("en")} rollouts`;
     this.active = 0;
-    this.runway.style.height = `${this.found.length * ROW_HEIGHT}px`;
+    this.runway.style.height = `${this.shown.length * ROW_HEIGHT}px`;
     this.list.scrollTop = 0;
     this.drawRows(true);
-    if (this.found.length && !this.narrow()) this.detail.show(this.found[0]);
+    if (this.shown.length && !this.narrow()) this.detail.show(this.shown[0]);
   }
 
-  /** Draws the rows in view and a few around; those out of view leave the document. */
+  /** Draws the rows in view and a few around them; the others leave the document. */
   drawRows(anew = false) {
     const first = Math.max(0, Math.floor(this.list.scrollTop / ROW_HEIGHT) - OVERSCAN);
-    const last = Math.min(this.found.length, Math.ceil((this.list.scrollTop + this.list.clientHeight) / ROW_HEIGHT) + OVERSCAN);
+    const last = Math.min(this.shown.length, Math.ceil((this.list.scrollTop + this.list.clientHeight) / ROW_HEIGHT) + OVERSCAN);
     if (anew) {
       this.runway.replaceChildren();
       this.pool.clear();
       this.palette = { plus: colour("plus"), minus: colour("minus") };
     }
-    for (const [place, node] of this.pool) {
-      if (place < first || place >= last) {
+    for (const [index, node] of this.pool) {
+      if (index < first || index >= last) {
         node.remove();
-        this.pool.delete(place);
+        this.pool.delete(index);
       }
     }
-    for (let place = first; place < last; place++) {
-      if (!this.pool.has(place)) {
-        const node = this.row(place);
-        this.pool.set(place, node);
+    for (let index = first; index < last; index++) {
+      if (!this.pool.has(index)) {
+        const node = this.row(index);
+        this.pool.set(index, node);
         this.runway.append(node);
       }
-      this.pool.get(place).setAttribute("aria-selected", String(place === this.active));
+      this.pool.get(index).setAttribute("aria-selected", String(index === this.active));
     }
-    if (this.found.length) this.list.setAttribute("aria-activedescendant", `row-${this.active}`);
+    if (this.shown.length) this.list.setAttribute("aria-activedescendant", `row-${this.active}`);
     else this.list.removeAttribute("aria-activedescendant");
   }
 
-  row(place) {
+  /** The element of one row of the list. */
+  row(index) {
     const { store } = this;
-    const row = this.found[place];
+    const row = this.shown[index];
     const sum = store.get("sum", row);
     const prompt = visible(store.prompt(row).trim().slice(-90)).replace(/\s+/g, " ");
     const where = [several ? data.runs[store.get("run", row)].name : null, store.label("purpose", row) === "training" ? null : store.label("purpose", row),
       `iteration ${store.get("iteration", row)}`, `#${store.get("sample", row)}`, store.get("dropped", row) ? "dropped" : null].filter(Boolean).join(" · ");
-    const node = el("div", { class: "row", role: "option", id: `row-${place}`, "data-place": place, "aria-setsize": this.found.length, "aria-posinset": place + 1 },
+    const node = el("div", { class: "row", role: "option", id: `row-${index}`, "data-index": index, "aria-setsize": this.shown.length, "aria-posinset": index + 1 },
       el("div", { class: "first" }, verdictMark(store, row), el("span", { class: "dim" }, where), el("b", {}, Number.isNaN(sum) ? `${store.get("tokens", row)} tokens` : show(sum, true))),
       el("div", { class: "snippet" }, prompt || " "),
       this.strip(row));
-    node.style.top = `${place * ROW_HEIGHT}px`;
+    node.style.top = `${index * ROW_HEIGHT}px`;
     return node;
   }
 
-  /** The rewards of a response as a strip of colours, the strongest of neighbouring tokens where they do not fit. */
+  /** The rewards of a response as a strip of colours; where tokens share a cell, the strongest one colours it. */
   strip(row) {
     const values = this.store.values("process_rewards", row);
     if (!values) return null;
@@ -174,8 +177,8 @@ class Browser {
     const cells = Math.min(180, values.length);
     for (let cell = 0; cell < cells; cell++) {
       let strongest = 0;
-      for (let place = Math.floor((cell * values.length) / cells); place < Math.floor(((cell + 1) * values.length) / cells); place++) {
-        if (Math.abs(values[place]) > Math.abs(strongest)) strongest = values[place];
+      for (let token = Math.floor((cell * values.length) / cells); token < Math.floor(((cell + 1) * values.length) / cells); token++) {
+        if (Math.abs(values[token]) > Math.abs(strongest)) strongest = values[token];
       }
       pen.globalAlpha = strength(strongest / scale);
       pen.fillStyle = strongest < 0 ? this.palette.minus : this.palette.plus;
@@ -184,23 +187,25 @@ class Browser {
     return canvas;
   }
 
+  /** Scrolls the active row into view. */
   reveal() {
     const top = this.active * ROW_HEIGHT;
     if (top < this.list.scrollTop) this.list.scrollTop = top;
     else if (top + ROW_HEIGHT > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = top + ROW_HEIGHT - this.list.clientHeight;
   }
 
+  /** Whether the rollout covers the list, as on a phone. */
   narrow() {
     return matchMedia("(max-width: 820px)").matches;
   }
 
-  /** Makes a place of the list the active one; beside the list it is shown at once, on a phone when it is opened. */
-  go(place, open = false) {
-    if (!this.found.length) return;
-    this.active = Math.max(0, Math.min(this.found.length - 1, place));
+  /** Makes a row of the list the active one. Beside the list, its rollout is shown at once; on a phone, only with `open`. */
+  go(index, open = false) {
+    if (!this.shown.length) return;
+    this.active = Math.max(0, Math.min(this.shown.length - 1, index));
     this.reveal();
     this.drawRows();
-    if (open || !this.narrow()) this.open(this.found[this.active]);
+    if (open || !this.narrow()) this.open(this.shown[this.active]);
   }
 
   open(row) {
@@ -210,10 +215,10 @@ class Browser {
     if (this.narrow()) byId("detail").focus();
   }
 
-  /** Opens a rollout that may not be among those found. */
+  /** Opens a rollout, even if the filters hide it. */
   openRow(row) {
-    const place = this.found.indexOf(row);
-    if (place >= 0) this.go(place, true);
+    const index = this.shown.indexOf(row);
+    if (index >= 0) this.go(index, true);
     else this.open(row);
   }
 
@@ -261,6 +266,7 @@ class Browser {
     }
   }
 
+  /** Whether the keyboard is in the rollout. */
   inDetail() {
     return byId("detail").contains(document.activeElement);
   }
@@ -270,6 +276,7 @@ class Browser {
     (byId("detail").querySelector(".tokens") || byId("detail")).focus();
   }
 
+  /** Opens the next or previous sample of the group. */
   sample(step) {
     const { row } = this.detail;
     if (row === undefined) return;

@@ -1,42 +1,42 @@
-// Curves over iterations as SVG: axes, a cursor by pointer or arrow keys, a legend that toggles, a table of the same numbers.
+// Curves over iterations as SVG: axes, a cursor for pointer and arrow keys, a legend that toggles lines, a table of the numbers.
 
-const AXES = { iteration: "iteration", rollouts: "rollouts", seconds: "time at work" };
+const AXES = { iteration: "iteration", rollouts: "rollouts", seconds: "busy time" };
 const LONGEST = Math.max(0, ...data.runs.flatMap((run) => Object.values(run.seconds)));
 const [TIME_UNIT, TIME_NAME] = LONGEST > 7200 ? [3600, "hours"] : LONGEST > 120 ? [60, "minutes"] : [1, "seconds"];
 let axis = "iteration";
 const charts = [];
-const MANY = 100; // points of a line from which on it can be smoothed
+const MANY = 100; // points; lines with at least as many can be smoothed
 let smooth = data.charts.some((chart) => chart.series.some((series) => series.points.length >= MANY));
-const LEAST_SPAN = 0.02; // of the largest value: what the vertical axis spans at least
+const LEAST_SPAN = 0.02; // of the largest value; the vertical axis spans at least this
 
-/** Where an iteration of a run stands on the axis that is chosen. */
-function place(run, iteration) {
+/** The position of an iteration of a run on the chosen axis. */
+function xOf(run, iteration) {
   if (axis === "iteration") return iteration;
-  const found = data.runs[run][axis][iteration];
-  return axis === "seconds" ? found / TIME_UNIT : found;
+  const value = data.runs[run][axis][iteration];
+  return axis === "seconds" ? value / TIME_UNIT : value;
 }
 
-/** Round numbers from low to high. */
+/** About `count` round numbers from low to high, and the step between them. */
 function ticks(low, high, count) {
   const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
-  const found = [];
-  for (let number = Math.ceil(low / step - 1e-9); number * step <= high + step * 1e-9; number++) found.push(number * step);
-  return { step, found };
+  const values = [];
+  for (let number = Math.ceil(low / step - 1e-9); number * step <= high + step * 1e-9; number++) values.push(number * step);
+  return { step, values };
 }
 
 function tickText(value, step) {
   if (value === 0) return "0";
   if (Math.abs(value) >= 1e6 || step < 1e-5) {
-    const digits = Math.max(2, Math.ceil(Math.log10(Math.abs(value) / step)) + 1); // so that two ticks never read alike
+    const digits = Math.max(2, Math.ceil(Math.log10(Math.abs(value) / step)) + 1); // so that no two ticks look the same
     return String(Number(value.toPrecision(digits)).toExponential()).replaceAll("-", "−");
   }
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace("-", "−");
 }
 
-/** The mean of each value and of so many on either side. */
+/** The mean of each value and of `reach` values on either side. */
 function runningMean(values, reach) {
   return values.map((_, index) => {
     const near = values.slice(Math.max(0, index - reach), index + reach + 1);
@@ -44,7 +44,7 @@ function runningMean(values, reach) {
   });
 }
 
-/** A card with one drawing. spec: title, unit, caption, series; `bars` stacks them by iteration instead of drawing lines. */
+/** A card with one drawing. spec: title, unit, caption, series; with `bars` they are stacked by iteration instead of drawn as lines. */
 class Chart {
   constructor(spec, parent) {
     this.spec = spec;
@@ -64,16 +64,16 @@ class Chart {
   }
 
   keys() {
-    const sign = ({ run, style }) => {
-      if (this.spec.bars) return this.barSign(style);
-      return several ? { ...lineSign(run, style), colour: "var(--dim)" } : lineSign(run, style);
+    const look = ({ run, style }) => {
+      if (this.spec.bars) return this.barLook(style);
+      return several ? { ...lineLook(run, style), colour: "var(--dim)" } : lineLook(run, style);
     };
     const labels = new Map(this.spec.series.map((series) => [series.label, series]));
-    this.legend.replaceChildren(...[...labels.values()].map((series) => this.key(series.label, sign(series))));
+    this.legend.replaceChildren(...[...labels.values()].map((series) => this.key(series.label, look(series))));
     if (this.legend.childElementCount < 2 && this.spec.series.length < 2) this.legend.replaceChildren();
   }
 
-  key(label, sign) {
+  key(label, look) {
     const button = el("button", {
       type: "button", class: "key", "aria-pressed": String(!this.off.has(label)),
       onclick: () => {
@@ -82,11 +82,11 @@ class Chart {
         button.setAttribute("aria-pressed", String(!this.off.has(label)));
         this.draw();
       },
-    }, swatch(sign), el("span", {}, label));
+    }, swatch(look), el("span", {}, label));
     return button;
   }
 
-  barSign(style) {
+  barLook(style) {
     return { colour: `var(--c${style % 8})`, dash: "" };
   }
 
@@ -122,12 +122,12 @@ class Chart {
     this.body.replaceChildren(el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${this.spec.title}, table` }, table(rows)));
   }
 
-  /** Axes for these extents; returns the drawing and its scales. */
+  /** A drawing with axes, and its scales. inner: leave room at both ends, for bars. */
   frame(xs, low, high, inner) {
     const width = Math.max(this.root.clientWidth - 30, 200);
     const height = Math.min(236, Math.max(170, width * 0.52));
     const vertical = ticks(low, high, 4);
-    const longest = Math.max(...vertical.found.map((tick) => tickText(tick, vertical.step).length));
+    const longest = Math.max(...vertical.values.map((tick) => tickText(tick, vertical.step).length));
     const box = { left: Math.max(48, 14 + 6.6 * longest), right: width - 10, top: 8, bottom: height - 34 };
     const y = (value) => box.bottom - ((value - low) / (high - low)) * (box.bottom - box.top);
     const [first, last] = [Math.min(...xs), Math.max(...xs)];
@@ -135,22 +135,23 @@ class Chart {
     const span = last - first + 2 * pad || 1;
     const x = (value) => box.left + 6 + ((value - first + pad) / span) * (box.right - box.left - 12);
     const drawing = svg("svg", { class: "plot", viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "img", "aria-label": this.describe() });
-    for (const tick of vertical.found) {
+    for (const tick of vertical.values) {
       drawing.append(svg("line", { class: "grid", x1: box.left, x2: box.right, y1: y(tick), y2: y(tick) }),
         svg("text", { x: box.left - 6, y: y(tick) + 4, "text-anchor": "end" }, tickText(tick, vertical.step)));
     }
     drawing.append(svg("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
     const whole = axis !== "seconds" || this.spec.bars;
     const horizontal = ticks(first, last, Math.min(8, Math.max(2, Math.floor(width / 64))));
-    for (const tick of first === last ? [first] : horizontal.found) {
+    for (const tick of first === last ? [first] : horizontal.values) {
       if (whole && !Number.isInteger(Number(tick.toPrecision(12)))) continue;
       drawing.append(svg("text", { x: x(tick), y: box.bottom + 15, "text-anchor": "middle" }, tickText(tick, first === last || whole ? 1 : horizontal.step)));
     }
-    const label = this.spec.bars ? AXES.iteration : axis === "seconds" ? `${TIME_NAME} at work` : AXES[axis];
+    const label = this.spec.bars ? AXES.iteration : axis === "seconds" ? `busy time, ${TIME_NAME}` : AXES[axis];
     drawing.append(svg("text", { x: (box.left + box.right) / 2, y: height - 4, "text-anchor": "middle" }, label));
     return { drawing, x, y, box };
   }
 
+  /** The drawing in words, for screen readers. */
   describe() {
     const parts = this.shown().slice(0, 6).map((series) => {
       const [first, last] = [series.points[0], series.points[series.points.length - 1]];
@@ -168,21 +169,21 @@ class Chart {
     if (low === 0 && high === 0) high = 1;
     else if (high - low < least) [low, high] = [(low + high - least) / 2, (low + high + least) / 2];
     else if (low > 0 && low < 0.35 * high) low = 0;
-    for (let round = 0; round < 2; round++) { // wider extents may have wider steps
+    for (let round = 0; round < 2; round++) { // a wider range may need wider steps
       const { step } = ticks(low, high, 4);
       low = Math.floor(low / step + 1e-9) * step;
       high = Math.ceil(high / step - 1e-9) * step;
     }
-    const xs = series.flatMap((line) => line.points.map((point) => place(line.run, point[0])));
+    const xs = series.flatMap((line) => line.points.map((point) => xOf(line.run, point[0])));
     const frame = this.frame(xs.length ? xs : [0, 1], low, high, false);
     const { drawing, x, y } = frame;
     for (const line of series) {
-      const sign = lineSign(line.run, line.style);
-      const points = line.points.map(([iteration, value]) => [x(place(line.run, iteration)), y(value)]);
+      const look = lineLook(line.run, line.style);
+      const points = line.points.map(([iteration, value]) => [x(xOf(line.run, iteration)), y(value)]);
       const smoothed = smooth && points.length >= MANY;
-      const draw = (heights, look) => {
-        const path = svg("polyline", { points: points.map((point, index) => `${point[0].toFixed(1)},${heights[index].toFixed(1)}`).join(" "), fill: "none", "stroke-linejoin": "round", "stroke-dasharray": sign.dash, ...look });
-        path.style.stroke = sign.colour;
+      const draw = (heights, attributes) => {
+        const path = svg("polyline", { points: points.map((point, index) => `${point[0].toFixed(1)},${heights[index].toFixed(1)}`).join(" "), fill: "none", "stroke-linejoin": "round", "stroke-dasharray": look.dash, ...attributes });
+        path.style.stroke = look.colour;
         drawing.append(path);
       };
       const heights = points.map((point) => point[1]);
@@ -191,14 +192,14 @@ class Chart {
       if (points.length > 40) continue;
       for (const [cx, cy] of points) {
         const dot = svg("circle", { cx: cx.toFixed(1), cy: cy.toFixed(1), r: 2.8 });
-        dot.style.fill = sign.colour;
+        dot.style.fill = look.colour;
         drawing.append(dot);
       }
     }
     const stops = [...new Set(xs)].sort((a, b) => a - b);
     this.cursorOn(frame, stops, (stop) => series.map((line) => {
-      const point = line.points.find((found) => place(line.run, found[0]) === stop);
-      return point && { label: this.name(line), value: show(point[1]), colour: lineSign(line.run, line.style).colour, iteration: point[0] };
+      const point = line.points.find(([iteration]) => xOf(line.run, iteration) === stop);
+      return point && { label: this.name(line), value: show(point[1]), colour: lineLook(line.run, line.style).colour, iteration: point[0] };
     }).filter(Boolean));
     return drawing;
   }
@@ -223,7 +224,7 @@ class Chart {
           const value = bar.run === run ? maps[number].get(iteration) : 0;
           if (!value) return;
           const part = svg("rect", { x: left.toFixed(1), width: Math.max(width - (runs.length > 1 ? 2 : 0), 0.8).toFixed(1), y: y(base + value).toFixed(1), height: Math.max(y(base) - y(base + value) - 0.6, 0.2).toFixed(1) });
-          part.style.fill = this.barSign(bar.style).colour;
+          part.style.fill = this.barLook(bar.style).colour;
           if (index % 2) part.style.opacity = 0.72;
           drawing.append(part);
           base += value;
@@ -233,13 +234,13 @@ class Chart {
     this.cursorOn(frame, iterations, (stop) => runs.flatMap((run) => [
       ...(several ? [{ label: data.runs[run].name, value: duration(total(stop, run)), colour: "transparent", iteration: stop }] : []),
       ...series.map((bar, index) => bar.run === run && maps[index].has(stop) &&
-        { label: bar.label, value: duration(maps[index].get(stop)), colour: this.barSign(bar.style).colour, iteration: stop }).filter(Boolean),
+        { label: bar.label, value: duration(maps[index].get(stop)), colour: this.barLook(bar.style).colour, iteration: stop }).filter(Boolean),
       ...(several ? [] : [{ label: "all", value: duration(total(stop, run)), colour: "transparent", iteration: stop }]),
     ]));
     return drawing;
   }
 
-  /** The dashed line and its box of values, by pointer and by arrow keys. stops: along the axis, in order. */
+  /** A dashed line with a box of values that follows pointer and arrow keys. stops: its positions on the axis, in order. */
   cursorOn({ drawing, x, box }, stops, valuesAt) {
     const line = svg("line", { class: "cursor", y1: box.top, y2: box.bottom, visibility: "hidden" });
     drawing.append(line);
@@ -290,7 +291,7 @@ class Chart {
   }
 }
 
-/** Whether no line of a chart ever changes: then its values are told, not drawn. */
+/** Whether no line of a chart ever changes: then its values are listed instead of drawn. */
 function still(spec) {
   return !spec.bars && spec.series.some((series) => series.points.length > 1) && spec.series.every((series) =>
     series.points.every((point) => Math.abs(point[1] - series.points[0][1]) <= 1e-6 * Math.abs(series.points[0][1])));
@@ -310,7 +311,7 @@ function curves() {
   }
   if (smooth) {
     byId("x-axis").after(el("button", {
-      type: "button", id: "smooth", "aria-pressed": "true", title: "Running means over a twentieth of the iterations; the values themselves stand behind them",
+      type: "button", id: "smooth", "aria-pressed": "true", title: "Running mean over a twentieth of the iterations, with the raw values behind it",
       onclick: (event) => {
         smooth = !smooth;
         event.currentTarget.setAttribute("aria-pressed", String(smooth));
@@ -332,7 +333,7 @@ function curves() {
   if (names.length) {
     const cards = el("div", { class: "cards" });
     root.append(el("div", { class: "chips" }, el("h3", {}, "Any metric")), cards);
-    const spec = { name: "any", title: "", unit: "", caption: "Every number of the summaries.", series: [] };
+    const spec = { name: "any", title: "", unit: "", caption: "Every number in the summaries.", series: [] };
     const chart = new Chart(spec, cards);
     const select = el("select", {
       "aria-label": "Metric",

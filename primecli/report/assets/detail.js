@@ -1,4 +1,4 @@
-// One rollout: its facts, its tokens coloured by what they earned, and the same for others of its group.
+// One rollout: its facts and its coloured tokens, alone or beside another sample of its group.
 
 const MOST_TOKENS = 4000; // drawn at once; a button shows the rest
 
@@ -11,7 +11,7 @@ class Detail {
     this.beside = false;
     this.preferred = store.index.values[0] || null;
     this.relative = "group";
-    this.root.replaceChildren(el("p", { class: "empty" }, "Choose a rollout from the list."));
+    this.root.replaceChildren(el("p", { class: "empty" }, "Select a rollout from the list."));
   }
 
   show(row) {
@@ -20,7 +20,7 @@ class Detail {
     this.root.scrollTop = 0;
   }
 
-  /** Those drawn: the rollout, and beside it the first of its group with another verdict, else the next. */
+  /** The rows to draw: the rollout and, beside it, the first of its group with another verdict, else the next. */
   drawn() {
     const members = this.store.members.get(this.store.get("group", this.row));
     if (!this.beside || members.length < 2) return [this.row];
@@ -31,24 +31,24 @@ class Detail {
 
   draw() {
     const { store, row } = this;
-    const there = this.there(row);
-    this.quantity = there.includes(this.preferred) ? this.preferred : there[0] || null;
+    const quantities = this.quantities(row);
+    this.quantity = quantities.includes(this.preferred) ? this.preferred : quantities[0] || null;
     const members = store.members.get(store.get("group", row));
     const rows = this.drawn();
     const among = { rollout: null, group: members, all: null }[this.relative];
-    this.scaleOf = (one) => store.scale(this.quantity, this.relative === "rollout" ? [one] : among);
+    this.scaleOf = (drawn) => store.scale(this.quantity, this.relative === "rollout" ? [drawn] : among);
     this.root.replaceChildren(
       this.controls(members.length),
       el("h3", {}, this.where(row)),
       el("p", { class: "where" }, visible(store.text("group.name", store.get("group", row)))),
       this.samples(members),
       el("details", { class: "prompt", open: store.prompt(row).length < 600 }, el("summary", {}, "Prompt"), el("pre", {}, visible(store.prompt(row)))),
-      el("div", { class: "sides" }, rows.map((one) => this.side(one))),
+      el("div", { class: "sides" }, rows.map((drawn) => this.side(drawn))),
     );
   }
 
-  /** The quantities that a rollout has: one that was not trained on has no process rewards. */
-  there(row) {
+  /** The quantities that a rollout has; one that was not trained on, say, has no process rewards. */
+  quantities(row) {
     return this.store.index.values.filter((name) => !Number.isNaN(this.store.get(`${name}.scale`, row)));
   }
 
@@ -65,13 +65,13 @@ class Detail {
 
   controls(size) {
     const { store } = this;
-    const chosen = (label, options, value, change) => el("label", {}, label,
+    const choice = (label, options, value, change) => el("label", {}, label,
       el("select", { onchange: (event) => change(event.target.value) }, options.map(([name, text]) => el("option", { value: name, selected: name === value }, text))));
     const scale = this.relative === "rollout" ? this.scaleOf(this.row) : this.quantity && this.scaleOf(this.row);
     return el("div", { class: "controls" },
       el("button", { type: "button", class: "back", onclick: () => this.actions.close() }, "← List"),
-      this.quantity && chosen("colour", this.there(this.row).map((name) => [name, QUANTITIES[name].label]), this.quantity, (value) => this.set({ preferred: value })),
-      this.quantity && chosen("scale of", [["rollout", "this rollout"], ["group", "its group"], ["all", "all rollouts"]], this.relative, (value) => this.set({ relative: value })),
+      this.quantity && choice("colour by", this.quantities(this.row).map((name) => [name, QUANTITIES[name].label]), this.quantity, (value) => this.set({ preferred: value })),
+      this.quantity && choice("scale", [["rollout", "this rollout"], ["group", "its group"], ["all", "all rollouts"]], this.relative, (value) => this.set({ relative: value })),
       size > 1 ? el("button", { type: "button", id: "beside", "aria-pressed": String(this.beside), onclick: () => this.set({ beside: !this.beside }) }, "side by side") : null,
       this.quantity && this.legend(scale));
   }
@@ -92,7 +92,7 @@ class Detail {
   }
 
   nextQuantity() {
-    const names = this.row === undefined ? [] : this.there(this.row);
+    const names = this.row === undefined ? [] : this.quantities(this.row);
     if (names.length) this.set({ preferred: names[(names.indexOf(this.quantity) + 1) % names.length] });
   }
 
@@ -110,7 +110,7 @@ class Detail {
     const values = this.quantity && store.values(this.quantity, row);
     const readout = el("p", { class: "readout", role: "status" });
     const box = pieces ? this.tokens(row, pieces, values, readout) : el("pre", { class: "tokens", tabindex: 0, "aria-label": "Response" }, visible(store.text("text", row)));
-    if (!pieces) readout.textContent = "Its tokenizer was not found, so the text is without colours; the bars are by token.";
+    if (!pieces) readout.textContent = "The tokenizer was not found, so the text has no colours; the bars have one value per token.";
     return el("div", { class: "side", "data-row": row }, this.facts(row), box, values ? this.bars(values, row) : null, readout);
   }
 
@@ -123,29 +123,29 @@ class Detail {
       fact("sample", `#${store.get("sample", row)}`),
       fact("outcome reward", show(outcome)),
       fact("answer", store.text("answer", row)),
-      fact("truth", store.truth(row)),
-      fact("process rewards", Number.isNaN(sum) ? "" : `${show(sum, true)} (P right ${show(1 / (1 + Math.exp(-sum)))})`),
-      fact("tokens", `${store.get("tokens", row)}${store.label("finish", row) === "length" ? ", cut at the limit" : ""}`),
+      fact("ground truth", store.truth(row)),
+      fact("process rewards", Number.isNaN(sum) ? "" : `${show(sum, true)} (P(correct) = ${show(1 / (1 + Math.exp(-sum)))})`),
+      fact("tokens", `${store.get("tokens", row)}${store.label("finish", row) === "length" ? ", cut off at the limit" : ""}`),
       fact("", store.get("dropped", row) ? "dropped by the filter" : ""),
       fact("verifier", store.text("detail", row)));
   }
 
   tokens(row, pieces, values, readout) {
-    const box = el("div", { class: "tokens", tabindex: 0, role: "application", "aria-label": "Response, token by token; arrow keys walk" });
+    const box = el("div", { class: "tokens", tabindex: 0, role: "application", "aria-label": "Response, token by token; use the arrow keys" });
     const draw = (limit) => {
       const most = Math.min(limit, pieces.length);
       const spans = [];
-      for (let place = 0; place < most; place++) spans.push(this.token(place, pieces[place], values, this.quantity && this.scaleOf(row)));
+      for (let token = 0; token < most; token++) spans.push(this.token(token, pieces[token], values, this.quantity && this.scaleOf(row)));
       box.replaceChildren(...spans);
       if (most < pieces.length) box.append(el("button", { type: "button", onclick: () => draw(Infinity) }, `show all ${pieces.length} tokens`));
     };
     draw(MOST_TOKENS);
-    let here = -1;
-    const go = (place) => {
-      if (here >= 0) box.children[here]?.classList.remove("here");
-      here = place;
-      box.children[here].classList.add("here");
-      this.read(readout, row, here, pieces[here]);
+    let current = -1;
+    const go = (token) => {
+      if (current >= 0) box.children[current]?.classList.remove("here");
+      current = token;
+      box.children[current].classList.add("here");
+      this.read(readout, row, current, pieces[current]);
     };
     const over = (event) => {
       const span = event.target.closest("[data-token]");
@@ -155,48 +155,50 @@ class Detail {
     box.addEventListener("click", over);
     box.addEventListener("keydown", (event) => {
       const last = box.querySelectorAll("[data-token]").length - 1;
-      const to = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: last }[event.key];
+      const to = { ArrowLeft: current - 1, ArrowRight: current + 1, Home: 0, End: last }[event.key];
       if (to === undefined) return;
       event.preventDefault();
       go(Math.max(0, Math.min(last, to)));
-      box.children[here].scrollIntoView({ block: "nearest" });
+      box.children[current].scrollIntoView({ block: "nearest" });
     });
-    readout.textContent = "Point at a token, or walk with ← →, for its numbers.";
+    readout.textContent = "Point at a token, or use ← →, to see its numbers.";
     return box;
   }
 
-  token(place, piece, values, scale) {
+  /** The element of a token, coloured by its share of the scale. */
+  token(index, piece, values, scale) {
     const ghost = piece === "";
     const parts = ghost ? ["◦"] : visible(piece).split(/(\n|\t)/).flatMap((part) => (part === "\n" ? [el("i", {}, "↵"), part] : part === "\t" ? [el("i", {}, "⇥"), part] : [part]));
-    const span = el("span", { "data-token": place, class: ghost ? "ghost" : null }, parts);
+    const span = el("span", { "data-token": index, class: ghost ? "ghost" : null }, parts);
     if (values && scale > 0) {
-      const part = values[place] / scale;
-      if (strength(part) >= 0.01) span.style.backgroundColor = this.tint(part);
-      if (Math.abs(part) >= 0.5 && !QUANTITIES[this.quantity].sequential) span.classList.add(part < 0 ? "strong-minus" : "strong-plus");
+      const share = values[index] / scale;
+      if (strength(share) >= 0.01) span.style.backgroundColor = this.tint(share);
+      if (Math.abs(share) >= 0.5 && !QUANTITIES[this.quantity].sequential) span.classList.add(share < 0 ? "strong-minus" : "strong-plus");
     }
     return span;
   }
 
-  /** The colour of a part of the scale, -1 … 1. */
-  tint(part) {
-    const name = QUANTITIES[this.quantity].sequential ? "rare" : part < 0 ? "minus" : "plus";
-    return `color-mix(in srgb, var(--${name}) ${Math.round(100 * strength(part))}%, transparent)`;
+  /** The colour of a share of the scale, -1 … 1. */
+  tint(share) {
+    const name = QUANTITIES[this.quantity].sequential ? "rare" : share < 0 ? "minus" : "plus";
+    return `color-mix(in srgb, var(--${name}) ${Math.round(100 * strength(share))}%, transparent)`;
   }
 
-  read(readout, row, place, piece) {
+  /** Writes the numbers of a token below the text. */
+  read(readout, row, token, piece) {
     const { store } = this;
-    const parts = [`token ${place + 1} of ${store.get("tokens", row)} `, el("span", { class: "mono" }, piece === "" ? "part of the next character" : visible(JSON.stringify(piece).slice(1, -1)))];
+    const parts = [`token ${token + 1} of ${store.get("tokens", row)} `, el("span", { class: "mono" }, piece === "" ? "part of the next character" : visible(JSON.stringify(piece).slice(1, -1)))];
     for (const name of store.index.values) {
       const values = store.values(name, row);
-      if (values) parts.push(` · ${QUANTITIES[name].label} `, el("b", {}, show(values[place], !QUANTITIES[name].sequential)));
+      if (values) parts.push(` · ${QUANTITIES[name].label} `, el("b", {}, show(values[token], !QUANTITIES[name].sequential)));
       if (values && name === "process_rewards") {
-        parts.push(" · so far ", el("b", {}, show(values.slice(0, place + 1).reduce((sum, value) => sum + value, 0), true)));
+        parts.push(" · sum so far ", el("b", {}, show(values.slice(0, token + 1).reduce((sum, value) => sum + value, 0), true)));
       }
     }
     readout.replaceChildren(...parts);
   }
 
-  /** A bar a token, and the line of their running sum on a scale of its own. */
+  /** One bar per token; for process rewards also a line of their running sum, which has its own scale. */
   bars(values, row) {
     const [width, height] = [600, 74];
     const scale = this.scaleOf(row) || 1;
@@ -206,11 +208,11 @@ class Detail {
     const step = width / values.length;
     const thick = Math.max(step * 0.82, 0.6);
     const shapes = { up: "", down: "", rare: "" };
-    values.forEach((value, place) => {
+    values.forEach((value, token) => {
       const size = Math.min(1, Math.abs(value) / scale) * reach;
       if (size < 0.2) return;
       const top = value > 0 ? middle - size : middle;
-      shapes[sequential ? "rare" : value > 0 ? "up" : "down"] += `M${(place * step).toFixed(2)} ${top.toFixed(2)}h${thick.toFixed(2)}v${size.toFixed(2)}h${(-thick).toFixed(2)}z`;
+      shapes[sequential ? "rare" : value > 0 ? "up" : "down"] += `M${(token * step).toFixed(2)} ${top.toFixed(2)}h${thick.toFixed(2)}v${size.toFixed(2)}h${(-thick).toFixed(2)}z`;
     });
     const drawing = svg("svg", { class: "plot bars", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", height, "aria-label": `${QUANTITIES[this.quantity].label} by token` });
     drawing.style.height = `${height}px`;
@@ -221,9 +223,9 @@ class Detail {
       let sum = 0;
       const sums = Array.from(values, (value) => (sum += value));
       const most = Math.max(...sums.map(Math.abs), 1e-30);
-      const points = sums.map((value, place) => `${((place + 0.5) * step).toFixed(2)},${(middle - (value / most) * reach).toFixed(2)}`);
+      const points = sums.map((value, token) => `${((token + 0.5) * step).toFixed(2)},${(middle - (value / most) * reach).toFixed(2)}`);
       drawing.append(svg("polyline", { class: "total", points: points.join(" "), "vector-effect": "non-scaling-stroke" }));
-      caption += `; the line is their running sum, ±${show(most)} at the edges`;
+      caption += `; the line is their running sum, with ±${show(most)} at the edges`;
     }
     return el("figure", { style: null, class: "figure" }, drawing, el("figcaption", { class: "where" }, caption));
   }

@@ -1,4 +1,4 @@
-// The rollouts' columns out of the page's payload, and what is asked of a row. See payload.py for the layout.
+// The columns of the rollouts, unpacked from the page's payload, and what can be asked about a row. payload.py describes the layout.
 
 const KINDS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i4: Int32Array, i1: Int8Array, f4: Float32Array };
 const QUANTITIES = {
@@ -8,13 +8,14 @@ const QUANTITIES = {
   values: { label: "value", unit: "" },
 };
 
+/** The store of a payload in base64. */
 async function unpack(text, encoding) {
   const binary = atob(text.trim());
   let bytes = new Uint8Array(binary.length);
-  for (let place = 0; place < binary.length; place++) bytes[place] = binary.charCodeAt(place);
+  for (let index = 0; index < binary.length; index++) bytes[index] = binary.charCodeAt(index);
   if (encoding === "gzip") {
     if (typeof DecompressionStream === "undefined") {
-      throw new Error("this browser cannot decompress: make the report with --no-compress, or open it in a newer one");
+      throw new Error("this browser cannot decompress them; make the report with --no-compress, or use a newer browser");
     }
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     bytes = new Uint8Array(await new Response(stream).arrayBuffer());
@@ -35,15 +36,15 @@ class Store {
     }
     const spelled = this.columns.spelled;
     this.starts = {
-      pieces: running(this.rows, (row) => (spelled[row] ? this.columns.tokens[row] : 0)),
+      pieces: runningTotal(this.rows, (row) => (spelled[row] ? this.columns.tokens[row] : 0)),
     };
     for (const name of this.index.values) {
       const scales = this.columns[`${name}.scale`];
-      this.starts[name] = running(this.rows, (row) => (Number.isNaN(scales[row]) ? 0 : this.columns.tokens[row]));
+      this.starts[name] = runningTotal(this.rows, (row) => (Number.isNaN(scales[row]) ? 0 : this.columns.tokens[row]));
     }
     for (const name of ["text", "answer", "detail", "group.name", "group.prompt", "group.truth"]) {
       const lengths = this.columns[`${name}.length`];
-      this.starts[name] = running(lengths.length, (place) => lengths[place]);
+      this.starts[name] = runningTotal(lengths.length, (index) => lengths[index]);
     }
     this.members = new Map();
     for (let row = 0; row < this.rows; row++) {
@@ -59,15 +60,16 @@ class Store {
     return this.columns[name][row];
   }
 
-  /** One of the names that the index lists, such as a verdict. */
+  /** The name behind a code, such as that of a verdict. */
   label(name, row) {
     const lists = { verdict: "verdicts", purpose: "purposes", stage: "stages", finish: "finishes", source: "sources" };
     return this.index[lists[name]][this.columns[name][row]];
   }
 
-  text(name, place) {
+  /** Text number `index` of a column. */
+  text(name, index) {
     const starts = this.starts[name];
-    return this.decoder.decode(this.columns[name].subarray(starts[place], starts[place + 1]));
+    return this.decoder.decode(this.columns[name].subarray(starts[index], starts[index + 1]));
   }
 
   prompt(row) {
@@ -78,53 +80,53 @@ class Store {
     return this.text("group.truth", this.get("group", row));
   }
 
-  /** The tokens' texts; null where no tokenizer was found. */
+  /** The text of each token; null if no tokenizer was found. */
   pieces(row) {
     if (!this.get("spelled", row)) return null;
     const text = this.text("text", row);
     const starts = this.starts.pieces;
-    const found = [];
+    const pieces = [];
     let from = 0;
-    for (let place = starts[row]; place < starts[row + 1]; place++) {
-      const to = from + this.columns.pieces[place];
-      found.push(text.slice(from, to));
+    for (let index = starts[row]; index < starts[row + 1]; index++) {
+      const to = from + this.columns.pieces[index];
+      pieces.push(text.slice(from, to));
       from = to;
     }
-    return found;
+    return pieces;
   }
 
-  /** One number a token, to 1/127 of the row's largest; null where the row has none. */
+  /** One number per token, exact to 1/254 of the row's largest; null if the row has none. */
   values(name, row) {
     if (!this.index.values.includes(name)) return null;
     const scale = this.columns[`${name}.scale`][row];
     if (Number.isNaN(scale)) return null;
     const starts = this.starts[name];
-    const parts = this.columns[name].subarray(starts[row], starts[row + 1]);
-    const found = new Float32Array(parts.length);
-    for (let place = 0; place < parts.length; place++) found[place] = (parts[place] * scale) / 127;
-    return found;
+    const levels = this.columns[name].subarray(starts[row], starts[row + 1]); // -127 … 127
+    const values = new Float32Array(levels.length);
+    for (let token = 0; token < levels.length; token++) values[token] = (levels[token] * scale) / 127;
+    return values;
   }
 
-  /** The value that has the full colour. among: the rows it is of; null is all rows, by the 99th percentile of their largest. */
+  /** The value that gets the full colour: the largest among these rows, or, for null, the 99th percentile of all rows' largest. */
   scale(name, among) {
     if (among !== null) {
       return Math.max(0, ...among.map((row) => this.columns[`${name}.scale`][row]).filter((scale) => !Number.isNaN(scale)));
     }
     if (!this.scales.has(name)) {
-      const found = Array.from(this.columns[`${name}.scale`]).filter((scale) => !Number.isNaN(scale)).sort((a, b) => a - b);
-      this.scales.set(name, found[Math.floor(0.99 * (found.length - 1))] || 0);
+      const largest = Array.from(this.columns[`${name}.scale`]).filter((scale) => !Number.isNaN(scale)).sort((a, b) => a - b);
+      this.scales.set(name, largest[Math.floor(0.99 * (largest.length - 1))] || 0);
     }
     return this.scales.get(name);
   }
 
-  /** What a search looks through, in lower case. */
+  /** The text that a search looks through, in lower case. */
   haystack(row) {
     this.lower[row] ??= [this.prompt(row), this.text("text", row), this.text("answer", row), this.truth(row),
       this.text("group.name", this.get("group", row))].join("\n").toLowerCase();
     return this.lower[row];
   }
 
-  /** Mean outcome reward of the row's group. */
+  /** The mean outcome reward of the row's group. */
   groupAccuracy(row) {
     let [sum, count] = [0, 0];
     for (const member of this.members.get(this.get("group", row))) {
@@ -134,23 +136,24 @@ class Store {
     return count ? sum / count : NaN;
   }
 
-  /** The PRM's probability of being right, sigmoid(sum of rewards), against the outcome reward. */
+  /** How far the PRM's probability of a correct response, sigmoid(sum of rewards), is from the outcome reward. */
   disagreement(row) {
     return Math.abs(1 / (1 + Math.exp(-this.get("sum", row))) - this.get("outcome", row));
   }
 
-  /** The lowest process reward of a token. */
+  /** The lowest process reward of any token. */
   lowest(row) {
     const scale = this.columns["process_rewards.scale"][row];
-    const [parts, starts] = [this.columns.process_rewards, this.starts.process_rewards];
+    const [levels, starts] = [this.columns.process_rewards, this.starts.process_rewards];
     let low = 127;
-    for (let place = starts[row]; place < starts[row + 1]; place++) if (parts[place] < low) low = parts[place];
+    for (let index = starts[row]; index < starts[row + 1]; index++) if (levels[index] < low) low = levels[index];
     return (low * scale) / 127;
   }
 }
 
-function running(count, length) {
+/** Where each of `count` items starts, and where the last ends, from their lengths. */
+function runningTotal(count, length) {
   const starts = new Float64Array(count + 1);
-  for (let place = 0; place < count; place++) starts[place + 1] = starts[place] + length(place);
+  for (let index = 0; index < count; index++) starts[index + 1] = starts[index] + length(index);
   return starts;
 }

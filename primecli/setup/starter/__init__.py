@@ -1,9 +1,10 @@
-"""The files that `primecli init` writes: a Makefile that is the loop, options, a few prompts, and what they are."""
+"""The files that `primecli init` writes: a Makefile that is the training loop, options, example prompts, a README."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import textwrap
 from collections.abc import Mapping
 from importlib.resources import files
@@ -12,12 +13,12 @@ from typing import Any
 
 from primecli.catalog import STAGES
 from primecli.errors import UsageError
-from primecli.files import make_directory, write_atomically
+from primecli.files import make_directory, write_text_atomically
 from primecli.setup.config import SHARED, options
 
 PROMPTS = "prompts.jsonl"
-WIDTH = 118
-NOT_FOR_MAKE = re.compile(r"[\s#$%:'\"\\]")
+WIDTH = 118  # of comments in primecli.toml
+NOT_FOR_MAKE = re.compile(r"[\s#$%:'\"\\]")  # characters that a path in a Makefile cannot have
 
 WIRED: Mapping[str, frozenset[str]] = {
     "generate": frozenset({"model", "prompts", "n", "seed", "step", "batch-prompts", "engine", "url", "reload"}),
@@ -28,32 +29,48 @@ WIRED: Mapping[str, frozenset[str]] = {
     "update-critic": frozenset({"critic", "checkpoint", "seed", "log"}),
     "update-policy": frozenset({"policy", "checkpoint", "seed", "log"}),
 }
-"""Options that the Makefile gives on the command line, by stage: one in the file would have no effect."""
+"""Options that the Makefile passes on the command line, by stage. In primecli.toml they would have no effect."""
 
 OF_ONE_CALL = frozenset({"out", "log-dir", "force", "partial"})
-"""Options that mean one call of a stage, and no run."""
+"""Options that belong to a single call of a stage, not to a run."""
+
+
+def write_starter(
+    directory: Path, *, commands: Mapping[str, Any], model: str | None, prompts: Path | None, force: bool
+) -> None:
+    """Writes the files and says what to do next.
+
+    commands: primecli's commands, by name. model: the SFT model. prompts: a file of prompts; None for examples. force:
+    overwrite files that exist. Raises UsageError if there is no such file of prompts, if a file to be written exists,
+    and for names that make cannot handle.
+    """
+    if prompts is not None and not prompts.is_file():
+        raise UsageError(f"--prompts {prompts}: {'not a file' if prompts.exists() else 'no such file'}")
+    texts = contents(commands, model, prompts)
+    _write(directory, texts, force=force)
+    for name in texts:
+        print(f"wrote {directory / name}")
+    missing = "" if model is not None else " MODEL=DIR_OR_HUB_ID"
+    print(f"next: make -C {shlex.quote(str(directory))}{missing} ITERATIONS=1, and see {directory / 'README.md'}")
 
 
 def contents(commands: Mapping[str, Any], model: str | None, prompts: Path | None) -> dict[str, str]:
-    """The texts of the files by name. commands: primecli's, by name. prompts: None for a file of examples.
-
-    Raises UsageError for names that make cannot work with.
-    """
+    """The text of each file, by name. Arguments and errors as in `write_starter`."""
     model = None if model is None else _absolute(model)
-    found = {
-        "Makefile": _template("Makefile")
-        .replace("@MODEL@", _for_make("--model", model or ""))
-        .replace("@PROMPTS@", PROMPTS if prompts is None else _for_make("--prompts", str(prompts.absolute())))
-        .replace("?= \n", "?=\n"),
+    makefile = _template("Makefile").replace("@MODEL@", _for_make("--model", model or ""))
+    makefile = makefile.replace(
+        "@PROMPTS@", PROMPTS if prompts is None else _for_make("--prompts", str(prompts.absolute()))
+    )
+    readme = _template("README.md")
+    texts = {
+        "Makefile": makefile.replace("?= \n", "?=\n"),
         "primecli.toml": options_file(commands),
-        "README.md": _template("README.md"),
+        "README.md": readme,
     }
     if prompts is None:
-        return {**found, PROMPTS: _template(PROMPTS)}
-    found["README.md"] = "".join(
-        line for line in found["README.md"].splitlines(keepends=True) if not line.startswith(f"| `{PROMPTS}`")
-    )
-    return found
+        return {**texts, PROMPTS: _template(PROMPTS)}
+    lines = readme.splitlines(keepends=True)
+    return {**texts, "README.md": "".join(line for line in lines if not line.startswith(f"| `{PROMPTS}`"))}
 
 
 def _template(name: str) -> str:
@@ -61,39 +78,34 @@ def _template(name: str) -> str:
 
 
 def _absolute(model: str) -> str:
-    """A directory as an absolute path, since make runs elsewhere; a hub id as it is."""
+    """A directory as an absolute path, since make runs in another one; a hub id unchanged."""
     return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def _for_make(option: str, text: str) -> str:
     if NOT_FOR_MAKE.search(text):
-        raise UsageError(f"{option} {text}: make cannot work with such a name", "give it another one, or a link to it")
+        raise UsageError(f"{option} {text}: make cannot handle this name", "rename it, or make a link to it")
     return text
 
 
-def write(directory: Path, found: Mapping[str, str], *, force: bool) -> None:
-    """Writes all of the files, or none of them where one is there already and `force` is not given."""
-    there = [str(directory / name) for name in found if (directory / name).exists()]
-    if there and not force:
-        exist = "exists" if len(there) == 1 else "exist"
-        raise UsageError(f"{', '.join(there)} {exist} already", "name another directory, or overwrite with --force")
+def _write(directory: Path, texts: Mapping[str, str], *, force: bool) -> None:
+    """Writes all of the files, or none if one of them exists and `force` is not given."""
+    existing = [str(directory / name) for name in texts if (directory / name).exists()]
+    if existing and not force:
+        exist = "exists" if len(existing) == 1 else "exist"
+        raise UsageError(f"{', '.join(existing)} {exist} already", "name another directory, or overwrite with --force")
     make_directory(directory)
-    for name, text in found.items():
-        data = text.encode()
-        write_atomically(directory / name, lambda file, data=data: _put(file, data))  # type: ignore[misc]
-
-
-def _put(file: Any, data: bytes) -> None:
-    file.write(data)
+    for name, text in texts.items():
+        write_text_atomically(directory / name, text)
 
 
 def options_file(commands: Mapping[str, Any]) -> str:
-    """primecli.toml: every option that a stage of the loop takes from it, commented out, with its default."""
+    """primecli.toml: every option that a stage of the loop can take from it, commented out, with its default."""
     lines = [
-        "# Options of the stages, for --config or PRIMECLI_CONFIG. Each stands here with its default, as a comment:",
-        "# take the mark away to change one. The Makefile gives models, prompts, numbers and seed; that goes first.",
+        "# Options of the stages, for --config or PRIMECLI_CONFIG. Each one is commented out, with its default: remove",
+        "# the # to change it. Models, prompts, numbers and the seed come from the Makefile, which takes precedence.",
         "",
-        "# For all stages that have them.",
+        "# For every stage that has them.",
     ]
     for name in SHARED:
         owner = next((stage for stage in STAGES if name in options(commands[stage])), None)
@@ -109,7 +121,7 @@ def options_file(commands: Mapping[str, Any]) -> str:
 
 
 def _entry(name: str, option: Any) -> list[str]:
-    """An option: its help as comments, then it with its default, commented out."""
+    """An option: its help as comments, then its name and default, commented out."""
     choices = getattr(option.type, "choices", None)
     text = option.help if choices is None else f"{option.help} One of {', '.join(map(_text, choices))}."
     return [
@@ -124,7 +136,7 @@ def _text(choice: Any) -> str:
 
 
 def _value(option: Any) -> str:
-    """An option's default in TOML; nothing where it has none."""
+    """An option's default as TOML; empty if it has none."""
     default = getattr(option.default, "value", option.default)
     if option.multiple:
         return "[]"

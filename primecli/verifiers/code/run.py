@@ -228,7 +228,7 @@ def _ended(process: Process, index: int) -> Result:
 
 
 def _text(message: Any) -> str:
-    """What a program said of itself; it may send anything in place of a text."""
+    """The text in a message; a program that has taken over `guest` may send anything in its place."""
     return message.strip() if isinstance(message, str) else type(message).__name__
 
 

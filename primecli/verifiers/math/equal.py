@@ -48,7 +48,7 @@ def equal(gold: str, answer: str, bounded: bool = True) -> Verdict:
     return None if undecided else False
 
 
-# `normalize` drops both, so that "$5" and "5 dollars" are equal, and 5 and 5 cents too; 5 dollars and 5 cents are not
+# `normalize` drops currencies, so that 5 equals both $5 and 5 cents; but $5 does not equal 5 cents
 _DOLLAR = re.compile(r"\\\$|^\s*\$[^$]*$")
 _CENT = re.compile(r"\d\s*(?:\\text\{|\\mathrm\{)?\s*(?:cents?\b|¢)")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from primecli.verifiers.math.extract_fallback import bare_answer, last_value, span_content
 from primecli.verifiers.math.words import only_number
@@ -67,7 +68,7 @@ _CORRECT_CHOICE = re.compile(
 
 # a formula between dollar signs, \(…\) or \[…\]; one of the groups has its content
 _MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-# not after these: their full stop ends no sentence
+# not after these: their full stop does not end a sentence
 _NOT_ABBREVIATED = r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bvs)(?<!\bRs)(?<!i\.e)(?<!e\.g)(?<!\bapprox)"
 # where an answer ends and more of the sentence, or the next one, begins
 _PROSE_AFTER = re.compile(
@@ -160,8 +161,7 @@ _NAME_BEFORE = re.compile(r"(?<![-+*/^=\\\w)}])(?<![-+*/^=\\)}] )([a-zA-Z](?:_\{
 _PERCENT_AFTER = re.compile(r"\s?(\\?%)|\s?\$?\s?percent\b")
 
 
-@dataclass(frozen=True, slots=True)
-class _Box:
+class _Box(NamedTuple):
     """Where a box and its content start and end in the text.
 
     start: of `\\boxed`.

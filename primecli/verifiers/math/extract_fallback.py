@@ -61,7 +61,7 @@ _AMOUNT = re.compile(
     r"[ ](\\?\$\d[\d,]{0,20}(?:\.\d{1,4})?)(?![\d$])"
 )
 _DENIED = re.compile(r"(?:\bnot|n't)\s+$", re.IGNORECASE)
-# text without spaces that has a sign of a formula in it
+# text without spaces that contains a character of a formula
 _FORMULA = re.compile(r"[^\s]*[\\^_/:()\[\]{}=√π][^\s]*")
 
 

@@ -16,7 +16,7 @@ MAX_DEPTH = 80
 """The deepest nesting of a text and of a tree, well within the interpreter's recursion limit."""
 
 _STARTERS = {"num", "cmd", "sym"}  # kinds of tokens with which a factor may begin
-_NOT_FACTOR = {  # commands with which none begins
+_NOT_FACTOR = {  # commands with which no factor begins
     *("\\cdot", "\\pm", "\\mp", "\\approx", "\\neq", "\\leq", "\\geq"),
     *("\\cup", "\\cap", "\\in", "\\rfloor", "\\rceil"),
 }

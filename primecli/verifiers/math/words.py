@@ -103,7 +103,7 @@ _QUALIFIED = re.compile(  # words that show that the number in a sentence is not
     r"|from|if|unless|rounded|remainder|out|divided|multiplied|ratio|[a-z]*(?:irds|ths))\b|n['’]t\b",
     re.IGNORECASE,
 )
-# a number that is no part of a formula
+# a number that is not part of a formula
 _NUMBER_IN_WORDS = re.compile(
     r"(?<![\w.,\\^_/*+=<>|(\[{-])-?\\?\$?\s?(\d[\d,]*(?:\.\d+)?(?:/\d+)?)(?!\w)(?!\.\d|\s?[-+*/^=<>\\]\s?\d)"
 )

@@ -14,9 +14,9 @@
 | | *in all of them* |
 | `codec` | values as JSON messages, by exact type |
 
-A sandbox sees no file of primecli: `process` sends it the compiled code of its modules. The modules that run there
-import nothing but each other and the standard library, and `codec`, `seccomp` and `guest`, which start with each
-program, only what is quick to import.
+A process in a sandbox cannot see the files of primecli, so `process` sends it the compiled code of its modules. Those
+modules import nothing but each other and the standard library; `codec`, `seccomp` and `guest`, which are loaded for
+every program, import only what is quick to import.
 
 For each program `primecli.verifiers.code.run` starts a `Process` with `guest` in it. It sends stdin tests and calls
 itself. For other test code it hands the pipes of that process to the referee, which asks the program and sends reports.

@@ -2,7 +2,8 @@
 
 Scalars and lists are themselves. Anything that JSON lacks is an object with one key, which names its type:
 `{"t": [1, 2]}` is a tuple. An instance of a subclass (such as an int whose == is always True) is sent as the plain
-value that it holds. An object without a plain value stays with its owner and is sent as a handle.
+value that it holds. An object without a plain value stays with its owner and is sent as a handle: a number, and the
+name of its type.
 
 It runs in the sandbox with the program, in the one with the tests, and in the caller.
 """
@@ -32,20 +33,6 @@ _VIEWS = {type({}.keys()): "keys", type({}.values()): "values", type({}.items())
 
 class Malformed(ValueError):
     """This is not a message: the writer does not keep to the protocol."""
-
-
-class Handle:
-    """Stands for an object that the other side keeps.
-
-    number: under which it keeps it.
-    type_name: the name of its type.
-    """
-
-    __slots__ = ("number", "type_name")
-
-    def __init__(self, number: int, type_name: str) -> None:
-        self.number = number
-        self.type_name = type_name
 
 
 def dump_line(message: Any) -> bytes:
@@ -105,8 +92,6 @@ def _encode_tagged(value: Any, kind: type, keep: Keep) -> Any:
 
 
 def _encode_other(value: Any, kind: type, keep: Keep) -> Any:
-    if kind is Handle:
-        return {"h": [value.number, value.type_name]}
     if issubclass(kind, int):
         return encode(int.__add__(value, 0), keep)
     if issubclass(kind, float):

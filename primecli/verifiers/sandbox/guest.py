@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # importing typing takes longer than most programs run
 
 ONLY_AST = 0x400  # ast.PyCF_ONLY_AST, without importing ast
 MAX_ERROR_CHARS = 500  # of an exception's text; the caller shortens it further
-MAX_STDERR_BYTES = 2000  # that the caller gets of a test
+MAX_STDERR_BYTES = 2000  # of a test's stderr that the caller gets
 MAX_OPEN_FILES = 128
 MAX_STACK_BYTES = 100 << 20  # below the gap that the kernel leaves under the stack
 MAX_PROCESSES = 256  # of this user, where there is no filter of system calls
@@ -258,7 +258,7 @@ def _clear(directory: str) -> None:
             else:
                 os.unlink(entry.path)
     except (OSError, RecursionError):
-        return  # the program made it unreadable, and it is only in its own way
+        return  # the program made it unreadable, and only its own tests will find what is left
 
 
 # programs whose functions are called ------------------------------------------------------------------

@@ -179,7 +179,7 @@ def _view() -> tuple[str, ...]:
 def bwrap_command(limits: Limits) -> list[str]:
     """The command line of bubblewrap, to which the command that it runs is added."""
     return [
-        os.path.abspath(shutil.which("bwrap") or "/usr/bin/bwrap"),  # it starts without the caller's PATH and folder
+        os.path.abspath(shutil.which("bwrap") or "/usr/bin/bwrap"),  # it starts without the caller's PATH and directory
         *("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
         *("--uid", "1000", "--gid", "1000", "--hostname", "sandbox"),
         *_view(),
@@ -349,7 +349,7 @@ class Process:
             status = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
-        return 128 - status if self.mode == "bwrap" and status > 128 else status  # bubblewrap reports signals so
+        return 128 - status if self.mode == "bwrap" and status > 128 else status  # as bubblewrap reports a signal
 
     @property
     def pid(self) -> int:

@@ -23,7 +23,7 @@ from primecli.verifiers.sandbox import names as scope
 
 MAX_WHY_CHARS = 300  # of the reason for a failure
 MEMORY_BYTES = 2 << 30  # address space of the tests, which may hold more values than the program at a time
-FDS = 4  # that come with a job: the job, the verdict, to the program, from the program
+FDS = 4  # file descriptors that come with a job: the job, the verdict, to the program, from the program
 
 
 class ProgramEnded(BaseException):

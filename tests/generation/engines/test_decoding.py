@@ -42,8 +42,8 @@ def test_a_layer_with_room_holds_what_transformers_own_holds() -> None:
 
 def test_steps_write_into_the_same_memory() -> None:
     layer = RoomyLayer(*states(7))
-    places = {layer.update(*states(1, seed=step))[0].data_ptr() for step in range(LEAST_ROOM)}
-    assert len(places) == 1
+    addresses = {layer.update(*states(1, seed=step))[0].data_ptr() for step in range(LEAST_ROOM)}
+    assert len(addresses) == 1
 
 
 def test_only_a_model_that_shares_keys_gets_this_attention() -> None:

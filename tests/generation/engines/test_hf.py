@@ -79,10 +79,13 @@ def test_a_group_larger_than_the_budget_goes_in_pieces(model: Any) -> None:
     assert max(widths) == 2
 
 
-def test_parts_do_not_share_a_batch(model: Any) -> None:
+def test_shards_do_not_share_a_batch(model: Any) -> None:
     engine = HfEngine(model, resolve_placement("cpu", "float32"), stop_ids=[256], micro_batch_tokens=10**6)
-    requests = [Request(one.group_id, one.prompt_ids, part) for one, part in zip(REQUESTS, (0, 0, 1, 1), strict=True)]
-    batches = engine._batches(requests, SamplingParams(n=2, max_tokens=4))
+    requests = [
+        Request(request.group_id, request.prompt_ids, shard)
+        for request, shard in zip(REQUESTS, (0, 0, 1, 1), strict=True)
+    ]
+    batches = engine.batches(requests, SamplingParams(n=2, max_tokens=4))
     assert [sorted(piece.number for piece in batch) for batch in batches] == [[0, 1], [2, 3]]
 
 

@@ -1,4 +1,4 @@
-"""The client's side of vLLM servers, with a server that answers at once. Real ones: tests/engines/vllm."""
+"""The client side of vLLM servers. The server here answers at once; real ones are in tests/generation/engines/vllm."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def engine() -> Iterator[ServerEngine]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.handle_error = lambda *_: None  # type: ignore[method-assign]  # connections that the client drops
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        made: Any = ServerEngine.__new__(ServerEngine)  # without the proof of weights, which needs a real server
+        made: Any = ServerEngine.__new__(ServerEngine)  # skips the proof of weights, which needs a real server
         made.servers = [
             SimpleNamespace(
                 url=f"http://127.0.0.1:{server.server_port}", model="policy", in_flight=0, close=lambda: None
@@ -59,8 +59,10 @@ def engine() -> Iterator[ServerEngine]:
 
 @pytest.mark.parametrize("taken", [0, 1, 3, 8])
 def test_connections_are_closed_wherever_sampling_ends(engine: ServerEngine, taken: int) -> None:
-    """Also between the last answer and the end of the client, as when the last shard is full: pytest fails a test
-    that leaves a connection open."""
+    """Also between the last answer and the end of the client, as when the last shard is full.
+
+    pytest fails a test that leaves a connection open.
+    """
     params = SamplingParams(n=1, temperature=1.0, top_p=1.0, top_k=0, max_tokens=2, seed=0)
     requests = [Request(f"p{number}", [number + 5], 0) for number in range(8)]
     for _ in range(10):
