@@ -130,7 +130,7 @@ def _by_segments(query: Tensor, key: Tensor, value: Tensor, segments: list[Segme
         if segment.prefix is not None:
             seen = torch.cat([keys[segment.prefix], seen], dim=2)  # (1, K, prefix + length, d)
             known = torch.cat([values[segment.prefix], known], dim=2)
-            mask = lower_right_mask(segment.length, seen.shape[2], query.device)
+            mask = lower_right_mask(segment.length, seen.shape[2], query.device, query.dtype)
         pieces.append(
             scaled_dot_product_attention(
                 queries, seen, known, mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
@@ -139,9 +139,13 @@ def _by_segments(query: Tensor, key: Tensor, value: Tensor, segments: list[Segme
     return torch.cat([piece.transpose(1, 2) for piece in pieces], dim=1)
 
 
-def lower_right_mask(queries: int, keys: int, device: torch.device) -> Tensor:
-    """The mask by which the last query sees all keys, and each query before it one key fewer."""
-    if device.type == "cpu":  # faster there than what follows, which is for the flash kernel
-        return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+def lower_right_mask(queries: int, keys: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The mask by which the last query sees all keys, and each query before it one key fewer.
+
+    device, dtype: of the queries. A CausalBias is for the flash kernel, which takes 16-bit numbers on a GPU; for others
+    it may choose a kernel that cannot share keys between heads.
+    """
+    if device.type == "cpu" or dtype.itemsize != 2:
+        return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     mask: Tensor = causal_lower_right(queries, keys)
     return mask

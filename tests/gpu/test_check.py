@@ -19,10 +19,13 @@ from tests.gpu.part_choices import Ragged
 from tests.gpu.result import Entry, Report, problems
 
 
-def run_check(directory: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """Runs the script; what it printed, and the result, which is checked."""
+def run_check(directory: Path, *options: str, make: bool = False) -> tuple[subprocess.CompletedProcess[str], Any]:
+    """Runs the script, by `make gpu-check` or directly; what it printed, and the result, which is checked."""
     path = directory / "result.json"
-    command = [sys.executable, "tests/gpu/check.py", "--device", "cpu", "--tiny", "--json", str(path), *options]
+    arguments = ["--device", "cpu", "--tiny", "--json", str(path), *options]
+    command = [sys.executable, "tests/gpu/check.py", *arguments]
+    if make:
+        command = ["make", "--silent", "gpu-check", f"PYTHON={sys.executable}", f"ARGS={' '.join(arguments)}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     result = json.loads(path.read_text())
     assert problems(result) == []
@@ -30,7 +33,7 @@ def run_check(directory: Path, *options: str) -> tuple[subprocess.CompletedProce
 
 
 def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
-    done, result = run_check(tmp_path)
+    done, result = run_check(tmp_path, make=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [part["name"] for part in result["parts"]] == list(check.PARTS)
     assert [line.split(" (")[0] for line in done.stdout.splitlines()] == [f"{name}: ok" for name in check.PARTS]

@@ -59,5 +59,5 @@ def test_under_autocast_the_mask_for_a_gpu_gives_what_that_of_the_cpu_does(monke
     expected = attended()
     assert expected.dtype == torch.bfloat16
     mask, cuda = attention.lower_right_mask, torch.device("cuda")
-    monkeypatch.setattr(attention, "lower_right_mask", lambda queries, keys, _: mask(queries, keys, cuda))
+    monkeypatch.setattr(attention, "lower_right_mask", lambda queries, keys, _, dtype: mask(queries, keys, cuda, dtype))
     torch.testing.assert_close(attended(), expected, atol=0, rtol=0)
