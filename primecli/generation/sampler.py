@@ -47,7 +47,7 @@ class PromptGroup:
 
 
 class Sampler:
-    """Samples the groups of each shard. It opens the engine when the first shard is asked for.
+    """Samples the groups of each shard. The engine is open from the first shard that is asked for to the last.
 
     All shards are handed to the engine at once, so that an engine with continuous batching is never idle at the end of
     a shard.
@@ -82,8 +82,12 @@ class Sampler:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._running is not None:
             engine, groups = self._running
+            self._running = None
             groups.close()  # aborts what is in flight
             engine.close()
 
@@ -110,6 +114,8 @@ class Sampler:
             self.done(len(samples))
         engine.confirm()
         del self._samples[number]
+        if not self._samples:
+            self._close()  # before the last shard's path is out, since the next stage may want the GPU then
         return [finished[index] for index in range(len(finished))]
 
 

@@ -117,6 +117,10 @@ def _one_token(
 
 def _by_segments(query: Tensor, key: Tensor, value: Tensor, segments: list[Segment], scaling: float | None) -> Tensor:
     """Attention within a packed row: (1, T, H, d). The work is that of the segments; a T x T mask is never made."""
+    if torch.is_autocast_enabled(query.device.type):
+        # autocast would do this for scaled_dot_product_attention, but a CausalBias replaces that function
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     lengths = [segment.length for segment in segments]
     keys, values = torch.split(key, lengths, dim=2), torch.split(value, lengths, dim=2)
     grouped = query.shape[1] != key.shape[1]
@@ -126,7 +130,7 @@ def _by_segments(query: Tensor, key: Tensor, value: Tensor, segments: list[Segme
         if segment.prefix is not None:
             seen = torch.cat([keys[segment.prefix], seen], dim=2)  # (1, K, prefix + length, d)
             known = torch.cat([values[segment.prefix], known], dim=2)
-            mask = _lower_right(segment.length, seen.shape[2], query.device)
+            mask = lower_right_mask(segment.length, seen.shape[2], query.device, query.dtype)
         pieces.append(
             scaled_dot_product_attention(
                 queries, seen, known, mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
@@ -135,9 +139,13 @@ def _by_segments(query: Tensor, key: Tensor, value: Tensor, segments: list[Segme
     return torch.cat([piece.transpose(1, 2) for piece in pieces], dim=1)
 
 
-def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
-    """The mask by which the last query sees all keys, and each query before it one key fewer."""
-    if device.type == "cpu":  # faster there than what follows, which is for the flash kernel
-        return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+def lower_right_mask(queries: int, keys: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The mask by which the last query sees all keys, and each query before it one key fewer.
+
+    device, dtype: of the queries. A CausalBias is for the flash kernel, which takes 16-bit numbers on a GPU; for others
+    it may choose a kernel that cannot share keys between heads.
+    """
+    if device.type == "cpu" or dtype.itemsize != 2:
+        return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     mask: Tensor = causal_lower_right(queries, keys)
     return mask

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primecli.errors import InputError, PrimecliError, first_line
-from primecli.models.device import Placement, keep_freed_memory
+from primecli.models.device import (
+    Placement,
+    give_freed_memory_back,
+    is_out_of_memory,
+    keep_freed_memory,
+    wait_for_memory,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -94,13 +100,20 @@ def _reporting_load_errors(directory: Path, what: str) -> Iterator[None]:
 
 
 def move(model: Any, placement: Placement) -> Any:
-    """The model, moved to its device. Raises PrimecliError where it does not fit."""
-    import torch
-
+    """The model, moved to its device once there is room. Raises PrimecliError if it does not fit."""
+    device = placement.device
+    tensors = [*model.parameters(), *model.buffers()]
+    wait_for_memory(device, sum(tensor.nbytes for tensor in tensors if tensor.device != device))
+    del tensors
     try:
-        return model.to(placement.device)
-    except torch.OutOfMemoryError as error:
-        raise PrimecliError(f"the model does not fit on {placement.device}: {first_line(error)}") from error
+        model = model.to(device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise PrimecliError(f"the model does not fit on {device}: {first_line(error)}") from error
+    if device.type != "cpu":
+        give_freed_memory_back()
+    return model
 
 
 def check_head(model: Any, directory: Path) -> None:
@@ -111,18 +124,19 @@ def check_head(model: Any, directory: Path) -> None:
     """
     import torch
 
-    from primecli.core.logprobs import token_logprobs
-
     ids = torch.arange(1, 9, device=model.device)[None, :] % model.get_input_embeddings().num_embeddings
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits[0]
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        logits = model(input_ids=ids, use_cache=False).logits  # (1, T, V)
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state  # (1, T, D)
         head = model.get_output_embeddings()
-        ours = token_logprobs(hidden, head.weight, ids[0], bias=head.bias).logprobs
-        theirs = torch.log_softmax(logits.float(), -1).gather(-1, ids[0][:, None]).squeeze(-1)
+        # computed by the head itself, whose rounding is the model's: `token_logprobs` does not round logits on a GPU
+        ours, theirs = (
+            torch.log_softmax(each.float(), -1).gather(-1, ids[..., None]).squeeze(-1)
+            for each in (head(hidden.to(head.weight.dtype)), logits)
+        )
     if not bool(logits.isfinite().all()):
         raise InputError(f"{directory}: the model's logits are not finite", "its weights are damaged")
-    if not torch.allclose(ours, theirs.to(ours.dtype), atol=HEAD_TOLERANCE):
+    if not torch.allclose(ours, theirs, atol=HEAD_TOLERANCE):
         raise PrimecliError(
             f"{directory}: {type(model).__name__} changes its logits after the head, which is not supported yet"
         )

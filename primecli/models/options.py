@@ -7,19 +7,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 from primecli.files import Json
-from primecli.models.device import resolve_dtype, resolve_placement, set_threads
+from primecli.models.device import device_problem, resolve_dtype, resolve_placement, set_threads
 from primecli.options import Option, Options
 
 if TYPE_CHECKING:
     from primecli.models.device import Placement
-
-
-class Device(StrEnum):
-    """The device that a model computes on."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class Dtype(StrEnum):
@@ -55,7 +47,15 @@ class DeviceOptions(Options):
     The resolved precision is part of the recipe, so --dtype float32 and an `auto` that becomes float32 are the same.
     """
 
-    device: Annotated[Device, Option("Where to compute; auto is a GPU if there is one.", "execution")] = Device.auto
+    device: Annotated[
+        str,
+        Option(
+            "Where to compute; auto is a GPU if there is one, cuda:1 is the second GPU.",
+            "execution",
+            metavar="<auto|cpu|cuda|cuda:N>",
+            check=device_problem,
+        ),
+    ] = "auto"
     dtype: Annotated[
         Dtype, Option("Precision of matrix products; auto is bfloat16 on a GPU, float32 on a CPU.", "call")
     ] = Dtype.auto
@@ -65,7 +65,7 @@ class DeviceOptions(Options):
 
     def resolved_dtype(self) -> str:
         """The precision that `dtype` stands for here: float32 or bfloat16."""
-        return resolve_dtype(self.device.value, self.dtype.value)
+        return resolve_dtype(self.device, self.dtype.value)
 
     def recipe(self) -> dict[str, Json]:
         """Adds the resolved precision."""
@@ -89,7 +89,7 @@ class ComputeOptions(DeviceOptions):
     def placement(self) -> Placement:
         """The device and precision to compute with. Also sets the number of CPU threads of this process."""
         set_threads(self.threads)
-        return resolve_placement(self.device.value, self.resolved_dtype(), self.packing.value)
+        return resolve_placement(self.device, self.resolved_dtype(), self.packing.value)
 
 
 Prm = Annotated[str, Option("The process reward model, a causal LM.", "execution", metavar="DIR|HUB_ID")]

@@ -215,7 +215,12 @@ def sequence_logprobs(
         states = _states(model, inputs)
         head = model.get_output_embeddings()
     return token_logprobs(
-        states, head.weight, inputs.targets, bias=head.bias, temperature=inputs.temperature, with_entropy=with_entropy
+        placement.for_head(states),
+        head.weight,
+        inputs.targets,
+        bias=head.bias,
+        temperature=inputs.temperature,
+        with_entropy=with_entropy,
     )
 
 

@@ -130,12 +130,17 @@ class GenerateOptions(DeviceOptions, RunOptions):
         for option, (is_given, owner) in engine_options.items():
             if is_given and engine != owner:
                 raise UsageError(f"{option} works with --engine {owner}, but the engine is {engine}")
+        if engine == "vllm" and ":" in self.device:
+            raise UsageError(
+                f"--device {self.device} works with --engine hf, but the engine is vllm",
+                f"set CUDA_VISIBLE_DEVICES={self.device.partition(':')[2]} instead",
+            )
         if engine == "vllm-server" and not self.url:
             raise UsageError("--engine vllm-server needs --url, once for each server")
 
     def resolved_engine(self) -> str:
         """The engine that samples: `engine`, or what `auto` stands for here."""
-        return resolve_engine(self.engine, self.device.value)
+        return resolve_engine(self.engine, self.device)
 
     def engine_args(self) -> dict[str, Any]:
         """The pairs of --engine-arg, each value read as JSON if it is JSON, else as text.
@@ -161,7 +166,7 @@ class GenerateOptions(DeviceOptions, RunOptions):
     def engine_options(self) -> EngineOptions:
         """How the engine runs."""
         return EngineOptions(
-            device=self.device.value,
+            device=self.device,
             dtype=self.resolved_dtype(),
             threads=self.threads,
             micro_batch_tokens=self.micro_batch_tokens,

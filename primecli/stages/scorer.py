@@ -59,6 +59,7 @@ class Scorer:
         score: the table with the new columns, and its counts, from the table and the path of a shard.
         first: called when the first shard has arrived and the models' directories are known.
         """
+        from primecli.models.device import free_device_memory
         from primecli.models.identity import model_fingerprint, resolve_model
         from primecli.shards import schema
 
@@ -74,6 +75,8 @@ class Scorer:
                 self.run.progress.advance(shard.footer.rows)
                 continue
             self.run.commit(*score(self.run.read(shard), shard.path))
+        self._models = None
+        free_device_memory()  # before stdout closes and the next stage starts
 
     def scores(self, table: pa.Table, path: Path) -> dict[str, np.ndarray]:
         """(N,) float32 by role: the number of every response token of a shard. path: of the shard, for messages."""

@@ -40,6 +40,11 @@ def remedies(options: TrainingOptions, device: torch.device, rows: int) -> str:
     return ", or ".join(texts) or "train on shorter responses, or train a smaller model"
 
 
+def bytes_to_come(trained: Iterable[torch.nn.Parameter], *, offload: bool) -> int:
+    """Bytes that the gradients and, without `offload`, AdamW's two moments will take on the parameters' device."""
+    return sum(parameter.nbytes for parameter in trained) * (1 if offload else 3)
+
+
 def largest_micro_batches(plans: Iterable[Sequence[Batch]], sequences: Sequences) -> list[Batch]:
     """The micro-batches that may need the most memory: one or two.
 

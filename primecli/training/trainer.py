@@ -14,7 +14,7 @@ from primecli import __version__
 from primecli.errors import PrimecliError
 from primecli.files import Json
 from primecli.models import checkpoints, loading, lora, scoring
-from primecli.models.device import Placement, reporting_memory
+from primecli.models.device import Placement, free_device_memory, reporting_memory, wait_for_memory
 from primecli.models.identity import TRAINER_DIRECTORY
 from primecli.pipeline.recipe import Recipe
 from primecli.shards.rollouts import Rollouts, Sequences
@@ -83,9 +83,11 @@ class Trainer:
         memory.accumulate_embedding_gradient(self.model)
         if options.gradient_checkpointing:
             memory.recompute_activations(self.model)
+        trained = lora.trained(self.model)
+        wait_for_memory(placement.device, memory.bytes_to_come(trained.values(), offload=options.offload_optimizer))
         with reporting_memory(self._remedies(0), "the optimizer's moments"):
             self.optimizer = AdamW(
-                lora.trained(self.model),
+                trained,
                 weight_decay=options.weight_decay,
                 steps=self.step,
                 offload=options.offload_optimizer,
@@ -257,6 +259,11 @@ class Trainer:
         trained = sum(parameter.numel() for parameter in self.optimizer.parameters.values())
         adapters = {"trained_parameters": trained} if self.lora else {}
         return {**over_steps, **adapters, "steps": len(self.history), "step": self.step}
+
+    def release(self) -> None:
+        """Releases the memory of the model and the optimizer. The trainer cannot be used after that."""
+        del self.model, self.optimizer
+        free_device_memory(self.placement.device)
 
     def save(self, directory: Path, recipe: Recipe, provenance: Mapping[str, Json]) -> None:
         """Writes the checkpoint. The trainer cannot be used after that.

@@ -145,6 +145,7 @@ class UpdateRun(Run):
     def commit(self, trainer: Trainer, rollouts: Rollouts, metrics: Mapping[str, float]) -> None:
         """Writes the checkpoint, whole or not at all, shows the metrics, and passes the input paths on.
 
+        The trainer's memory is released before the paths are out, since the next stage may want the GPU then.
         metrics: those of the stage, besides those of the optimizer steps.
         """
         recipe = self.recipe(self.shards)
@@ -159,10 +160,12 @@ class UpdateRun(Run):
         with directory_atomically(target, replace=self.options.force) as directory:
             trainer.save(directory, recipe, provenance)
             summary.write(directory)
+        history, saved_nothing = trainer.history, trainer.optimizer.offload and trainer.placement.device.type == "cpu"
+        trainer.release()
         self._log.close(ok=True)  # before the next stage starts, which may continue the same wandb run
         if not self.options.quiet:
-            show_metrics(summary, trainer.history)
-        if trainer.optimizer.offload and trainer.placement.device.type == "cpu":
+            show_metrics(summary, history)
+        if saved_nothing:
             self.note("--offload-optimizer saved nothing: on a CPU the moments are in its memory anyway")
         self.note(f"{summary.rows} rollouts in {summary.groups} groups, {duration(summary.seconds)} -> {target}")
         pipe.emit_all([shard.path for shard in self.shards])

@@ -147,6 +147,8 @@ def test_damaged_weights_are_named(tiny: Path, prompts: Path, tmp_path: Path, pr
         (["--temperature", 1e-9], 2, "--temperature 1e-09"),
         (["--temperature", "nan"], 2, "nan is not a finite number"),
         (["--max-tokens", 5000], 3, "the model has 4096 positions"),
+        (["--device", "gpu"], 2, "'gpu' is not auto, cpu, cuda or cuda:N"),
+        (["--engine", "vllm", "--device", "cuda:1"], 2, "set CUDA_VISIBLE_DEVICES=1 instead"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 from primecli.models import scoring
 from primecli.models.identity import model_fingerprint
+from primecli.pipeline import pipe
+from primecli.pipeline.summary import Summary
 from primecli.setup.tiny_model import make_model
 from primecli.shards import schema
 from tests.builders import rollouts, write_shards
@@ -361,3 +364,29 @@ def test_running_out_of_memory_later_names_the_remedies(
     arguments = [*command("update-policy", tiny, tiny, tmp_path / "x"), "--gradient-checkpointing", "--lora-rank", 2]
     result = primecli(*arguments, directory, check=False)
     assert "out of memory: CUDA out of memory. (lower --micro-batch-tokens (it is 16384))" in result.line()
+
+
+@pytest.mark.parametrize("stage", ["update-prm", "update-policy", "score-prm"])
+def test_a_stage_holds_no_model_once_the_next_one_may_begin(
+    stage: str, bfloat16: Path, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = batch(tmp_path / "in", bfloat16)
+    before = {id(model) for model in models_alive()}
+    held: list[int] = []
+
+    def look(*_: Any) -> None:
+        held.append(sum(id(model) not in before for model in models_alive()))
+
+    if stage == "score-prm":  # what comes after it waits for the end of its output
+        monkeypatch.setattr(Summary, "write", look)
+        primecli(stage, "--prm", bfloat16, "--ref", bfloat16, directory)
+        held = held[-1:]
+    else:
+        monkeypatch.setattr(pipe, "emit_all", look)
+        primecli(*command(stage, bfloat16, bfloat16, tmp_path / "1"), directory, "--gradient-checkpointing")
+    assert held == [0]
+
+
+def models_alive() -> list[torch.nn.Module]:
+    gc.collect()
+    return [item for item in gc.get_objects() if type(item) is Qwen2ForCausalLM]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from primecli.models import attention
 from primecli.models.attention import Segment, attend
 
 
@@ -43,3 +44,20 @@ def test_rows_without_segments_are_as_with_sdpa() -> None:
         expected, _ = sdpa_attention_forward(module, query, key, key, None, **extras)
         found, _ = attend(module, query, key, key, None, **extras)
         assert torch.equal(found, expected)
+
+
+def test_under_autocast_the_mask_for_a_gpu_gives_what_that_of_the_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, heads, 11, 8, generator=generator) for heads in (4, 2))
+    value = torch.randn(1, 2, 11, 8, generator=generator).bfloat16()  # queries and keys are float32 after rotary ones
+    segments = [Segment(4), Segment(3, prefix=0), Segment(4, prefix=0)]
+
+    def attended() -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return attend(torch.nn.Identity(), query, key, value, None, segments=segments)[0]
+
+    expected = attended()
+    assert expected.dtype == torch.bfloat16
+    mask, cuda = attention.lower_right_mask, torch.device("cuda")
+    monkeypatch.setattr(attention, "lower_right_mask", lambda queries, keys, _, dtype: mask(queries, keys, cuda, dtype))
+    torch.testing.assert_close(attended(), expected, atol=0, rtol=0)

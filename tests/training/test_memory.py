@@ -20,6 +20,7 @@ from primecli.models.scoring import Batch
 from primecli.shards.rollouts import Sequences
 from primecli.training.memory import (
     accumulate_embedding_gradient,
+    bytes_to_come,
     largest_micro_batches,
     recompute_activations,
     remedies,
@@ -205,3 +206,9 @@ def test_preflight_is_the_default_on_a_gpu_only() -> None:
     for wanted, expected in [(None, [False, True]), (True, [True, True]), (False, [False, False])]:
         options = TrainingOptions(lr=1e-6, preflight=wanted)
         assert [runs_preflight(options, device) for device in (cpu, gpu)] == expected
+
+
+def test_what_an_update_will_still_take() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(3, 5)), torch.nn.Parameter(torch.zeros(7))]
+    assert bytes_to_come(weights, offload=False) == 22 * (4 + 8)  # a gradient and two moments, float32
+    assert bytes_to_come(weights, offload=True) == 22 * 4

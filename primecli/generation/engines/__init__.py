@@ -94,7 +94,7 @@ class Policy:
 class EngineOptions:
     """How an engine runs. Each engine uses the fields that concern it, which are named in brackets.
 
-    device: auto, cpu or cuda.
+    device: auto, cpu, cuda or cuda:N.
     dtype: float32 or bfloat16.
     threads: CPU threads; None for OMP_NUM_THREADS or torch's own choice.
     micro_batch_tokens: [hf] tokens that the key-value cache of a batch may hold.

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from primecli.generation.engines import EngineOptions, Policy, Request, Sample, SampledGroups, SamplingParams
 from primecli.generation.engines.decoding import Decoding, avoid_key_copies
-from primecli.models.device import Placement, reporting_memory, resolve_placement, set_threads
+from primecli.models.device import (
+    Placement,
+    free_device_memory,
+    reporting_memory,
+    resolve_placement,
+    set_threads,
+)
 from primecli.models.loading import load_model
 
 # When this share of a batch or less is still running, its ended rows are removed from the key-value cache. That copies
@@ -87,8 +93,9 @@ class HfEngine:
         """Does nothing: the weights are in this process, and nothing changes them."""
 
     def close(self) -> None:
-        """Releases the model."""
+        """Releases the model, and its GPU memory."""
         self.model = None
+        free_device_memory(self.placement.device)
 
     def batches(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[list[BatchPiece]]:
         """Batches within the budget. None spans two shards, so a shard does not depend on which others are made too."""

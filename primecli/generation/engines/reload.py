@@ -60,7 +60,7 @@ def make_probe(policy: Policy, options: EngineOptions) -> tuple[Probe, TiedHead 
     """
     import numpy as np
 
-    from primecli.models.device import resolve_placement, set_threads
+    from primecli.models.device import free_device_memory, resolve_placement, set_threads
     from primecli.models.loading import load_model
     from primecli.models.scoring import score
     from primecli.shards.rollouts import Sequences
@@ -73,7 +73,10 @@ def make_probe(policy: Policy, options: EngineOptions) -> tuple[Probe, TiedHead 
     ids = rng.integers(0, known, size=min(PROBE_TOKENS, policy.max_length - 1)).astype(np.int32)
     logprobs = score(model, placement, Sequences([ids[:1]], [ids[1:]]), micro_batch_tokens=PROBE_TOKENS)
     gap = PROBE_GAP[options.dtype] if options.probe_gap is None else options.probe_gap
-    return Probe(tuple(int(token) for token in ids), logprobs, gap), _tied_head(model)
+    tied = _tied_head(model)
+    del model
+    free_device_memory(placement.device)  # a server may be on the same GPU
+    return Probe(tuple(int(token) for token in ids), logprobs, gap), tied
 
 
 def _tied_head(model: Any) -> TiedHead | None:

@@ -27,6 +27,7 @@ from primecli.generation.engines import (
     copies,
     group_seed,
 )
+from primecli.models.device import free_device_memory
 
 IN_FLIGHT = 4096  # samples in the engine: more than it computes at once, few enough to hand over quickly
 BATCHED_TOKENS_ON_CPU = 4096  # tokens per step, where the longest sequence is shorter
@@ -141,8 +142,10 @@ class VllmEngine:
         """Does nothing: the weights are in this process, and nothing changes them."""
 
     def close(self) -> None:
-        """Ends the engine and any worker processes of it."""
+        """Ends the engine and any worker processes of it, and releases our GPU memory."""
         self.engine.engine_core.shutdown()
+        self.engine = None
+        free_device_memory()
 
 
 def check_temperature(params: SamplingParams) -> None:
