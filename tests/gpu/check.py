@@ -1,12 +1,12 @@
-"""Everything that has to be known of primecli on a GPU, most important first, in one run of nine minutes.
+"""Checks and measures primecli on a GPU, the most important things first, in nine minutes.
 
     python tests/gpu/check.py                        on a GPU: `make gpu-check`
     python tests/gpu/check.py --device cpu --tiny    does the script work? its figures mean nothing
     python tests/gpu/check.py --only fast choices    some parts
 
-Each part runs in a process of its own, which is killed with all that it has started when its time is over. What it has
-found by then stays: the result, one JSON file (tests/gpu/result.py), is written anew after every part. Prints a line a
-part; ends with code 0 where all are ok, and 1 otherwise. Weights are random, and nothing is downloaded.
+Each part runs in a process of its own. When its time is up, that process is killed, with every process it started; what
+it reported by then is kept. The result is one JSON file (tests/gpu/result.py), written again after every part. Prints a
+line per part. The exit code is 0 if all parts are ok, else 1. Weights are random, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from tests.gpu.context import SHARED_MEMORY, has_room_in_memory  # noqa: E402
 from tests.gpu.result import VERSION, Entry, Machine, Result, read_report, write_json  # noqa: E402
 
 BUDGET = 540.0
-LEAST = 5.0  # seconds: a part is not begun with less
-MARK = "PRIMECLI_GPU_CHECK"  # in the environment of all that a part starts
-LOG_LINES = 25  # of a part that failed
+LEAST = 5.0  # seconds: with less left, a part is not started
+MARK = "PRIMECLI_GPU_CHECK"  # in the environment of every process that a part starts
+LOG_LINES = 25  # shown of a part that failed
 
 
 @dataclass(frozen=True)
 class Part:
     """One part.
 
-    limit: seconds that it may take at most.
-    summary: what it shows.
-    module: of its code, tests/gpu/part_NAME.py; the part's own name where empty.
+    limit: the most seconds it may take.
+    summary: what it checks and measures.
+    module: NAME of its file, tests/gpu/part_NAME.py; empty for the part's own name.
     """
 
     limit: float
@@ -96,7 +96,7 @@ class Children:
         self.import_seconds = time.monotonic() - start
 
     def answer(self, seconds: float) -> dict[str, Any] | None:
-        """What it says next; None where it says nothing in that time, or has ended."""
+        """Its next answer; None if none comes in time, or if it has ended."""
         assert self.process.stdout is not None
         descriptor, end = self.process.stdout.fileno(), time.monotonic() + seconds
         while b"\n" not in self.unread:
@@ -110,7 +110,7 @@ class Children:
         return dict(json.loads(line))
 
     def start(self, order: dict[str, Any]) -> int | None:
-        """Starts a part; its process, None where it cannot be started."""
+        """Starts a part, and returns its process id; None if it cannot be started."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -127,7 +127,7 @@ class Children:
 
 
 def kill_session(process: int) -> None:
-    """Kills a process that leads a session, and its group."""
+    """Kills the leader of a session, and its process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
@@ -135,7 +135,7 @@ def kill_session(process: int) -> None:
 
 
 def kill_marked(mark: str) -> None:
-    """Kills what a part has started and left, in whatever group it is."""
+    """Kills the processes that a part has left behind, whatever their group."""
     word = f"{MARK}={mark}".encode()
     for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -167,7 +167,7 @@ class Run:
         write_json(self.options.json, asdict(self.result))
 
     def all_parts(self) -> None:
-        """Runs the parts that were asked for, in order."""
+        """Runs the parts named on the command line, in order."""
         self.write()
         for name in self.options.only:
             entry = self.part(name, {**PARTS, **FOR_TESTS}[name])
@@ -178,7 +178,7 @@ class Run:
                 print(entry.error, file=sys.stderr, flush=True)
 
     def part(self, name: str, part: Part) -> Entry:
-        """Runs a part; its entry."""
+        """Runs a part, and returns its entry."""
         limit = round(min(part.limit, self.left()), 1)
         entry = Entry(name, "skipped", 0.0, max(limit, 0.0))
         if limit < LEAST and limit < part.limit:
@@ -209,7 +209,7 @@ class Run:
         return entry
 
     def _wait(self, order: dict[str, Any], limit: float) -> int | str:
-        """The exit code of a part, or why there is none."""
+        """The exit code of a part; "" if its time ran out, or the reason why it could not be started."""
         assert self.children is not None
         if not self.children.ready:
             return f"torch and transformers cannot be imported:\n{tail(self.children.log)}"
@@ -225,7 +225,7 @@ class Run:
         return "" if answer is None else int(answer["code"])
 
     def _verdict(self, entry: Entry, code: int | str, files: dict[str, Path]) -> tuple[Any, str | None]:
-        """Status and error. code: as `_wait` returns it; "" where the time was over."""
+        """The status and the error. code: as `_wait` returns it."""
         if code == "":
             return "timed out", f"timed out after {entry.limit:.0f} s\n{tail(files['log'])}"
         if isinstance(code, str):
@@ -237,7 +237,7 @@ class Run:
         return ("failed", "; ".join(missed)) if missed else ("ok", None)
 
     def end(self) -> None:
-        """Ends what still runs, and removes what is left."""
+        """Kills what is still running."""
         if self.current is not None:
             kill_session(self.current)
         if self.children is not None:
@@ -252,7 +252,7 @@ def tail(path: Path) -> str:
 
 
 def machine() -> Machine:
-    """Where this runs, without importing what may not import."""
+    """What this machine is, without importing torch."""
     card = driver = memory = None
     with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]

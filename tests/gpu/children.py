@@ -1,10 +1,10 @@
-"""Imports torch and transformers once, then forks a process of its own session for each part that it is told to run.
+"""Imports torch and transformers once, then forks a process for each part, which leads a session of its own.
 
-Importing takes seconds, and a GPU's seconds are dear. A fork is as good as a new process as long as CUDA has not been
-touched; where an import has touched it, each child starts anew by itself.
+Importing takes seconds, and time on a GPU is short. A fork is as good as a new process as long as nothing has used
+CUDA; if an import has, each child replaces itself by a new process.
 
-Reads JSON lines: {"part": "right", "device": "cuda", "tiny": false, "report": ..., "work": ..., ...}. Answers each with
-{"pid": ...}, and {"code": ...} when it has ended.
+Reads JSON lines such as {"part": "right", "device": "cuda", "tiny": false, "report": ..., "work": ..., ...}. Answers
+each one with {"pid": ...}, and with {"code": ...} once that process has ended.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ IMPORTS = (
 def serve() -> None:
     """Runs parts until stdin ends."""
     _end_with_parent()
-    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")  # a fork would be without the thread
+    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")  # a fork would not have the thread
     for name in IMPORTS:
         importlib.import_module(name)
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints must not be taken for an answer
     _answer(answers, ready=True)
     for line in sys.stdin:
         process = os.fork()
@@ -90,7 +90,7 @@ def _be(order: dict[str, Any], line: str) -> None:
 
 
 def has_touched_gpu() -> bool:
-    """Whether this process has opened a GPU, whose driver does not survive a fork."""
+    """Whether this process has opened a GPU; CUDA does not survive a fork."""
     for descriptor in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/self/fd/{descriptor}").startswith(("/dev/nvidia", "/dev/kfd")):
@@ -121,7 +121,7 @@ def run(order: dict[str, Any]) -> int:
 
 
 def take_gpu(context: Any) -> None:
-    """Waits until what ran before has left the GPU, and counts memory from there."""
+    """Waits until the part before has released the GPU."""
     import torch
 
     from primecli.models.device import resolve_placement, wait_for_memory

@@ -24,10 +24,10 @@ class Context:
     name: of the part.
     kind: of device, cuda or cpu.
     tiny: whether to use tiny shapes, which only show that the part works.
-    work: a directory of its own on disk, removed after it.
-    in_memory: another, in memory where there is room for it; else on disk too.
-    shared: a directory that the parts after it see.
-    report: where to say what was found.
+    work: a directory on disk for this part, removed after it.
+    in_memory: another one, in memory if there is room, else on disk, too.
+    shared: a directory that later parts see.
+    report: where to report results.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Context:
 
 
 def has_room_in_memory(gib: float = 40.0) -> bool:
-    """Whether files of that many GiB fit into memory, with as much left for the processes."""
+    """Whether that many GiB of files fit into memory, with as much left for processes."""
     if not os.access(SHARED_MEMORY, os.W_OK) or shutil.disk_usage(SHARED_MEMORY).free < gib * 2**30:
         return False
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

@@ -1,6 +1,6 @@
-"""What the GPU check writes down: the entry of a part, the whole result, and what is wrong with a result.
+"""The result of the GPU check: its parts, how a part reports, and how to validate the JSON.
 
-Nothing here imports torch: the process that starts the parts has to survive whatever they do.
+Nothing here imports torch, so that the process that starts the parts survives whatever they do.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Status = Literal["ok", "failed", "timed out", "skipped"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that was measured.
+    """A measured number.
 
     value: such as 0.47.
     unit: such as "of the matmul rate", or "GiB".
-    baseline: what it is compared with, in words; None where it stands alone.
+    baseline: what to compare it with, in words; None if there is nothing.
     """
 
     value: float
@@ -34,11 +34,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Check:
-    """Something that has to hold.
+    """Something that must hold.
 
     ok: whether it does.
-    value: what was found, such as 3.1e-6.
-    bound: what it is held to, in words, such as "<= 0.0001".
+    value: what was observed, such as 3.1e-6.
+    bound: what it must be, in words, such as "<= 0.0001".
     """
 
     ok: bool
@@ -48,14 +48,15 @@ class Check:
 
 @dataclass
 class Entry:
-    """What there is to say of a part.
+    """The result of a part.
 
-    name: of the part, such as "right".
-    status: "ok" where it ran to its end and every check holds.
-    seconds: it took; limit: it was given.
-    figures, checks: by name, those of before a part was cut off included.
-    notes: what was left out and why, and what a reader has to know.
-    error: why it is not ok; None where it is.
+    name: the part's name, such as "right".
+    status: "ok" if it ran to its end and every check holds.
+    seconds: how long it took.
+    limit: how long it was allowed to take.
+    figures, checks: by name; a part that was killed keeps those that it had reported.
+    notes: what was skipped and why, and other remarks.
+    error: why it is not ok; None if it is.
     """
 
     name: str
@@ -70,18 +71,19 @@ class Entry:
     def line(self) -> str:
         """The entry in one line: "ok", or why not."""
         what = {"ok": "ok", "timed out": f"timed out after {self.seconds:.0f} s"}.get(
-            self.status, f"{self.status}: {(self.error or '').splitlines()[0] if self.error else 'nobody knows why'}"
+            self.status, f"{self.status}: {(self.error or '').splitlines()[0] if self.error else 'unknown error'}"
         )
         return f"{self.name}: {what} ({self.seconds:.0f} s, {len(self.figures)} figures, {len(self.checks)} checks)"
 
 
 @dataclass
 class Machine:
-    """Where the check ran.
+    """The machine that the check ran on.
 
-    card, driver: of the GPU as nvidia-smi names them, None without one; memory_mib: of the GPU.
-    cores: CPU cores that may be used.
-    python, torch, transformers: versions; "missing" where a package is not installed.
+    card, driver: the GPU and its driver, from nvidia-smi; None without a GPU.
+    memory_mib: the GPU's memory; None without a GPU.
+    cores: CPU cores that this process may use.
+    python, torch, transformers: versions; "missing" if a package is not installed.
     """
 
     card: str | None
@@ -97,10 +99,13 @@ class Machine:
 class Result:
     """One run of the check.
 
-    version: of this layout.
-    started: as ISO 8601. seconds: it took so far; budget: it was given.
-    device: cuda or cpu. tiny: whether shapes were tiny, so that no figure means anything.
-    import_seconds: until torch and transformers were imported, once for all parts.
+    version: version of this layout.
+    started: date and time, ISO 8601.
+    seconds: how long it took so far.
+    budget: seconds that all parts together may take.
+    device: cuda or cpu.
+    tiny: whether shapes were tiny; figures mean nothing then.
+    import_seconds: how long importing torch and transformers took, once for all parts.
     parts: in the order in which they ran.
     """
 
@@ -116,7 +121,7 @@ class Result:
 
 
 class Report:
-    """What a part says of itself, on disk after every word: what was found before a part is cut off stays."""
+    """What a part reports, written to disk after every addition, so that it is kept if the part is killed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -125,7 +130,7 @@ class Report:
         self.notes: list[str] = []
 
     def figure(self, name: str, value: float, unit: str, baseline: str | None = None) -> None:
-        """Adds a number, unless it is not finite: that becomes a note."""
+        """Adds a number; one that is not finite becomes a note."""
         if math.isfinite(value):
             self.figures[name] = Figure(float(value), unit, baseline)
         else:
@@ -133,13 +138,13 @@ class Report:
         self.write()
 
     def at_most(self, name: str, value: float, bound: float) -> None:
-        """A check that a number is no larger than its bound; NaN is."""
+        """Adds a check that a number is at most its bound; NaN fails it."""
         found: float | str = float(value) if math.isfinite(value) else str(value)
         self.checks[name] = Check(value <= bound, found, f"<= {bound:g}")
         self.write()
 
     def holds(self, name: str, ok: bool, found: str | bool, bound: str) -> None:
-        """A check of something that is no number."""
+        """Adds a check of something other than a number."""
         self.checks[name] = Check(ok, found, bound)
         self.write()
 
@@ -149,11 +154,11 @@ class Report:
         self.write()
 
     def skip(self, what: str, why: str) -> None:
-        """Notes what this machine cannot show."""
+        """Notes something that cannot be done on this machine."""
         self.note(f"{what} skipped: {why}")
 
     def write(self) -> None:
-        """Puts it all on disk."""
+        """Writes the report to disk."""
         parts = {
             "figures": {name: asdict(one) for name, one in self.figures.items()},
             "checks": {name: asdict(one) for name, one in self.checks.items()},
@@ -162,7 +167,7 @@ class Report:
 
 
 def read_report(path: Path, entry: Entry) -> None:
-    """Puts what a part has said of itself into its entry."""
+    """Copies what a part has reported into its entry."""
     if not path.exists():
         return
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -179,7 +184,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def problems(document: Any) -> list[str]:
-    """What is wrong with a result as JSON; nothing where it is one of this version.
+    """What is wrong with the JSON of a result; an empty list if it is valid.
 
     >>> problems({"version": 1})[0]
     'result: started is missing'
@@ -191,7 +196,7 @@ def problems(document: Any) -> list[str]:
 
 
 def _problems(value: Any, kind: Any, where: str) -> list[str]:
-    """What keeps a value of JSON from being of a type: a dataclass, list, dict, union, Literal or plain one."""
+    """Why a JSON value does not fit a type: a dataclass, list, dict, union, Literal or plain type."""
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         return _object_problems(value, kind, where)

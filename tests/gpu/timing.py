@@ -29,7 +29,7 @@ def data_sheet(card: str) -> float | None:
 
 
 def wait(device: torch.device) -> None:
-    """Until the GPU has done what was asked of it."""
+    """Waits until the GPU has finished its work."""
     import torch
 
     if device.type == "cuda":
@@ -37,7 +37,7 @@ def wait(device: torch.device) -> None:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the work; the GPU is waited for on both sides."""
+    """How long the work takes; waits for the GPU before and after."""
     wait(device)
     start = time.perf_counter()
     work()
@@ -46,13 +46,13 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
-    """The median of several runs, after one that sets up what is set up once."""
+    """The median of several runs, after one to warm up."""
     work()
     return statistics.median(seconds_of(work, device) for _ in range(repeats))
 
 
 def reset_memory(device: torch.device) -> None:
-    """Gives memory back, and lets the peak start anew."""
+    """Releases unused memory, and resets the peak."""
     import torch
 
     gc.collect()
@@ -62,14 +62,14 @@ def reset_memory(device: torch.device) -> None:
 
 
 def peak_gib(device: torch.device) -> float:
-    """The most that tensors took since `reset_memory`; on a CPU, that the process ever took."""
+    """The most memory that tensors took since `reset_memory`; on a CPU, that the process ever took."""
     import torch
 
     return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else peak_mib() / 1024
 
 
 def reserved_gib(device: torch.device) -> float:
-    """The most that torch's allocator took for them, with what is lost to fragments."""
+    """The most memory that torch's allocator took for them, fragmentation included."""
     import torch
 
     return torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else peak_mib() / 1024
@@ -91,7 +91,7 @@ def matmul_rate(device: torch.device, *, tiny: bool) -> float:
 
 
 def largest_kernels(work: Callable[[], object], device: torch.device) -> list[tuple[str, float]]:
-    """The kernels that take most of the device's time in the work, each with its share of it; on a CPU, operators."""
+    """The kernels that take most of the device's time, each with its share of it; on a CPU, the operators."""
     from torch.profiler import ProfilerActivity, profile
 
     gpu = device.type == "cuda"
@@ -107,7 +107,7 @@ def largest_kernels(work: Callable[[], object], device: torch.device) -> list[tu
 
 
 class MemoryPoller:
-    """Looks again and again at how much of a GPU is taken, by whatever process. On a CPU it sees nothing."""
+    """Polls how much of a GPU's memory is taken by all processes together. On a CPU it does nothing."""
 
     def __init__(self, device: torch.device, every: float = 0.02) -> None:
         self.device = device
