@@ -25,6 +25,9 @@ CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
 KEPT_ELEMENTS = {"cpu": 1 << 26, "cuda": 3 << 27}
 # A tile is at least this wide, and then has fewer tokens: the products of narrower tiles are slow.
 MIN_TILE_VOCABULARY = 256
+# Where the vocabulary is split, tiles are a multiple of this wide. Rows of 16-bit numbers that do not begin at a multiple
+# of 16 bytes are multiplied by far slower kernels on a GPU.
+TILE_ALIGNMENT = 64
 # On a CPU, softmax works through a tile in blocks of this size, 4 MiB in float32: it passes over each block several
 # times, and a block of this size stays in the cache in between.
 BLOCK_ELEMENTS = 1 << 20
@@ -95,8 +98,14 @@ class _Kept(NamedTuple):
 
 
 def _tile_shape(vocabulary: int, tokens: int, elements: int) -> tuple[int, int]:
-    """Vocabulary entries and tokens of a tile: all tokens, unless that makes it narrower than MIN_TILE_VOCABULARY."""
+    """Vocabulary entries and tokens of a tile: all tokens, unless that makes it narrower than MIN_TILE_VOCABULARY.
+
+    >>> _tile_shape(151_936, 10_000, 1 << 27), _tile_shape(50, 10_000, 1 << 27)
+    ((13376, 10034), (50, 2684354))
+    """
     columns = min(vocabulary, max(elements // max(1, tokens), min(elements, MIN_TILE_VOCABULARY)))
+    if TILE_ALIGNMENT < columns < vocabulary:
+        columns -= columns % TILE_ALIGNMENT
     return columns, max(1, elements // columns)
 
 
