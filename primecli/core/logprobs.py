@@ -25,8 +25,8 @@ CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
 KEPT_ELEMENTS = {"cpu": 1 << 26, "cuda": 3 << 27}
 # A tile is at least this wide, and then has fewer tokens: the products of narrower tiles are slow.
 MIN_TILE_VOCABULARY = 256
-# Where the vocabulary is split, tiles are a multiple of this wide. Rows of 16-bit numbers that do not begin at a multiple
-# of 16 bytes are multiplied by far slower kernels on a GPU.
+# Where the vocabulary is split, the width of tiles is a multiple of this. On a GPU, rows of 16-bit numbers that do not
+# begin at a multiple of 16 bytes are multiplied by far slower kernels.
 TILE_ALIGNMENT = 64
 # On a CPU, softmax works through a tile in blocks of this size, 4 MiB in float32: it passes over each block several
 # times, and a block of this size stays in the cache in between.
