@@ -14,9 +14,9 @@ from primecli.catalog import SHARD_STAGES
 from primecli.models.token_text import Speller, Spellers
 from primecli.pipeline.summary import committed
 from primecli.report.payload import Payload, quantise
-from primecli.report.question import questions
 from primecli.report.runs import FINISHED, TRAINING, Entry, Run
 from primecli.shards import parquet, schema
+from primecli.shards.questions import questions
 from primecli.shards.rollouts import check_lists
 
 if TYPE_CHECKING:

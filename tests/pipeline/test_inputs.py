@@ -101,8 +101,6 @@ def test_shards_that_were_removed_are_said_to_be(tmp_path: Path) -> None:
     write_summary(directory, "verify", shards=[path.name for path in directory.glob("*.parquet")])
     for shard in directory.glob("*.parquet"):
         shard.unlink()
-    with pytest.raises(
-        InputError, match="1 of its 1 shards have been removed, rollouts-0"
-    ) as info:
+    with pytest.raises(InputError, match="1 of its 1 shards have been removed, rollouts-0") as info:
         list(Inputs([str(directory)]))
     assert "KEEP=last" in str(info.value)

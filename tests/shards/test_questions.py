@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from primecli.report.question import questions
+from primecli.shards.questions import questions
 
 CHATML = "<|im_start|>system\nYou are kind.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
