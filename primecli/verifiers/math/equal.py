@@ -11,13 +11,37 @@ what needs sympy or numbers of unbounded size is left for a worker.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
-from primecli.verifiers.math.equal_expressions import expressions_equal
+from primecli.verifiers.math.congruences import congruences_equal, is_congruence
+from primecli.verifiers.math.constants import integer_parameter, same_parameter
+from primecli.verifiers.math.equal_expressions import expressions_equal, trees_equal
 from primecli.verifiers.math.equal_values import Verdict, values_equal
-from primecli.verifiers.math.leaf import read_leaf
+from primecli.verifiers.math.evaluate import TooLarge
+from primecli.verifiers.math.leaf import bare_text, read_leaf
+from primecli.verifiers.math.matrices import components
 from primecli.verifiers.math.normalize import normalize, squeeze
+from primecli.verifiers.math.parse import parse_expression
 from primecli.verifiers.math.parts import Part, read_parts
-from primecli.verifiers.math.relations import FLIP, as_range, inequality, is_name, is_quantity, same_relation, sides_of
+from primecli.verifiers.math.relations import (
+    FLIP,
+    as_range,
+    inequality,
+    is_name,
+    is_quantity,
+    range_names,
+    same_relation,
+    sides_of,
+)
+from primecli.verifiers.math.sequences import (
+    DOTS,
+    has_dots,
+    in_order_of_names,
+    progression,
+    terms_around_dots,
+    written_out,
+)
+from primecli.verifiers.math.tokens import Unreadable
 
 MAX_UNORDERED = 30
 """Items of a list whose order does not matter: each is compared with each. Longer lists are not equal."""
@@ -33,11 +57,17 @@ def equal(gold: str, answer: str, bounded: bool = True) -> Verdict:
     """
     if {_currency(gold), _currency(answer)} == {"dollar", "cent"}:
         return False
+    raw_gold, raw_answer = gold, answer
     gold, answer = normalize(gold), normalize(answer)
     if not answer:
         return False
     if squeeze(gold) == squeeze(answer):
         return True
+    if is_congruence(gold):
+        return congruences_equal(gold, answer)
+    if is_congruence(answer):
+        return bool(integer_parameter(raw_gold)) and congruences_equal(answer, gold)  # the gold may be 7k + 3
+    gold, answer = same_parameter(gold, answer, raw_gold, raw_answer)
     undecided = False
     for gold_part in read_parts(gold):
         for answer_part in read_parts(answer):
@@ -59,14 +89,15 @@ def _currency(text: str) -> str:
 
 def check_readable(gold: str) -> None:
     """Reads and evaluates a gold answer as `equal` does in a worker. Raises GoldUnreadable."""
-    for part in read_parts(normalize(gold)):
+    gold = normalize(gold)
+    for part in [] if is_congruence(gold) else read_parts(gold):
         _check_part(part)
 
 
 def _check_part(part: Part) -> None:
-    for item in part.items:
+    for item in part.items[:1] if part.kind == "cases" else part.items:
         _check_part(item)
-    if part.kind == "leaf" and part.text:
+    if part.kind == "leaf" and part.text and DOTS not in part.text:
         for side in sides_of(part.text)[0]:
             leaf = read_leaf(side)
             if leaf.kind == "math":
@@ -80,6 +111,14 @@ def _parts_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
     kinds = (gold.kind, answer.kind)
     if kinds == ("leaf", "leaf"):
         return _leaves_equal(gold.text, answer.text, bounded)
+    if gold.name and answer.name and gold.name != answer.name:
+        return False
+    if "cases" in kinds:
+        return kinds == ("cases", "cases") and _cases_equal(gold, answer, bounded)
+    if "leaf" in kinds and ("tuple" in kinds or "matrix" in kinds):
+        vector, other = (gold, answer) if answer.kind == "leaf" else (answer, gold)
+        if (verdict := _vectors_equal(vector, other, bounded)) is not False:
+            return verdict
     if kinds == ("tuple", "tuple"):
         return gold.brackets == answer.brackets and _in_order(gold, answer, bounded)
     if kinds == ("matrix", "matrix"):
@@ -97,7 +136,7 @@ def _parts_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
         if _ranges_equal(gold, answer, bounded):
             return True
         # a bare list and an ordered pair are equal in the same order only; a bare list is never an interval
-        return "()" in (gold.brackets, answer.brackets) and _in_order(gold, answer, bounded)
+        return "()" in (gold.brackets, answer.brackets) and _points_equal(gold, answer, bounded)
     if "set" in kinds and "leaf" in kinds:
         single, other = (gold, answer) if gold.kind == "set" else (answer, gold)
         if len(single.items) == 1:
@@ -109,10 +148,79 @@ def _parts_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
     return _ranges_equal(gold, answer, bounded)
 
 
+def _points_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
+    """Compares a point with a list of its coordinates, which may have names; x = 3, x = 4 are not the point (3, 4)."""
+    points = [replace(part, items=in_order_of_names(part.items)) for part in (gold, answer)]
+    for part in points:
+        names = [squeeze(item.text.split("=")[0]) for item in part.items if item.text.count("=") == 1]
+        if len(set(names)) < len(names) or (names and (gold.name or answer.name)):  # x \in (1,2) is no point
+            return False
+    return _in_order(*points, bounded)
+
+
+def _vectors_equal(vector: Part, leaf: Part, bounded: bool) -> Verdict:
+    """Compares (1, -2, 3) or a column with i - 2j + 3k."""
+    if vector.name or (vector.brackets != "()" if vector.kind == "tuple" else vector.brackets != "1"):
+        return False
+    parts = components(leaf.text.split("=")[-1], len(vector.items))
+    if parts is None or any(item.kind != "leaf" for item in vector.items):
+        return False
+    try:
+        verdicts = [
+            trees_equal(parse_expression(item.text), part, bounded)
+            for item, part in zip(vector.items, parts, strict=True)
+        ]
+    except (Unreadable, TooLarge):
+        return False
+    return False if False in verdicts else None if None in verdicts else True
+
+
+def _cases_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
+    """Compares two piecewise functions row by row, in any order."""
+    left, right = list(gold.items), list(answer.items)
+    if len(left) != len(right):
+        return False
+    undecided = False
+    for row in left:
+        for index, candidate in enumerate(right):
+            if not _conditions_equal(row.items[1].text, candidate.items[1].text, bounded):
+                continue
+            verdict = _parts_equal(row.items[0], candidate.items[0], bounded)
+            if verdict is False:
+                continue
+            undecided |= verdict is None
+            del right[index]
+            break
+        else:
+            return False
+    return None if undecided else True
+
+
+_CONDITION = re.compile(r"^(?:if|for|when|where|\\forall|is)\b\s*|,")
+_OTHERWISE = {"otherwise", "else", "elsewhere", "in all other cases", "in other cases"}
+
+
+def _conditions_equal(gold: str, answer: str, bounded: bool) -> bool:
+    """Whether the conditions of two rows are the same: the same words, or the same values of the same variable."""
+    left, right = (_CONDITION.sub("", bare_text(text).strip()).strip(" .,") for text in (gold, answer))
+    if squeeze(left) == squeeze(right) or {left, right} <= _OTHERWISE:
+        return True
+    parts = [read_parts(text)[0] for text in (left, right)]
+    names = [range_names(part) for part in parts]
+    if names[0] and names[0] == names[1]:
+        return bool(_ranges_equal(*parts, bounded))
+    values = [part.text.split("=") if part.kind == "leaf" else [] for part in parts]
+    same_name = len(values[0]) == len(values[1]) == 2 and squeeze(values[0][0]) == squeeze(values[1][0])
+    return same_name and bool(values_equal(values[0][1], values[1][1], True))
+
+
 def _ranges_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
     """Compares `x > 3` with `(3, \\infty)`, `x<-1 or x>1` with a union, `x \\neq 0` with two open half lines."""
     left, right = as_range(gold), as_range(answer)
     if left is None or right is None:
+        return False
+    names, other_names = range_names(gold), range_names(answer)
+    if names and other_names and names != other_names:
         return False
     if "except" in (left.kind, right.kind):
         left, right = _excluded_points(left), _excluded_points(right)
@@ -149,6 +257,12 @@ def _all_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
 
 
 def _in_order(gold: Part, answer: Part, bounded: bool) -> Verdict:
+    if has_dots(gold.items) or has_dots(answer.items):
+        left, right = progression(gold.items), progression(answer.items)
+        if left is not None and right is not None:
+            same_start = (left.first, left.step) == (right.first, right.step)
+            return same_start and _parts_equal(left.last, right.last, bounded)
+        gold, answer = (replace(part, items=written_out(part.items)) for part in (gold, answer))
     if len(gold.items) != len(answer.items):
         return False
     undecided = False
@@ -166,7 +280,10 @@ def _any_order(gold: Part, answer: Part, bounded: bool, repeats: bool) -> Verdic
     repeats: whether an item may be repeated, as in a set, and then counts once.
     """
     if _all_named(gold) and not any("=" in item.text for item in answer.items):
-        return _in_order(gold, answer, bounded)  # only their order says which of two bare values is y
+        # only their order says which of two bare values is y
+        return _in_order(replace(gold, items=in_order_of_names(gold.items)), answer, bounded)
+    if has_dots(gold.items) or has_dots(answer.items):
+        return _in_order(gold, answer, bounded)
     left, right = list(gold.items), list(answer.items)
     if max(len(left), len(right)) > MAX_UNORDERED:
         return False
@@ -210,6 +327,8 @@ def _distinct(items: list[Part]) -> list[Part]:
 def _leaves_equal(gold: str, answer: str, bounded: bool) -> Verdict:
     if squeeze(gold) == squeeze(answer):
         return True
+    if DOTS in gold:
+        return _sums_equal(gold, answer)
     (gold_sides, gold_signs), (sides, signs) = sides_of(gold), sides_of(answer)
     if not gold_signs and not signs:
         return values_equal(gold_sides[0], sides[0], bounded)
@@ -221,6 +340,17 @@ def _leaves_equal(gold: str, answer: str, bounded: bool) -> Verdict:
     if len(gold_sides) == len(sides) == 2 and {gold_signs[0], signs[0]} <= set(FLIP):
         return same_relation(gold_sides, sides, gold_signs[0], signs[0], bounded)
     return _ranges_equal(Part("leaf", gold), Part("leaf", answer), bounded)
+
+
+def _sums_equal(gold: str, answer: str) -> bool:
+    """Compares `1 + 2 + \\ldots + n` term by term, since nothing says what its dots stand for."""
+    sums = [terms_around_dots(text.split("=")[-1]) for text in (gold, answer)]
+    if sums[0] is None or sums[1] is None or sums[0][1] != sums[1][1]:
+        return False
+    return all(
+        squeeze(left) == squeeze(right) or (DOTS not in left and bool(expressions_equal(left, right, bounded=True)))
+        for left, right in zip(sums[0][0], sums[1][0], strict=True)
+    )
 
 
 def _equations_equal(gold: list[str], answer: list[str], bounded: bool) -> Verdict:

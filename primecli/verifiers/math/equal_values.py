@@ -123,9 +123,12 @@ def _is_number(text: str) -> bool:
 def _angles_equal(gold: Leaf, answer: Leaf, bounded: bool) -> Verdict:
     """Compares 45° with \\pi/4. A number without a unit is an angle in radians only if it has a \\pi."""
     degrees, other = (gold, answer) if gold.unit == "degree" else (answer, gold)
-    if other.unit != "radian" and "\\pi" not in other.text:
+    if other.unit != "radian" and "\\pi" not in other.text and not _INVERSE.match(other.text):
         return False
     return expressions_equal(f"({degrees.text})\\cdot\\pi/180", other.text, bounded)
+
+
+_INVERSE = re.compile(r"\\?(?:arc|a)(?:sin|cos|tan|cot)|\\(?:sin|cos|tan|cot)\s*\^\s*\{?\s*-\s*1\s*\}?")
 
 
 def _same_choice(gold: Leaf, answer: Leaf, answer_text: str) -> bool:

@@ -209,5 +209,6 @@ def _functions() -> dict[str, Any]:
         **{name: getattr(mpmath, name) for name in (*TRIG, "sinh", "cosh", "tanh", "coth", "exp", "floor", "ceil")},
         **{"arc" + name: getattr(mpmath, "a" + name) for name in TRIG},
         "ln": mpmath.log,
+        "cis": mpmath.expj,
         "binom": mpmath.binomial,
     }

@@ -78,7 +78,7 @@ def read_leaf(text: str) -> Leaf:
         base = based.group(2) or based.group(3)
         return Leaf("based", based.group(1).upper().lstrip("0"), "base" + _BASES.get(base.lower(), base))
     degrees = _DEGREES.fullmatch(text)
-    if degrees and "^{\\circ}" not in degrees.group(1) and not re.search(r"\\?(?:sin|cos|tan)", degrees.group(1)):
+    if degrees and "^{\\circ}" not in degrees.group(1) and not re.search(r"\\?(?:sin|cos|tan|cis)", degrees.group(1)):
         return Leaf("math", degrees.group(1), "degree" + degrees.group(2).upper())
     return _with_unit(text.strip())
 

@@ -42,7 +42,7 @@ _SHORT_UNITS = (
 )
 _UNIT_NAMES = dict(entry.split(":") for entry in _SHORT_UNITS.split())
 _FUNCTION = re.compile(
-    r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|ln|log|exp|sqrt|pi|infinity|infty|theta|abs|mod|oo", re.IGNORECASE
+    r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|cis|ln|log|exp|sqrt|pi|infinity|infty|theta|abs|mod|oo", re.IGNORECASE
 )
 
 
