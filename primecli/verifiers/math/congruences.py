@@ -127,7 +127,9 @@ def _solves(gold: Congruence, answer: str) -> bool:
         return False
     step = one - start
     linear = two == start + 2 * step and five == start + 5 * step
-    return linear and start.denominator == 1 and abs(step) == modulus and _classes(gold, modulus) == {start % modulus}
+    if not linear or start.denominator != 1 or abs(step) != modulus:
+        return False
+    return _classes(gold, modulus) == frozenset({start.numerator % modulus})
 
 
 def _at(tree: Tree, name: str, value: int) -> Fraction | None:

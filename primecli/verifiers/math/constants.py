@@ -38,6 +38,7 @@ _ANNOTATED = re.compile(
     r"|\bintegers?\s*\}?\s*\$?([j-nrst])(?![a-zA-Z])"
 )
 _LETTER = re.compile(r"(?<![a-zA-Z\\_])(?<!_\{)([kmn])(?![a-zA-Z_])")
+_IN = re.compile(r"\\in(?![a-zA-Z])")
 _ANGLE = re.compile(r"\\pi(?![a-zA-Z])|\^\{\\circ\}")
 
 
@@ -53,6 +54,8 @@ def same_parameter(gold: str, answer: str, raw_gold: str, raw_answer: str) -> tu
     """
     if not _LETTER.search(gold) and "\\in" not in raw_gold and "integer" not in raw_gold:
         return gold, answer
+    if _IN.search(gold) or _IN.search(answer):
+        return gold, answer  # the set that a letter lies in is the answer, or part of it
     gold_name, gold_set = _annotated(raw_gold)
     answer_name, answer_set = _annotated(raw_answer)
     if not gold_name and (answer_set or _ANGLE.search(gold)):

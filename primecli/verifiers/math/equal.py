@@ -15,21 +15,19 @@ from dataclasses import replace
 
 from primecli.verifiers.math.congruences import congruences_equal, is_congruence
 from primecli.verifiers.math.constants import integer_parameter, same_parameter
-from primecli.verifiers.math.equal_expressions import expressions_equal, trees_equal
+from primecli.verifiers.math.equal_equations import equations_equal, without_index
+from primecli.verifiers.math.equal_expressions import expressions_equal
+from primecli.verifiers.math.equal_forms import sums_equal, vectors_equal
 from primecli.verifiers.math.equal_values import Verdict, values_equal
-from primecli.verifiers.math.evaluate import TooLarge
 from primecli.verifiers.math.leaf import bare_text, read_leaf
-from primecli.verifiers.math.matrices import components
 from primecli.verifiers.math.normalize import normalize, squeeze
-from primecli.verifiers.math.parse import parse_expression
-from primecli.verifiers.math.parts import Part, read_parts
+from primecli.verifiers.math.parts import Part, read_parts, with_variable_of
 from primecli.verifiers.math.relations import (
     FLIP,
     as_range,
     inequality,
-    is_name,
-    is_quantity,
     range_names,
+    same_numbers,
     same_relation,
     sides_of,
 )
@@ -38,10 +36,8 @@ from primecli.verifiers.math.sequences import (
     has_dots,
     in_order_of_names,
     progression,
-    terms_around_dots,
     written_out,
 )
-from primecli.verifiers.math.tokens import Unreadable
 
 MAX_UNORDERED = 30
 """Items of a list whose order does not matter: each is compared with each. Longer lists are not equal."""
@@ -63,6 +59,8 @@ def equal(gold: str, answer: str, bounded: bool = True) -> Verdict:
         return False
     if squeeze(gold) == squeeze(answer):
         return True
+    if gold.startswith("\\{") and answer.startswith("\\{"):
+        answer = with_variable_of(gold, answer)
     if is_congruence(gold):
         return congruences_equal(gold, answer)
     if is_congruence(answer):
@@ -117,26 +115,32 @@ def _parts_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
         return kinds == ("cases", "cases") and _cases_equal(gold, answer, bounded)
     if "leaf" in kinds and ("tuple" in kinds or "matrix" in kinds):
         vector, other = (gold, answer) if answer.kind == "leaf" else (answer, gold)
-        if (verdict := _vectors_equal(vector, other, bounded)) is not False:
-            return verdict
+        if (same_vector := vectors_equal(vector, other, bounded)) is not False:
+            return same_vector
     if kinds == ("tuple", "tuple"):
         return gold.brackets == answer.brackets and _in_order(gold, answer, bounded)
     if kinds == ("matrix", "matrix"):
         return gold.brackets == answer.brackets and _in_order(gold, answer, bounded)
     if kinds in (("matrix", "tuple"), ("tuple", "matrix")):
-        matrix, other = (gold, answer) if gold.kind == "matrix" else (answer, gold)
-        vector = matrix.brackets == "1" or int(matrix.brackets) == len(matrix.items)
-        like_a_vector = other.brackets == "()" or (other.brackets == "[]" and other is answer)
-        return vector and like_a_vector and _in_order(gold, answer, bounded)
+        matrix, row = (gold, answer) if gold.kind == "matrix" else (answer, gold)
+        is_vector = matrix.brackets == "1" or int(matrix.brackets) == len(matrix.items)
+        like_a_vector = row.brackets == "()" or (row.brackets == "[]" and row is answer)
+        return is_vector and like_a_vector and _in_order(gold, answer, bounded)
     if kinds in (("union", "union"), ("list", "list"), ("list", "set"), ("set", "list"), ("set", "set")):
-        return _any_order(gold, answer, bounded, repeats="set" in kinds)
+        same_items = _any_order(gold, answer, bounded, repeats="set" in kinds)
+        return _ranges_equal(gold, answer, bounded) if same_items is False and "set" not in kinds else same_items
     if kinds == ("leaf", "list") and answer.brackets == "or":
         return _all_equal(gold, answer, bounded)
     if kinds in (("tuple", "list"), ("list", "tuple")):
         if _ranges_equal(gold, answer, bounded):
             return True
-        # a bare list and an ordered pair are equal in the same order only; a bare list is never an interval
-        return "()" in (gold.brackets, answer.brackets) and _points_equal(gold, answer, bounded)
+        # a bare list and an ordered pair are equal in the same order only; a bare list is never an interval, and
+        # alternatives, such as \pm 1, are no pair
+        return (
+            "or" not in (gold.brackets, answer.brackets)
+            and "()" in (gold.brackets, answer.brackets)
+            and _points_equal(gold, answer, bounded)
+        )
     if "set" in kinds and "leaf" in kinds:
         single, other = (gold, answer) if gold.kind == "set" else (answer, gold)
         if len(single.items) == 1:
@@ -155,24 +159,7 @@ def _points_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
         names = [squeeze(item.text.split("=")[0]) for item in part.items if item.text.count("=") == 1]
         if len(set(names)) < len(names) or (names and (gold.name or answer.name)):  # x \in (1,2) is no point
             return False
-    return _in_order(*points, bounded)
-
-
-def _vectors_equal(vector: Part, leaf: Part, bounded: bool) -> Verdict:
-    """Compares (1, -2, 3) or a column with i - 2j + 3k."""
-    if vector.name or (vector.brackets != "()" if vector.kind == "tuple" else vector.brackets != "1"):
-        return False
-    parts = components(leaf.text.split("=")[-1], len(vector.items))
-    if parts is None or any(item.kind != "leaf" for item in vector.items):
-        return False
-    try:
-        verdicts = [
-            trees_equal(parse_expression(item.text), part, bounded)
-            for item, part in zip(vector.items, parts, strict=True)
-        ]
-    except (Unreadable, TooLarge):
-        return False
-    return False if False in verdicts else None if None in verdicts else True
+    return _in_order(points[0], points[1], bounded)
 
 
 def _cases_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
@@ -208,7 +195,7 @@ def _conditions_equal(gold: str, answer: str, bounded: bool) -> bool:
     parts = [read_parts(text)[0] for text in (left, right)]
     names = [range_names(part) for part in parts]
     if names[0] and names[0] == names[1]:
-        return bool(_ranges_equal(*parts, bounded))
+        return bool(_ranges_equal(parts[0], parts[1], bounded))
     values = [part.text.split("=") if part.kind == "leaf" else [] for part in parts]
     same_name = len(values[0]) == len(values[1]) == 2 and squeeze(values[0][0]) == squeeze(values[1][0])
     return same_name and bool(values_equal(values[0][1], values[1][1], True))
@@ -216,18 +203,18 @@ def _conditions_equal(gold: str, answer: str, bounded: bool) -> bool:
 
 def _ranges_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
     """Compares `x > 3` with `(3, \\infty)`, `x<-1 or x>1` with a union, `x \\neq 0` with two open half lines."""
-    left, right = as_range(gold), as_range(answer)
-    if left is None or right is None:
-        return False
     names, other_names = range_names(gold), range_names(answer)
-    if names and other_names and names != other_names:
+    if len(names) > 1 or len(other_names) > 1 or (names and other_names and names != other_names):
         return False
-    if "except" in (left.kind, right.kind):
-        left, right = _excluded_points(left), _excluded_points(right)
-        return left is not None and right is not None and _any_order(left, right, bounded, repeats=True)
-    if left.kind != right.kind or (left is gold and right is answer):
-        return False
-    return _parts_equal(left, right, bounded)
+    left, right = as_range(gold), as_range(answer)
+    if left is not None and right is not None and not (left is gold and right is answer and left.kind == right.kind):
+        if "except" in (left.kind, right.kind):
+            excluded, others = _excluded_points(left), _excluded_points(right)
+            if excluded is not None and others is not None:
+                return _any_order(excluded, others, bounded, repeats=True)
+        elif left.kind == right.kind and (verdict := _parts_equal(left, right, bounded)) is not False:
+            return verdict
+    return same_numbers(gold, answer)
 
 
 def _excluded_points(part: Part) -> Part | None:
@@ -258,10 +245,10 @@ def _all_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
 
 def _in_order(gold: Part, answer: Part, bounded: bool) -> Verdict:
     if has_dots(gold.items) or has_dots(answer.items):
-        left, right = progression(gold.items), progression(answer.items)
-        if left is not None and right is not None:
-            same_start = (left.first, left.step) == (right.first, right.step)
-            return same_start and _parts_equal(left.last, right.last, bounded)
+        one, other = progression(gold.items), progression(answer.items)
+        if one is not None and other is not None:
+            same_start = (one.first, one.step) == (other.first, other.step)
+            return same_start and _parts_equal(one.last, other.last, bounded)
         gold, answer = (replace(part, items=written_out(part.items)) for part in (gold, answer))
     if len(gold.items) != len(answer.items):
         return False
@@ -307,13 +294,8 @@ def _any_order(gold: Part, answer: Part, bounded: bool, repeats: bool) -> Verdic
 
 def _all_named(part: Part) -> bool:
     """Whether each item gives a value to a different name: `x=1, y=2`, but not `x=1, x=2` or `x_1=1, x_2=2`."""
-    names = {_without_index(item.text.split("=")[0]) for item in part.items if item.text.count("=") == 1}
+    names = {without_index(item.text.split("=")[0]) for item in part.items if item.text.count("=") == 1}
     return len(names) == len(part.items) > 1
-
-
-def _without_index(name: str) -> str:
-    """A name without its index: `x` for `x_1`, which is one of several solutions."""
-    return re.sub(r"_\{?\d\}?$", "", squeeze(name))
 
 
 def _distinct(items: list[Part]) -> list[Part]:
@@ -327,64 +309,16 @@ def _distinct(items: list[Part]) -> list[Part]:
 def _leaves_equal(gold: str, answer: str, bounded: bool) -> Verdict:
     if squeeze(gold) == squeeze(answer):
         return True
-    if DOTS in gold:
-        return _sums_equal(gold, answer)
+    if DOTS in gold and "\\text" not in gold:
+        return sums_equal(gold, answer)
     (gold_sides, gold_signs), (sides, signs) = sides_of(gold), sides_of(answer)
     if not gold_signs and not signs:
         return values_equal(gold_sides[0], sides[0], bounded)
     if set(gold_signs) <= {"="} and set(signs) <= {"="}:
-        return _equations_equal(gold_sides, sides, bounded)
+        return equations_equal(gold_sides, sides, bounded)
     left, right = inequality(gold), inequality(answer)
     if left and right:
         return left[0] == right[0] and _parts_equal(left[1], right[1], bounded)
     if len(gold_sides) == len(sides) == 2 and {gold_signs[0], signs[0]} <= set(FLIP):
         return same_relation(gold_sides, sides, gold_signs[0], signs[0], bounded)
     return _ranges_equal(Part("leaf", gold), Part("leaf", answer), bounded)
-
-
-def _sums_equal(gold: str, answer: str) -> bool:
-    """Compares `1 + 2 + \\ldots + n` term by term, since nothing says what its dots stand for."""
-    sums = [terms_around_dots(text.split("=")[-1]) for text in (gold, answer)]
-    if sums[0] is None or sums[1] is None or sums[0][1] != sums[1][1]:
-        return False
-    return all(
-        squeeze(left) == squeeze(right) or (DOTS not in left and bool(expressions_equal(left, right, bounded=True)))
-        for left, right in zip(sums[0][0], sums[1][0], strict=True)
-    )
-
-
-def _equations_equal(gold: list[str], answer: list[str], bounded: bool) -> Verdict:
-    """Compares two equations, or a value and an equation. gold, answer: their sides, one for a value."""
-    if len(gold) == 1:
-        if is_name(answer[-1]) and not is_name(answer[0]):
-            answer = answer[::-1]
-        if is_quantity(answer[0]):
-            return values_equal(gold[0], answer[-1], bounded)
-        verdicts = [values_equal(gold[0], side, bounded) for side in answer]
-        return False if False in verdicts else None if None in verdicts else True
-    if len(answer) == 1:
-        return is_name(gold[0]) and values_equal(gold[-1], answer[0], bounded)
-    if is_name(gold[0]) and is_name(answer[0]):
-        if (
-            squeeze(gold[0]) == squeeze(answer[0])
-            or _both_graphs(gold[0], answer[0])
-            or _one_unknown(gold[0], answer[0])
-        ):
-            return values_equal(gold[-1], answer[-1], bounded)
-        both_have_values = not (is_name(gold[1]) or is_name(answer[1]))
-        if len(gold) == len(answer) == 2 and both_have_values and not {*gold[0]} & {*answer[1]}:
-            return False
-    if len(gold) == len(answer) == 2:
-        return same_relation(gold, answer, "=", "=", bounded)
-    return False
-
-
-def _one_unknown(left: str, right: str) -> bool:
-    """Whether one is `x` and the other `x_1`: without an index it can be any of the solutions."""
-    return _without_index(left) == _without_index(right) in (squeeze(left), squeeze(right))
-
-
-def _both_graphs(left: str, right: str) -> bool:
-    """Whether one is `y` and the other `f(x)`: both name the graph of a function."""
-    names = {squeeze(left), squeeze(right)}
-    return "y" in names and any(re.fullmatch(r"[fghp]\(x\)", name) for name in names)

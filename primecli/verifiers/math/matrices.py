@@ -34,7 +34,7 @@ def has_matrix(s: str) -> bool:
 def read_matrix(s: str) -> Matrix | None:
     """The matrix that an expression with explicit matrices comes to; None where it is not one, or too large.
 
-    >>> read_matrix(r"2\\\\begin{pmatrix} 1 & x \\\\end{pmatrix}")
+    >>> read_matrix(r"2\\begin{pmatrix} 1 & x \\end{pmatrix}")
     [['(2)(1)', '(2)(x)']]
     """
     s = _WRAPPED.sub(r"\1", s)

@@ -160,6 +160,18 @@ def read_parts(s: str, depth: int = 0) -> list[Part]:
     return readings
 
 
+def with_variable_of(gold: str, answer: str) -> str:
+    """The set `\\{y | y > 1\\}` with the variable of another such set: its name means nothing outside.
+
+    >>> with_variable_of(r"\\{x | x > 1\\}", r"\\{y | y > 1\\}")
+    '\\\\{x | x > 1\\\\}'
+    """
+    one, other = (_BUILDER.fullmatch(text[2:-2].strip()) for text in (gold, answer))
+    if one is None or other is None or one.group(1) == other.group(1) or one.group(1) in other.group():
+        return answer
+    return re.sub(rf"(?<![a-zA-Z\\]){other.group(1)}(?![a-zA-Z])", one.group(1), answer)
+
+
 def _read_one(s: str, depth: int) -> Part:
     """Reads an answer that is not a list."""
     united = split_top(s, _CUP)
@@ -203,7 +215,7 @@ def _bracketed(s: str, depth: int) -> Part:
         if inner is not None and len(inner[0]) > 1:
             if opening + closing == "()" and len(_SIGN.findall(s)) == 1:  # (\pm 1, 0): two points
                 points = (_bracketed(_SIGN.sub(sign, s), depth + 1) for sign in "+-")
-                return Part("list", s, tuple(points))
+                return Part("list", s, tuple(points), "or")
             items = tuple(read_parts(piece, depth + 1)[0] for piece in inner[0])
             ordered = opening == "\\langle" or (opening + closing == "[]" and len(items) > 2)
             return Part("tuple", s, items, "()" if ordered else opening + closing)
@@ -229,7 +241,7 @@ def _with_signs(s: str) -> Part:
         texts = [s]
         for _ in signs:
             texts = [_SIGN.sub(sign, text, count=1) for text in texts for sign in "+-"]
-    return Part("list", s, tuple(Part("leaf", text) for text in texts))
+    return Part("list", s, tuple(Part("leaf", text) for text in texts), "or")
 
 
 def _named(name: str, value: str, depth: int) -> Part | None:
@@ -265,9 +277,8 @@ def _cases(s: str, body: str, name: str, depth: int) -> Part:
         value, *condition = cells[0]
         if not condition and (joined := _IF.search(row)) is not None:
             value, condition = row[: joined.start()], [row[joined.start() :]]
-        elif not condition and (pair := split_top(row, _COMMA)) is not None and len(pair[0]) > 1:
-            if not _RELATION.search(pair[0][0]):
-                value, condition = pair[0][0], [", ".join(pair[0][1:])]
+        elif not condition and (pair := split_top(row, _COMMA)) is not None and not _RELATION.search(pair[0][0]):
+            value, condition = pair[0][0], [", ".join(pair[0][1:])]
         if row.strip():
             items = (read_parts(value.strip(" ,;"), depth + 1)[0], Part("leaf", " ".join(condition).strip(" ,;.")))
             found.append(Part("list", row, items))

@@ -12,6 +12,7 @@ from primecli.verifiers.math.leaf import read_leaf
 from primecli.verifiers.math.normalize import squeeze
 from primecli.verifiers.math.parse import parse_expression
 from primecli.verifiers.math.parts import Part, split_top
+from primecli.verifiers.math.real_sets import Piece, intersection, pieces, same_pieces
 from primecli.verifiers.math.tokens import TRIG, Unreadable
 from primecli.verifiers.math.tree import Tree, children, substitute, symbols
 
@@ -139,7 +140,7 @@ def range_names(part: Part) -> frozenset[str]:
 
 def _joined(part: Part) -> Part | None:
     """The range of a list of inequalities, such as `x > 1 \\text{ and } x < 3`."""
-    solved = [inequality(item.text) if item.kind == "leaf" else None for item in part.items]
+    solved = [inequality(text) if text else None for text in _with_names(part)]
     ranges = [each[1] for each in solved if each is not None]
     if len({each[0] for each in solved if each is not None}) > 1:
         return None  # x > 3, y < 4 is no set of numbers
@@ -154,6 +155,45 @@ def _joined(part: Part) -> Part | None:
     if len(ranges) == 2 and part.brackets != "or" and (both := _overlap(*ranges)) is not None:
         return both
     return None if part.brackets == "and" else Part("union", part.text, tuple(ranges))
+
+
+def same_numbers(gold: Part, answer: Part) -> bool:
+    """Whether two ranges hold the same numbers, however they are cut into intervals."""
+    sets = [_numbers(part) for part in (gold, answer)]
+    return sets[0] is not None and sets[1] is not None and bool(sets[0]) and same_pieces(sets[0], sets[1])
+
+
+def _numbers(part: Part) -> list[Piece] | None:
+    """The numbers in a range or, of a list of conditions, those that meet all, or any where it says "or"."""
+    if part.kind != "list":
+        found = as_range(part)
+        return pieces(found) if found is not None else None
+    every = [_numbers(item) for item in part.items]
+    if part.brackets == "or" or None in every or len(range_names(part)) != 1:
+        found = as_range(part)
+        return pieces(found) if found is not None else None
+    total: list[Piece] | None = None
+    for each in every:
+        total = each if total is None else intersection(total, each or [])
+    if not total and part.brackets != "and":  # x < 1, x > 3: no number meets both
+        found = as_range(part)
+        return pieces(found) if found is not None else None
+    return total
+
+
+def _with_names(part: Part) -> list[str]:
+    """The items of a list as texts, "" for what is no leaf; the 1 of `x \\neq 0, 1` as `x \\neq 1`."""
+    texts: list[str] = []
+    excluding = ""
+    for item in part.items:
+        text = item.text if item.kind == "leaf" else ""
+        head, sign, _ = text.partition("\\neq")
+        if sign:
+            excluding = head + sign
+        elif excluding and text and not sides_of(text)[1]:
+            text = f"{excluding} {text}"
+        texts.append(text)
+    return texts
 
 
 def _overlap(left: Part, right: Part) -> Part | None:

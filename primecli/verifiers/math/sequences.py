@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from primecli.verifiers.math.evaluate import exact
 from primecli.verifiers.math.normalize import squeeze
@@ -45,7 +46,7 @@ def progression(items: tuple[Part, ...]) -> Progression | None:
     step = known[1] - known[0] if len(known) > 1 else Fraction(1)
     if len(known) < 3 and abs(step) != 1:
         return None
-    if step == 0 or any(b - a != step for a, b in zip(known, known[1:], strict=False)):
+    if step == 0 or any(b - a != step for a, b in pairwise(known)):
         return None
     return Progression(known[0], step, items[-1])
 
