@@ -20,8 +20,7 @@ MAX_CONSTANTS = 4
 
 _ARBITRARY = re.compile(r"[CcK](?:_\d)?")  # what is a constant where it stands beside one variable
 _SURE = re.compile(r"C(?:_\d)?")
-ANY_CONSTANT = re.compile(r"[CcKkAD](?:_\d)?")
-"""What an answer may call the only constant of a solution."""
+_NEW_NAME = re.compile(r"[CcKkAD](?:_\d)?")  # what an answer may call the only constant
 _NEW_NAMES = re.compile(r"[CcKkABDEabMN](?:_\d)?")  # and what it may call several
 _VARIABLE = re.compile(r"[a-z]|\\(?:theta|phi|alpha|beta|tau|omega|lambda)")
 _TRANSCENDENTAL = {"sin", "cos", "exp", "ln", "sinh", "cosh", "logb"}
@@ -134,8 +133,10 @@ def renamed(gold: Tree, answer: Tree) -> Iterator[Tree]:
     if not constants or len(names) != len(constants) or not variables <= symbols(answer):
         return
     allowed = _names_for(constants)
-    if (names == constants and len(names) == 1) or not all(allowed.fullmatch(name) for name in names):
-        return  # the only constant keeps its name: there is nothing to try
+    if not all(allowed.fullmatch(name) for name in names):
+        return
+    if names == constants and (len(names) == 1 or "A" in names):
+        return  # nothing to try; and A and B may be of the problem, so that they cannot be swapped
     for order in permutations(sorted(constants)):
         pairs = zip(sorted(names), order, strict=True)
         yield substitute(answer, {name: ("sym", constant) for name, constant in pairs})
@@ -146,18 +147,10 @@ def without_added_constant(gold: Tree, answer: Tree) -> tuple[Tree, Tree] | None
 
     What is left may differ by a number: x^2 + C and x^2 + 1 + C are the same functions.
     """
-    left, right = _without_term(gold, _SURE), _without_term(answer, ANY_CONSTANT)
+    left, right = _without_term(gold, _SURE), _without_term(answer, _NEW_NAME)
     if left is None or right is None or symbols(left) != symbols(right) or not _plain(symbols(left)):
         return None
     return left, right
-
-
-def lone_constant(sides: list[Tree], name: re.Pattern[str] = _SURE) -> Tree | None:
-    """The other side of an equation one side of which is an arbitrary constant, as in x^2 + y^2 = C; else None."""
-    for side, other in (sides, sides[::-1]):
-        if side[0] == "sym" and name.fullmatch(side[1]) and _plain(symbols(other)):
-            return other
-    return None
 
 
 def _plain(names: frozenset[str]) -> bool:
@@ -186,7 +179,7 @@ def _names_for(constants: frozenset[str]) -> re.Pattern[str]:
     if len(constants) > 1:
         return _NEW_NAMES
     if _SURE.fullmatch(min(constants)):
-        return ANY_CONSTANT
+        return _NEW_NAME
     return _ARBITRARY  # a lone c or K may be a letter of the problem: only another clear constant may replace it
 
 

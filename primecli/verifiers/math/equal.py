@@ -206,7 +206,10 @@ def _ranges_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
     names, other_names = range_names(gold), range_names(answer)
     if len(names) > 1 or len(other_names) > 1 or (names and other_names and names != other_names):
         return False
-    left, right = as_range(gold), as_range(answer)
+    left = as_range(gold)
+    if left is None and gold.kind != "list":
+        return False
+    right = as_range(answer)
     if left is not None and right is not None and not (left is gold and right is answer and left.kind == right.kind):
         if "except" in (left.kind, right.kind):
             excluded, others = _excluded_points(left), _excluded_points(right)
@@ -214,7 +217,7 @@ def _ranges_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
                 return _any_order(excluded, others, bounded, repeats=True)
         elif left.kind == right.kind and (verdict := _parts_equal(left, right, bounded)) is not False:
             return verdict
-    return same_numbers(gold, answer)
+    return (right is not None or answer.kind == "list") and same_numbers(gold, answer)
 
 
 def _excluded_points(part: Part) -> Part | None:

@@ -134,6 +134,8 @@ def _as_sympy(tree: Tree) -> Any:
             return sympy.Pow(a, 1 / b)
         if name == "logb":
             return sympy.log(a) / sympy.log(b)
+        if name == "mod":
+            return sympy.Mod(a, b)
         if name == "cis":
             return sympy.exp(sympy.I * a)
         name = re.sub("^arc", "a", str(name))

@@ -18,7 +18,7 @@ MAX_DEPTH = 80
 _STARTERS = {"num", "cmd", "sym"}  # kinds of tokens with which a factor may begin
 _NOT_FACTOR = {  # commands with which no factor begins
     *("\\cdot", "\\pm", "\\mp", "\\approx", "\\neq", "\\leq", "\\geq"),
-    *("\\cup", "\\cap", "\\in", "\\rfloor", "\\rceil"),
+    *("\\cup", "\\cap", "\\in", "\\rfloor", "\\rceil", "\\mod", "\\bmod"),
 }
 
 
@@ -101,6 +101,9 @@ class _Parser:
             elif word == "/":
                 self.position += 1
                 tree = ("div", tree, self.signed())
+            elif word in ("\\bmod", "\\mod"):
+                self.position += 1
+                tree = ("call", "mod", tree, self.signed())
             elif self.starts_factor():
                 if self.peek()[0] == "num" and self.peek(-1)[1] != "!" and not self.after_power(tree):
                     raise Unreadable("two numbers side by side")

@@ -231,7 +231,7 @@ def _bracketed(s: str, depth: int) -> Part:
 
 def _with_signs(s: str) -> Part:
     """A value with ± as the list of its values, else a leaf. Each ± is + or -; a ∓ goes with the ±."""
-    signs = _SIGN.findall(s)
+    signs = _SIGN.findall(s) if "\\pm" in s or "\\mp" in s else []
     if not signs or len(signs) > MAX_SIGNS:
         return Part("leaf", s)
     if "mp" in signs:
