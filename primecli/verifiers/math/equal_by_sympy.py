@@ -90,6 +90,8 @@ def _sympy_tree(text: str, failure: type[Exception]) -> Any:
 
     try:
         return _as_sympy(parse_expression(text))
+    except (ArithmeticError, ValueError) as error:  # such as 10 mod 0
+        raise failure(f"has no value: {text[:200]}") from error
     except Unreadable:
         if not _ONLY_SYMPY_READS.search(text) or _MISREAD.search(text) or _nesting(text) > MAX_DEPTH:
             raise failure(f"cannot be read: {text[:200]}") from None
