@@ -26,7 +26,9 @@ def add_up(text: str) -> tuple[str, str, bool] | None:
     >>> add_up("1 hour 30 minutes"), add_up(r"3\\text{ m} \\cdot 4\\text{ m}"), add_up("5 m")
     (('(1)\\\\cdot 60+(30)', 'minute', True), ('(3)\\\\cdot (4)', 'meter^2', False), None)
     """
-    if "\\text" in text and text.count("\\text{") > 1:
+    if " " not in text and "\\text" not in text:
+        return None
+    if text.count("\\text{") > 1:
         for sign in ("\\cdot", "+"):
             if sign in text:
                 return _joined(text, sign)

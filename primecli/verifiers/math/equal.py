@@ -36,10 +36,11 @@ def equal(gold: str, answer: str, bounded: bool = True) -> Verdict:
 
     Raises GoldUnreadable and AnswerUnreadable, unless `bounded`.
     """
-    currencies = _currency(gold), _currency(answer)
+    currency = _currency(gold)
+    other = _currency(answer) if currency else ""
     gold, answer = normalize(gold), normalize(answer)
-    if currencies[0] != currencies[1] and all(currencies):
-        return _money_equal(gold, answer, currencies, bounded)
+    if other and other != currency:
+        return _money_equal(gold, answer, (currency, other), bounded)
     if not answer:
         return False
     if squeeze(gold) == squeeze(answer):
@@ -67,9 +68,12 @@ _CURRENCIES = {
 }
 
 
+_MONEY = re.compile(r"[$€£¥₹¢]|(?i:dollar|cent|euro|eur\b|usd|gbp|yen|jpy|inr|rupee)|\\pounds")
+
+
 def _currency(text: str) -> str:
     """The currency of an amount: dollar for $5, cent for 2 dollars and 50 cents, "" for none."""
-    if text.isalnum():
+    if not _MONEY.search(text):
         return ""
     if _CURRENCIES["cent"].search(text):
         return "cent"

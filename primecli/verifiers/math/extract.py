@@ -141,7 +141,7 @@ def extract_answer(text: str, last_number: bool = True) -> Extraction | None:
     >>> extract_answer("that leaves 7 eggs", last_number=False) is None
     True
     """
-    for thoughts in deque(_THOUGHT_END.finditer(text), maxlen=1):
+    for thoughts in deque(_THOUGHT_END.finditer(text) if "</think" in text else (), maxlen=1):
         extraction = _first_answer(text[thoughts.end() :])
         if extraction is not None:
             return extraction
@@ -153,12 +153,13 @@ def _first_answer(text: str, fall_back: bool = False, last_number: bool = False)
 
     fall_back: whether to look at what follows, if no answer is announced before it, and then for any number.
     """
-    turn = _TURN.search(text)
+    tagged = "<" in text or "[INST]" in text
+    turn = _TURN.search(text) if tagged else None
     if turn is not None and text[: turn.start()].strip():
         extraction = _first_answer(text[: turn.start()], fall_back, last_number)
         if extraction is not None:
             return extraction
-    text = _MARKS.sub(" ", text)
+    text = _MARKS.sub(" ", text) if tagged or "ки" in text else text
     next_problem = _NEXT_PROBLEM.search(text)
     if next_problem is not None:
         before = text[: next_problem.start()]
@@ -191,7 +192,7 @@ def _announced_answer(text: str) -> tuple[Extraction | None, int]:
     """The answer that a box or a phrase announces, and where the first unclosed box starts."""
     boxed, end, unclosed = _last_box(text)
     if boxed is not None:
-        for phrase in deque(_FINAL.finditer(text, end, unclosed), maxlen=1):
+        for phrase in deque(_FINAL.finditer(text, end, unclosed) if "inal" in text[end:] else (), maxlen=1):
             announced = _announced(text[:unclosed], phrase)
             if announced is not None and _VALUE_START.match(announced):
                 return Extraction(announced, "phrase"), unclosed
@@ -228,7 +229,7 @@ class _Box(NamedTuple):
 
 
 def _last_box(text: str) -> tuple[str | None, int, int]:
-    """The answer in the last closed box, where it ends, and where the first unclosed one starts; of nested ones the outer.
+    """The answer in the last closed box (of nested ones the outer), its end, and where the first unclosed one starts.
 
     Boxes with nothing but "and", "or" or a comma between them are one answer of several parts.
     """
@@ -283,11 +284,11 @@ def _row_of_boxes(text: str, boxes: list[_Box]) -> str:
 
 
 # one of them is in each phrase
-_KEYWORDS = (
-    *("####", "answer", "ans:", "ans :", "ans =", "correct choice", "correct option"),
-    *("reponse", "respuesta", "resposta", "risposta", "antwort"),
+_KEYWORDS = ("####", "answer", "ans:", "ans :", "ans =", "correct choice", "correct option")
+_FOREIGN_KEYWORDS = (
+    *("réponse", "reponse", "respuesta", "resposta", "risposta", "antwort", "ответ"),
+    *("答案", "答え", "答：", "答:", "답"),
 )
-_FOREIGN_KEYWORDS = ("réponse", "ответ", "答案", "答え", "答：", "答:", "답")
 
 
 def _last_phrase(text: str) -> str | None:
@@ -295,7 +296,8 @@ def _last_phrase(text: str) -> str | None:
     lower = text.lower()
     if len(lower) != len(text):  # a capital dotted I of Turkish becomes two characters, and positions would be off
         lower = text
-    start = _from_last(lower, _KEYWORDS if text.isascii() else (*_KEYWORDS, *_FOREIGN_KEYWORDS))
+    foreign = not text.isascii() or any(part in lower for part in ("sposta", "spuesta", "antwort", "reponse"))
+    start = _from_last(lower, (*_KEYWORDS, *_FOREIGN_KEYWORDS) if foreign else _KEYWORDS)
     for phrase in reversed(deque(_PHRASE.finditer(text, start), maxlen=MAX_PHRASES)):
         announced = _announced(text, phrase)
         if announced is not None:

@@ -125,7 +125,7 @@ def _as_words(text: str, bare: str) -> Leaf | None:
     """An answer in words, or the number that they spell; None for what may be an expression."""
     if not bare or "=" in bare:
         return None
-    if is_date(bare) or is_known(bare):
+    if is_date(bare) or ((bare[0] in "dD" or not bare.isascii()) and is_known(bare)):
         return Leaf("words", same_words(bare))
     in_text = bool(re.fullmatch(r"\s*(?:\\text\{[^{}]*\}\s*)+", text))
     if not (in_text and re.search(r"[A-Za-z]{2}", bare) and not re.search(r"[\\^_]|^[-\d.]", bare)):

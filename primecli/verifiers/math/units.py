@@ -137,7 +137,7 @@ def cut_unit(text: str) -> tuple[str, str, bool] | None:
     >>> cut_unit(r"10\\text{ weeks}"), cut_unit("5 million dollars"), cut_unit("5 pairs")
     (('10', 'week', False), ('(5)\\\\cdot 1000000', 'dollar', False), None)
     """
-    foreign = _FOREIGN.fullmatch(text)
+    foreign = None if text.isascii() else _FOREIGN.fullmatch(text)
     if foreign is not None:
         return _foreign_unit(foreign.group(1).strip(), foreign.group(2))
     head, unit = _find_unit(text)
@@ -163,7 +163,7 @@ def _find_unit(text: str) -> tuple[str, str]:
     match = _UNIT_TEXT.fullmatch(text)
     if match and re.search(r"\\text\{[^{}]*[a-zA-Z]", match.group(2)):
         return match.group(1), _text_unit(match.group(2))
-    ohms = _OHMS.fullmatch(text)
+    ohms = _OHMS.fullmatch(text) if "\\Omega" in text else None
     if ohms:
         return ohms.group(1), ohms.group(2).replace(" ", "").replace("\\Omega", "ohm")
     match = _UNIT_WORDS.fullmatch(text)
