@@ -29,7 +29,7 @@ def add_up(text: str) -> tuple[str, str, bool] | None:
     if " " not in text and "\\text" not in text:
         return None
     if text.count("\\text{") > 1:
-        for sign in ("\\cdot", "+"):
+        for sign in ("\\cdot", "+", "-"):
             if sign in text:
                 return _joined(text, sign)
     several = _in_several_units(text)
@@ -64,7 +64,7 @@ def _in_several_units(text: str) -> tuple[str, str] | None:
 
 
 def _joined(text: str, sign: str) -> tuple[str, str, bool] | None:
-    """A product or a sum of numbers that each have a unit."""
+    """A product, sum or difference of numbers that each have a unit."""
     heads: list[str] = []
     units: list[str] = []
     for piece in text.split(sign):
@@ -73,8 +73,8 @@ def _joined(text: str, sign: str) -> tuple[str, str, bool] | None:
             return None
         heads.append(f"({cut[0]})")
         units.append(cut[1])
-    if sign == "+":
-        return ("+".join(heads), units[0], False) if len(set(units)) == 1 and units[0] else None
+    if sign != "\\cdot":
+        return (sign.join(heads), units[0], False) if len(set(units)) == 1 and units[0] else None
     return "\\cdot ".join(heads), _product(units), False
 
 

@@ -262,7 +262,7 @@ def _equations_equal(gold: list[str], answer: list[str], bounded: bool) -> Verdi
     if len(gold) == 1:
         if is_name(answer[-1]) and not is_name(answer[0]):
             answer = answer[::-1]
-        if is_quantity(answer[0]):
+        if is_quantity(answer[0]) or _LENGTH.fullmatch(answer[0]):
             return values_equal(gold[0], answer[-1], bounded)
         verdicts = [values_equal(gold[0], side, bounded) for side in answer]
         return False if False in verdicts else None if None in verdicts else True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from primecli.verifiers.math.clock import same_time
 from primecli.verifiers.math.equal_expressions import expressions_equal
@@ -107,6 +108,8 @@ def _quantities_equal(gold: Leaf, answer: Leaf, bounded: bool) -> Verdict:
         if {gold.unit, answer.unit} == {"degree", "radian"}:
             return _angles_equal(gold, answer, bounded)
         factor = conversion(gold.unit, answer.unit)
+        if factor is None and gold.unit[:6] == answer.unit[:6] == "degree" and "degree" in (gold.unit, answer.unit):
+            factor = Fraction(1)  # 25° says less than 25 °C
         if factor is None and not _same_things(gold.unit, answer.unit):
             return False
         left = f"({left})\\cdot ({factor or 1})"

@@ -95,7 +95,7 @@ _PROSE_AFTER = re.compile(
     r"|。|，(?=[^\W\d])|,(?=\s+(?!and\b|or\b)[a-z]{2,})"
     r"|\s(?=(?:because|since|which|so|as|where|I hope)\b)|(?<!\{)\s(?=\((?!or\b|and\b|mod\b|base\b)[A-Za-z]{3,})"
     # how it was computed: 7 apples (12 - 5), 7 (12 - 5 = 7)
-    r"|(?<=[a-z]{3})(?<!\\sin|\\cos|\\tan|\\log|\\exp)(?<!\band)\s(?=\([^()=A-Za-z]{1,40}[-+*/×÷][^()]{1,40}\)\.?\s*$)"
+    r"|(?<=[a-z]{3})(?<!\\sin|\\cos|\\tan|\\log|\\exp)(?<!\band)\s(?=\([\d\s.,$%]{1,40}[-+*/×÷x][^()=A-Za-wyz]{1,40}\)\.?\s*$)"
     r"|(?<=[\d}])\s(?=\([^()=]{1,60}=[^()]{1,60}\)\.?\s*$)|\s(?=\((?:не|pas|nicht|no)\b)"
 )
 # words between the phrase and the answer: "the answer is therefore exactly 5"

@@ -67,12 +67,14 @@ _DENIED = re.compile(r"(?:\b(?:not|pas|nicht|не)|n't|no es)\s+$|[不没非未�
 # after a number, in a language that puts no space there: 5个
 _EAST_ASIAN_UNIT = re.compile("[ ]?[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{1,12}")
 _EAST_ASIAN = re.compile("[\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7af\uff0c]")
-# three numbers or more before the last one, which make a list with it
-_LIST_BEFORE = re.compile(r"(?:(?<![\w.,])[-−]?\d{1,9}(?:\.\d{1,9}|/\d{1,9}|,\d{3}(?!\d))?\s?,\s?){2,60}(?:and |or )?$")
+# two numbers or more before the last one, which make a list with it
+_ITEM = r"(?<![\w.,])[-−]?\d{1,9}(?:\.\d{1,9}|/\d{1,9}|,\d{3}(?!\d))?"
+_LIST_BEFORE = re.compile(rf"(?:{_ITEM}\s?,\s?){{1,60}}(?:{_ITEM}\s?,\s?(?:and |or )?|{_ITEM} (?:and|or) )$")
 # "So f(x) = x + 1" or "Thus x = 2 and y = 3"; the group has it without the words before it
 _STATEMENT = re.compile(
     r"(?:(?:so|thus|therefore|hence|then|finally|this gives|we (?:get|have|find)|it follows that|this means)\b,?\s+"
-    r"(?:that\s+)?){0,3}([a-zA-Z](?:_\{?\w{1,4}\}?)?(?:\([a-z]\))?\s?=\s?[^=:?!\"]{1,200}(?:=[^=:?!\"]{1,100})?)",
+    r"(?:that\s+)?){0,3}(?:(?:the|its|our)(?: [a-z]{2,15}){1,4} (?:is|are|becomes) (?:given by )?)?"
+    r"([a-zA-Z](?:_\{?\w{1,4}\}?)?(?:\([a-z]\))?\s?=\s?[^=:?!\"]{1,200}(?:=[^=:?!\"]{1,100})?)",
     re.IGNORECASE,
 )
 # text without spaces that contains a character of a formula

@@ -57,6 +57,17 @@ year yr | 1 year
 month mo | 1/12 year
 decade | 10 year
 century centuries | 100 year
+watthour Wh | 3600 mass length^2 time^-2
+psi | 1 psi
+rpm | 1 rpm
+bpm | 1 bpm
+mpg | 1 mpg
+ppm | 1 ppm
+decibel dB | 1 decibel
+dyne | 1/100000 mass length time^-2
+erg | 1/10000000 mass length^2 time^-2
+bar | 100000 mass length^-1 time^-2
+tesla | 1 mass time^-2 current^-1
 degree deg | 1 degree
 radian rad | 1 radian
 point pts | 1 point
@@ -66,7 +77,9 @@ pm p.m. | 1 pm
 # prefixes of units: in words, and before abbreviations
 _PREFIXES = {"kilo": 3, "centi": -2, "milli": -3, "micro": -6, "nano": -9, "mega": 6, "giga": 9, "deci": -1, "hecto": 2}
 _SHORT_PREFIXES = {"k": 3, "c": -2, "m": -3, "u": -6, "n": -9, "M": 6, "G": 9, "d": -1}
-_PREFIXED = "meter gram liter newton joule watt pascal volt ohm ampere coulomb hertz electronvolt calorie second byte"
+_PREFIXED = (
+    "meter gram liter newton joule watt pascal volt ohm ampere coulomb hertz electronvolt calorie second byte watthour"
+)
 _MIXED = {"mph": "mile/hour", "kmh": "kilometer/hour", "kph": "kilometer/hour", "sqft": "foot^2", "cc": "centimeter^3"}
 # in other scripts
 _FOREIGN = {
@@ -140,7 +153,7 @@ def unit_name(word: str) -> str | None:
     ('centimeter', 'liter', None)
     """
     lower = word.lower()
-    candidates = [word, lower] if len(word) > 1 else [word]
+    candidates = [word, lower] if len(word) > 1 and word != "MM" else [word]  # MM are millions
     candidates += [lower.removesuffix("s"), lower.removesuffix("es")] if len(word) > 2 else []
     return next((_SPELLINGS[each] for each in candidates if each in _SPELLINGS), None)
 

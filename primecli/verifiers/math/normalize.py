@@ -70,7 +70,7 @@ _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:(?:,\s?\\!\s?|\s?\{\s?,\s?\}\s?|
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,}])(\d{1,12})\{,\}(\d{1,2}|\d{4,12})(?![\d{])")
 # the double backslashes of text that was quoted once too often: \\\\frac; in a matrix they may end a row
 _DOUBLED = re.compile(
-    r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|text|math(?:rm|bf|bb|it)|pi|theta|alpha|cdot|times|left|right|circ|boxed|infty|cup"
+    r"(?<!\\)\\\\(?:\\\\)?(?=(?:[dt]?frac|sqrt|text|math(?:rm|bf|bb|it)|pi|theta|alpha|cdot|times|left|right|circ|boxed|infty|cup"
     r"|ln|log|sin|cos|tan|pm|leq?|geq?|neq?|binom|overline|angle|sum|int|quad)(?![a-zA-Z])|[%${}])"
 )
 # a bold letter after a number is a variable, even where a letter of its shape is a unit

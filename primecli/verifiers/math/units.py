@@ -22,6 +22,8 @@ _UNIT_WORDS = re.compile(
 _FOREIGN = re.compile(r"(.*[\d)}%])\s*([^\W\d_a-zA-Z]{1,12})", re.DOTALL)
 # 4th, 4^{\text{th}}
 _ORDINAL = re.compile(r"(\d{1,9})\s*(?:\^\s*\{?\s*)?(?:\\text\{)?\s*(st|nd|rd|th)\s*\}?\s*\}?")
+_IN_BRACKETS = re.compile(r"(?<=[a-z])\s*\(([a-zA-Z ]{3,30})\)$")  # 12 hours (total)
+_TEMPERATURE = re.compile(r"(?:degrees?|deg)\.? (celsius|fahrenheit|c|f)", re.IGNORECASE)
 # 5 \\Omega, 5 k\\Omega
 _OHMS = re.compile(r"(.*\d\}?)\s+([kMm]?\s?\\Omega)")
 # letters that are units only after a space: \\text{ C}, but \\text{C} may be a name
@@ -44,24 +46,31 @@ _AMOUNT = (
     r"zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|[a-z]+teen|twenty|thirty|forty|fifty|sixty"
     r"|seventy|eighty|ninety|half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?"
     r"|elevenths?|twelfths?|[a-z]+teenths?|[a-z]+tieths?|[a-z]*(?:hundred|thousand|illion|illiard)(?:ths?|en|s)?"
-    r"|dozens?|score|gross|grand|pairs?|crores?|lakhs?|lacs?|mille|mil|millones|tausend|hundert|dutzend|docenas?"
+    r"|dozens?|score|gross(?:es)?|myriads?|grand|pairs?|crores?|lakhs?|lacs?|mille|mil|millones|tausend|hundert|dutzend|docenas?"
     r"|douzaines?|prozent|pourcents?|twice|thrice|[a-z]*fold|doubled?|tripled?|quadrupled?|halved|squared|cubed|point"
-    r"|bps"
+    r"|bps|basis points?|couple|tens|googol|[a-z]*zillion|percents?|percentpoints?|per ?milles?|promille|imaginary"
 )
 # how the number is meant, and arithmetic
 _QUALIFIER = (
     r"not|no|never|nor|neither|none|wrong|incorrect|incorrectly|false|is|are|was|were|isn|aren|be|has|have|if|when|unless"
-    r"|except|excluding|without|but|or|and|than|least|most|plus|minus|over|under|below|above|negative|between|greater|up"
+    r"|except|excluding|without|but|or|and|than|least|most|plus|minus|over(?!$)|under|below|above|negative|between|greater|up"
     r"|to|by|out|divided|multiplied|times|root|power|choose|factorial|mod|modulo|base|log|remainder|ratio|cis"
     r"|infinity|approximately|about|roughly|maybe|perhaps|possibly|guess|instead|versus|vs|rounded|depends|depending"
-    r"|undefined|wait|actually|respectively|invalid|degrees? [cf]"
+    r"|undefined|wait|actually|respectively|invalid|cannot|exceeds?|does|doesn|did|should|would|could|might|may|will"
+    r"|almost|nearly|around|circa|nothing|naught|nil|null|add|subtract|multiply|binary|hex|hexadecimal|octal|decimal"
+)
+# numbers and qualifiers of other languages, as far as they are written in ASCII
+_FOREIGN_WORDS = (
+    r"zwei|drei|vier|halb|halbe|anderthalb|doppelt|[a-z]+fach|mal|hoch|wurzel|quadrat|oder|und|nicht|kein|keine|etwa"
+    r"|ungefahr|mindestens|weniger|mehr|deux|trois|quatre|cien|ciento|cientos|demi|demie|moitie|fois|racine|carre|moins"
+    r"|plus|pas|environ|dos|tres|cuatro|media|medio|mitad|veces|raiz|cuadrado|menos|mas|por|non|aut"
 )
 _GREEK = (
     r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi"
     r"|psi|omega"
 )
 _CHANGES = re.compile(
-    rf"\b(?:{_AMOUNT}|{_QUALIFIER}|{_GREEK}|(?:more|less|fewer|larger|smaller|higher|lower)(?= than|$)"
+    rf"\b(?:{_AMOUNT}|{_QUALIFIER}|{_GREEK}|{_FOREIGN_WORDS}|(?:more|less|fewer|larger|smaller|higher|lower)(?= than|$)"
     r"|for (?:every|each)|every other)\b"
     # only after the number itself: "2 of 3", "3 in 10", "3 chances"; but "3/4 of the cake" and "5 in total" are values
     r"|^of(?! (?:the|a|an|his|her|their|its|my|our|all)\b)|^(?:for|with|as)\b|^in(?! (?:total|all)\b)(?=.)"
@@ -77,6 +86,7 @@ _UNSPACED = frozenset(("cm", "mm", "km", "kg", "mg", "ml", "mL", "ms", "ft", "yd
 _TRIVIAL = {"of", "a", "an", "in", "on", "at", "so", "my", "us", "we", "he", "it", "as", "de", "la", "le", "el", "du"}
 _TIMES = re.compile(r"times(?: (?:a|per|each|every|in) [a-z]+)?", re.IGNORECASE)
 _UNIT_BEFORE_POWER = re.compile(r"\s+(?:squared|cubed)\b")  # 5 cm squared, but 5 squared is 25
+_VOWEL = re.compile("[aeiou]|(?<![xz])y(?![xz])")  # but xy and zy are variables
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _FUNCTION = re.compile(
     rf"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|ln|log|exp|sqrt|infinity|infty|abs|mod|cis|frac|oo|{_GREEK}", re.IGNORECASE
@@ -97,6 +107,8 @@ def canonical_unit(text: str) -> str:
     """
     if half := re.fullmatch(r"([ap])\.? ?m", text.strip(" .()"), re.IGNORECASE):
         return half.group(1).lower() + "m"
+    if temperature := _TEMPERATURE.fullmatch(text.strip()):
+        return "degree" + temperature.group(1)[0].upper()
     words = re.sub(r"\s*\^\s*\{?\s*(-?\d)\s*\}?", r"^\1 ", text.strip(" .()"))
     words = re.sub(r"\s*/\s*|\s+per\s+", " / ", re.sub(r"[.\-](?![\d\s])|\\cdot", " ", words))
     above: list[str] = []
@@ -140,17 +152,19 @@ def cut_unit(text: str) -> tuple[str, str, bool] | None:
     foreign = None if text.isascii() else _FOREIGN.fullmatch(text)
     if foreign is not None:
         return _foreign_unit(foreign.group(1).strip(), foreign.group(2))
-    head, unit = _find_unit(text)
+    head, unit = _find_unit(_IN_BRACKETS.sub(r" \1", text))
     if not unit:
         return head.strip(), "", False
     if _SPACED_LETTER.fullmatch(text):
         return None
+    unit = unit.strip(" ()")
     percent = _PERCENT.match(unit)
     if percent is not None:
         return (head.strip(), "", True) if not _CHANGES.search(unit[percent.end() :].strip()) else None
     head, unit = _magnitude(head.strip(), unit)
     canonical = canonical_unit(unit) if unit else ""
-    if unit and measure(canonical) is None and not _names_things(unit):
+    known = bool(canonical) and (measure(canonical) is not None or canonical.startswith("degree"))
+    if unit and not known and not _names_things(unit):
         return None
     return head, canonical, False
 
@@ -227,6 +241,8 @@ def _names_things(unit: str) -> bool:
     """
     if _TIMES.fullmatch(unit.strip()):
         return True
+    if re.search(r"\b(?:square|cube|cubic|sq|cu)$", unit, re.IGNORECASE):
+        return False
     rest = re.sub(r"\s+and$", "", unit.strip(" .()"))
     if _UNIT_BEFORE_POWER.search(rest):  # after a unit these belong to it
         rest = re.sub(r"(?<=[a-z])\s+(?:squared|cubed)\b", "", rest)
@@ -242,7 +258,8 @@ def _names_a_thing(word: str) -> bool:
         return True
     return (
         len(word) >= 3
-        and bool(re.search("[aeiouy]", lower))
+        and bool(_VOWEL.search(lower))
+        and not set(lower) <= set("abcxyz")
         and lower not in _ALPHABET
         and len(set(lower)) > 1
         and not is_function(word)

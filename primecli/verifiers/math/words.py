@@ -131,9 +131,11 @@ def is_date(text: str) -> bool:
 
 
 _QUALIFIED = re.compile(  # words that show that the number in a sentence is not the answer itself
-    r"\b(?:not|no|never|isn|least|most|than|between|or|except|without|about|half|twice|double|triple|times|over"
+    r"\b(?:not|no|never|isn|least|most|than|between|or|except|without|about|approximately|roughly|nearly|almost|around"
+    r"|wrong|incorrect|false|half|twice|double|triple|times|over|lakhs?|crores?"
     r"|per ?cent|minus|plus|dozens?|hundreds?|thousands?|[mbtr]+illions?|squared|cubed|factorial|root|power|negative"
-    r"|from|if|unless|rounded|remainder|out|divided|multiplied|ratio|[a-z]*(?:irds|ths))\b|n['’]t\b",
+    r"|from|up|exceeds?|if|unless|rounded|remainder|out|divided|multiplied|ratio|[a-z]*(?:irds|ths))\b|n['’]t\b"
+    r"|(?:\b(?:and|or)|,)\s+(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty)\b",
     re.IGNORECASE,
 )
 # characters of Chinese, Japanese and Korean, in which words stand without spaces, and those that change the value
