@@ -50,7 +50,8 @@ _CHARACTERS = {
 }
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT_RUN = re.compile("[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-_DROPPED = {"Cf", "Cc", "Co", "Cn", "So"}  # Unicode categories: invisible characters, and check marks and the like
+# Unicode categories: invisible characters, check marks and the like, and signs of currencies
+_DROPPED = {"Cf", "Cc", "Co", "Cn", "So", "Sc"}
 
 
 def plain_characters(text: str) -> str:

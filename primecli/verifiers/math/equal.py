@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from primecli.verifiers.math.equal_expressions import expressions_equal
-from primecli.verifiers.math.equal_values import Verdict, values_equal
+from primecli.verifiers.math.equal_values import Verdict, is_number, values_equal
 from primecli.verifiers.math.leaf import read_leaf
 from primecli.verifiers.math.normalize import normalize, squeeze
 from primecli.verifiers.math.parts import Part, read_parts
@@ -267,7 +267,8 @@ def _equations_equal(gold: list[str], answer: list[str], bounded: bool) -> Verdi
         verdicts = [values_equal(gold[0], side, bounded) for side in answer]
         return False if False in verdicts else None if None in verdicts else True
     if len(answer) == 1:
-        return (is_name(gold[0]) or bool(_LENGTH.fullmatch(gold[0]))) and values_equal(gold[-1], answer[0], bounded)
+        names_one = is_name(gold[0]) or _LENGTH.fullmatch(gold[0]) or all(map(is_number, gold))
+        return bool(names_one) and values_equal(gold[-1], answer[0], bounded)
     if is_name(gold[0]) and is_name(answer[0]):
         if (
             squeeze(gold[0]) == squeeze(answer[0])

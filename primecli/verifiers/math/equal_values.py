@@ -126,7 +126,7 @@ def _quantities_equal(gold: Leaf, answer: Leaf, bounded: bool) -> Verdict:
         left = f"({left})/100" if gold.percent else left
         right = f"({right})/100" if answer.percent else right
         return expressions_equal(left, right, bounded)
-    if verdict is False and not answer.unit and not gold.unit and _is_number(gold.text):
+    if verdict is False and not answer.unit and not gold.unit and is_number(gold.text):
         single = SINGLE_LETTER.fullmatch(answer.text)
         if single is not None:
             return expressions_equal(gold.text, single.group(1), bounded)
@@ -141,7 +141,8 @@ def _same_things(unit: str, other: str) -> bool:
     return names[-1] == others[-1] and (len(names) == 1 or len(others) == 1)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text is an expression without variables, such as `3 + 19`."""
     try:
         return not symbols(parse_expression(text))
     except Unreadable:

@@ -38,7 +38,7 @@ _THOUGHT_END = re.compile(r"</think(?:ing)?>")
 # where a base model goes on to invent the next problem
 _NEXT_PROBLEM = re.compile(
     r"\n[ \t]*(?:\*\*|#{1,4} )?(?:Q|Question|(?P<restated>Problem|Instruction|Exercise)|Human|User|问题|問題|题目)"
-    r"(?: \d{1,3})?(?:\*\*)?(?:[ ]?[:.：]|(?<=\d)[ ]?\n)"
+    r"(?: \d{1,3})?(?:\*\*)?[ ]?[:.：\n]"
 )
 # where the model's turn ends, or the user's begins
 _TURN = re.compile(
@@ -93,11 +93,13 @@ _NOT_ABBREVIATED = r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bvs)(?<!
 _PROSE_AFTER = re.compile(
     _NOT_ABBREVIATED + r"(?<!\\)(?:[.?](?=\s(?!\s*\})|$)|;(?=\s(?!\s*[-\d\\(])|$)|!(?=\s+[A-Z]|\s*$))"
     r"|。|，(?=[^\W\d])|,(?=\s+(?!and\b|or\b)[a-z]{2,})"
-    r"|\s(?=(?:because|since|which|so|as|where|I hope)\b)|(?<!\{)\s(?=\((?!or\b|and\b|mod\b|base\b)[A-Za-z]{3,})"
+    r"|\s(?=(?:because|since|which|so|as|where|I hope)\b)"
+    r"|(?<!\{)\s(?=\((?!or\b|and\b|mod\b|base\b)(?:[A-Za-z]{3,}|i\.e|e\.g))"
     # how it was computed: 7 apples (12 - 5), 7 (12 - 5 = 7)
     r"|(?<=[a-z]{3})(?<!\\sin|\\cos|\\tan|\\log|\\exp)(?<!\band)\s(?=\([\d\s.,$%]{1,40}[-+*/×÷x][^()=A-Za-wyz]{1,40}\)\.?\s*$)"
     r"|(?<=[\d}])\s(?=\([^()=]{1,60}=[^()]{1,60}\)\.?\s*$)|\s(?=\((?:не|pas|nicht|no)\b)"
 )
+_HOW = re.compile(r"\s+\([^()]{0,60}\d\s?[-+*/×÷=][^()]{1,60}\)\.?")
 # words between the phrase and the answer: "the answer is therefore exactly 5"
 _LEAD_IN = re.compile(
     r"(?:(?:therefore|thus|then|simply|just|exactly|indeed|clearly|only|now|also|hence|given by|obtained as"
@@ -349,7 +351,7 @@ def _announced(text: str, phrase: re.Match[str]) -> str | None:
         rest = line[span.end() :]
         inner = span_content(span)
         # "$1$ and $2$" is one answer in two parts, and the unit of "$5$ cm" is outside the formula
-        tail = _PROSE_AFTER.split(rest, maxsplit=1)[0].strip("*_ ")
+        tail = "" if _HOW.fullmatch(rest) else _PROSE_AFTER.split(rest, maxsplit=1)[0].strip("*_ ")
         return f"{inner} {tail}" if tail and len(tail) < 60 else inner or None
     answer = _PROSE_AFTER.split(line, maxsplit=1)[0].strip().strip("*_").strip()
     if not answer or _NO_ANSWER.fullmatch(answer):

@@ -95,7 +95,12 @@ def bare_answer(text: str) -> str | None:
     if "\n" in line and "\\begin" not in line and not line.startswith(("$$", "\\[")):
         return None
     words = re.sub(r"\\(?:text|mathrm|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+", "", line)
-    if len(_PLAIN_WORD.findall(words)) > 5 or _SENTENCE.search(words) or not _STARTS_LIKE_ANSWER.match(line):
+    if (
+        len(_PLAIN_WORD.findall(words)) > 5
+        or _SENTENCE.search(words)
+        or _EAST_ASIAN.search(words)
+        or not _STARTS_LIKE_ANSWER.match(line)
+    ):
         return None
     span = _MATH_SPAN.fullmatch(line.rstrip("."))
     return _final_side(_formula(span)) if span else line

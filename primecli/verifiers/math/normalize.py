@@ -76,7 +76,7 @@ _DOUBLED = re.compile(
 # a bold letter after a number is a variable, even where a letter of its shape is a unit
 _BOLD_LETTER = re.compile(r"(?<=[\d}])\s*\\(?:mathbf|boldsymbol|bm|pmb|mathit)\s*\{\s*([A-Zmgshl])\s*\}")
 # \text around a formula: \text{\sqrt{3}}, but \text{ m\cdot s} is a unit
-_TEXT_FORMULA = re.compile(r"\\text\{((?:[^{}\\]|\\[a-zA-Z]+|\{[^{}]*\})*)\}")
+_TEXT_FORMULA = re.compile(r"\\text\{((?:[^{}\\]|\\[a-zA-Z]+(?![a-zA-Z])|\{[^{}]*\})*)\}")
 _IN_FORMULA = re.compile(r"\\(?!(?:cdot|circ|mu|Omega|text|times|quad|underline)(?![a-zA-Z]))[a-zA-Z]")
 _QUOTED = re.compile(r"^(['_])(.*)\1$", re.DOTALL)
 # "US$5" or "USD 5"
@@ -132,11 +132,18 @@ def normalize(text: str) -> str:
     s = s.replace("\\!", "").replace("{,}", ",").replace("\\$", "").replace("$", "")
     s = re.sub(r"(?<!\\)\\[()]", "", s).replace("**", "^" if "**" in s.strip("*") else "")
     s = re.sub(r"(?<!\\)\\\[(?![^\]]{0,8}(?:em|ex|pt|mm)\])|(?<!\\)\\\]", "", s).strip("* \n\t")
+    s = s.replace("\\textsuperscript", "^") if "\\textsup" in s else s
     s = _TEXT_COMMAND.sub(lambda _: r"\text", _BOLD_LETTER.sub(r"\\cdot \1", s) if "\\" in s else s)
     s = _OPERATOR_NAME.sub(lambda m: "\\" + m.group(1) + " ", s)
     s = COMMAND.sub(_synonym, s.replace("\\degree", "^{\\circ}"))
     s = _SPACING.sub(" ", _FORMATTING.sub("", s))
-    s = s.replace("\\%", "%").replace("\\&", "and").replace("^\\circ", "^{\\circ}").replace("{ }", "")
+    s = (
+        s.replace("\\%", "%")
+        .replace("\\&", "and")
+        .replace("^\\circ", "^{\\circ}")
+        .replace("\\text{ }", " ")
+        .replace("{ }", "")
+    )
     s = re.sub(r"\\\{\s*", r"\\{", _DEGREE_MARK.sub("^{\\\\circ}", s))
     s = re.sub(r"\\text\{\s*[.,]?\s*\}|\\(?:boxed|fbox)(?=\{)|(?<=\d)\{\}", "", s)
     s = _without_typeface(s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from primecli.verifiers.math.measures import measure, unit_name
 
@@ -22,6 +23,8 @@ _UNIT_WORDS = re.compile(
 _FOREIGN = re.compile(r"(.*[\d)}%])\s*([^\W\d_a-zA-Z]{1,12})", re.DOTALL)
 # 4th, 4^{\text{th}}
 _ORDINAL = re.compile(r"(\d{1,9})\s*(?:\^\s*\{?\s*)?(?:\\text\{)?\s*(st|nd|rd|th)\s*\}?\s*\}?")
+# six-sided dice, but ten-dollar bills are an amount
+_COUNTED_IN_NAME = re.compile(r"\b[a-z]+-(?:sided|digit|letter|element|person|year)\b|\bU\.? ?S\.?(?= )", re.IGNORECASE)
 _IN_BRACKETS = re.compile(r"(?<=[a-z])\s*\(([a-zA-Z ]{3,30})\)$")  # 12 hours (total)
 _TEMPERATURE = re.compile(r"(?:degrees?|deg)\.? (celsius|fahrenheit|c|f)", re.IGNORECASE)
 # 5 \\Omega, 5 k\\Omega
@@ -78,7 +81,7 @@ _CHANGES = re.compile(
     re.IGNORECASE,
 )
 _FOREIGN_CHANGES = re.compile(
-    r"[万萬만亿億억千百十拾兆倍半余餘几幾折成多不非无無没]|以上|以下|以内|左右|分之|至|到|或|以|배|절반|이상|이하"
+    r"[万萬만亿億억千百十拾兆倍半余餘几幾折成多非无無没]|不(?!同)|以上|以下|以内|左右|分之|至|到|或|以|배|절반|이상|이하"
     r"|тыс|млн|млрд|миллион|миллиард|тысяч|дюжин|пар|сот|процент|половин|трет|четверт|раз|или|не\b"
 )
 # units of two letters that may follow a digit without a space: 5cm
@@ -149,6 +152,8 @@ def cut_unit(text: str) -> tuple[str, str, bool] | None:
     >>> cut_unit(r"10\\text{ weeks}"), cut_unit("5 million dollars"), cut_unit("5 pairs")
     (('10', 'week', False), ('(5)\\\\cdot 1000000', 'dollar', False), None)
     """
+    if not text.isascii():
+        text = _without_accents(text)
     foreign = None if text.isascii() else _FOREIGN.fullmatch(text)
     if foreign is not None:
         return _foreign_unit(foreign.group(1).strip(), foreign.group(2))
@@ -167,6 +172,12 @@ def cut_unit(text: str) -> tuple[str, str, bool] | None:
     if unit and not known and not _names_things(unit):
         return None
     return head, canonical, False
+
+
+def _without_accents(text: str) -> str:
+    """A text in Latin letters without their accents: pièces as pieces; other scripts as they are."""
+    bare = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
+    return bare if bare.isascii() else text
 
 
 def _find_unit(text: str) -> tuple[str, str]:
@@ -243,7 +254,7 @@ def _names_things(unit: str) -> bool:
         return True
     if re.search(r"\b(?:square|cube|cubic|sq|cu)$", unit, re.IGNORECASE):
         return False
-    rest = re.sub(r"\s+and$", "", unit.strip(" .()"))
+    rest = re.sub(r"\s+and$", "", _COUNTED_IN_NAME.sub("", unit).strip(" .()"))
     if _UNIT_BEFORE_POWER.search(rest):  # after a unit these belong to it
         rest = re.sub(r"(?<=[a-z])\s+(?:squared|cubed)\b", "", rest)
     words = re.split(r"[\s.\-/'’(),]+", re.sub(r"\^\s*\{?\s*-?\d\s*\}?", "", rest))

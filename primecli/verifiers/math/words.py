@@ -141,7 +141,7 @@ _QUALIFIED = re.compile(  # words that show that the number in a sentence is not
 # characters of Chinese, Japanese and Korean, in which words stand without spaces, and those that change the value
 _EAST_ASIAN = re.compile("[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _EAST_ASIAN_QUALIFIED = re.compile(
-    "[不没無无非未或到至约約超过過多少余餘几幾倍半折成万萬亿億千百十]|以上|以下|之|分の|より|ない"
+    "[没無无非未或到至约約超过過多少余餘几幾倍半折成万萬亿億千百十]|不(?!同)|以上|以下|之|分の|より|ない"
     "|아니|안 |만|억|이상|이하|약"
 )
 # a number that is not part of a formula
