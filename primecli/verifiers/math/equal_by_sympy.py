@@ -37,8 +37,6 @@ def sympy_equal(gold: str, answer: str) -> bool:
 
     Exceptions of sympy reach the caller: a comparison that it could not make does not show that the answer is wrong.
     """
-    from sympy import Expr, MatrixBase, S, Set, simplify
-
     try:
         left = _sympy_tree(gold, GoldUnreadable)
     except GoldUnreadable:
@@ -46,6 +44,34 @@ def sympy_equal(gold: str, answer: str) -> bool:
             raise
         return False  # plain text that is not an expression, such as 8:00: only the same spelling equals it
     right = _sympy_tree(answer, AnswerUnreadable)
+    try:
+        return _same(left, right)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:
+        if _has_value(left) and not _has_value(right):  # such as 10 mod 0
+            raise AnswerUnreadable(f"has no value: {answer[:200]}") from error
+        raise
+
+
+def _has_value(tree: Any) -> bool:
+    """Whether sympy can simplify a tree, rather than divide by zero and the like."""
+    from sympy import simplify
+
+    try:
+        simplify(tree)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:
+        return False
+    return True
+
+
+def _same(left: Any, right: Any) -> bool:
+    from sympy import Expr, MatrixBase, MatrixExpr, S, Set, simplify
+
+    if isinstance(left, MatrixBase | MatrixExpr) != isinstance(right, MatrixBase | MatrixExpr):
+        return False
     if left == right:
         return True
     if isinstance(left, Set) and isinstance(right, Set):
@@ -108,6 +134,8 @@ def _as_sympy(tree: Tree) -> Any:
             return sympy.Pow(a, 1 / b)
         if name == "logb":
             return sympy.log(a) / sympy.log(b)
+        if name == "cis":
+            return sympy.exp(sympy.I * a)
         name = re.sub("^arc", "a", str(name))
         return getattr(sympy, name)(*arguments)
     if kind == "fact":

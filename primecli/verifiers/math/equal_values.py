@@ -149,7 +149,7 @@ def is_number(text: str) -> bool:
         return False
 
 
-_INVERSE = re.compile(r"\\arc(?:sin|cos|tan|cot|sec|csc)|\\(?:sin|cos|tan)\s*\^\s*\{\s*-1")
+_INVERSE = re.compile(r"\\?arc(?:sin|cos|tan|cot|sec|csc)|\\(?:sin|cos|tan|cot)\s*\^\s*\{?\s*-\s*1")
 
 
 def _angles_equal(gold: Leaf, answer: Leaf, bounded: bool) -> Verdict:

@@ -49,6 +49,7 @@ _BASE = r"(\d{1,2}|" + "|".join(_BASES) + ")"
 _BASED = re.compile(
     rf"\(?([\dA-Fa-f]+)\)?(?:\s?_\s*(?:\{{\s*)?{_BASE}\s*\}}?|,?\s*\(?\s*(?:in )?base[ -]{_BASE}\s*\)?)", re.IGNORECASE
 )
+_NOT_DEGREES = re.compile(r"\^\{\\circ\}|\\?(?:sin|cos|tan|cis)")
 _DEGREES = re.compile(r"(.+?)\s*\^\{\\circ\}\s*(?:\\text\{\s*)?([CFcf]?)\s*\}?", re.DOTALL)
 # 30^\circ 30' 15''
 _DEGREES_AND_MINUTES = re.compile(
@@ -91,11 +92,7 @@ def read_leaf(text: str) -> Leaf:
         sign, whole, minutes, seconds = angle.groups()
         return Leaf("math", f"{sign}({whole}+{minutes}/60+{seconds or 0}/3600)", "degree")
     in_degrees = _DEGREES.fullmatch(text)
-    if (
-        in_degrees
-        and "^{\\circ}" not in in_degrees.group(1)
-        and not re.search(r"\\?(?:sin|cos|tan)", in_degrees.group(1))
-    ):
+    if in_degrees and not _NOT_DEGREES.search(in_degrees.group(1)):
         return Leaf("math", in_degrees.group(1), "degree" + in_degrees.group(2).upper())
     return _with_unit(text.strip())
 

@@ -9,6 +9,7 @@ import re
 from functools import lru_cache
 
 from primecli.verifiers.math.characters import plain_characters
+from primecli.verifiers.math.spellings import latex_spellings
 
 # commands that only change how a formula looks: without an argument, then with one
 _FORMATTING = re.compile(
@@ -88,7 +89,7 @@ _DEGREE_MARK = re.compile(
     r"(?:\{\})?\^\{\s*\\circ\s*\}|(?<=\d)\^(?:\{\s*(?:\\text\{\s*o\s*\}|o)\s*\}|\\text\{o\}|o(?![a-z]))"
 )
 _TEXT_SIGN = re.compile(r"\\text\{\s*\\?([%:/+=-])\s*\}")
-_TEXT_NAME = re.compile(r"\\text\{\s*((?:arc)?(?:sin|cos|tan|cot|sec|csc)|ln|log|exp)\s*\}")
+_TEXT_NAME = re.compile(r"\\text\{\s*((?:arc)?(?:sin|cos|tan|cot|sec|csc)|ln|log|exp|cis)\s*\}")
 _TEXT_GREEK = re.compile(
     r"\\text\{\s*(alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|pi|rho|sigma|tau|phi|psi|omega)\s*\}"
 )
@@ -98,12 +99,13 @@ _TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?10\s?\^")  # 1.5x10^3
 _OPERATOR = re.compile(r"[-+=,()\[\]/*<>]")
 # "Alice, Bob and Carl"
 _NAMES_LISTED = re.compile(r"\s*[A-Za-z]{1,20}(?:(?:\s*,\s*|\s*,?\s+and\s+)[A-Za-z]{1,20}){1,9}\s*")
-# "for all n \in \mathbb{Z}" at the end
+# "for all n \in \mathbb{Z}" or "where k is an integer" at the end
 _COUNT = r"(?:\d|(?:one|two|three|four|five|six|seven|eight|nine|ten)\b)"  # "3 for every 4" is no condition
 _FOR_ALL = re.compile(
     r"[,\s]*(?:\\text\{[\s,]*(?:for (?:all|any|every)|where)"
     rf"(?!\s+{_COUNT})[^{{}}]*\}}(?!\s*\d)|\bfor (?:all|any|every)\b(?!\s+{_COUNT}))[^=]*$"
-    r"|[,\s]*\(?\s*(?:\\text\{[^{}]*\})?\s*[kn]\s*\\in\s*\\mathbb\s*\{?[ZN]\}?\s*\)?$"
+    r"|[,\s]*\(?\s*(?:\\text\{[^{}]*\})?\s*[j-nrst]\s*\\in\s*(?:\\(?:mathbb|text)\s*)?\{?\s*[ZN]\s*\}?(?:\^[+*])?\s*\)?$"
+    r"|[,\s]*\(?(?:\bwhere )?\b[j-nrst] (?:is )?(?:an |any )?(?:arbitrary )?integer\)?$"
 )
 _NEGATIVE = re.compile(r"^(?:\\text\{\s*)?negative\s+\}?(?=[\d\\])", re.IGNORECASE)
 # "The answer is" at the beginning, but not the letter of a choice: "(C):"
@@ -189,7 +191,7 @@ def _notations(s: str) -> str:
         for _ in range(s.count("\\" + command) if "\\" + command in s else 0):
             s = _infix(s, command, name)
     s = _SLANTED.sub(r"\\frac{\1}{\2}", _TIMES_TEN.sub(r"\\cdot 10^", s.replace("{:}", ":")))
-    return _NEGATIVE.sub("-", _ANNOUNCED.sub("", repeating_decimals(s)))
+    return latex_spellings(_NEGATIVE.sub("-", _ANNOUNCED.sub("", repeating_decimals(s))))
 
 
 def _infix(s: str, command: str, name: str) -> str:

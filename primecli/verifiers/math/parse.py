@@ -102,11 +102,24 @@ class _Parser:
                 self.position += 1
                 tree = ("div", tree, self.signed())
             elif self.starts_factor():
-                if self.peek()[0] == "num" and self.peek(-1)[1] != "!":
+                if self.peek()[0] == "num" and self.peek(-1)[1] != "!" and not self.after_power(tree):
                     raise Unreadable("two numbers side by side")
                 tree = ("mul", tree, self.power())
             else:
                 return tree
+
+    def after_power(self, tree: Tree) -> bool:
+        """Whether a number after these factors multiplies the power before it: `2^3 3^2`, `2^{3}5`, `C_1 2^n`.
+
+        Not in `2^33`, nor where the number may be the whole part of a mixed one, as in `2^3 1/2`.
+        """
+        last = tree[-1] if tree[0] in ("mul", "neg") else tree
+        (_, word, space), (_, before, _) = self.peek(), self.peek(-1)
+        apart = space or before == "}"
+        after = self.peek(1)[1]
+        if last[0] == "sym":
+            return "_" in last[1] and space and word.isdigit() and after == "^"
+        return last[0] == "pow" and apart and word.isdigit() and after not in ("/", "\\frac")
 
     def starts_factor(self) -> bool:
         """Whether the next token begins a factor, which is multiplied with the one before it."""
