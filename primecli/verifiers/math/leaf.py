@@ -67,6 +67,8 @@ def read_leaf(text: str) -> Leaf:
     >>> read_leaf(r"10\\text{ weeks}"), read_leaf("(C)").kind, read_leaf("25%").percent
     (Leaf(kind='math', text='10', unit='week', percent=False, terms=(), number='', several=False), 'choice', True)
     """
+    if text.isdecimal():
+        return Leaf("math", text)
     bare = bare_text(text)
     if text.count("\\text{") == 1 and re.fullmatch(r"\\text\{\s*[-+]?[\d.][^{}]*\}", text):
         text = bare  # a number set as text

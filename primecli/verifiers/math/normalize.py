@@ -278,6 +278,10 @@ def strip_braces(s: str) -> str:
     return s.strip()
 
 
+_SPACE_BETWEEN = re.compile(r"(?<=[\da-zA-Z]) +(?=[\da-zA-Z])")
+_REDUNDANT_BRACES = re.compile(r"\{([\da-zA-Z])\}")
+
+
 def squeeze(s: str) -> str:
     """A normalised answer without spaces and redundant braces, to be compared as a string.
 
@@ -286,8 +290,9 @@ def squeeze(s: str) -> str:
     >>> squeeze(r"\\frac{ 1 }2 + x^{2}") == squeeze(r"\\frac12+x^2")
     True
     """
-    s = re.sub(r"(?<=[\da-zA-Z]) +(?=[\da-zA-Z])", "\x00", s).replace(" ", "").replace("\x00", " ")
-    return re.sub(r"\{([\da-zA-Z])\}", r"\1", s)
+    if " " in s:
+        s = _SPACE_BETWEEN.sub("\x00", s).replace(" ", "").replace("\x00", " ")
+    return _REDUNDANT_BRACES.sub(r"\1", s) if "{" in s else s
 
 
 def _closing(s: str, opening: int) -> int:

@@ -158,6 +158,8 @@ def only_number(sentence: str) -> str | None:
     """
     if not sentence.isascii() and _EAST_ASIAN.search(sentence):
         return _only_number_east_asian(sentence)
+    if " " not in sentence:
+        return None
     numbers: list[str] = _NUMBER_IN_WORDS.findall(sentence)
     digits = re.findall(r"\d+(?:[.,/]\d+)*", sentence)
     if len(numbers) != 1 or len(digits) != 1 or _QUALIFIED.search(sentence) or re.search(r"[\\^_{}=<>]", sentence):
