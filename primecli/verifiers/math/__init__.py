@@ -12,6 +12,9 @@
 | `parts` | splits an answer into lists, intervals, sets and matrices, down to single values |
 | `leaf` | one single value: a choice letter, words, a time, a ratio, digits in a base, or an expression with a unit |
 | `units` | cuts the unit off an expression and spells it in one way, for `leaf` |
+| `measures` | the units of measurement, and what one is in another |
+| `compound` | quantities in several units, and products and sums of quantities, for `leaf` |
+| `clock` | times of day |
 | `words` | numbers and dates in words, and the one number of a sentence, for `leaf` |
 | `parse` | an expression as a tree |
 | `tree` | what such a tree is made of |

@@ -38,6 +38,13 @@ _CHARACTERS = {
     "α": r"\alpha ",
     "β": r"\beta ",
     "λ": r"\lambda ",
+    "μ": r"\mu ",
+    "µ": r"\mu ",
+    "ω": r"\omega ",
+    "Ω": r"\Omega ",
+    "φ": r"\phi ",
+    "σ": r"\sigma ",
+    "″": "''",
     "ℝ": r"\mathbb{R}",
     "ℤ": r"\mathbb{Z}",
     "ℕ": r"\mathbb{N}",
@@ -53,7 +60,8 @@ _CHARACTERS = {
 }
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT_RUN = re.compile("[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-_DROPPED = {"Cf", "Cc", "Co", "Cn", "So"}  # Unicode categories: invisible characters, and check marks and the like
+# Unicode categories: invisible characters, check marks and the like, and signs of currencies
+_DROPPED = {"Cf", "Cc", "Co", "Cn", "So", "Sc"}
 
 
 def plain_characters(text: str) -> str:

@@ -43,6 +43,11 @@ MAX_UNORDERED = 30
 """Items of a list whose order does not matter: each is compared with each. Longer lists are not equal."""
 
 
+_DECIMAL = re.compile(r"-?\d+\.\d+")
+# as other languages write decimals: 3,14 or 0,5, but 1,234 may be thousands, and 2,5 a list
+_DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,(?:\d{2}|\d{4,}))")
+
+
 def equal(gold: str, answer: str, bounded: bool = True) -> Verdict:
     """Whether two answers, in LaTeX or plain text, are equal; None where deciding needs a worker (see above).
 
@@ -51,14 +56,18 @@ def equal(gold: str, answer: str, bounded: bool = True) -> Verdict:
 
     Raises GoldUnreadable and AnswerUnreadable, unless `bounded`.
     """
-    if {_currency(gold), _currency(answer)} == {"dollar", "cent"}:
-        return False
+    currency = _currency(gold)
+    other = _currency(answer) if currency else ""
     raw_gold, raw_answer = gold, answer
     gold, answer = normalize(gold), normalize(answer)
+    if other and other != currency:
+        return _money_equal(gold, answer, (currency, other), bounded)
     if not answer:
         return False
     if squeeze(gold) == squeeze(answer):
         return True
+    if "," in answer and _DECIMAL.fullmatch(gold) and _DECIMAL_COMMA.fullmatch(answer):
+        return values_equal(gold, answer.replace(",", "."), bounded)
     if gold.startswith("\\{") and answer.startswith("\\{"):
         answer = with_variable_of(gold, answer)
     if is_congruence(gold):
@@ -76,13 +85,38 @@ def equal(gold: str, answer: str, bounded: bool = True) -> Verdict:
     return None if undecided else False
 
 
-# `normalize` drops currencies, so that 5 equals both $5 and 5 cents; but $5 does not equal 5 cents
-_DOLLAR = re.compile(r"\\\$|^\s*\$[^$]*$")
-_CENT = re.compile(r"\d\s*(?:\\text\{|\\mathrm\{)?\s*(?:cents?\b|¢)")
+# `normalize` drops the signs of currencies, so that 5 equals both $5 and 5 cents; but $5 does not equal 5 cents
+_CURRENCIES = {
+    "dollar": re.compile(r"\\\$|^\s*\$[^$]*$|\bUSD\b|\d\}?\s*(?:\\(?:text|mathrm)\{)?\s*dollars?\b", re.IGNORECASE),
+    "cent": re.compile(r"\d\}?\s*(?:\\(?:text|mathrm)\{)?\s*(?:cents?\b|¢)", re.IGNORECASE),
+    "euro": re.compile(r"€|\\euro|\bEUR\b|\beuros?\b", re.IGNORECASE),
+    "pound": re.compile(r"£|\\pounds|\bGBP\b"),
+    "yen": re.compile(r"¥|\byen\b|\bJPY\b", re.IGNORECASE),
+    "rupee": re.compile(r"₹|\bINR\b|\brupees?\b", re.IGNORECASE),
+}
+
+
+_MONEY = re.compile(r"[$€£¥₹¢]|(?i:dollar|cent|euro|eur\b|usd|gbp|yen|jpy|inr|rupee)|\\pounds")
 
 
 def _currency(text: str) -> str:
-    return "dollar" if _DOLLAR.search(text) else "cent" if _CENT.search(text) else ""
+    """The currency of an amount: dollar for $5, cent for 2 dollars and 50 cents, "" for none."""
+    if not _MONEY.search(text):
+        return ""
+    if _CURRENCIES["cent"].search(text):
+        return "cent"
+    return next((name for name, pattern in _CURRENCIES.items() if pattern.search(text)), "")
+
+
+def _money_equal(gold: str, answer: str, currencies: tuple[str, str], bounded: bool) -> Verdict:
+    """Compares $2.50 with 250 cents; other currencies have no fixed rate."""
+    if {*currencies} != {"dollar", "cent"}:
+        return False
+    cents, dollars = (gold, answer) if currencies[0] == "cent" else (answer, gold)
+    in_cents, in_dollars = read_leaf(cents), read_leaf(dollars)
+    if in_cents.unit != "cent" or in_dollars.unit not in ("", "dollar") or in_dollars.kind != "math":
+        return False
+    return values_equal(f"({in_dollars.text})\\cdot 100", in_cents.text, bounded)
 
 
 def check_readable(gold: str) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
-from primecli.verifiers.math.equal_values import Verdict, values_equal
+from primecli.verifiers.math.equal_values import Verdict, is_number, values_equal
 from primecli.verifiers.math.normalize import squeeze
 from primecli.verifiers.math.relations import is_name, is_quantity, same_relation
+
+# |AB|, |\vec{a}|, |z|: but |x| = 5 is an equation with two solutions
+_LENGTH = re.compile(r"\|\s*(?:[A-Z]\s*[A-Z]|\\(?:overrightarrow|vec)\{[A-Za-z]+\}|z)\s*\|")
 
 
 def equations_equal(gold: list[str], answer: list[str], bounded: bool) -> Verdict:
@@ -14,12 +17,13 @@ def equations_equal(gold: list[str], answer: list[str], bounded: bool) -> Verdic
     if len(gold) == 1:
         if is_name(answer[-1]) and not is_name(answer[0]):
             answer = answer[::-1]
-        if is_quantity(answer[0]):
+        if is_quantity(answer[0]) or _LENGTH.fullmatch(answer[0]):
             return values_equal(gold[0], answer[-1], bounded)
         verdicts = [values_equal(gold[0], side, bounded) for side in answer]
         return False if False in verdicts else None if None in verdicts else True
     if len(answer) == 1:
-        return is_name(gold[0]) and values_equal(gold[-1], answer[0], bounded)
+        names_one = is_name(gold[0]) or _LENGTH.fullmatch(gold[0]) or all(map(is_number, gold))
+        return bool(names_one) and values_equal(gold[-1], answer[0], bounded)
     if is_name(gold[0]) and is_name(answer[0]):
         if (
             squeeze(gold[0]) == squeeze(answer[0])

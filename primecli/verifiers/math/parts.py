@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from primecli.verifiers.math.compound import is_compound
 from primecli.verifiers.math.matrices import TRANSPOSED, has_matrix, read_matrix
 from primecli.verifiers.math.normalize import COMMAND, squeeze, strip_braces
 
@@ -149,6 +150,8 @@ def read_parts(s: str, depth: int = 0) -> list[Part]:
             readings.append(Part("leaf", head + number.group(1).replace(",", "")))
     elif (mixed := _MIXED_IN_WORDS.fullmatch(s)) is not None:
         readings.append(Part("leaf", f"{mixed.group(1)} {mixed.group(2)}"))
+    elif len(pieces) < 5 and is_compound(s):
+        readings.append(Part("leaf", s))
     if readings and any(re.fullmatch(r"0\d+", piece.strip()) for piece in pieces):
         return readings  # 1,000 is not a list of 1 and 000
     items: list[Part] = []
