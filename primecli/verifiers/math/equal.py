@@ -161,6 +161,8 @@ def _parts_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
         like_a_vector = row.brackets == "()" or (row.brackets == "[]" and row is answer)
         return is_vector and like_a_vector and _in_order(gold, answer, bounded)
     if kinds in (("union", "union"), ("list", "list"), ("list", "set"), ("set", "list"), ("set", "set")):
+        if {gold.brackets, answer.brackets} == {"and", "or"} and range_names(gold):
+            return _ranges_equal(gold, answer, bounded)  # x < 1 or x > 4 is not x < 1 and x > 4
         same_items = _any_order(gold, answer, bounded, repeats="set" in kinds)
         return _ranges_equal(gold, answer, bounded) if same_items is False and "set" not in kinds else same_items
     if kinds == ("leaf", "list") and answer.brackets == "or":

@@ -257,7 +257,7 @@ def _named(name: str, value: str, depth: int) -> Part | None:
         return None
     if _TUPLE_OF_NAMES.fullmatch(name):
         names = [each.strip() for each in name[1:-1].split(",")]
-        if part.kind != "tuple" or len(names) != len(part.items):
+        if part.kind != "tuple" or len(names) != len(part.items) or part.brackets != "()":
             return None
         if depth == 0 and all(item.kind == "leaf" for item in part.items):
             pairs = zip(names, part.items, strict=True)
