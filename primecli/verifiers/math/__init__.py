@@ -36,7 +36,7 @@
 | `equal_by_sympy` | two expressions that `parse` does not read |
 
 `prepare` uses all of these but `equal_by_sympy`, with numbers of bounded size (`bounded=True`). What that leaves
-undecided goes to a worker (`settle`), which may use sympy and numbers of any size (`bounded=False`). Nothing here
+undecided goes to a worker (`settle`), which may use sympy and far larger numbers (`bounded=False`). Nothing here
 bounds its time: the deadline of a comparison by sympy is the `timeout` of `GradingPool` in primecli/verifiers/pool.py,
 which is `--timeout` of `primecli verify`.
 """
