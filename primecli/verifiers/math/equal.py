@@ -14,7 +14,7 @@ import re
 from dataclasses import replace
 
 from primecli.verifiers.math.congruences import congruences_equal, is_congruence
-from primecli.verifiers.math.constants import integer_parameter, same_parameter
+from primecli.verifiers.math.constants import integer_parameter, same_constant, same_parameter
 from primecli.verifiers.math.equal_equations import equations_equal, without_index
 from primecli.verifiers.math.equal_expressions import expressions_equal
 from primecli.verifiers.math.equal_forms import sums_equal, vectors_equal
@@ -74,6 +74,7 @@ def equal(gold: str, answer: str, bounded: bool = True) -> Verdict:
         return congruences_equal(gold, answer)
     if is_congruence(answer):
         return bool(integer_parameter(raw_gold)) and congruences_equal(answer, gold)  # the gold may be 7k + 3
+    gold, answer = same_constant(gold, answer, raw_gold, raw_answer)
     gold, answer = same_parameter(gold, answer, raw_gold, raw_answer)
     undecided = False
     for gold_part in read_parts(gold):

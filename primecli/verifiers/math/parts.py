@@ -253,6 +253,8 @@ def _named(name: str, value: str, depth: int) -> Part | None:
     if not value.startswith(("(", "[", "\\{", "\\langle", "\\begin")) or depth > 4:
         return None
     part = read_parts(value, depth + 1)[0]
+    if part.kind == "list" and part.brackets == "or" and _TUPLE_OF_NAMES.fullmatch(name):  # (x,y) = (\pm 1, 2)
+        return part if all(item.kind == "tuple" and item.brackets == "()" for item in part.items) else None
     if part.kind not in ("tuple", "set", "union", "matrix"):
         return None
     if _TUPLE_OF_NAMES.fullmatch(name):

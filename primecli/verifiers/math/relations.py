@@ -24,6 +24,7 @@ _VALUE = re.compile(r"\\(?:frac|sqrt|pi|cdot|log|ln|exp|(?:arc)?(?:sin|cos|tan|c
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|\\(?:theta|alpha|beta|lambda)")
 # "|x - a|"; groups: x, the sign, a
 _ABSOLUTE = re.compile(r"\|\s*([a-zA-Z])\s*(?:([-+])\s*([^|]+))?\|")
+_POSITIVE = ("\\mathbbR^+", "\\mathbbR_+", "\\mathbbR^{+}", "\\mathbbR_{+}", "\\mathbbR_{>0}")  # squeezed
 _REALS = ("\\mathbb{R}", "\\mathbbR", "\\R")
 FLIP = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
 
@@ -118,6 +119,8 @@ def as_range(part: Part) -> Part | None:
     if part.kind == "leaf":
         if squeeze(part.text) in _REALS or read_leaf(part.text).text == "all real numbers":
             return _interval(part.text, "-\\infty", "\\infty", "()")
+        if squeeze(part.text) in _POSITIVE:
+            return _interval(part.text, "0", "\\infty", "()")
         solved = inequality(part.text)
         return solved[1] if solved else None
     return None
@@ -166,8 +169,10 @@ def _numbers(part: Part) -> list[Piece] | None:
         return pieces(found) if found is not None else None
     if len(range_names(part)) != 1:
         return None
+    if part.brackets == "or":
+        return _any_of(part)
     total: list[Piece] | None = None
-    for item in part.items if part.brackets != "or" else ():
+    for item in part.items:
         each = _numbers(item)
         total = each if total is None or each is None else intersection(total, each)
         if not total:
@@ -176,6 +181,21 @@ def _numbers(part: Part) -> list[Piece] | None:
         return total
     found = as_range(part)  # x < 1, x > 3: no number meets both
     return pieces(found) if found is not None else None
+
+
+def _any_of(part: Part) -> list[Piece] | None:
+    """The numbers that meet one of several conditions, such as `x < 0 \\text{ or } x = 1`."""
+    (name,) = range_names(part)
+    items = []
+    for item in part.items:
+        sides, signs = sides_of(item.text) if item.kind == "leaf" else ([], [])
+        if signs == ["="] and squeeze(sides[0]) == name:
+            items.append(Part("set", item.text, (Part("leaf", sides[1]),)))
+        elif (found := as_range(item)) is not None:
+            items.append(found)
+        else:
+            return None
+    return pieces(Part("union", part.text, tuple(items)))
 
 
 def _with_names(part: Part) -> list[str]:
