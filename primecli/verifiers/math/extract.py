@@ -37,8 +37,10 @@ _MARKS = re.compile(r"<\|[^|<>\n]{1,40}\|>|</?s>|<eos>|<end_of_turn>|(?<=[\d.$}\
 _THOUGHT_END = re.compile(r"</think(?:ing)?>")
 # where a base model goes on to invent the next problem
 _NEXT_PROBLEM = re.compile(
-    r"\n[ \t]*(?:\*\*|#{1,4} )?(?:Q|Question|(?P<restated>Problem|Instruction|Exercise)|Human|User|问题|問題|题目)"
-    r"(?: \d{1,3})?(?:\*\*)?[ ]?[:.：\n]"
+    r"\n[ \t]*(?:\*\*|#{1,4} )?(?:(?:Next |Another |New )?(?:Q|[Qq]uestion|[Pp]roblem)|Instruction|Exercise|Human|User"
+    r"|(?P<example>Example)|问题|問題|题目)(?: \d{1,3})?(?:\*\*)?[ ]?[:.：\n]"
+    r"|\n[ \t]*(?:Now,? )?[Ll]et(?:'s| us) (?:solve|do|try|consider|move on to|look at) (?:another|the next|a new) "
+    r"(?:problem|question|exercise)"
 )
 # where the model's turn ends, or the user's begins
 _TURN = re.compile(
@@ -47,7 +49,7 @@ _TURN = re.compile(
 )
 # a sentence that states a result, so that what follows is another problem rather than the same one restated
 _CONCLUDES = re.compile(
-    r"=|\b(?:so|thus|therefore|hence|total|altogether|answer|equals|gives|makes|leaves|left)\b|[共得为是]",
+    r"=|^\*\*[^*]{1,40}\*\*$|\b(?:so|thus|therefore|hence|total|altogether|answer|equals|gives|makes|leaves|left)\b|[共得为是]",
     re.IGNORECASE,
 )
 
@@ -168,7 +170,7 @@ def _first_answer(text: str, fall_back: bool = False, last_number: bool = False)
         extraction, _ = _announced_answer(before)
         if extraction is not None:
             return extraction
-        if fall_back and _concludes(before):
+        if fall_back and not next_problem["example"] and not _NEXT_PROBLEM.match("\n" + text) and _concludes(before):
             return _unannounced_answer(before) if last_number else None
     extraction, unclosed = _announced_answer(text)
     if extraction is not None or not (fall_back and last_number):

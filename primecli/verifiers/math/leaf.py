@@ -56,7 +56,8 @@ _DEGREES_AND_MINUTES = re.compile(
     r"(-?)\s*(\d{1,9})\s*\^\{\\circ\}\s*(\d{1,2}(?:\.\d{1,9})?)\s*(?:'|\^\{?\s*\\prime\s*\}?)"
     r"(?:\s*(\d{1,2}(?:\.\d{1,9})?)\s*(?:''|\"|\^\{?\s*\\prime\s*\\prime\s*\}?)?)?"
 )
-_SAYS_MORE = re.compile(r"\\text\{|[ \d][A-Za-z]{3,}|[^\x00-\x7f]")
+# words, rather than variables side by side
+_SAYS_MORE = re.compile(r"\\text\{|[A-Za-z]{5}|[A-Za-z]{2} [A-Za-z]{2}|[^\x00-\x7f]")
 _RATIO = re.compile(r"[^:]{1,80}(?::[^:]{1,80}){1,4}")
 _RATIO_WORDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) to (\d{1,9}(?:\.\d{1,9})?)")
 
