@@ -76,7 +76,7 @@ _PHRASE = re.compile(
 )
 # an announcement that counts even after a box, and what its answer may begin with
 _FINAL = re.compile(r"\bfinal answer(?:\*\*)?(?: is\b(?:\*\*)?[:：]?| ?[:：])", re.IGNORECASE)
-_VALUE_START = re.compile(r"[-+−\\$(\[{|\d√π]|[A-J]\)?$|[a-z](?:\([a-z]\))? ?=")
+_VALUE_START = re.compile(r"[-+−\\$(\[{|.\d√π]|[A-J]\)?$|[a-z](?:\([a-z]\))? ?=")
 # "The solutions are", where a value follows
 _SOLUTIONS = re.compile(
     r"\b(?:solutions?|roots|zeros)(?:[ ]to[ ]the[ ]equation)?[ ](?:is|are)[ ]{0,2}:?(?=[ \n]*[\\$\d(-])"
@@ -96,12 +96,13 @@ _PROSE_AFTER = re.compile(
     _NOT_ABBREVIATED + r"(?<!\\)(?:[.?](?=\s(?!\s*\})|$)|;(?=\s(?!\s*[-\d\\(])|$)|!(?=\s+[A-Z]|\s*$))"
     r"|。|，(?=[^\W\d])|,(?=\s+(?!and\b|or\b)[a-z]{2,})"
     r"|\s(?=(?:because|since|which|so|as|where|I hope)\b)"
-    r"|(?<!\{)\s(?=\((?!or\b|and\b|mod\b|base\b)(?:[A-Za-z]{3,}|i\.e|e\.g))"
+    r"|(?<!\{)\s(?=\((?!or\b|and\b|mod\b|base\b)(?:[A-Za-z]{3,}|as\b|i\.e|e\.g))"
     # how it was computed: 7 apples (12 - 5), 7 (12 - 5 = 7)
     r"|(?<=[a-z]{3})(?<!\\sin|\\cos|\\tan|\\log|\\exp)(?<!\band)\s(?=\([\d\s.,$%]{1,40}[-+*/×÷x][^()=A-Za-wyz]{1,40}\)\.?\s*$)"
     r"|(?<=[\d}])\s(?=\([^()=]{1,60}=[^()]{1,60}\)\.?\s*$)|\s(?=\((?:не|pas|nicht|no)\b)"
 )
 _HOW = re.compile(r"\s+\([^()]{0,60}\d\s?[-+*/×÷=][^()]{1,60}\)\.?")
+_COPULA = re.compile(r"\s*(?:です|である|となります|となる|になります|입니다|이다|이에요)")  # after the answer
 # words between the phrase and the answer: "the answer is therefore exactly 5"
 _LEAD_IN = re.compile(
     r"(?:(?:therefore|thus|then|simply|just|exactly|indeed|clearly|only|now|also|hence|given by|obtained as"
@@ -198,7 +199,8 @@ def _announced_answer(text: str) -> tuple[Extraction | None, int]:
     if boxed is not None:
         for phrase in deque(_FINAL.finditer(text, end, unclosed) if "inal" in text[end:] else (), maxlen=1):
             announced = _announced(text[:unclosed], phrase)
-            if announced is not None and _VALUE_START.match(announced):
+            in_formula = text[phrase.end() :].lstrip(" \n*:").startswith(("$", "\\(", "\\["))
+            if announced is not None and (in_formula or _VALUE_START.match(announced)):
                 return Extraction(announced, "phrase"), unclosed
         return Extraction(boxed, "boxed"), unclosed
     last = _last_phrase(text[:unclosed])
@@ -353,7 +355,9 @@ def _announced(text: str, phrase: re.Match[str]) -> str | None:
         rest = line[span.end() :]
         inner = span_content(span)
         # "$1$ and $2$" is one answer in two parts, and the unit of "$5$ cm" is outside the formula
-        tail = "" if _HOW.fullmatch(rest) else _PROSE_AFTER.split(rest, maxsplit=1)[0].strip("*_ ")
+        tail = (
+            "" if _HOW.fullmatch(rest) or _COPULA.match(rest) else _PROSE_AFTER.split(rest, maxsplit=1)[0].strip("*_ ")
+        )
         return f"{inner} {tail}" if tail and len(tail) < 60 else inner or None
     answer = _PROSE_AFTER.split(line, maxsplit=1)[0].strip().strip("*_").strip()
     if not answer or _NO_ANSWER.fullmatch(answer):

@@ -71,8 +71,11 @@ _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:(?:,\s?\\!\s?|\s?\{\s?,\s?\}\s?|
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,}])(\d{1,12})\{,\}(\d{1,2}|\d{4,12})(?![\d{])")
 # the double backslashes of text that was quoted once too often: \\\\frac; in a matrix they may end a row
 _DOUBLED = re.compile(
-    r"(?<!\\)\\\\(?:\\\\)?(?=(?:[dt]?frac|sqrt|text|math(?:rm|bf|bb|it)|pi|theta|alpha|cdot|times|left|right|circ|boxed|infty|cup"
-    r"|ln|log|sin|cos|tan|pm|leq?|geq?|neq?|binom|overline|angle|sum|int|quad)(?![a-zA-Z])|[%${}])"
+    r"(?<!\\)\\\\(?:\\\\)?(?=(?:[dt]?frac|sqrt|text|math(?:rm|bf|bb|it)|pi|cdot|times|left|right|circ|boxed|infty|cup"
+    r"|ln|log|sin|cos|tan|pm|leq?|geq?|neq?|binom|overline|angle|sum|int|quad"
+    r"|alpha|beta|gamma|delta|epsilon|eta|theta|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi|omega|Gamma|Delta|Theta|Lambda"
+    r"|Sigma|Phi|Psi|Omega|sec|csc|cot|arc(?:sin|cos|tan)|exp|ell|vec|hat|bar|lfloor|rfloor|lceil|rceil|displaystyle|in"
+    r")(?![a-zA-Z])|[%${}])"
 )
 # a bold letter after a number is a variable, even where a letter of its shape is a unit
 _BOLD_LETTER = re.compile(r"(?<=[\d}])\s*\\(?:mathbf|boldsymbol|bm|pmb|mathit)\s*\{\s*([A-Zmgshl])\s*\}")

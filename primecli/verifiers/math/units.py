@@ -76,7 +76,7 @@ _CHANGES = re.compile(
     rf"\b(?:{_AMOUNT}|{_QUALIFIER}|{_GREEK}|{_FOREIGN_WORDS}|(?:more|less|fewer|larger|smaller|higher|lower)(?= than|$)"
     r"|for (?:every|each)|every other)\b"
     # only after the number itself: "2 of 3", "3 in 10", "3 chances"; but "3/4 of the cake" and "5 in total" are values
-    r"|^of(?! (?:the|a|an|his|her|their|its|my|our|all)\b)|^(?:for|with|as)\b|^in(?! (?:total|all)\b)(?=.)"
+    r"|^of\b(?! (?:the|a|an|his|her|their|its|my|our|all)\b)|^(?:for|with|as)\b|^in\b(?! (?:total|all)\b)(?=.)"
     r"|^chances? in\b",
     re.IGNORECASE,
 )
