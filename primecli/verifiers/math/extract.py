@@ -49,7 +49,8 @@ _TURN = re.compile(
 )
 # a sentence that states a result, so that what follows is another problem rather than the same one restated
 _CONCLUDES = re.compile(
-    r"=|^\*\*[^*]{1,40}\*\*$|\b(?:so|thus|therefore|hence|total|altogether|answer|equals|gives|makes|leaves|left)\b|[共得为是]",
+    r"=|^\*\*[^*]{1,40}\*\*$|\b(?:so|thus|therefore|hence|total|altogether|answer|equals|gives|gets?|makes|is|has"
+    r"|leaves|left)\b|[共得为是]",
     re.IGNORECASE,
 )
 
@@ -348,6 +349,7 @@ def _announced(text: str, phrase: re.Match[str]) -> str | None:
         if span:
             return span_content(span)
     line = after.split("\n", 1)[0].strip().strip("*_").strip()
+    line = line if line.isascii() else line.replace("**", "")
     if phrase.group() == "####":
         return line or None
     span = _MATH_SPAN.match(line)

@@ -71,7 +71,7 @@ def read_leaf(text: str) -> Leaf:
     if text.isdecimal():
         return Leaf("math", text)
     bare = bare_text(text)
-    if text.count("\\text{") == 1 and re.fullmatch(r"\\text\{\s*[-+]?[\d.][^{}]*\}", text):
+    if text.count("\\text{") == 1 and re.fullmatch(r"\\text\{\s*[-+]?[\d.][^{}]*\}(?:\^\{?[23]\}?)?", text):
         text = bare  # a number set as text
     choice = _CHOICE.fullmatch(bare)
     if choice and (choice.group(2) or bare != text or bare[-1] in ")]"):

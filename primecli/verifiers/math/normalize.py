@@ -24,6 +24,7 @@ _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|bm|boldsymbol|pmb)"
     r"(?![a-zA-Z])\s*(?=\{)"
 )
+_ROMAN = re.compile(r"\{\s*\\rm\s+([^{}\\]*)\}|(?<=\d)\{\\text\{([^{}\\]*)\}\}")  # 5{\rm cm}, 5{\text{cm}}
 _SYNONYMS = {
     "dfrac": "frac",
     "nicefrac": "frac",
@@ -137,7 +138,8 @@ def normalize(text: str) -> str:
     s = s.replace("\\!", "").replace("{,}", ",").replace("\\$", "").replace("$", "")
     s = re.sub(r"(?<!\\)\\[()]", "", s).replace("**", "^" if "**" in s.strip("*") else "")
     s = re.sub(r"(?<!\\)\\\[(?![^\]]{0,8}(?:em|ex|pt|mm)\])|(?<!\\)\\\]", "", s).strip("* \n\t")
-    s = s.replace("\\textsuperscript", "^") if "\\textsup" in s else s
+    if "\\text" in s or "\\rm" in s:
+        s = _ROMAN.sub(lambda m: f"\\text{{{m.group(1) or m.group(2)}}}", s.replace("\\textsuperscript", "^"))
     s = _TEXT_COMMAND.sub(lambda _: r"\text", _BOLD_LETTER.sub(r"\\cdot \1", s) if "\\" in s else s)
     s = _OPERATOR_NAME.sub(lambda m: "\\" + m.group(1) + " ", s)
     s = COMMAND.sub(_synonym, s.replace("\\degree", "^{\\circ}"))

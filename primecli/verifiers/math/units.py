@@ -26,6 +26,7 @@ _ORDINAL = re.compile(r"(\d{1,9})\s*(?:\^\s*\{?\s*)?(?:\\text\{)?\s*(st|nd|rd|th
 # six-sided dice, but ten-dollar bills are an amount
 _COUNTED_IN_NAME = re.compile(r"\b[a-z]+-(?:sided|digit|letter|element|person|year)\b|\bU\.? ?S\.?(?= )", re.IGNORECASE)
 _IN_BRACKETS = re.compile(r"(?<=[a-z])\s*\(([a-zA-Z ]{3,30})\)$")  # 12 hours (total)
+_HYPHENED = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)-([a-zA-Z]{3,12})")  # 40-inch
 _TEMPERATURE = re.compile(r"(?:degrees?|deg)\.? (celsius|fahrenheit|c|f)", re.IGNORECASE)
 # 5 \\Omega, 5 k\\Omega
 _OHMS = re.compile(r"(.*\d\}?)\s+([kMm]?\s?\\Omega)")
@@ -56,7 +57,8 @@ _AMOUNT = (
 # how the number is meant, and arithmetic
 _QUALIFIER = (
     r"not|no|never|nor|neither|none|wrong|incorrect|incorrectly|false|is|are|was|were|isn|aren|be|has|have|if|when|unless"
-    r"|except|excluding|without|but|or|and|than|least|most|plus|minus|over(?!$)|under|below|above|negative|between|greater|up"
+    r"|except|excluding|without|but|or|and|than|least|most|plus|minus|over(?!$)|under|below"
+    r"|above(?! (?:the|sea)\b)|negative|between|greater|up"
     r"|to|by|out|divided|multiplied|times|root|power|choose|factorial|mod|modulo|base|log|remainder|ratio|cis"
     r"|infinity|approximately|about|roughly|maybe|perhaps|possibly|guess|instead|versus|vs|rounded|depends|depending"
     r"|undefined|wait|actually|respectively|invalid|cannot|exceeds?|does|doesn|did|should|would|could|might|may|will"
@@ -76,6 +78,7 @@ _CHANGES = re.compile(
     rf"\b(?:{_AMOUNT}|{_QUALIFIER}|{_GREEK}|{_FOREIGN_WORDS}|(?:more|less|fewer|larger|smaller|higher|lower)(?= than|$)"
     r"|for (?:every|each)|every other)\b"
     # only after the number itself: "2 of 3", "3 in 10", "3 chances"; but "3/4 of the cake" and "5 in total" are values
+    r"|^(?:above|below)\b"
     r"|^of\b(?! (?:the|a|an|his|her|their|its|my|our|all)\b)|^(?:for|with|as)\b|^in\b(?! (?:total|all)\b)(?=.)"
     r"|^chances? in\b",
     re.IGNORECASE,
@@ -92,13 +95,14 @@ _UNIT_BEFORE_POWER = re.compile(r"\s+(?:squared|cubed)\b")  # 5 cm squared, but 
 _VOWEL = re.compile("[aeiou]|(?<![xz])y(?![xz])")  # but xy and zy are variables
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _FUNCTION = re.compile(
-    rf"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|ln|log|exp|sqrt|infinity|infty|abs|mod|cis|frac|oo|{_GREEK}", re.IGNORECASE
+    r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|cis|ln|log|exp|sqrt|pi|infinity|infty|theta|abs|mod|oo", re.IGNORECASE
 )
+_SYMBOL = re.compile(rf"{_FUNCTION.pattern}|frac|{_GREEK}", re.IGNORECASE)
 _PERCENT = re.compile(r"(?:percent(?:age)?(?: points?)?|pct|per cent)\b\.?", re.IGNORECASE)
 
 
 def is_function(word: str) -> bool:
-    """Whether a word names a function, a constant or a Greek letter of mathematics."""
+    """Whether a word names a function or constant of mathematics."""
     return bool(_FUNCTION.fullmatch(word))
 
 
@@ -157,6 +161,8 @@ def cut_unit(text: str) -> tuple[str, str, bool] | None:
     foreign = None if text.isascii() else _FOREIGN.fullmatch(text)
     if foreign is not None:
         return _foreign_unit(foreign.group(1).strip(), foreign.group(2))
+    if (hyphened := _HYPHENED.fullmatch(text)) and (name := unit_name(hyphened.group(2))):
+        return hyphened.group(1), name, False
     head, unit = _find_unit(_IN_BRACKETS.sub(r" \1", text))
     if not unit:
         return head.strip(), "", False
@@ -228,7 +234,7 @@ def _plain_unit(words: str, spaced: bool) -> bool:
     """
     parts = re.split(r"[ .\-/']+", words)
     first = parts[0]
-    if any(is_function(word) for word in parts) or re.match(r"sqrt|pi(?![a-z])", first):
+    if any(_SYMBOL.fullmatch(word) for word in parts) or re.match(r"sqrt|pi(?![a-z])", first):
         return False
     known = unit_name(first) is not None and (spaced or len(first) > 2 or first in _UNSPACED)
     known |= first.lower() in ("percent", "pct", "per", "sq", "square", "cubic", "p")
@@ -273,5 +279,5 @@ def _names_a_thing(word: str) -> bool:
         and not set(lower) <= set("abcxyz")
         and lower not in _ALPHABET
         and len(set(lower)) > 1
-        and not is_function(word)
+        and not _SYMBOL.fullmatch(word)
     )
