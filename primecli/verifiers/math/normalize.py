@@ -94,8 +94,8 @@ _DEGREE_MARK = re.compile(
 )
 _TEXT_SIGN = re.compile(r"\\text\{\s*\\?([%:/+=-])\s*\}")
 _TEXT_NAME = re.compile(r"\\text\{\s*((?:arc)?(?:sin|cos|tan|cot|sec|csc)|ln|log|exp|cis)\s*\}")
-_TEXT_GREEK = re.compile(
-    r"\\text\{\s*(alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|pi|rho|sigma|tau|phi|psi|omega)\s*\}"
+_TEXT_GREEK = re.compile(  # 2\text{ pi}, but \text{alpha} may be a name
+    r"(?<=[\d})])\s*\\text\{\s*(alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|pi|rho|sigma|tau|phi|psi|omega)\s*\}"
 )
 _TEXT_CONSTANT = re.compile(r"\\text\{\s*([a-fi-kn-rt-z])\s*\}")  # m, g, s, h, l are units
 _SLANTED = re.compile(r"\^\{?(\d{1,9})\}?\s?/\s?_\{?(\d{1,9})\}?")  # ^3/_4
