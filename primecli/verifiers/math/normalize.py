@@ -93,7 +93,9 @@ _DEGREE_MARK = re.compile(
     r"(?:\{\})?\^\{\s*\\circ\s*\}|(?<=\d)\^(?:\{\s*(?:\\text\{\s*o\s*\}|o)\s*\}|\\text\{o\}|o(?![a-z]))"
 )
 _TEXT_SIGN = re.compile(r"\\text\{\s*\\?([%:/+=-])\s*\}")
-_TEXT_NAME = re.compile(r"\\text\{\s*((?:arc)?(?:sin|cos|tan|cot|sec|csc)|ln|log|exp|cis)\s*\}")
+_TEXT_NAME = re.compile(
+    r"\\text\{\s*((?:arc)?(?:sin|cos|tan|cot|csc)|sec(?=\s*\}\s*(?:[(a-zA-Z]|\\(?!text)))|ln|log|exp|cis)\s*\}"
+)
 _TEXT_GREEK = re.compile(  # 2\text{ pi}, but \text{alpha} may be a name
     r"(?<=[\d})])\s*\\text\{\s*(alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|pi|rho|sigma|tau|phi|psi|omega)\s*\}"
 )

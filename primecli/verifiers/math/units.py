@@ -27,6 +27,12 @@ _ORDINAL = re.compile(r"(\d{1,9})\s*(?:\^\s*\{?\s*)?(?:\\text\{)?\s*(st|nd|rd|th
 _COUNTED_IN_NAME = re.compile(r"\b[a-z]+-(?:sided|digit|letter|element|person|year)\b|\bU\.? ?S\.?(?= )", re.IGNORECASE)
 _IN_BRACKETS = re.compile(r"(?<=[a-z])\s*\(([a-zA-Z ]{3,30})\)$")  # 12 hours (total)
 _HYPHENED = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)-([a-zA-Z]{3,12})")  # 40-inch
+# things that are counted by pairs: "18 ordered pairs" are 18, but "18 pairs" of shoes may be 36
+_PAIRS = re.compile(
+    r"\b(?:ordered|unordered|integer|distinct|different|such|valid|possible) pairs?\b"
+    r"|\bpairs of (?=(?:[a-z]+ )?(?:integers|numbers|values|points|lines|sides|angles)\b)",
+    re.IGNORECASE,
+)
 _TEMPERATURE = re.compile(r"(?:degrees?|deg)\.? (celsius|fahrenheit|c|f)", re.IGNORECASE)
 # 5 \\Omega, 5 k\\Omega
 _OHMS = re.compile(r"(.*\d\}?)\s+([kMm]?\s?\\Omega)")
@@ -79,7 +85,8 @@ _CHANGES = re.compile(
     r"|for (?:every|each)|every other)\b"
     # only after the number itself: "2 of 3", "3 in 10", "3 chances"; but "3/4 of the cake" and "5 in total" are values
     r"|^(?:above|below)\b"
-    r"|^of\b(?! (?:the|a|an|his|her|their|its|my|our|all)\b)|^(?:for|with|as)\b|^in\b(?! (?:total|all)\b)(?=.)"
+    r"|^of\b(?! (?:the|a|an|his|her|their|its|my|our|all|them|these|those)\b)"
+    r"|^(?:for|with|as)\b|^in\b(?! (?:total|all)\b)(?=.)"
     r"|^chances? in\b",
     re.IGNORECASE,
 )
@@ -97,7 +104,9 @@ _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _FUNCTION = re.compile(
     r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|cis|ln|log|exp|sqrt|pi|infinity|infty|theta|abs|mod|oo", re.IGNORECASE
 )
-_SYMBOL = re.compile(rf"{_FUNCTION.pattern}|frac|{_GREEK}", re.IGNORECASE)
+_SYMBOL = re.compile(
+    rf"{_FUNCTION.pattern}|frac|adj|det|ker|sgn|sup|inf|lim|lcm|erf|sech|csch|arg|{_GREEK}", re.IGNORECASE
+)
 _PERCENT = re.compile(r"(?:percent(?:age)?(?: points?)?|pct|per cent)\b\.?", re.IGNORECASE)
 
 
@@ -260,7 +269,7 @@ def _names_things(unit: str) -> bool:
         return True
     if re.search(r"\b(?:square|cube|cubic|sq|cu)$", unit, re.IGNORECASE):
         return False
-    rest = re.sub(r"\s+and$", "", _COUNTED_IN_NAME.sub("", unit).strip(" .()"))
+    rest = re.sub(r"\s+and$", "", _PAIRS.sub("", _COUNTED_IN_NAME.sub("", unit)).strip(" .()"))
     if _UNIT_BEFORE_POWER.search(rest):  # after a unit these belong to it
         rest = re.sub(r"(?<=[a-z])\s+(?:squared|cubed)\b", "", rest)
     words = re.split(r"[\s.\-/'’(),]+", re.sub(r"\^\s*\{?\s*-?\d\s*\}?", "", rest))
