@@ -20,8 +20,7 @@ MAX_CONSTANTS = 4
 
 _ARBITRARY = re.compile(r"[CcK](?:_\d)?")  # what is a constant where it stands beside one variable
 _SURE = re.compile(r"C(?:_\d)?")
-ANY_CONSTANT = re.compile(r"[CcKkAD](?:_\d)?")
-"""What an answer may call the only constant of a solution."""
+_NEW_NAME = re.compile(r"[CcKkAD](?:_\d)?")  # what an answer may call the only constant
 _NEW_NAMES = re.compile(r"[CcKkABDEabMN](?:_\d)?")  # and what it may call several
 _VARIABLE = re.compile(r"[a-z]|\\(?:theta|phi|alpha|beta|tau|omega|lambda)")
 _TRANSCENDENTAL = {"sin", "cos", "exp", "ln", "sinh", "cosh", "logb"}
@@ -39,6 +38,9 @@ _ANNOTATED = re.compile(
 )
 _LETTER = re.compile(r"(?<![a-zA-Z\\_])(?<!_\{)([kmn])(?![a-zA-Z_])")
 _IN = re.compile(r"\\in(?![a-zA-Z])")
+_SEVERAL = re.compile(r"\([^()]*[,;]|\[|\\(?:begin|langle|leq|geq|neq)(?![a-zA-Z])|[<>]")
+_NAMED = re.compile(r"([a-zA-Z](?:_\{?\w\}?)?)\s*=")
+_ALONE = re.compile(r"(?<![a-zA-Z\\_])[a-zA-Z](?![a-zA-Z]{2})|(?<=(?<![a-zA-Z\\])[a-zA-Z])[a-zA-Z](?![a-zA-Z])")
 _ANGLE = re.compile(r"\\pi(?![a-zA-Z])|\^\{\\circ\}")
 
 
@@ -66,15 +68,69 @@ def same_parameter(gold: str, answer: str, raw_gold: str, raw_answer: str) -> tu
         answer_name = gold_name if _with_name(gold_name).search(answer) else _only_letter(answer)
     if not answer_name or (answer_name != gold_name and _with_name(gold_name).search(answer)):
         return gold, answer
-    if "Z" in (gold_set, answer_set) and "N" not in (gold_set, answer_set):
+    if "Z" in (gold_set, answer_set) and "N" not in (gold_set, answer_set) and _single(gold) and _single(answer):
         return _with_name(gold_name).sub(r"\\integer ", gold), _with_name(answer_name).sub(r"\\integer ", answer)
     return gold, _with_name(answer_name).sub(gold_name, answer)
+
+
+def _single(text: str) -> bool:
+    """Whether an answer is one expression, or a list of values of one unknown.
+
+    Only then may the integer differ from one expression to the next: (k, 2k + 2) is not (k, 2k).
+    """
+    return not _SEVERAL.search(text) and len(set(_NAMED.findall(text))) <= 1
 
 
 def integer_parameter(text: str) -> str:
     """The letter that an answer, as it was written, says to be any integer; "" where there is none."""
     name, numbers = _annotated(text)
     return name if numbers == "Z" else ""
+
+
+# "c \in \mathbb{R}", "c is an arbitrary constant", "for any real c"; one of the groups has the letter
+_ANY_REAL = re.compile(
+    r"(?<![a-zA-Z\\])([a-zA-Z])\s*\\in\s*\\mathbb\s*\{?\s*R"
+    r"|(?<![a-zA-Z\\])([a-zA-Z])\}?\$?\s*(?:\\text\{)?\s*is (?:an? |any )?(?:arbitrary |real )*(?:constant|real|number)"
+    r"|\b(?:any|all|arbitrary|some)(?: real| constant| number)+s?\s*\}?\s*\$?([a-zA-Z])(?![a-zA-Z])"
+)
+_IN_REALS = re.compile(r"[,;\s]*\(?([a-zA-Z])\s*\\in\s*\\mathbb\s*\{?\s*R\s*\}?\s*\)?$")
+_USUAL = {"a", "c", "k", "C", "K"}  # what a constant is called where only the other answer says that it is one
+
+
+def same_constant(gold: str, answer: str, raw_gold: str, raw_answer: str) -> tuple[str, str]:
+    """The two answers with one name for a constant that is said to be any real number.
+
+    >>> same_constant("f(x)=cx", "f(x)=kx", "f(x)=cx", "f(x)=kx for any real k")
+    ('f(x)=cx', 'f(x)=cx')
+    """
+    names = [_any_real(text) for text in (raw_gold, raw_answer)]
+    if not any(names):
+        return gold, answer
+    gold, answer = _without_reals(gold), _without_reals(answer)
+    letters, others = (set(_ALONE.findall(text)) for text in (gold, answer))
+    new = names[0] or _only(letters - others)
+    old = names[1] or _only(others - letters)
+    if not new or not old or new == old or new not in letters or old not in others or new in others or old in letters:
+        return gold, answer
+    return gold, re.sub(rf"(?<![a-zA-Z\\_]){old}(?![a-zA-Z_]{{2}})", new, answer)
+
+
+def _any_real(text: str) -> str:
+    if "R" not in text and "real" not in text and "constant" not in text:
+        return ""
+    match = _ANY_REAL.search(text)
+    return match.group(1) or match.group(2) or match.group(3) if match is not None else ""
+
+
+def _without_reals(text: str) -> str:
+    """`f(x) = cx, c \\in \\mathbb{R}` without its last part, which says nothing of the value."""
+    match = _IN_REALS.search(text)
+    head = text[: match.start()] if match is not None else ""
+    return head if match is not None and "=" in head and match.group(1) in _ALONE.findall(head) else text
+
+
+def _only(letters: set[str]) -> str:
+    return min(letters) if len(letters) == 1 and letters <= _USUAL else ""
 
 
 def _annotated(text: str) -> tuple[str, str]:
@@ -134,8 +190,10 @@ def renamed(gold: Tree, answer: Tree) -> Iterator[Tree]:
     if not constants or len(names) != len(constants) or not variables <= symbols(answer):
         return
     allowed = _names_for(constants)
-    if (names == constants and len(names) == 1) or not all(allowed.fullmatch(name) for name in names):
-        return  # the only constant keeps its name: there is nothing to try
+    if not all(allowed.fullmatch(name) for name in names):
+        return
+    if names == constants and (len(names) == 1 or "A" in names):
+        return  # nothing to try; and A and B may be of the problem, so that they cannot be swapped
     for order in permutations(sorted(constants)):
         pairs = zip(sorted(names), order, strict=True)
         yield substitute(answer, {name: ("sym", constant) for name, constant in pairs})
@@ -146,18 +204,10 @@ def without_added_constant(gold: Tree, answer: Tree) -> tuple[Tree, Tree] | None
 
     What is left may differ by a number: x^2 + C and x^2 + 1 + C are the same functions.
     """
-    left, right = _without_term(gold, _SURE), _without_term(answer, ANY_CONSTANT)
+    left, right = _without_term(gold, _SURE), _without_term(answer, _NEW_NAME)
     if left is None or right is None or symbols(left) != symbols(right) or not _plain(symbols(left)):
         return None
     return left, right
-
-
-def lone_constant(sides: list[Tree], name: re.Pattern[str] = _SURE) -> Tree | None:
-    """The other side of an equation one side of which is an arbitrary constant, as in x^2 + y^2 = C; else None."""
-    for side, other in (sides, sides[::-1]):
-        if side[0] == "sym" and name.fullmatch(side[1]) and _plain(symbols(other)):
-            return other
-    return None
 
 
 def _plain(names: frozenset[str]) -> bool:
@@ -186,7 +236,7 @@ def _names_for(constants: frozenset[str]) -> re.Pattern[str]:
     if len(constants) > 1:
         return _NEW_NAMES
     if _SURE.fullmatch(min(constants)):
-        return ANY_CONSTANT
+        return _NEW_NAME
     return _ARBITRARY  # a lone c or K may be a letter of the problem: only another clear constant may replace it
 
 

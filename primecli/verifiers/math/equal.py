@@ -14,7 +14,7 @@ import re
 from dataclasses import replace
 
 from primecli.verifiers.math.congruences import congruences_equal, is_congruence
-from primecli.verifiers.math.constants import integer_parameter, same_parameter
+from primecli.verifiers.math.constants import integer_parameter, same_constant, same_parameter
 from primecli.verifiers.math.equal_equations import equations_equal, without_index
 from primecli.verifiers.math.equal_expressions import expressions_equal
 from primecli.verifiers.math.equal_forms import sums_equal, vectors_equal
@@ -74,6 +74,7 @@ def equal(gold: str, answer: str, bounded: bool = True) -> Verdict:
         return congruences_equal(gold, answer)
     if is_congruence(answer):
         return bool(integer_parameter(raw_gold)) and congruences_equal(answer, gold)  # the gold may be 7k + 3
+    gold, answer = same_constant(gold, answer, raw_gold, raw_answer)
     gold, answer = same_parameter(gold, answer, raw_gold, raw_answer)
     undecided = False
     for gold_part in read_parts(gold):
@@ -163,6 +164,8 @@ def _parts_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
         like_a_vector = row.brackets == "()" or (row.brackets == "[]" and row is answer)
         return is_vector and like_a_vector and _in_order(gold, answer, bounded)
     if kinds in (("union", "union"), ("list", "list"), ("list", "set"), ("set", "list"), ("set", "set")):
+        if {gold.brackets, answer.brackets} == {"and", "or"} and range_names(gold):
+            return _ranges_equal(gold, answer, bounded)  # x < 1 or x > 4 is not x < 1 and x > 4
         same_items = _any_order(gold, answer, bounded, repeats="set" in kinds)
         return _ranges_equal(gold, answer, bounded) if same_items is False and "set" not in kinds else same_items
     if kinds == ("leaf", "list") and answer.brackets == "or":
@@ -242,7 +245,10 @@ def _ranges_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
     names, other_names = range_names(gold), range_names(answer)
     if len(names) > 1 or len(other_names) > 1 or (names and other_names and names != other_names):
         return False
-    left, right = as_range(gold), as_range(answer)
+    left = as_range(gold)
+    if left is None and gold.kind != "list":
+        return False
+    right = as_range(answer)
     if left is not None and right is not None and not (left is gold and right is answer and left.kind == right.kind):
         if "except" in (left.kind, right.kind):
             excluded, others = _excluded_points(left), _excluded_points(right)
@@ -250,7 +256,7 @@ def _ranges_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
                 return _any_order(excluded, others, bounded, repeats=True)
         elif left.kind == right.kind and (verdict := _parts_equal(left, right, bounded)) is not False:
             return verdict
-    return same_numbers(gold, answer)
+    return (right is not None or answer.kind == "list") and same_numbers(gold, answer)
 
 
 def _excluded_points(part: Part) -> Part | None:

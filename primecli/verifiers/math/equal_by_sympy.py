@@ -90,6 +90,8 @@ def _sympy_tree(text: str, failure: type[Exception]) -> Any:
 
     try:
         return _as_sympy(parse_expression(text))
+    except (ArithmeticError, ValueError) as error:  # such as 10 mod 0
+        raise failure(f"has no value: {text[:200]}") from error
     except Unreadable:
         if not _ONLY_SYMPY_READS.search(text) or _MISREAD.search(text) or _nesting(text) > MAX_DEPTH:
             raise failure(f"cannot be read: {text[:200]}") from None
@@ -134,6 +136,8 @@ def _as_sympy(tree: Tree) -> Any:
             return sympy.Pow(a, 1 / b)
         if name == "logb":
             return sympy.log(a) / sympy.log(b)
+        if name == "mod":
+            return sympy.Mod(a, b)
         if name == "cis":
             return sympy.exp(sympy.I * a)
         name = re.sub("^arc", "a", str(name))

@@ -80,6 +80,10 @@ def _rational(kind: str, numbers: list[Fraction]) -> Fraction | None:
         return _rational_power(a, 1 / b) if b > 0 else None
     if kind == "abs":
         return abs(a)
+    if kind == "mod":
+        if b == 0:
+            raise Unreadable("division by zero")
+        return a - b * math.floor(a / b)
     if kind in ("floor", "ceil"):
         return Fraction(math.floor(a) if kind == "floor" else math.ceil(a))
     if kind == "binom" and a.denominator == b.denominator == 1 and 0 <= b <= a <= MAX_FACTORIAL:
@@ -175,6 +179,8 @@ def _apply(kind: str, arguments: list[Any], bounded: bool) -> Any:
         return a / b
     if kind == "abs":
         return abs(a)
+    if kind == "mod":
+        return a - b * mpmath.floor(a / b)
     largest = MAX_FLOAT_FACTORIAL if bounded else LAST_FLOAT_FACTORIAL
     if kind in ("fact", "binom") and any(abs(x) > largest for x in arguments):
         raise TooLarge

@@ -234,7 +234,7 @@ def _bracketed(s: str, depth: int) -> Part:
 
 def _with_signs(s: str) -> Part:
     """A value with ± as the list of its values, else a leaf. Each ± is + or -; a ∓ goes with the ±."""
-    signs = _SIGN.findall(s)
+    signs = _SIGN.findall(s) if "\\pm" in s or "\\mp" in s else []
     if not signs or len(signs) > MAX_SIGNS:
         return Part("leaf", s)
     if "mp" in signs:
@@ -253,11 +253,13 @@ def _named(name: str, value: str, depth: int) -> Part | None:
     if not value.startswith(("(", "[", "\\{", "\\langle", "\\begin")) or depth > 4:
         return None
     part = read_parts(value, depth + 1)[0]
+    if part.kind == "list" and part.brackets == "or" and _TUPLE_OF_NAMES.fullmatch(name):  # (x,y) = (\pm 1, 2)
+        return part if all(item.kind == "tuple" and item.brackets == "()" for item in part.items) else None
     if part.kind not in ("tuple", "set", "union", "matrix"):
         return None
     if _TUPLE_OF_NAMES.fullmatch(name):
         names = [each.strip() for each in name[1:-1].split(",")]
-        if part.kind != "tuple" or len(names) != len(part.items):
+        if part.kind != "tuple" or len(names) != len(part.items) or part.brackets != "()":
             return None
         if depth == 0 and all(item.kind == "leaf" for item in part.items):
             pairs = zip(names, part.items, strict=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from primecli.verifiers.math.constants import ANY_CONSTANT, lone_constant
-from primecli.verifiers.math.equal_expressions import proportion, real_branch, trees_equal
+from primecli.verifiers.math.constants import renamed
+from primecli.verifiers.math.equal_expressions import proportion, real_branch
 from primecli.verifiers.math.evaluate import TooLarge, exact
 from primecli.verifiers.math.leaf import read_leaf
 from primecli.verifiers.math.normalize import squeeze
@@ -24,6 +24,7 @@ _VALUE = re.compile(r"\\(?:frac|sqrt|pi|cdot|log|ln|exp|(?:arc)?(?:sin|cos|tan|c
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|\\(?:theta|alpha|beta|lambda)")
 # "|x - a|"; groups: x, the sign, a
 _ABSOLUTE = re.compile(r"\|\s*([a-zA-Z])\s*(?:([-+])\s*([^|]+))?\|")
+_POSITIVE = ("\\mathbbR^+", "\\mathbbR_+", "\\mathbbR^{+}", "\\mathbbR_{+}", "\\mathbbR_{>0}")  # squeezed
 _REALS = ("\\mathbb{R}", "\\mathbbR", "\\R")
 FLIP = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
 
@@ -91,7 +92,9 @@ def same_relation(gold: list[str], answer: list[str], gold_sign: str, answer_sig
     try:
         left, right = difference(gold), difference(answer)
         if symbols(left) != symbols(right) or not symbols(left):
-            return gold_sign == answer_sign == "=" and _same_up_to_constant(gold, answer, bounded)
+            # x^2 + y^2 = C and x^2 + y^2 = K
+            others = renamed(left, right) if gold_sign == answer_sign == "=" else ()
+            return any(proportion(left, other, bounded) is not None for other in others)
         factor = proportion(left, right, bounded)
         if factor is None and (real_branch(left) is not left or real_branch(right) is not right):
             factor = proportion(real_branch(left), real_branch(right), bounded)
@@ -102,13 +105,6 @@ def same_relation(gold: list[str], answer: list[str], gold_sign: str, answer_sig
     if factor is None:
         return False
     return gold_sign == "=" == answer_sign or gold_sign == (answer_sign if factor > 0 else FLIP[answer_sign])
-
-
-def _same_up_to_constant(gold: list[str], answer: list[str], bounded: bool) -> bool | None:
-    """Whether x^2 + y^2 = C and x^2 + y^2 = K say the same: their constants have different names."""
-    left = lone_constant([parse_expression(side) for side in gold])
-    right = lone_constant([parse_expression(side) for side in answer], ANY_CONSTANT)
-    return left is not None and right is not None and trees_equal(left, right, bounded)
 
 
 # inequalities -----------------------------------------------------------------------------------------
@@ -123,6 +119,8 @@ def as_range(part: Part) -> Part | None:
     if part.kind == "leaf":
         if squeeze(part.text) in _REALS or read_leaf(part.text).text == "all real numbers":
             return _interval(part.text, "-\\infty", "\\infty", "()")
+        if squeeze(part.text) in _POSITIVE:
+            return _interval(part.text, "0", "\\infty", "()")
         solved = inequality(part.text)
         return solved[1] if solved else None
     return None
@@ -159,8 +157,9 @@ def _joined(part: Part) -> Part | None:
 
 def same_numbers(gold: Part, answer: Part) -> bool:
     """Whether two ranges hold the same numbers, however they are cut into intervals."""
-    sets = [_numbers(part) for part in (gold, answer)]
-    return sets[0] is not None and sets[1] is not None and bool(sets[0]) and same_pieces(sets[0], sets[1])
+    left = _numbers(gold)
+    right = _numbers(answer) if left else None
+    return bool(left) and left is not None and right is not None and same_pieces(left, right)
 
 
 def _numbers(part: Part) -> list[Piece] | None:
@@ -168,17 +167,35 @@ def _numbers(part: Part) -> list[Piece] | None:
     if part.kind != "list":
         found = as_range(part)
         return pieces(found) if found is not None else None
-    every = [_numbers(item) for item in part.items]
-    if part.brackets == "or" or None in every or len(range_names(part)) != 1:
-        found = as_range(part)
-        return pieces(found) if found is not None else None
+    if len(range_names(part)) != 1:
+        return None
+    if part.brackets == "or":
+        return _any_of(part)
     total: list[Piece] | None = None
-    for each in every:
-        total = each if total is None else intersection(total, each or [])
-    if not total and part.brackets != "and":  # x < 1, x > 3: no number meets both
-        found = as_range(part)
-        return pieces(found) if found is not None else None
-    return total
+    for item in part.items:
+        each = _numbers(item)
+        total = each if total is None or each is None else intersection(total, each)
+        if not total:
+            break
+    if total or part.brackets == "and":
+        return total
+    found = as_range(part)  # x < 1, x > 3: no number meets both
+    return pieces(found) if found is not None else None
+
+
+def _any_of(part: Part) -> list[Piece] | None:
+    """The numbers that meet one of several conditions, such as `x < 0 \\text{ or } x = 1`."""
+    (name,) = range_names(part)
+    items = []
+    for item in part.items:
+        sides, signs = sides_of(item.text) if item.kind == "leaf" else ([], [])
+        if signs == ["="] and squeeze(sides[0]) == name:
+            items.append(Part("set", item.text, (Part("leaf", sides[1]),)))
+        elif (found := as_range(item)) is not None:
+            items.append(found)
+        else:
+            return None
+    return pieces(Part("union", part.text, tuple(items)))
 
 
 def _with_names(part: Part) -> list[str]:

@@ -14,6 +14,7 @@ from primecli.verifiers.math.parts import MAX_PARTS, Part, split_top
 from primecli.verifiers.math.tokens import Unreadable
 
 DOTS = "\\ldots"
+_INDEXED = re.compile(r"([a-zA-Z])_\{?(\d)\}?")
 _OPERATOR = re.compile(r"\+|-|\\cdot(?![a-zA-Z])|\\ldots(?![a-zA-Z])")
 
 
@@ -90,6 +91,10 @@ def in_order_of_names(items: tuple[Part, ...]) -> tuple[Part, ...]:
     names = [squeeze(item.text.split("=")[0]) if item.text.count("=") == 1 else "" for item in items]
     if names == ["\\theta", "r"]:
         return items[::-1]
+    indexed = [_INDEXED.fullmatch(name) for name in names]
+    if all(indexed) and len({match.group(1) for match in indexed if match}) == 1:  # x_2=4, x_1=3
+        numbers = [int(match.group(2)) for match in indexed if match]
+        return tuple(item for _, item in sorted(zip(numbers, items, strict=True), key=lambda pair: pair[0]))
     if not all(len(name) == 1 and name.isalpha() for name in names):
         return items
     codes = sorted(map(ord, names))

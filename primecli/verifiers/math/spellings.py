@@ -28,6 +28,10 @@ _TEXT_MOD = re.compile(r"\\text\s*\{\s*\(?\s*mod(?:ulo)?\s*([^{}()]*?)\s*\)?\s*\
 _OPEN_ARRAY = re.compile(
     r"\\\{\s*\\begin\{(array|aligned|matrix)\}(?:\{[^{}]*\})?((?:(?!\\end\{\1\}).)*)\\end\{\1\}(?!\s*\\\})", re.DOTALL
 )
+# "\{\frac{\pi}{6} + 2k\pi | k \in \mathbb{Z}\}" and "\{x | x = \frac{\pi}{6} + 2k\pi, k \in \mathbb{Z}\}"
+_FAMILY = re.compile(
+    r"\\\{(?:\s*([a-z])\s*[|:]\s*(?=\1\s*=))?([^|:]{1,200}?)[|:,]\s*[j-nrst]\s*\\in\s*\\mathbb\s*\{?\s*Z\s*\}?\s*\\\}"
+)
 _CASES = re.compile(r"\\(begin|end)\{[dr]cases\*?\}")
 
 
@@ -45,6 +49,8 @@ def latex_spellings(s: str) -> str:
             s = _DOTLESS.sub(r"\1", s)
         if "cases" in s or "\\begin" in s:
             s = _OPEN_ARRAY.sub(r"\\begin{cases}\2\\end{cases}", _CASES.sub(r"\\\1{cases}", s))
+        if "Z" in s and "\\{" in s:
+            s = _FAMILY.sub(r"\\{\2\\}", s)
         if "mod" in s:
             s = _TEXT_MOD.sub(r"\\mod \1", s)
     if "dots" in s or "..." in s:

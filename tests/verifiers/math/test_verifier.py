@@ -76,6 +76,25 @@ def test_what_the_model_caused_is_reward_zero(response: str, verdict: str) -> No
     assert (grade.reward, grade.verdict) == (0.0, verdict)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "((30!)!)!", "((8!)!)!", r"10 \mod 0", r"10 \mod 0, 3", r"\bmod 0", "9^9^9^9", "9^{9^{9^{9}}}", "0^{-1}",
+        "10^{10^{10}}", r"\binom{10^{30}}{10^{29}}", r"\sin(10^{10^{10}})", r"1.0000001^{10^{40}}", "(10^{27})!",
+        r"\sqrt{" * 30 + "5" + "}" * 30, "1" * 1900, "1" * 100_000, "{" * 10_000 + "5" + "}" * 10_000,
+        r"\begin{pmatrix}1&2\\3&4\end{pmatrix}" * 40, r"\begin{cases}" * 100, r"\pm" * 500,
+        r"x \equiv " * 150 + r"\pmod{7}", r"\ldots+" * 250, "=>" * 900, r"\hat{" * 300, "<" + "1," * 600 + ">",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("gold", ["5", "x^2 + C", r"x \equiv 3 \pmod 7"])
+def test_an_answer_that_has_no_value_or_a_huge_one_is_reward_zero_soon(answer: str, gold: str) -> None:
+    MathVerifier().warm_up()
+    start = time.process_time()
+    grade = MathVerifier().grade(Task(f"\\boxed{{{answer}}}", gold))
+    assert (grade.reward, grade.verdict in ("wrong", "unparseable")) == (0.0, True), grade
+    assert time.process_time() - start < 1
+
+
 def test_text_of_the_model_is_never_evaluated(tmp_path: Path) -> None:
     target = tmp_path / "touched"
     for code in (
