@@ -66,8 +66,12 @@ _PHRASE = re.compile(
     r"|\bans(?:wer)?[ ]{0,2}(?:\*\*)?[:：=]"
     r"|(?:(?<=\n)|(?<=\A))[ ]{0,3}#{1,5}[ ](?:\*\*)?(?:final[ ])?answer\b(?:\*\*)?[:：]?(?=\s)"
     r"|\banswer[ ][-–—][ ]"
-    r"|\bcorrect[ ](?:choice|option)[ ]is\b[ ]{0,2}[:：]?"
-    r"|(?:最终)?答案[是为為：:]{1,2}|答えは?[:：]?|(?:(?<=\n)|(?<=\A))答[:：]|정?답[은:：]{1,2}"
+    r"|\bcorrect[ ](?:choice|option)[ ]is\b[ ]{0,2}[:：]?",
+    re.IGNORECASE,
+)
+# the same, and those of other languages
+_ANY_PHRASE = re.compile(
+    _PHRASE.pattern + r"|(?:最终)?答案[是为為：:]{1,2}|答えは?[:：]?|(?:(?<=\n)|(?<=\A))答[:：]|정?답[은:：]{1,2}"
     r"|\br[ée]ponse(?:[ ](?:finale|correcte))?(?:[ ]est\b[ ]{0,2}[:：]?|[ ]{0,2}(?:\*\*)?[:：])"
     r"|\b(?:respuesta|resposta|risposta)(?:[ ](?:final|finale|correcta|correta|corretta))?"
     r"(?:[ ](?:es\b|é(?!\w)|è(?!\w))[ ]{0,2}[:：]?|[ ]{0,2}(?:\*\*)?[:：])"
@@ -305,7 +309,8 @@ def _last_phrase(text: str) -> str | None:
         lower = text
     foreign = not text.isascii() or any(part in lower for part in ("sposta", "spuesta", "antwort", "reponse"))
     start = _from_last(lower, (*_KEYWORDS, *_FOREIGN_KEYWORDS) if foreign else _KEYWORDS)
-    for phrase in reversed(deque(_PHRASE.finditer(text, start), maxlen=MAX_PHRASES)):
+    pattern = _ANY_PHRASE if foreign else _PHRASE
+    for phrase in reversed(deque(pattern.finditer(text, start), maxlen=MAX_PHRASES)):
         announced = _announced(text, phrase)
         if announced is not None:
             return announced
