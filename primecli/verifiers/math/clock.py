@@ -14,7 +14,7 @@ _NAMED = {
     **dict.fromkeys(("noon", "12 noon", "12:00 noon", "midday", "12 o'clock noon"), ("12:00", "pm")),
     **dict.fromkeys(("midnight", "12 midnight", "12:00 midnight"), ("0:00", "")),
 }
-_HALVES = {"morning": "am", "afternoon": "pm", "evening": "pm", "night": ""}
+_HALVES = {"morning": "am", "afternoon": "pm", "evening": "pm"}
 
 
 def read_time(text: str) -> tuple[str, str] | None:
@@ -33,7 +33,10 @@ def read_time(text: str) -> tuple[str, str] | None:
     if time is None or int(time.group(1)) > 24 or int(time.group(2)) > 59:
         return None
     clock = f"{int(time.group(1))}:{time.group(2)}" + (f":{time.group(3)}" if time.group(3) else "")
-    half = time.group(4).lower() + "m" if time.group(4) else _HALVES.get((time.group(6) or "").lower(), "")
+    part = (time.group(6) or "").lower()
+    if part == "night":
+        part = "evening" if 5 <= int(time.group(1)) < 12 else "morning"
+    half = time.group(4).lower() + "m" if time.group(4) else _HALVES.get(part, "")
     return clock, "" if int(time.group(1)) > 12 else half
 
 

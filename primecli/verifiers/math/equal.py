@@ -113,6 +113,8 @@ def _money_equal(gold: str, answer: str, currencies: tuple[str, str], bounded: b
     """Compares $2.50 with 250 cents; other currencies have no fixed rate."""
     if {*currencies} != {"dollar", "cent"}:
         return False
+    if read_leaf(gold).unit and read_leaf(answer).unit:
+        return values_equal(gold, answer, bounded)  # 6 dollars per hour and 10 cents per minute
     cents, dollars = (gold, answer) if currencies[0] == "cent" else (answer, gold)
     in_cents, in_dollars = read_leaf(cents), read_leaf(dollars)
     if in_cents.unit != "cent" or in_dollars.unit not in ("", "dollar") or in_dollars.kind != "math":

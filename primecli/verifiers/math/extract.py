@@ -37,8 +37,10 @@ _MARKS = re.compile(r"<\|[^|<>\n]{1,40}\|>|</?s>|<eos>|<end_of_turn>|(?<=[\d.$}\
 _THOUGHT_END = re.compile(r"</think(?:ing)?>")
 # where a base model goes on to invent the next problem
 _NEXT_PROBLEM = re.compile(
-    r"\n[ \t]*(?:\*\*|#{1,4} )?(?:Q|Question|(?P<restated>Problem|Instruction|Exercise)|Human|User|问题|問題|题目)"
-    r"(?: \d{1,3})?(?:\*\*)?[ ]?[:.：\n]"
+    r"\n[ \t]*(?:\*\*|#{1,4} )?(?:(?:Next |Another |New )?(?:Q|[Qq]uestion|[Pp]roblem)|Instruction|Exercise|Human|User"
+    r"|(?P<example>Example)|问题|問題|题目)(?: \d{1,3})?(?:\*\*)?[ ]?[:.：\n]"
+    r"|\n[ \t]*(?:Now,? )?[Ll]et(?:'s| us) (?:solve|do|try|consider|move on to|look at) (?:another|the next|a new) "
+    r"(?:problem|question|exercise)"
 )
 # where the model's turn ends, or the user's begins
 _TURN = re.compile(
@@ -47,7 +49,8 @@ _TURN = re.compile(
 )
 # a sentence that states a result, so that what follows is another problem rather than the same one restated
 _CONCLUDES = re.compile(
-    r"=|\b(?:so|thus|therefore|hence|total|altogether|answer|equals|gives|makes|leaves|left)\b|[共得为是]",
+    r"=|^\*\*[^*]{1,40}\*\*$|\b(?:so|thus|therefore|hence|total|altogether|answer|equals|gives|gets?|makes|is|has"
+    r"|leaves|left)\b|[共得为是]",
     re.IGNORECASE,
 )
 
@@ -63,8 +66,12 @@ _PHRASE = re.compile(
     r"|\bans(?:wer)?[ ]{0,2}(?:\*\*)?[:：=]"
     r"|(?:(?<=\n)|(?<=\A))[ ]{0,3}#{1,5}[ ](?:\*\*)?(?:final[ ])?answer\b(?:\*\*)?[:：]?(?=\s)"
     r"|\banswer[ ][-–—][ ]"
-    r"|\bcorrect[ ](?:choice|option)[ ]is\b[ ]{0,2}[:：]?"
-    r"|(?:最终)?答案[是为為：:]{1,2}|答えは?[:：]?|(?:(?<=\n)|(?<=\A))答[:：]|정?답[은:：]{1,2}"
+    r"|\bcorrect[ ](?:choice|option)[ ]is\b[ ]{0,2}[:：]?",
+    re.IGNORECASE,
+)
+# the same, and those of other languages
+_ANY_PHRASE = re.compile(
+    _PHRASE.pattern + r"|(?:最终)?答案[是为為：:]{1,2}|答えは?[:：]?|(?:(?<=\n)|(?<=\A))答[:：]|정?답[은:：]{1,2}"
     r"|\br[ée]ponse(?:[ ](?:finale|correcte))?(?:[ ]est\b[ ]{0,2}[:：]?|[ ]{0,2}(?:\*\*)?[:：])"
     r"|\b(?:respuesta|resposta|risposta)(?:[ ](?:final|finale|correcta|correta|corretta))?"
     r"(?:[ ](?:es\b|é(?!\w)|è(?!\w))[ ]{0,2}[:：]?|[ ]{0,2}(?:\*\*)?[:：])"
@@ -74,7 +81,7 @@ _PHRASE = re.compile(
 )
 # an announcement that counts even after a box, and what its answer may begin with
 _FINAL = re.compile(r"\bfinal answer(?:\*\*)?(?: is\b(?:\*\*)?[:：]?| ?[:：])", re.IGNORECASE)
-_VALUE_START = re.compile(r"[-+−\\$(\[{|\d√π]|[A-J]\)?$|[a-z](?:\([a-z]\))? ?=")
+_VALUE_START = re.compile(r"[-+−\\$(\[{|.\d√π]|[A-J]\)?$|[a-z](?:\([a-z]\))? ?=")
 # "The solutions are", where a value follows
 _SOLUTIONS = re.compile(
     r"\b(?:solutions?|roots|zeros)(?:[ ]to[ ]the[ ]equation)?[ ](?:is|are)[ ]{0,2}:?(?=[ \n]*[\\$\d(-])"
@@ -94,12 +101,13 @@ _PROSE_AFTER = re.compile(
     _NOT_ABBREVIATED + r"(?<!\\)(?:[.?](?=\s(?!\s*\})|$)|;(?=\s(?!\s*[-\d\\(])|$)|!(?=\s+[A-Z]|\s*$))"
     r"|。|，(?=[^\W\d])|,(?=\s+(?!and\b|or\b)[a-z]{2,})"
     r"|\s(?=(?:because|since|which|so|as|where|I hope)\b)"
-    r"|(?<!\{)\s(?=\((?!or\b|and\b|mod\b|base\b)(?:[A-Za-z]{3,}|i\.e|e\.g))"
+    r"|(?<!\{)\s(?=\((?!or\b|and\b|mod\b|base\b)(?:[A-Za-z]{3,}|as\b|i\.e|e\.g))"
     # how it was computed: 7 apples (12 - 5), 7 (12 - 5 = 7)
     r"|(?<=[a-z]{3})(?<!\\sin|\\cos|\\tan|\\log|\\exp)(?<!\band)\s(?=\([\d\s.,$%]{1,40}[-+*/×÷x][^()=A-Za-wyz]{1,40}\)\.?\s*$)"
     r"|(?<=[\d}])\s(?=\([^()=]{1,60}=[^()]{1,60}\)\.?\s*$)|\s(?=\((?:не|pas|nicht|no)\b)"
 )
 _HOW = re.compile(r"\s+\([^()]{0,60}\d\s?[-+*/×÷=][^()]{1,60}\)\.?")
+_COPULA = re.compile(r"\s*(?:です|である|となります|となる|になります|입니다|이다|이에요)")  # after the answer
 # words between the phrase and the answer: "the answer is therefore exactly 5"
 _LEAD_IN = re.compile(
     r"(?:(?:therefore|thus|then|simply|just|exactly|indeed|clearly|only|now|also|hence|given by|obtained as"
@@ -168,7 +176,7 @@ def _first_answer(text: str, fall_back: bool = False, last_number: bool = False)
         extraction, _ = _announced_answer(before)
         if extraction is not None:
             return extraction
-        if fall_back and _concludes(before):
+        if fall_back and not next_problem["example"] and not _NEXT_PROBLEM.match("\n" + text) and _concludes(before):
             return _unannounced_answer(before) if last_number else None
     extraction, unclosed = _announced_answer(text)
     if extraction is not None or not (fall_back and last_number):
@@ -196,7 +204,8 @@ def _announced_answer(text: str) -> tuple[Extraction | None, int]:
     if boxed is not None:
         for phrase in deque(_FINAL.finditer(text, end, unclosed) if "inal" in text[end:] else (), maxlen=1):
             announced = _announced(text[:unclosed], phrase)
-            if announced is not None and _VALUE_START.match(announced):
+            in_formula = text[phrase.end() :].lstrip(" \n*:").startswith(("$", "\\(", "\\["))
+            if announced is not None and (in_formula or _VALUE_START.match(announced)):
                 return Extraction(announced, "phrase"), unclosed
         return Extraction(boxed, "boxed"), unclosed
     last = _last_phrase(text[:unclosed])
@@ -300,7 +309,8 @@ def _last_phrase(text: str) -> str | None:
         lower = text
     foreign = not text.isascii() or any(part in lower for part in ("sposta", "spuesta", "antwort", "reponse"))
     start = _from_last(lower, (*_KEYWORDS, *_FOREIGN_KEYWORDS) if foreign else _KEYWORDS)
-    for phrase in reversed(deque(_PHRASE.finditer(text, start), maxlen=MAX_PHRASES)):
+    pattern = _ANY_PHRASE if foreign else _PHRASE
+    for phrase in reversed(deque(pattern.finditer(text, start), maxlen=MAX_PHRASES)):
         announced = _announced(text, phrase)
         if announced is not None:
             return announced
@@ -344,6 +354,7 @@ def _announced(text: str, phrase: re.Match[str]) -> str | None:
         if span:
             return span_content(span)
     line = after.split("\n", 1)[0].strip().strip("*_").strip()
+    line = line if line.isascii() else line.replace("**", "")
     if phrase.group() == "####":
         return line or None
     span = _MATH_SPAN.match(line)
@@ -351,7 +362,9 @@ def _announced(text: str, phrase: re.Match[str]) -> str | None:
         rest = line[span.end() :]
         inner = span_content(span)
         # "$1$ and $2$" is one answer in two parts, and the unit of "$5$ cm" is outside the formula
-        tail = "" if _HOW.fullmatch(rest) else _PROSE_AFTER.split(rest, maxsplit=1)[0].strip("*_ ")
+        tail = (
+            "" if _HOW.fullmatch(rest) or _COPULA.match(rest) else _PROSE_AFTER.split(rest, maxsplit=1)[0].strip("*_ ")
+        )
         return f"{inner} {tail}" if tail and len(tail) < 60 else inner or None
     answer = _PROSE_AFTER.split(line, maxsplit=1)[0].strip().strip("*_").strip()
     if not answer or _NO_ANSWER.fullmatch(answer):

@@ -74,7 +74,7 @@ _LIST_BEFORE = re.compile(rf"(?:{_ITEM}\s?,\s?){{1,60}}(?:{_ITEM}\s?,\s?(?:and |
 _STATEMENT = re.compile(
     r"(?:(?:so|thus|therefore|hence|then|finally|this gives|we (?:get|have|find)|it follows that|this means)\b,?\s+"
     r"(?:that\s+)?){0,3}(?:(?:the|its|our)(?: [a-z]{2,15}){1,4} (?:is|are|becomes) (?:given by )?)?"
-    r"([a-zA-Z](?:_\{?\w{1,4}\}?)?(?:\([a-z]\))?\s?=\s?[^=:?!\"]{1,200}(?:=[^=:?!\"]{1,100})?)",
+    r"([a-zA-Z](?:_\{?\w{1,4}\}?)?(?:\([a-z]\))?\s?=\s?[^=:?!\"]{1,200}(?:=[^=:?!\"]{1,100}){0,5})",
     re.IGNORECASE,
 )
 # text without spaces that contains a character of a formula

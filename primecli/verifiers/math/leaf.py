@@ -56,7 +56,8 @@ _DEGREES_AND_MINUTES = re.compile(
     r"(-?)\s*(\d{1,9})\s*\^\{\\circ\}\s*(\d{1,2}(?:\.\d{1,9})?)\s*(?:'|\^\{?\s*\\prime\s*\}?)"
     r"(?:\s*(\d{1,2}(?:\.\d{1,9})?)\s*(?:''|\"|\^\{?\s*\\prime\s*\\prime\s*\}?)?)?"
 )
-_SAYS_MORE = re.compile(r"\\text\{|[ \d][A-Za-z]{3,}|[^\x00-\x7f]")
+# words, rather than variables side by side
+_SAYS_MORE = re.compile(r"\\text\{|[A-Za-z]{5}|[A-Za-z]{2} [A-Za-z]{2}|[^\x00-\x7f]")
 _RATIO = re.compile(r"[^:]{1,80}(?::[^:]{1,80}){1,4}")
 _RATIO_WORDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) to (\d{1,9}(?:\.\d{1,9})?)")
 
@@ -70,7 +71,7 @@ def read_leaf(text: str) -> Leaf:
     if text.isdecimal():
         return Leaf("math", text)
     bare = bare_text(text)
-    if text.count("\\text{") == 1 and re.fullmatch(r"\\text\{\s*[-+]?[\d.][^{}]*\}", text):
+    if text.count("\\text{") == 1 and re.fullmatch(r"\\text\{\s*[-+]?[\d.][^{}]*\}(?:\^\{?[23]\}?)?", text):
         text = bare  # a number set as text
     choice = _CHOICE.fullmatch(bare)
     if choice and (choice.group(2) or bare != text or bare[-1] in ")]"):

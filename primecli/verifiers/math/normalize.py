@@ -24,6 +24,7 @@ _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt|up)?|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|bm|boldsymbol|pmb)"
     r"(?![a-zA-Z])\s*(?=\{)"
 )
+_ROMAN = re.compile(r"\{\s*\\rm\s+([^{}\\]*)\}|(?<=\d)\{\\text\{([^{}\\]*)\}\}")  # 5{\rm cm}, 5{\text{cm}}
 _SYNONYMS = {
     "dfrac": "frac",
     "nicefrac": "frac",
@@ -71,8 +72,11 @@ _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:(?:,\s?\\!\s?|\s?\{\s?,\s?\}\s?|
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,}])(\d{1,12})\{,\}(\d{1,2}|\d{4,12})(?![\d{])")
 # the double backslashes of text that was quoted once too often: \\\\frac; in a matrix they may end a row
 _DOUBLED = re.compile(
-    r"(?<!\\)\\\\(?:\\\\)?(?=(?:[dt]?frac|sqrt|text|math(?:rm|bf|bb|it)|pi|theta|alpha|cdot|times|left|right|circ|boxed|infty|cup"
-    r"|ln|log|sin|cos|tan|pm|leq?|geq?|neq?|binom|overline|angle|sum|int|quad)(?![a-zA-Z])|[%${}])"
+    r"(?<!\\)\\\\(?:\\\\)?(?=(?:[dt]?frac|sqrt|text|math(?:rm|bf|bb|it)|pi|cdot|times|left|right|circ|boxed|infty|cup"
+    r"|ln|log|sin|cos|tan|pm|leq?|geq?|neq?|binom|overline|angle|sum|int|quad"
+    r"|alpha|beta|gamma|delta|epsilon|eta|theta|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi|omega|Gamma|Delta|Theta|Lambda"
+    r"|Sigma|Phi|Psi|Omega|sec|csc|cot|arc(?:sin|cos|tan)|exp|ell|vec|hat|bar|lfloor|rfloor|lceil|rceil|displaystyle|in"
+    r")(?![a-zA-Z])|[%${}])"
 )
 # a bold letter after a number is a variable, even where a letter of its shape is a unit
 _BOLD_LETTER = re.compile(r"(?<=[\d}])\s*\\(?:mathbf|boldsymbol|bm|pmb|mathit)\s*\{\s*([A-Zmgshl])\s*\}")
@@ -89,9 +93,11 @@ _DEGREE_MARK = re.compile(
     r"(?:\{\})?\^\{\s*\\circ\s*\}|(?<=\d)\^(?:\{\s*(?:\\text\{\s*o\s*\}|o)\s*\}|\\text\{o\}|o(?![a-z]))"
 )
 _TEXT_SIGN = re.compile(r"\\text\{\s*\\?([%:/+=-])\s*\}")
-_TEXT_NAME = re.compile(r"\\text\{\s*((?:arc)?(?:sin|cos|tan|cot|sec|csc)|ln|log|exp|cis)\s*\}")
-_TEXT_GREEK = re.compile(
-    r"\\text\{\s*(alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|pi|rho|sigma|tau|phi|psi|omega)\s*\}"
+_TEXT_NAME = re.compile(
+    r"\\text\{\s*((?:arc)?(?:sin|cos|tan|cot|csc)|sec(?=\s*\}\s*(?:[(a-zA-Z]|\\(?!text)))|ln|log|exp|cis)\s*\}"
+)
+_TEXT_GREEK = re.compile(  # 2\text{ pi}, but \text{alpha} may be a name
+    r"(?<=[\d})])\s*\\text\{\s*(alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|pi|rho|sigma|tau|phi|psi|omega)\s*\}"
 )
 _TEXT_CONSTANT = re.compile(r"\\text\{\s*([a-fi-kn-rt-z])\s*\}")  # m, g, s, h, l are units
 _SLANTED = re.compile(r"\^\{?(\d{1,9})\}?\s?/\s?_\{?(\d{1,9})\}?")  # ^3/_4
@@ -134,7 +140,8 @@ def normalize(text: str) -> str:
     s = s.replace("\\!", "").replace("{,}", ",").replace("\\$", "").replace("$", "")
     s = re.sub(r"(?<!\\)\\[()]", "", s).replace("**", "^" if "**" in s.strip("*") else "")
     s = re.sub(r"(?<!\\)\\\[(?![^\]]{0,8}(?:em|ex|pt|mm)\])|(?<!\\)\\\]", "", s).strip("* \n\t")
-    s = s.replace("\\textsuperscript", "^") if "\\textsup" in s else s
+    if "\\text" in s or "\\rm" in s:
+        s = _ROMAN.sub(lambda m: f"\\text{{{m.group(1) or m.group(2)}}}", s.replace("\\textsuperscript", "^"))
     s = _TEXT_COMMAND.sub(lambda _: r"\text", _BOLD_LETTER.sub(r"\\cdot \1", s) if "\\" in s else s)
     s = _OPERATOR_NAME.sub(lambda m: "\\" + m.group(1) + " ", s)
     s = COMMAND.sub(_synonym, s.replace("\\degree", "^{\\circ}"))

@@ -26,6 +26,13 @@ _ORDINAL = re.compile(r"(\d{1,9})\s*(?:\^\s*\{?\s*)?(?:\\text\{)?\s*(st|nd|rd|th
 # six-sided dice, but ten-dollar bills are an amount
 _COUNTED_IN_NAME = re.compile(r"\b[a-z]+-(?:sided|digit|letter|element|person|year)\b|\bU\.? ?S\.?(?= )", re.IGNORECASE)
 _IN_BRACKETS = re.compile(r"(?<=[a-z])\s*\(([a-zA-Z ]{3,30})\)$")  # 12 hours (total)
+_HYPHENED = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)-([a-zA-Z]{3,12})")  # 40-inch
+# things that are counted by pairs: "18 ordered pairs" are 18, but "18 pairs" of shoes may be 36
+_PAIRS = re.compile(
+    r"\b(?:ordered|unordered|integer|distinct|different|such|valid|possible) pairs?\b"
+    r"|\bpairs of (?=(?:[a-z]+ )?(?:integers|numbers|values|points|lines|sides|angles)\b)",
+    re.IGNORECASE,
+)
 _TEMPERATURE = re.compile(r"(?:degrees?|deg)\.? (celsius|fahrenheit|c|f)", re.IGNORECASE)
 # 5 \\Omega, 5 k\\Omega
 _OHMS = re.compile(r"(.*\d\}?)\s+([kMm]?\s?\\Omega)")
@@ -56,7 +63,8 @@ _AMOUNT = (
 # how the number is meant, and arithmetic
 _QUALIFIER = (
     r"not|no|never|nor|neither|none|wrong|incorrect|incorrectly|false|is|are|was|were|isn|aren|be|has|have|if|when|unless"
-    r"|except|excluding|without|but|or|and|than|least|most|plus|minus|over(?!$)|under|below|above|negative|between|greater|up"
+    r"|except|excluding|without|but|or|and|than|least|most|plus|minus|over(?!$)|under|below"
+    r"|above(?! (?:the|sea)\b)|negative|between|greater|up"
     r"|to|by|out|divided|multiplied|times|root|power|choose|factorial|mod|modulo|base|log|remainder|ratio|cis"
     r"|infinity|approximately|about|roughly|maybe|perhaps|possibly|guess|instead|versus|vs|rounded|depends|depending"
     r"|undefined|wait|actually|respectively|invalid|cannot|exceeds?|does|doesn|did|should|would|could|might|may|will"
@@ -76,7 +84,9 @@ _CHANGES = re.compile(
     rf"\b(?:{_AMOUNT}|{_QUALIFIER}|{_GREEK}|{_FOREIGN_WORDS}|(?:more|less|fewer|larger|smaller|higher|lower)(?= than|$)"
     r"|for (?:every|each)|every other)\b"
     # only after the number itself: "2 of 3", "3 in 10", "3 chances"; but "3/4 of the cake" and "5 in total" are values
-    r"|^of(?! (?:the|a|an|his|her|their|its|my|our|all)\b)|^(?:for|with|as)\b|^in(?! (?:total|all)\b)(?=.)"
+    r"|^(?:above|below)\b"
+    r"|^of\b(?! (?:the|a|an|his|her|their|its|my|our|all|them|these|those)\b)"
+    r"|^(?:for|with|as)\b|^in\b(?! (?:total|all)\b)(?=.)"
     r"|^chances? in\b",
     re.IGNORECASE,
 )
@@ -92,13 +102,16 @@ _UNIT_BEFORE_POWER = re.compile(r"\s+(?:squared|cubed)\b")  # 5 cm squared, but 
 _VOWEL = re.compile("[aeiou]|(?<![xz])y(?![xz])")  # but xy and zy are variables
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _FUNCTION = re.compile(
-    rf"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|ln|log|exp|sqrt|infinity|infty|abs|mod|cis|frac|oo|{_GREEK}", re.IGNORECASE
+    r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|cis|ln|log|exp|sqrt|pi|infinity|infty|theta|abs|mod|oo", re.IGNORECASE
+)
+_SYMBOL = re.compile(
+    rf"{_FUNCTION.pattern}|frac|adj|det|ker|sgn|sup|inf|lim|lcm|erf|sech|csch|arg|{_GREEK}", re.IGNORECASE
 )
 _PERCENT = re.compile(r"(?:percent(?:age)?(?: points?)?|pct|per cent)\b\.?", re.IGNORECASE)
 
 
 def is_function(word: str) -> bool:
-    """Whether a word names a function, a constant or a Greek letter of mathematics."""
+    """Whether a word names a function or constant of mathematics."""
     return bool(_FUNCTION.fullmatch(word))
 
 
@@ -157,6 +170,8 @@ def cut_unit(text: str) -> tuple[str, str, bool] | None:
     foreign = None if text.isascii() else _FOREIGN.fullmatch(text)
     if foreign is not None:
         return _foreign_unit(foreign.group(1).strip(), foreign.group(2))
+    if (hyphened := _HYPHENED.fullmatch(text)) and (name := unit_name(hyphened.group(2))):
+        return hyphened.group(1), name, False
     head, unit = _find_unit(_IN_BRACKETS.sub(r" \1", text))
     if not unit:
         return head.strip(), "", False
@@ -228,7 +243,7 @@ def _plain_unit(words: str, spaced: bool) -> bool:
     """
     parts = re.split(r"[ .\-/']+", words)
     first = parts[0]
-    if any(is_function(word) for word in parts) or re.match(r"sqrt|pi(?![a-z])", first):
+    if any(_SYMBOL.fullmatch(word) for word in parts) or re.match(r"sqrt|pi(?![a-z])", first):
         return False
     known = unit_name(first) is not None and (spaced or len(first) > 2 or first in _UNSPACED)
     known |= first.lower() in ("percent", "pct", "per", "sq", "square", "cubic", "p")
@@ -254,7 +269,7 @@ def _names_things(unit: str) -> bool:
         return True
     if re.search(r"\b(?:square|cube|cubic|sq|cu)$", unit, re.IGNORECASE):
         return False
-    rest = re.sub(r"\s+and$", "", _COUNTED_IN_NAME.sub("", unit).strip(" .()"))
+    rest = re.sub(r"\s+and$", "", _PAIRS.sub("", _COUNTED_IN_NAME.sub("", unit)).strip(" .()"))
     if _UNIT_BEFORE_POWER.search(rest):  # after a unit these belong to it
         rest = re.sub(r"(?<=[a-z])\s+(?:squared|cubed)\b", "", rest)
     words = re.split(r"[\s.\-/'’(),]+", re.sub(r"\^\s*\{?\s*-?\d\s*\}?", "", rest))
@@ -273,5 +288,5 @@ def _names_a_thing(word: str) -> bool:
         and not set(lower) <= set("abcxyz")
         and lower not in _ALPHABET
         and len(set(lower)) > 1
-        and not is_function(word)
+        and not _SYMBOL.fullmatch(word)
     )

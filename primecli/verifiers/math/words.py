@@ -27,11 +27,7 @@ _DATE = re.compile(
 # families are not equal to each other: a limit that is infinite does not exist, but "infinity" says more
 _SYNONYMS = {
     **dict.fromkeys(
-        ("no solutions", "no real solution", "no real solutions", "no solution exists", "no solutions exist",
-         "there is no solution", "there are no solutions", "empty set", "there are no real solutions",
-         "equation has no solution", "equation has no solutions", "equation has no real solutions",
-         "system has no solution", "system has no solutions", "no real root", "no real roots", "has no solution",
-         "has no solutions", "无解", "無解", "无实数解", "нет решений"),
+        ("empty set", "无解", "無解", "无实数解", "нет решений"),
         "no solution",
     ),
     **dict.fromkeys(
@@ -50,16 +46,18 @@ _SYNONYMS = {
         "undefined",
     ),
     **dict.fromkeys(
-        ("infinitely many solutions", "infinite solutions", "infinite number of solutions", "infinite number",
-         "infinitely many solutions exist", "there are infinitely many solutions", "there are infinitely many",
-         "there are infinite solutions", "infinite number of values", "infinitely many values",
-         "system has infinitely many solutions", "equation has infinitely many solutions", "无穷多", "无数个",
-         "无穷多个", "无穷多解"),
+        ("无穷多", "无数个", "无穷多个", "无穷多解"),
         "infinitely many",
     ),
     **dict.fromkeys(("是", "oui", "да"), "yes"),
     **dict.fromkeys(("否", "нет"), "no"),
 }  # fmt: skip
+_HAS = r"(?:there (?:is|are|exists?) |it has |has |(?:the )?(?:equation|system|inequality|problem) has )?"
+_NO_SOLUTION = re.compile(rf"{_HAS}no (?:real )?(?:solutions?|roots?)(?: exists?)?")
+_MANY = re.compile(
+    rf"{_HAS}(?:infinitely many|(?:an )?infinite(?: number(?: of)?)?)"
+    r"(?: (?:real )?(?:solutions?|roots|values|pairs))?(?: exist)?"
+)
 _KNOWN = {"dne", "d n e", *(words for words in _SYNONYMS if not words.isascii())}
 
 
@@ -122,6 +120,10 @@ def same_words(text: str) -> str:
         return " ".join(filter(None, (_FULL_MONTH[month[:3]], day.lstrip("0"), date["year"])))
     words = re.sub(r"[\W_]+", " ", text.lower()).strip()
     words = re.sub(r"^(?:it is |it s )?(?:an?|the|on) (?=.)", "", words)
+    if _NO_SOLUTION.fullmatch(words):
+        return "no solution"
+    if words != "infinite" and _MANY.fullmatch(words):
+        return "infinitely many"
     return _SYNONYMS.get(words, words)
 
 
