@@ -52,6 +52,10 @@ class InputError(PrimecliError):
     exit_code = 3
 
 
+class MissingFileError(InputError):
+    """A file that was to be read does not exist; exit code 3."""
+
+
 class QuarantineError(PrimecliError):
     """The stage finished, but too many rows were quarantined; exit code 4."""
 

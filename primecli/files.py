@@ -11,12 +11,13 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, TypeAlias
 
-from primecli.errors import PrimecliError
+from primecli.errors import InputError, MissingFileError, PrimecliError
 
 TEMPORARY_PREFIX = ".tmp-primecli-"
 LOCK_NAME = ".primecli.lock"
@@ -35,7 +36,8 @@ def fingerprint(value: Json) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 (first 32 hex digits) of a file's bytes."""
+    """SHA-256 (first 32 hex digits) of a file's bytes. Raises InputError where it is not a regular file."""
+    require_regular_file(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
@@ -203,6 +205,40 @@ def is_locked(path: Path) -> bool:
         return False
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises OSError or ValueError, as `open` and `json` do."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def require_regular_file(path: Path) -> None:
+    """Raises InputError unless a path leads to a regular file, MissingFileError where there is nothing.
+
+    Reading anything else may wait for ever, as a named pipe does, or never end, as /dev/zero does. So this comes before
+    every read of a file that somebody named.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
+    except ValueError:
+        raise InputError(f"{str(path)!r}: a path cannot hold a NUL") from None
+    if not stat.S_ISREG(mode):
+        kinds = {
+            stat.S_IFDIR: ("a directory", None),
+            stat.S_IFIFO: ("a pipe", "it can be read only once; write what comes through it to a file first"),
+            stat.S_IFSOCK: ("a socket", None),
+            stat.S_IFCHR: ("a device", None),
+            stat.S_IFBLK: ("a device", None),
+        }
+        what, hint = kinds.get(stat.S_IFMT(mode), ("no regular file", None))
+        raise InputError(f"{path}: is {what}, not a file", hint)
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """All bytes of a regular file. Raises InputError where there is none, or it has more than `most` bytes."""
+    require_regular_file(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from error
+    if len(data) > most:
+        raise InputError(f"{path}: has more than {most >> 20} MiB")
+    return data
