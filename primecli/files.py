@@ -83,6 +83,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     with reporting_disk_errors("write", path):
         try:
             with open(temporary, "wb") as file:
+                with contextlib.suppress(OSError):  # not every file system has locks
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # tells `remove_abandoned` that it is in use
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -155,6 +157,17 @@ def remove_leftovers(directory: Path, of: str | None = None) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes what killed processes left half-written beside this file, for files that are written without a lock."""
+    pattern = re.compile(rf"{re.escape(TEMPORARY_PREFIX + path.name)}\.\d+")
+    for leftover in path.parent.iterdir() if path.parent.is_dir() else ():
+        if pattern.fullmatch(leftover.name):
+            # whoever is still writing it holds its lock
+            with contextlib.suppress(OSError), open(leftover, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
 
 
 def make_directory(directory: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -15,6 +16,7 @@ from primecli.files import (
     fingerprint,
     is_locked,
     lock,
+    remove_abandoned,
     remove_leftovers,
     write_atomically,
 )
@@ -104,3 +106,21 @@ def test_a_killed_process_frees_its_lock(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line_that_names_the_file() -> None:
     with pytest.raises(PrimecliError, match="cannot write /dev/full/x: Not a directory"):
         write_atomically(Path("/dev/full/x"), lambda file: None)
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    for name in ("report.html.1", "report.html.old", "report.html2.1"):
+        (tmp_path / f"{TEMPORARY_PREFIX}{name}").touch()
+
+    def write(file: IO[bytes]) -> None:
+        remove_abandoned(target)
+        file.write(b"new")
+
+    write_atomically(target, write)
+    assert target.read_bytes() == b"new"
+    assert sorted(os.listdir(tmp_path)) == [
+        f"{TEMPORARY_PREFIX}report.html.old",
+        f"{TEMPORARY_PREFIX}report.html2.1",
+        "report.html",
+    ]

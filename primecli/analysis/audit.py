@@ -5,7 +5,7 @@ A response's score is the sum of its process rewards. `audit_responses` gives ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from primecli.analysis.estimates import Estimate, GroupedSamples, Statistic, cal
 from primecli.analysis.responses import LONG_RUN, LOOPED, MUCH_REPEATED, NGRAM, Responses
 from primecli.core.pairs import count_pairs
 from primecli.shards import schema
+from primecli.shards.questions import questions
 from primecli.shards.streaming import read_row
 
-PROMPT_CHARACTERS = 60  # the last ones of a longer prompt, where the question usually is
+QUESTION_CHARACTERS = 60  # of a longer question
 LARGEST_EXPONENT = 500.0  # of exp: beyond it a sigmoid is 0 or 1, and exp(710) would overflow
 
 METRICS: dict[str, str] = {
@@ -283,11 +284,19 @@ def audit_responses(responses: Responses, *, seed: int = 0, top: int = 5) -> dic
         "calibration": [asdict(filled) for filled in bins],
         "by_length": by_length(responses),
         "by_kind": by_kind(responses),
-        "disagreements": [_described(responses, disagreement) for disagreement in disagreements(responses, top)],
+        "disagreements": _described(responses, disagreements(responses, top)),
     }
 
 
-def _described(responses: Responses, disagreement: Disagreement) -> dict[str, Any]:
+def _described(responses: Responses, found: Sequence[Disagreement]) -> list[dict[str, Any]]:
+    prompts = []
+    for disagreement in found:
+        path = responses.shards[responses.shard[disagreement.wrong]].path
+        prompts.append(str(read_row(path, int(responses.row[disagreement.wrong]), [schema.PROMPT])[schema.PROMPT]))
+    return [_as_values(responses, *pair) for pair in zip(found, questions(prompts), strict=True)]
+
+
+def _as_values(responses: Responses, disagreement: Disagreement, question: str) -> dict[str, Any]:
     def response(index: int) -> dict[str, Any]:
         return {
             "score": float(responses.scores[index]),
@@ -296,12 +305,10 @@ def _described(responses: Responses, disagreement: Disagreement) -> dict[str, An
             "row": int(responses.row[index]),
         }
 
-    path = responses.shards[responses.shard[disagreement.wrong]].path
-    row = read_row(path, int(responses.row[disagreement.wrong]), [schema.PROMPT])
-    prompt = " ".join(str(row[schema.PROMPT]).split())
+    question = " ".join(question.split())
     return {
         "group_id": responses.group_ids[disagreement.group],
-        "prompt": prompt if len(prompt) <= PROMPT_CHARACTERS else f"…{prompt[-PROMPT_CHARACTERS:]}",
+        "prompt": question if len(question) <= QUESTION_CHARACTERS else f"{question[:QUESTION_CHARACTERS]}…",
         "accuracy": disagreement.accuracy,
         "gap": disagreement.gap,
         "wrong": response(disagreement.wrong),

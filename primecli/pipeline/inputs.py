@@ -152,6 +152,12 @@ def directory_shards(directory: Path, warn: Callable[[str], None]) -> list[Path]
         shards = sorted(directory.glob("*.parquet"))
     else:
         shards = [directory / name for name in committed(directory, summary)]
+        missing = [shard.name for shard in shards if not shard.exists()]
+        if missing:
+            raise InputError(
+                f"{directory}: {len(missing)} of its {len(shards)} shards have been removed, {missing[0]} among them",
+                "a loop with KEEP=last keeps only the last shards of an iteration; earlier stages make theirs again",
+            )
         if summary.status == "stopped-by-reader":
             warn(
                 f"{directory}: {summary.stage} stopped early, after {len(shards)} shards, because its reader closed "

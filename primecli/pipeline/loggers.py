@@ -26,6 +26,7 @@ import importlib.util
 import json
 import os
 import secrets
+import shlex
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ from typing import IO, Any, Protocol, TypeVar
 from primecli.catalog import COMMANDS
 from primecli.errors import MissingFileError, UsageError
 from primecli.files import lock, make_directory
+from primecli.pipeline.summary import run_name
 from primecli.structures import read_json
 
 T = TypeVar("T")
@@ -105,12 +107,16 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """One event file in a directory; its events replace those of earlier files from its first step on."""
+    """One event file in a directory; its events replace those of earlier files from its first step on.
+
+    note: called with the directory to look at, once the first event is written.
+    """
 
     name = "tensorboard"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, note: Callable[[str], None]) -> None:
         self.directory = directory
+        self.note = note
         self._file: IO[bytes] | None = None
         self._records: Any = None  # TensorBoard's writer of records to that file
         self._files = 0  # opened so far
@@ -121,6 +127,7 @@ class TensorBoard:
 
         if self._records is None:
             self._open(step)
+            self.note(f"logs to TensorBoard: tensorboard --logdir {shlex.quote(str(self.directory.parent))}")
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._put(step=step, summary=Summary(value=scalars))
 
@@ -205,7 +212,7 @@ class Wandb:
         self._stack.enter_context(lock(self.directory / f".wandb-{self.part}.lock", str(self.state_file)))
         self._rows = read_state(self.state_file, int).get("rows", 0)
         steps_id = run_id(self.directory)
-        run_name = os.environ.get("WANDB_NAME") or self.directory.absolute().parent.name
+        name = os.environ.get("WANDB_NAME") or run_name(self.directory.parent)
         # stdout carries shard paths, so wandb must not print; `note` and exceptions say what the user needs to know
         settings = wandb.Settings(console="off", silent=True)
         if "WANDB_FINISH_TIMEOUT" not in os.environ:
@@ -214,8 +221,8 @@ class Wandb:
         self._run = wandb.init(
             dir=self.directory,
             id=steps_id if self.part == "steps" else f"{steps_id}-{self.part}",
-            name=run_name if self.part == "steps" else f"{run_name}, {self.part}",
-            group=os.environ.get("WANDB_RUN_GROUP") or run_name,
+            name=name if self.part == "steps" else f"{name}, {self.part}",
+            group=os.environ.get("WANDB_RUN_GROUP") or name,
             project=os.environ.get("WANDB_PROJECT") or "primecli",
             resume="allow",
             settings=settings,
@@ -328,7 +335,7 @@ def step_log(
     loggers: list[Logger] = []
     for name in dict.fromkeys(names):
         if name == TensorBoard.name:
-            loggers.append(TensorBoard(directory / name / PREFIXES[stage]))
+            loggers.append(TensorBoard(directory / name / PREFIXES[stage], note))
         else:
             # those of all stages: a process that resumes a run replaces all axes that were defined before
             axes = {f"{prefix}/*": f"{prefix}/step" for prefix in PREFIXES.values()}

@@ -16,6 +16,7 @@ from primecli.shards.parquet import NAME_PATTERN
 from primecli.structures import read_json
 
 SUMMARY_NAME = "_summary.json"
+STARTER_RUN = "run"  # where the Makefile of `primecli init` writes, so the name of every run that it makes
 
 Status = Literal["running", "complete", "stopped-by-reader", "failed"]
 """How far a stage has come.
@@ -114,3 +115,13 @@ def check_producer(directory: Path, received: set[str] | None) -> None:
                 f"through the pipe, {missing[0]} among them",
                 "pass --partial to use an incomplete input on purpose",
             )
+
+
+def run_name(path: Path) -> str:
+    """The name of the run in a directory: the directory's name, or its parent's for the `run` of `init`.
+
+    >>> run_name(Path("/experiments/beta-0.1/run")), run_name(Path("/experiments/runs/7"))
+    ('beta-0.1', '7')
+    """
+    path = path.resolve()
+    return path.parent.name or path.name if path.name == STARTER_RUN else path.name

@@ -33,7 +33,7 @@ class IterationLog:
         self._logs: list[tuple[Log, Points]] = []  # with what each has logged
         for name in dict.fromkeys(names):
             if name == TensorBoard.name:  # starts with nothing logged: it writes everything again, replacing the old
-                self._logs.append((Log([TensorBoard(directory / name / ITERATIONS)], warn), {}))
+                self._logs.append((Log([TensorBoard(directory / name / ITERATIONS, note)], warn), {}))
             else:
                 wandb = Wandb(directory, ITERATIONS, {"*": "iteration"}, {}, note)
                 self._logs.append((Log([wandb], warn), _read_points(self._logged_file)))

@@ -16,12 +16,15 @@ from primecli.pipeline.summary import committed
 from primecli.report.payload import Payload, quantise
 from primecli.report.runs import FINISHED, TRAINING, Entry, Run
 from primecli.shards import parquet, schema
+from primecli.shards.questions import questions
 from primecli.shards.rollouts import check_lists
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Item = TypeVar("Item")
+
+QUESTION_CHARACTERS = 300  # of a question, for the list; the whole prompt stands beside the rollout
 
 VALUES = (schema.PROCESS_REWARDS, schema.ADVANTAGES, schema.ROLLOUT_LOGPROBS, schema.VALUES)
 """Columns with one number per token, by which a page can colour the tokens."""
@@ -163,6 +166,7 @@ class Embedding:
         self.spelled = 0
         self._rows: list[dict[str, Any]] = []
         self._groups: list[dict[str, str]] = []
+        self._groups_of_set: dict[tuple[int, str | None], list[int]] = {}  # by run and data set
         self._purposes, self._stages, self._verdicts = _Codes(), _Codes(), _Codes()
         self._sources, self._finishes = _Codes(), _Codes()
         self._values: dict[str, tuple[list[np.ndarray], list[np.float32]]] = {name: ([], []) for name in VALUES}
@@ -187,6 +191,8 @@ class Embedding:
             self._groups.append(
                 {"name": group.name, "prompt": first[schema.PROMPT], "truth": first.get(schema.GROUND_TRUTH) or ""}
             )
+            data_set = group.run, first.get(schema.DATA_SOURCE)
+            self._groups_of_set.setdefault(data_set, []).append(len(self._groups) - 1)
             for index in by_sample:
                 self._add_row(group, rows[index], {name: lists[index] for name, lists in values.items()}, speller)
 
@@ -238,7 +244,11 @@ class Embedding:
             payload.add(name, np.array([row[name] for row in self._rows], dtype=kind))
         for name in ("text", "answer", "detail"):
             payload.add_texts(name, [row[name] for row in self._rows])
-        for name in ("name", "prompt", "truth"):
+        for indices in self._groups_of_set.values():
+            groups = [self._groups[index] for index in indices]
+            for group, question in zip(groups, questions([group["prompt"] for group in groups]), strict=True):
+                group["question"] = question[:QUESTION_CHARACTERS]
+        for name in ("name", "prompt", "question", "truth"):
             payload.add_texts(f"group.{name}", [group[name] for group in self._groups])
         payload.add("pieces", np.concatenate(self._pieces or [np.zeros(0, dtype=np.uint16)]))
         present = [name for name, (parts, _) in self._values.items() if any(len(part) for part in parts)]

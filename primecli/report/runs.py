@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple
 from primecli.catalog import SHARD_STAGES, STAGES
 from primecli.errors import InputError
 from primecli.files import LOCK_NAME, TEMPORARY_PREFIX, is_locked
-from primecli.pipeline.summary import SUMMARY_NAME, Summary, read_summary
+from primecli.pipeline.summary import SUMMARY_NAME, Summary, read_summary, run_name
 
 TRAINING = "training"
 SAMPLING = frozenset({"generate", "verify"})
@@ -204,7 +204,7 @@ def find_run(path: Path, name: str | None = None, *, may_be_empty: bool = False)
         raise InputError(
             f"{path}: {'is a file' if path.exists() else 'no such directory'}", "give the directory of a run"
         )
-    run = Run(name or path.resolve().name, path)
+    run = Run(name or run_name(path), path)
     summaries: list[_Located] = []
     for directory, files in _directories(path):
         run.locks += [directory / file for file in files if file != LOCK_NAME and UPDATE_LOCK.fullmatch(file)]

@@ -151,10 +151,11 @@ def _check_target(target: Path, mark: str, force: bool) -> None:
 
 
 def _write(target: Path, text: str, mark: str, force: bool) -> None:
-    from primecli.files import make_directory, write_text_atomically
+    from primecli.files import make_directory, remove_abandoned, write_text_atomically
 
     _check_target(target, mark, force)
     make_directory(target.parent)
+    remove_abandoned(target)
     write_text_atomically(target, text)
 
 

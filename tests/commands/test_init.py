@@ -16,7 +16,7 @@ from primecli import cli
 from primecli.setup.config import options
 from tests.conftest import shell, summary
 
-NAMES = ["Makefile", "primecli.toml", "README.md", "prompts.jsonl"]
+NAMES = ["Makefile", "primecli.toml", "README.md", "prompts.jsonl", "heldout.jsonl"]
 
 
 def texts(directory: Path) -> dict[str, str]:
@@ -43,14 +43,37 @@ def test_existing_files_are_overwritten_only_with_force(tmp_path: Path, primecli
 
 def test_your_own_prompts_replace_the_examples(tmp_path: Path, primecli: Any, monkeypatch: Any, prompts: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    primecli("init", "run", "--prompts", prompts.name)
+    result_text = " ".join(map(str, primecli("init", "run", "--prompts", prompts.name).paths))
     files = texts(tmp_path / "run")
     assert sorted(files) == sorted(NAMES[:3])
     assert f"PROMPTS    ?= {prompts}\n" in files["Makefile"]
     assert "prompts.jsonl" not in files["README.md"]
+    assert "heldout.jsonl" not in files["README.md"]
+    assert "HELDOUT    ?=\n" in files["Makefile"]
+    assert "nothing will be evaluated" in result_text
     result = primecli("init", "other", "--prompts", "nowhere.jsonl", check=False)
     assert (result.code, "nowhere.jsonl: no such file" in result.line()) == (2, True)
     assert not (tmp_path / "other").exists()
+
+
+def test_held_out_prompts_are_wired_into_the_makefile(tmp_path: Path, primecli: Any, prompts: Path) -> None:
+    primecli("init", tmp_path / "examples")
+    assert "HELDOUT    ?= heldout.jsonl\n" in texts(tmp_path / "examples")["Makefile"]
+    result = primecli("init", tmp_path / "own", "--prompts", prompts, "--heldout", prompts)
+    files = texts(tmp_path / "own")
+    assert f"HELDOUT    ?= {prompts}\n" in files["Makefile"]
+    assert "heldout.jsonl" not in {*files, *files["README.md"].split("`")}
+    assert not any("nothing will be evaluated" in str(line) for line in result.paths)
+    result = primecli("init", tmp_path / "other", "--heldout", tmp_path, check=False)
+    assert (result.code, f"--heldout {tmp_path}: not a file" in result.line()) == (2, True)
+
+
+def test_an_init_that_was_killed_half_way_needs_no_force(tmp_path: Path, primecli: Any) -> None:
+    primecli("init", tmp_path / "whole")
+    primecli("init", tmp_path / "half")
+    (tmp_path / "half/README.md").unlink()
+    primecli("init", tmp_path / "half")
+    assert texts(tmp_path / "half") == texts(tmp_path / "whole")
 
 
 def test_without_a_model_make_asks_for_one(tmp_path: Path, primecli: Any) -> None:

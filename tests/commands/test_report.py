@@ -51,7 +51,7 @@ def test_markdown_goes_to_stdout(tmp_path: Path, primecli: Any) -> None:
 
 
 def test_runs_get_distinct_names(tmp_path: Path, primecli: Any) -> None:
-    runs = [make_run(tmp_path / name / "run", iterations=1) for name in ("a", "b")]
+    runs = [make_run(tmp_path / name / "loop", iterations=1) for name in ("a", "b")]
     primecli("report", *runs, f"mine={make_run(tmp_path / 'c', iterations=1)}", "--out", tmp_path / "report.html")
     assert [run["name"] for run in page_json(tmp_path / "report.html")["runs"]] == [str(runs[0]), str(runs[1]), "mine"]
 

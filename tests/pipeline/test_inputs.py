@@ -13,6 +13,7 @@ from primecli.pipeline.inputs import Inputs, expand_path
 from tests.builders import rollouts, write_shards
 from tests.command_lines import LIGHT, SHARDS, command_lines, make_shards
 from tests.conftest import shell
+from tests.made_runs import write_summary
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +93,14 @@ def test_shards_with_the_same_name_are_read_together_or_refused(
     monkeypatch.setattr(pipe, "stdin_is_terminal", lambda: True)
     with pytest.raises(UsageError, match="no shards given"):
         Inputs([])
+
+
+def test_shards_that_were_removed_are_said_to_be(tmp_path: Path) -> None:
+    """As KEEP=last removes those of all stages but the last."""
+    directory = write_shards(tmp_path / "1" / "verify", rollouts(2, 2))
+    write_summary(directory, "verify", shards=[path.name for path in directory.glob("*.parquet")])
+    for shard in directory.glob("*.parquet"):
+        shard.unlink()
+    with pytest.raises(InputError, match="1 of its 1 shards have been removed, rollouts-0") as info:
+        list(Inputs([str(directory)]))
+    assert "KEEP=last" in str(info.value)

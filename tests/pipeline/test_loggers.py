@@ -120,7 +120,7 @@ def test_wandb_offline_writes_parts_of_one_run(tmp_path: Path, update: Any, batc
     update("update-policy", 2, "--log", "wandb")  # skips
     parts = read_parts(tmp_path / "run/log")
     assert [(part.project, part.name, part.resumes, part.exit_code) for part in parts] == [
-        ("primecli", "run", True, 0)
+        ("primecli", tmp_path.name, True, 0)
     ] * 4
     assert {part.run_id for part in parts} == {(tmp_path / "run/log/wandb-run-id").read_text().strip()}
     rows = [row for part in parts for row in part.rows]
@@ -272,3 +272,12 @@ def test_a_broken_state_file_is_named(tmp_path: Path) -> None:
         loggers.read_state(tmp_path / "state.json", int)
     with pytest.raises(UsageError, match="--log nothing: nothing is not installed"):
         loggers.check(["nothing"])
+
+
+def test_tensorboard_says_where_to_look(tmp_path: Path) -> None:
+    notes: list[str] = []
+    log = loggers.step_log("update-prm", ["tensorboard"], tmp_path / "my log", {}, warn=pytest.fail, note=notes.append)
+    for step in (1, 2):
+        log.write(step, {"prm/loss": 0.5})
+    log.close(ok=True)
+    assert notes == [f"logs to TensorBoard: tensorboard --logdir '{tmp_path}/my log/tensorboard'"]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from primecli.shards import schema
-from tests.made_runs import make_run, trained_rows, write_summary
+from tests.builders import rollout
+from tests.made_runs import make_run, trained_rows, write_stage, write_summary
 from tests.report.conftest import make_report
 from tests.report.reading import page_json
 
@@ -124,6 +125,19 @@ def test_rollouts_sort_by_reward(run: Path, report: Path, browse: Any) -> None:
     )
     assert shown(sum(worst[schema.PROCESS_REWARDS])) in first_row(page)
     assert count(page) == 52  # those without a reward come last
+
+
+def test_a_row_shows_question_and_response(tmp_path: Path, browse: Any) -> None:
+    prompts = [f"<|im_start|>user\nWhat is {n} + 1?<|im_end|>\n<|im_start|>assistant\n" for n in range(2)]
+    rows = [
+        rollout(group, index, 2, prompt=prompts[group], response=f"It is {group + 1}.")
+        for group in range(2)
+        for index in range(2)
+    ]
+    write_stage(tmp_path / "sums" / "run" / "1" / "verify", rows)
+    page = browse(make_report(tmp_path / "report.html", tmp_path / "sums" / "run"))
+    assert page.locator("#row-0 .snippet").all_inner_texts() == ["What is 0 + 1?", "It is 1."]
+    assert "sums" in page.title()
 
 
 def test_filters_and_search_select_rollouts(run: Path, report: Path, browse: Any) -> None:

@@ -127,3 +127,12 @@ def test_the_typical_iteration_is_the_median_between_starts(tmp_path: Path) -> N
     for iteration, minute in enumerate((0, 4, 9, 50)):
         write_summary(tmp_path / str(iteration) / "verify", "verify", minute=minute)
     assert typical_seconds(find_run(tmp_path)) == 5 * 60  # of 4, 5 and 41 minutes
+
+
+def test_a_run_of_the_starter_is_called_by_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("low-beta", "high-beta"):
+        make_run(tmp_path / name / "run", iterations=1)
+    assert find_run(tmp_path / "low-beta" / "run").name == "low-beta"
+    monkeypatch.chdir(tmp_path / "high-beta" / "run")
+    assert find_run(Path()).name == "high-beta"
+    assert find_run(Path(), "mine").name == "mine"

@@ -68,11 +68,13 @@ def test_the_makefile_passes_the_options_that_the_file_leaves_out() -> None:
 def test_the_example_prompts_are_graded_correctly(tmp_path: Path, primecli: Any) -> None:
     from primecli.generation.prompts import PromptColumns, read_prompts
 
-    file = tmp_path / starter.PROMPTS
-    file.write_text(starter.contents(COMMANDS, None, None)[starter.PROMPTS])
-    prompts = read_prompts([file], PromptColumns())
+    examples = starter.contents(COMMANDS, None, None)
+    for name in (starter.PROMPTS, starter.HELDOUT):
+        (tmp_path / name).write_text(examples[name])
+    prompts = read_prompts([tmp_path / starter.PROMPTS, tmp_path / starter.HELDOUT], PromptColumns())
     assert {prompt.ability for prompt in prompts} == {"math", "code"}
-    programs = iter(["print(sum(map(int, input().split())))", "def double(x):\n    return x + x"])
+    product = "a, b = map(int, input().split())\nprint(a * b)"
+    programs = iter(["print(sum(map(int, input().split())))", "def double(x):\n    return x + x", product])
     rows = []
     for number, prompt in enumerate(prompts):
         right = rf"\boxed{{{prompt.ground_truth}}}" if prompt.ability == "math" else f"```python\n{next(programs)}\n```"

@@ -1,6 +1,6 @@
 // The list of rollouts: filters, sorting, drawing only the rows in view, and the keyboard.
 
-const ROW_HEIGHT = 66;
+const ROW_HEIGHT = 84;
 const OVERSCAN = 6; // rows drawn above and below those in view
 const ORDERS = {
   order: ["as in the run", (store, row) => row],
@@ -156,12 +156,13 @@ class Browser {
     const { store } = this;
     const row = this.shown[index];
     const sum = store.get("sum", row);
-    const prompt = visible(store.prompt(row).trim().slice(-90)).replace(/\s+/g, " ");
+    const line = (text) => visible(text.trim().slice(0, 120)).replace(/\s+/g, " ") || " ";
     const where = [several ? data.runs[store.get("run", row)].name : null, store.label("purpose", row) === "training" ? null : store.label("purpose", row),
       `iteration ${store.get("iteration", row)}`, `#${store.get("sample", row)}`, store.get("dropped", row) ? "dropped" : null].filter(Boolean).join(" · ");
     const node = el("div", { class: "row", role: "option", id: `row-${index}`, "data-index": index, "aria-setsize": this.shown.length, "aria-posinset": index + 1 },
       el("div", { class: "first" }, verdictMark(store, row), el("span", { class: "dim" }, where), el("b", {}, Number.isNaN(sum) ? `${store.get("tokens", row)} tokens` : show(sum, true))),
-      el("div", { class: "snippet" }, prompt || " "),
+      el("div", { class: "snippet" }, line(store.question(row))),
+      el("div", { class: "snippet response" }, line(store.text("text", row))),
       this.strip(row));
     node.style.top = `${index * ROW_HEIGHT}px`;
     return node;

@@ -42,7 +42,7 @@ class Store {
       const scales = this.columns[`${name}.scale`];
       this.starts[name] = runningTotal(this.rows, (row) => (Number.isNaN(scales[row]) ? 0 : this.columns.tokens[row]));
     }
-    for (const name of ["text", "answer", "detail", "group.name", "group.prompt", "group.truth"]) {
+    for (const name of ["text", "answer", "detail", "group.name", "group.prompt", "group.question", "group.truth"]) {
       const lengths = this.columns[`${name}.length`];
       this.starts[name] = runningTotal(lengths.length, (index) => lengths[index]);
     }
@@ -74,6 +74,11 @@ class Store {
 
   prompt(row) {
     return this.text("group.prompt", this.get("group", row));
+  }
+
+  /** The prompt without what all prompts of the data set share, shortened. */
+  question(row) {
+    return this.text("group.question", this.get("group", row));
   }
 
   truth(row) {

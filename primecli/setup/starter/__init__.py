@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import textwrap
@@ -13,10 +14,11 @@ from typing import Any
 
 from primecli.catalog import STAGES
 from primecli.errors import UsageError
-from primecli.files import make_directory, write_text_atomically
+from primecli.files import make_directory, remove_abandoned, write_text_atomically
 from primecli.setup.config import SHARED, options
 
 PROMPTS = "prompts.jsonl"
+HELDOUT = "heldout.jsonl"
 WIDTH = 118  # of comments in primecli.toml
 NOT_FOR_MAKE = re.compile(r"[\s#$%:'\"\\]")  # characters that a path in a Makefile cannot have
 
@@ -36,41 +38,61 @@ OF_ONE_CALL = frozenset({"out", "log-dir", "force", "partial"})
 
 
 def write_starter(
-    directory: Path, *, commands: Mapping[str, Any], model: str | None, prompts: Path | None, force: bool
+    directory: Path,
+    *,
+    commands: Mapping[str, Any],
+    model: str | None,
+    prompts: Path | None,
+    heldout: Path | None,
+    force: bool,
 ) -> None:
     """Writes the files and says what to do next.
 
-    commands: primecli's commands, by name. model: the SFT model. prompts: a file of prompts; None for examples. force:
-    overwrite files that exist. Raises UsageError if there is no such file of prompts, if a file to be written exists,
-    and for names that make cannot handle.
+    commands: primecli's commands, by name. model: the SFT model. prompts: a file of prompts; None for examples.
+    heldout: a file of prompts to evaluate on; None for the examples' or, beside a user's own prompts, for no
+    evaluation. force: overwrite files that exist. Raises UsageError if there is no such file of prompts, if a file to
+    be written exists with another text, and for names that make cannot handle.
     """
-    if prompts is not None and not prompts.is_file():
-        raise UsageError(f"--prompts {prompts}: {'not a file' if prompts.exists() else 'no such file'}")
-    texts = contents(commands, model, prompts)
+    for option, file in (("--prompts", prompts), ("--heldout", heldout)):
+        if file is not None and not file.is_file():
+            raise UsageError(f"{option} {file}: {'not a file' if file.exists() else 'no such file'}")
+    texts = contents(commands, model, prompts, heldout)
     _write(directory, texts, force=force)
     for name in texts:
         print(f"wrote {directory / name}")
+    if prompts is not None and heldout is None:
+        print("no held-out prompts, so nothing will be evaluated: name some with --heldout, or make HELDOUT=FILE")
     missing = "" if model is not None else " MODEL=DIR_OR_HUB_ID"
     print(f"next: make -C {shlex.quote(str(directory))}{missing} ITERATIONS=1, and see {directory / 'README.md'}")
 
 
-def contents(commands: Mapping[str, Any], model: str | None, prompts: Path | None) -> dict[str, str]:
+def contents(
+    commands: Mapping[str, Any], model: str | None, prompts: Path | None, heldout: Path | None = None
+) -> dict[str, str]:
     """The text of each file, by name. Arguments and errors as in `write_starter`."""
-    model = None if model is None else _absolute(model)
-    makefile = _template("Makefile").replace("@MODEL@", _for_make("--model", model or ""))
-    makefile = makefile.replace(
-        "@PROMPTS@", PROMPTS if prompts is None else _for_make("--prompts", str(prompts.absolute()))
-    )
-    readme = _template("README.md")
-    texts = {
+    examples = {}
+    if prompts is None:
+        examples[PROMPTS] = _template(PROMPTS)
+        if heldout is None:
+            examples[HELDOUT] = _template(HELDOUT)
+    values = {
+        "@MODEL@": _for_make("--model", "" if model is None else _absolute(model)),
+        "@PROMPTS@": PROMPTS if prompts is None else _for_make("--prompts", str(prompts.absolute())),
+        "@HELDOUT@": HELDOUT if HELDOUT in examples else "",
+    }
+    if heldout is not None:
+        values["@HELDOUT@"] = _for_make("--heldout", str(heldout.absolute()))
+    makefile = _template("Makefile")
+    for mark, value in values.items():
+        makefile = makefile.replace(mark, value)
+    unused = tuple(f"| `{name}`" for name in (PROMPTS, HELDOUT) if name not in examples)
+    readme = _template("README.md").splitlines(keepends=True)
+    return {
         "Makefile": makefile.replace("?= \n", "?=\n"),
         "primecli.toml": options_file(commands),
-        "README.md": readme,
+        "README.md": "".join(line for line in readme if not (unused and line.startswith(unused))),
+        **examples,
     }
-    if prompts is None:
-        return {**texts, PROMPTS: _template(PROMPTS)}
-    lines = readme.splitlines(keepends=True)
-    return {**texts, "README.md": "".join(line for line in lines if not line.startswith(f"| `{PROMPTS}`"))}
 
 
 def _template(name: str) -> str:
@@ -89,14 +111,25 @@ def _for_make(option: str, text: str) -> str:
 
 
 def _write(directory: Path, texts: Mapping[str, str], *, force: bool) -> None:
-    """Writes all of the files, or none if one of them exists and `force` is not given."""
-    existing = [str(directory / name) for name in texts if (directory / name).exists()]
+    """Writes all of the files, or none if one of them exists with another text and `force` is not given."""
+    differing = {name: text for name, text in texts.items() if not _holds(directory / name, text)}
+    existing = [str(directory / name) for name in differing if os.path.lexists(directory / name)]
     if existing and not force:
         exist = "exists" if len(existing) == 1 else "exist"
         raise UsageError(f"{', '.join(existing)} {exist} already", "name another directory, or overwrite with --force")
     make_directory(directory)
-    for name, text in texts.items():
+    for name in texts:
+        remove_abandoned(directory / name)
+    for name, text in differing.items():
         write_text_atomically(directory / name, text)
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Whether a file holds this text, as after an `init` that was killed before it had written the others."""
+    try:
+        return path.read_text(encoding="utf-8") == text
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def options_file(commands: Mapping[str, Any]) -> str:
