@@ -17,8 +17,9 @@ from primecli.analysis.lineage import (
     models_of,
 )
 from primecli.analysis.replay import FindOptions, replay_script
-from primecli.analysis.terminal import plain_table, printable, printable_text
+from primecli.analysis.terminal import plain_table, printable_text
 from primecli.errors import InputError, UsageError
+from primecli.printable import printable
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -17,9 +17,9 @@ import typer
 
 from primecli import catalog
 from primecli.analysis.lineage import Origin, Record, find_origin, input_directories, models_of
-from primecli.analysis.terminal import printable
 from primecli.errors import InputError
 from primecli.pipeline.invocation import without_config
+from primecli.printable import one_line
 from primecli.verifiers import VERIFIERS
 
 NOT_REPLAYED = {"--force": "it would replace what is there"}
@@ -118,11 +118,6 @@ def _as_argument(path: Path) -> str:
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
-def _shown(text: str) -> str:
-    """A text from a footer for a comment: on one line, and harmless on a terminal."""
-    return " ".join(printable(text).split())
-
-
 def _collect(origin: Origin, steps: dict[Path, ReplayStep], seen: set[Path], find_options: FindOptions) -> None:
     """Adds the steps that lead to it, each after all that it needs. seen: what is being added or has been."""
     if origin.path in seen:  # a forged chain may lead back to itself
@@ -166,7 +161,7 @@ def _add(
     try:
         _fill(step, record, find_options)
     except _NoStage as error:
-        step.left_out = [f"{error}: {_shown(str(record.get('command')))}"]
+        step.left_out = [f"{error}: {one_line(str(record.get('command')))}"]
     steps[output] = step
 
 
@@ -185,13 +180,13 @@ def _fill(step: ReplayStep, record: Record, find_options: FindOptions) -> None:
     if stage is None or stage.writes is None:
         raise _NoStage("a command that is no stage of primecli")
     if stage.name != record.get("stage"):
-        raise _NoStage(f"a command of another stage than {_shown(str(record.get('stage')))}, which is recorded")
+        raise _NoStage(f"a command of another stage than {one_line(str(record.get('stage')))}, which is recorded")
     command = ["primecli", stage.name]
     for option in _options([*words[1:], *record.get("elsewhere", ())], find_options(stage.name)):
         text = " ".join(map(quoted, option.words))
         problem = option.problem or NOT_REPLAYED.get(option.name)
         if problem:
-            step.left_out.append(f"{stage.name} {text} ({_shown(problem)})")
+            step.left_out.append(f"{stage.name} {text} ({one_line(problem)})")
             continue
         command += option.words
         warning = _what_it_runs(option.name, option.values)

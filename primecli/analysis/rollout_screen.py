@@ -15,7 +15,7 @@ import numpy as np
 
 from primecli.analysis import heatmap
 from primecli.analysis.rollout import Measure, Rollout, Step
-from primecli.analysis.terminal import printable
+from primecli.printable import printable
 from primecli.shards import schema
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from primecli.errors import PrimecliError, UsageError
 from primecli.pipeline.progress import say
+from primecli.printable import printable
 
 if TYPE_CHECKING:
     from primecli.report.rollouts import Choice
@@ -54,7 +55,7 @@ def write_report(
         _check_target(out, mark, force)  # before the work, not only after it
         text = _page(selected, max_rollouts, tokenizer, compress, quiet)
     if out is None:
-        print(text, end="")
+        print(printable(text), end="")
         return
     _write(out, text, mark, force)
     if not quiet:
