@@ -69,7 +69,7 @@ class GateError(PrimecliError):
 
 
 class Interrupted(BaseException):
-    """Ended by SIGINT or SIGTERM; exit code 130. It is not an `Exception`, so that no handler swallows it."""
+    """Ended by SIGINT, SIGTERM or SIGHUP; exit code 130. It is not an `Exception`, so that no handler swallows it."""
 
     exit_code = 130
 

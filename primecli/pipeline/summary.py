@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from primecli.errors import InputError, MissingFileError
 from primecli.files import LOCK_NAME, is_locked, write_json_atomically
+from primecli.printable import printable
 from primecli.shards.parquet import NAME_PATTERN
 from primecli.structures import read_json
 
@@ -124,4 +125,4 @@ def run_name(path: Path) -> str:
     ('beta-0.1', '7')
     """
     path = path.resolve()
-    return path.parent.name or path.name if path.name == STARTER_RUN else path.name
+    return printable(path.parent.name or path.name if path.name == STARTER_RUN else path.name)

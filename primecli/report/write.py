@@ -138,6 +138,8 @@ def _check_target(target: Path, mark: str, force: bool) -> None:
     """Refuses to overwrite a file that is not a report of the same format."""
     if target.is_dir():
         raise UsageError(f"--out {target} is a directory", "name a file")
+    if target.exists() and not target.is_file():  # a pipe would wait for its other end, and a device would be replaced
+        raise UsageError(f"--out {target} is not a file", "name a file")
     if not target.exists() or force:
         return
     try:

@@ -204,7 +204,7 @@ class _Front:
                 self.connection.send(bytes([number]))
             except OSError:
                 return  # _line notices that the connection is closed
-        elif number in (signal.SIGINT, signal.SIGTERM):
+        elif number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             name = signal.Signals(number).name
             raise Interrupted.by_signal(name)
         elif number not in (signal.SIGTSTP, signal.SIGCONT):
