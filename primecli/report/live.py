@@ -183,6 +183,9 @@ def _columns(run: Run) -> list[tuple[str, dict[int, str]]]:
         ("rollouts", {iteration: f"{count:,}" for iteration, count in run.total_rollouts().items()}),
     ]
     metrics = [(name, "verify", "accuracy", name) for name in run.evaluations()]
+    metrics += [
+        (f"{name} {metric}", "evaluate", metric, name) for name in run.evaluations() for metric in ("pass@n", "maj@n")
+    ]
     metrics += [(*column, TRAINING) for column in COLUMNS]
     for heading, stage, metric, purpose in metrics:
         values = run.series(stage, metric, purpose)

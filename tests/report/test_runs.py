@@ -6,6 +6,8 @@ import pytest
 
 from primecli.errors import InputError
 from primecli.files import lock
+from primecli.pipeline.evaluation import write_evaluation
+from primecli.report.headlines import headlines
 from primecli.report.runs import find_run, typical_seconds
 from tests.made_runs import make_run, write_summary
 
@@ -136,3 +138,18 @@ def test_a_run_of_the_starter_is_called_by_its_directory(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path / "high-beta" / "run")
     assert find_run(Path()).name == "high-beta"
     assert find_run(Path(), "mine").name == "mine"
+
+
+def test_an_evaluation_is_read_as_a_stage_of_its_own(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    metrics = {"avg@4": 0.25, "pass@1": 0.25, "pass@4": 0.5, "maj@1": 0.25, "maj@4": 0.375}
+    described = {name: {"value": value, "low": None, "high": None} for name, value in metrics.items()}
+    write_evaluation(tmp_path / "eval" / "3" / "verify", {"all": {"metrics": described}})
+    run = find_run(tmp_path)
+    assert run.series("evaluate", "pass@n", "eval") == {3: 0.5}
+    assert run.series("evaluate", "maj@n", "eval") == {3: 0.375}
+    assert not run.series("evaluate", "best@n", "eval")
+    assert run.series("verify", "accuracy", "eval") == {0: 0.2, 3: 0.5}
+    assert [line.label for line in headlines([run])][:3] == ["accuracy, eval", "pass@n, eval", "maj@n, eval"]
+    (tmp_path / "eval" / "3" / "verify" / "_evaluation.json").write_text('{"all": 1e400}')
+    assert "_evaluation.json: cannot be read" in find_run(tmp_path).problems[0]
