@@ -8,7 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from primecli.analysis.terminal import plain_table, printable, printable_text, safe_json
+from primecli.analysis.terminal import plain_table, printable_text, safe_json
+from primecli.printable import printable
 
 TABLE_ROWS = 200  # of a table, which is held whole to fit its columns; the other formats have no limit
 FETCHED_ROWS = 2048  # held in memory at once

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from primecli.analysis.terminal import printable
 from primecli.errors import InputError, ReaderClosed
 from primecli.files import fingerprint
+from primecli.printable import one_line
 from primecli.shards import parquet, schema
 from primecli.shards.streaming import BATCH_ROWS, raw_stream
 from primecli.verifiers import VERDICTS
@@ -66,7 +66,7 @@ def validate_shards(shards: Sequence[str], *, limit: int, as_json: bool, partial
             if count <= limit:
                 shown.append(problem)
                 if not as_json:
-                    print(printable(str(problem)).replace("\n", " "), flush=True)
+                    print(one_line(str(problem)), flush=True)
         _print_end(validator, shown, count, as_json)
     if count:
         raise InputError(f"{count:,} problem{'' if count == 1 else 's'} in {validator.extent()}")
@@ -339,7 +339,7 @@ def _check_provenance(batch: _Batch, table: Any, footer: parquet.Footer) -> Iter
         if stage == "generate" and policy and schema.POLICY_FINGERPRINT in table.column_names:
             yield from _check_policy(batch, table, policy)
         beta = (record.get("config") or {}).get("beta")
-        if stage == "score-prm" and beta is not None:
+        if stage == "score-prm" and isinstance(beta, int | float):
             yield from _check_rewards(batch, table, beta)
 
 

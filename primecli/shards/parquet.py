@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from primecli.errors import InputError
-from primecli.files import Json, file_hash, write_atomically
+from primecli.files import Json, file_hash, require_regular_file, write_atomically
 from primecli.shards import schema
+from primecli.shards.provenance import StoredFooter
+from primecli.structures import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,10 +71,9 @@ def read_footer(path: Path) -> Footer:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    require_regular_file(path)
     try:
         metadata = pq.read_metadata(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
     columns = tuple(metadata.schema.to_arrow_schema().names)
@@ -82,26 +83,22 @@ def read_footer(path: Path) -> Footer:
     raw = (metadata.metadata or {}).get(FOOTER_KEY)
     if raw is None:
         return Footer(metadata.num_rows, columns, content=file_hash(path))
-    try:
-        fields = json.loads(raw)
-        version = int(fields["schema_version"])
-        footer = Footer(
-            rows=metadata.num_rows,
-            columns=columns,
-            content=fields["content"],
-            fingerprint=fields["fingerprint"],
-            recipe=fields["recipe"],
-            counts=fields["counts"],
-            provenance=tuple(fields["provenance"]),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: the primecli footer cannot be read: {error}", MAKE_AGAIN) from error
+    stored = parse_json(raw, StoredFooter, f"{path}: the primecli footer", MAKE_AGAIN)
+    version = stored.schema_version
     if version > schema.SCHEMA_VERSION:
         raise InputError(
             f"{path}: written with schema version {version}; this primecli knows up to {schema.SCHEMA_VERSION}",
             "upgrade primecli",
         )
-    return footer
+    return Footer(
+        rows=metadata.num_rows,
+        columns=columns,
+        content=stored.content,
+        fingerprint=stored.fingerprint,
+        recipe=stored.recipe,
+        counts=stored.counts,
+        provenance=stored.provenance,
+    )
 
 
 def unreadable(path: Path, error: BaseException) -> InputError:

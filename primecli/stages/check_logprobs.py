@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from primecli.models.options import ComputeOptions
 from primecli.options import Option, Shards
 from primecli.pipeline.options import InputOptions
+from primecli.printable import printable
 
 if TYPE_CHECKING:
     from primecli.models.device import Placement
@@ -77,7 +78,7 @@ def _engine(shard: Shard) -> str:
     """The engine that sampled a shard, according to its provenance."""
     for record in shard.footer.provenance:
         if record.get("stage") == "generate":
-            return str(record["config"].get("engine", "unknown"))
+            return str((record.get("config") or {}).get("engine", "unknown"))
     return "unknown"
 
 
@@ -134,5 +135,5 @@ def _compare(
 def _print(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        first, *rest = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        first, *rest = [printable(cell).rjust(width) for cell, width in zip(row, widths, strict=True)]
         print("  ".join([first.strip().ljust(widths[0]), *rest]))

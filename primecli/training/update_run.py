@@ -62,6 +62,8 @@ class UpdateRun(Run):
 
     def __enter__(self) -> Self:
         target = self.options.checkpoint
+        if target.name in ("", ".."):  # the lock would be beside something else
+            raise UsageError(f"--checkpoint {target}: has no name of its own", "name a directory to make")
         make_directory(target.parent)
         self._stack.enter_context(lock(target.parent / f".{target.name}.lock", str(target)))
         remove_leftovers(target.parent, of=target.name)
