@@ -178,8 +178,11 @@ class StageRun(Run):
         return footer
 
     def read(self, shard: Shard) -> pa.Table:
-        """All columns of an input shard, after a check of their types and of its groups."""
-        table = parquet.read_table(shard.path)
+        """All columns of an input shard, after a check of its content, their types and of its groups.
+
+        Raises InputError where the shard is not the one that `shards` has yielded any more.
+        """
+        table = parquet.read_table(shard.path, expected=shard.footer, verify=True)
         parquet.require_columns(shard.path, table.column_names, [schema.GROUP_ID, schema.SAMPLE_INDEX])
         parquet.check_groups(table, shard.path)
         return table
