@@ -218,7 +218,9 @@ def test_an_empty_pipe_is_no_input(tmp_path: Path) -> None:
     assert (done.returncode, "no shards came through the pipe" in done.stderr) == (3, True)
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "SIGINT"), (signal.SIGTERM, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGINT, "SIGINT"), (signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")]
+)
 def test_an_interrupt_is_one_line_and_a_failed_summary(number: signal.Signals, name: str, tmp_path: Path) -> None:
     write_shards(tmp_path / "generate", rollouts(1, 2))
     os.mkfifo(tmp_path / "pipe")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
@@ -52,7 +53,7 @@ def resolve_model(name: str) -> Path:
     Raises InputError where there is neither, or where the directory has no config.json or no safetensors weights.
     """
     directory = Path(name)
-    if not directory.is_dir():
+    if not os.path.isdir(name):
         directory = _snapshot(name)
     for needed, what in (("config.json", "config.json"), ("*.safetensors", "weights (*.safetensors)")):
         if not any(directory.glob(needed)):
