@@ -63,6 +63,7 @@ def test_an_ignored_hangup_stays_ignored(primecli: Any, tmp_path: Path) -> None:
         (["stats", "fifo"], 3, "fifo: is a pipe, not a file"),
         (["stats", "/dev/zero"], 3, "/dev/zero: is a device, not a file"),
         (["filter", "fifo", "--accuracy", "0", "1"], 3, "fifo: is a pipe, not a file"),
+        (["stats", "/dev/null", "--config", "/dev/null"], 3, "/dev/null: is empty (0 bytes)"),
         (["stats", "a", "--config", "fifo"], 2, "fifo: is a pipe, not a file"),
         (["lineage", "fifo"], 3, "fifo: is a pipe, not a file"),
         (["inspect", "a", "--tokenizer", "fifo"], 3, "fifo: no tokenizer.json in it"),
