@@ -247,17 +247,19 @@ def require_regular_file(path: Path) -> None:
     """
     require_utf8(path)
     try:
-        mode = os.stat(path).st_mode
+        status = os.stat(path)
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
     except ValueError:
         raise InputError(f"{str(path)!r}: a path cannot hold a NUL") from None
-    if not stat.S_ISREG(mode):
+    mode = status.st_mode
+    is_null = stat.S_ISCHR(mode) and status.st_rdev == os.stat(os.devnull).st_rdev  # an empty file to everybody
+    if not stat.S_ISREG(mode) and not is_null:
         kinds = {
             stat.S_IFDIR: ("a directory", None),
-            stat.S_IFIFO: ("a pipe", "it can be read only once; write what comes through it to a file first"),
+            stat.S_IFIFO: ("a pipe", "it could be read only once: write what comes through it to a file"),
             stat.S_IFSOCK: ("a socket", None),
             stat.S_IFCHR: ("a device", None),
             stat.S_IFBLK: ("a device", None),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
 from primecli.errors import InputError, first_line
-from primecli.files import file_hash, fingerprint
+from primecli.files import file_hash, fingerprint, require_regular_file
 from primecli.shards.provenance import StoredRecipe, StoredRecord
 from primecli.structures import read_json
 
 TRAINER_DIRECTORY = "trainer"
 TRAINER_FILE = "primecli.json"
+MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 # Settings in config.json that do not change what the weights compute, and are not part of their identity.
 NOT_OF_THE_WEIGHTS = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache")
 
@@ -51,11 +53,14 @@ def resolve_model(name: str) -> Path:
     Raises InputError where there is neither, or where the directory has no config.json or no safetensors weights.
     """
     directory = Path(name)
-    if not directory.is_dir():
+    if not os.path.isdir(name):
         directory = _snapshot(name)
     for needed, what in (("config.json", "config.json"), ("*.safetensors", "weights (*.safetensors)")):
         if not any(directory.glob(needed)):
             raise InputError(f"{name}: a model directory without {what}", "give a checkpoint directory")
+    for path in (path for pattern in MODEL_FILES for path in sorted(directory.glob(pattern))):
+        if path.exists() and not path.is_dir():
+            require_regular_file(path)  # here, because the libraries would wait for ever for a pipe
     return directory
 
 
@@ -65,9 +70,8 @@ def _snapshot(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"{name}: no such directory, and the hub has not delivered a model of that id: {first_line(error)}"
