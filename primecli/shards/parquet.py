@@ -422,10 +422,20 @@ def check_groups(table: pa.Table, path: Path) -> int:
             raise InputError(
                 f"{path}: group {group} is incomplete: it has {len(present)} of {expected} samples"
                 if len(present) < expected
-                else f"{path}: group {group} has the sample_index values {sorted(present)}",
+                else f"{path}: group {group} has the sample_index values {_abbreviated(sorted(present))}",
                 f"all samples of a prompt belong in one shard; {MAKE_AGAIN}",
             )
     return len(samples)
+
+
+def _abbreviated(numbers: Sequence[int]) -> str:
+    """The numbers as text, at most the first eight.
+
+    >>> _abbreviated([0, 1]), _abbreviated(range(500))
+    ('0, 1', '0, 1, 2, 3, 4, 5, 6, 7, … (500)')
+    """
+    shown = ", ".join(map(str, numbers[:8]))
+    return shown if len(numbers) <= 8 else f"{shown}, … ({len(numbers)})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,8 +95,8 @@ def test_nulls_and_types_are_checked(tmp_path: Path) -> None:
     ("index", "size", "message"),
     [
         ([0, 1, 0, 1], [2, 2, 3, 3], "group b is incomplete: it has 2 of 3 samples"),
-        ([0, 0, 0, 1], [2, 2, 2, 2], r"group a has the sample_index values \[0, 0\]"),
-        ([0, 2, 0, 1], [2, 2, 2, 2], r"group a has the sample_index values \[0, 2\]"),
+        ([0, 0, 0, 1], [2, 2, 2, 2], r"group a has the sample_index values 0, 0"),
+        ([0, 2, 0, 1], [2, 2, 2, 2], r"group a has the sample_index values 0, 2"),
     ],
 )
 def test_groups_that_are_not_whole_are_named(index: list[int], size: list[int], message: str) -> None:
