@@ -109,4 +109,4 @@ def test_two_samplings_of_the_same_prompts_are_taken_together(tmp_path: Path, ti
     (_, both) = map(str, primecli("check-logprobs", "--model", tiny, *directories, "--quiet").paths)
     assert head.split()[:2] == ["engine", "rollouts"]
     assert (one.split()[1], both.split()[1]) == ("4", "8")
-    assert one.split()[3:7] == both.split()[3:7]  # the same gaps
+    assert one.split()[3:6:2] == both.split()[3:6:2]  # the mean and the largest gap

@@ -311,7 +311,7 @@ def test_a_long_path_is_folded_between_cells(tmp_path: Path, capfd: Any, monkeyp
 def test_without_process_rewards_it_shows_what_is_there(tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "verify", rollouts(1, 2))
     result = primecli("inspect", directory)
-    assert "no process rewards yet: tokens are coloured by rollout-logprobs" in result.line()
+    assert "no process rewards yet: tokens are coloured by rollout-logprobs" in result.err
     assert any("logprob" in str(line) for line in result.paths)
     refused = primecli("inspect", directory, "--color", "process-rewards", check=False)
     assert (refused.code, "lacks the column process_rewards" in refused.line()) == (3, True)
