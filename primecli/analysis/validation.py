@@ -17,6 +17,7 @@ from primecli.files import fingerprint
 from primecli.printable import one_line
 from primecli.shards import parquet, schema
 from primecli.shards.streaming import BATCH_ROWS, raw_stream
+from primecli.shards.texts import row_of_broken_text
 from primecli.verifiers import VERDICTS
 
 FINISH_REASONS = ("stop", "length")
@@ -238,6 +239,10 @@ def _check_footer(path: Path, footer: parquet.Footer) -> Iterator[Problem]:
 def _check_type(batch: _Batch, table: Any, name: str) -> Iterator[Problem]:
     column = schema.BY_NAME.get(name)
     if column is None:
+        return
+    broken = row_of_broken_text(table[name])
+    if broken is not None:
+        yield Problem(batch.path, "holds bytes that are not UTF-8", batch.first_row + broken, name)
         return
     type_in_file = table.schema.field(name).type
     if not type_in_file.equals(column.arrow_type()):

@@ -12,6 +12,7 @@ with StageRun("verify", options, finish=metrics) as run:
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ from primecli.shards.parquet import Footer, Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+LARGEST_SUM = 1e9  # shards' counts that can be added up without passing the largest float
 
 
 class _Output(NamedTuple):
@@ -174,7 +177,17 @@ class StageRun(Run):
             damaged(error.message)
             return None
         self.refuse_other(target, footer.fingerprint, footer.recipe, recipe, "--out")
+        if not self._has_metrics(footer.counts or {}):
+            damaged(f"{target}: the counts in its footer are not those of {self.stage}")
+            return None
         return footer
+
+    def _has_metrics(self, counts: Mapping[str, float]) -> bool:
+        """Whether the directory's metrics can be computed from what a footer says that it counted."""
+        try:
+            return all(math.isfinite(value * LARGEST_SUM) for value in self._finish(dict(counts)).values())
+        except (ArithmeticError, KeyError):
+            return False
 
     def read(self, shard: Shard) -> pa.Table:
         """All columns of an input shard, after a check of its content, their types and of its groups.

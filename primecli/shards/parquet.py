@@ -20,6 +20,7 @@ from primecli.errors import InputError
 from primecli.files import Json, file_hash, require_regular_file, write_atomically
 from primecli.shards import schema
 from primecli.shards.provenance import StoredFooter
+from primecli.shards.texts import check_texts
 from primecli.structures import parse_json
 
 if TYPE_CHECKING:
@@ -219,6 +220,7 @@ def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:
     """
     import pyarrow as pa
 
+    check_texts(table, path, first_row=first_row)
     fields = []
     for name, field in zip(table.column_names, table.schema, strict=True):
         column = schema.BY_NAME.get(name)
