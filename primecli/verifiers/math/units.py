@@ -68,7 +68,7 @@ _QUALIFIER = (
     r"|to|by|out|divided|multiplied|times|root|power|choose|factorial|mod|modulo|base|log|remainder|ratio|cis"
     r"|infinity|approximately|about|roughly|maybe|perhaps|possibly|guess|instead|versus|vs|rounded|depends|depending"
     r"|undefined|wait|actually|respectively|invalid|cannot|exceeds?|does|doesn|did|should|would|could|might|may|will"
-    r"|almost|nearly|around|circa|nothing|naught|nil|null|add|subtract|multiply|binary|hex|hexadecimal|octal|decimal"
+    r"|almost|nearly|ish|around|circa|nothing|naught|nil|null|add|subtract|multiply|binary|hex|hexadecimal|octal|decimal"
 )
 # numbers and qualifiers of other languages, as far as they are written in ASCII
 _FOREIGN_WORDS = (
