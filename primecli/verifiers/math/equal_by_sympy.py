@@ -46,6 +46,8 @@ def sympy_equal(gold: str, answer: str) -> bool:
     right = _sympy_tree(answer, AnswerUnreadable)
     try:
         return _same(left, right)
+    except TypeError:
+        return False  # they are of different kinds, such as a number and a power of a matrix
     except (MemoryError, RecursionError):
         raise
     except Exception as error:
