@@ -23,6 +23,10 @@ _NUMBER = re.compile(
     r"(?:\.\d{1,400})?(?:\s?/\s?\d{1,400})?(?:\s?\\?%)?"
 )
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
+# at the end of a sentence: "24 minutes (8 x 3)."
+_COMPUTATION = re.compile(
+    r"(?<=[a-z])\s\((?=[\d\s.,$%+*/×÷x=-]{3,60}\))[^()]{0,50}\d\s?[-+*/×÷x=]\s?\$?\d[^()]{0,50}\)(?=\.?\s*$)"
+)
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,100}>>")  # the annotations of GSM8K: <<9*2=18>>
 # words that make a line a sentence rather than an answer
 _SENTENCE = re.compile(
@@ -112,7 +116,7 @@ def last_value(text: str) -> str | None:
     >>> last_value("so she pays $5 and has $12 left."), last_value(r"so the length is $2\\sqrt{5}$.")
     ('$12', '2\\\\sqrt{5}')
     """
-    text = _CALCULATOR.sub("", text)
+    text = _COMPUTATION.sub("", _CALCULATOR.sub("", text))
     last_paragraph = text.rstrip().rfind("\n\n")
     bold = [match for match in _BOLD.finditer(text, max(0, last_paragraph)) if _is_answer(match.group(1))]
     if bold:

@@ -80,7 +80,14 @@ _SHORT_PREFIXES = {"k": 3, "c": -2, "m": -3, "u": -6, "n": -9, "M": 6, "G": 9, "
 _PREFIXED = (
     "meter gram liter newton joule watt pascal volt ohm ampere coulomb hertz electronvolt calorie second byte watthour"
 )
-_MIXED = {"mph": "mile/hour", "kmh": "kilometer/hour", "kph": "kilometer/hour", "sqft": "foot^2", "cc": "centimeter^3"}
+_MIXED = {
+    "mph": "mile/hour",
+    "kmh": "kilometer/hour",
+    "kph": "kilometer/hour",
+    "fps": "foot/second",
+    "sqft": "foot^2",
+    "cc": "centimeter^3",
+}
 # in other scripts
 _FOREIGN = {
     "米": "meter",

@@ -68,7 +68,7 @@ _QUALIFIER = (
     r"|to|by|out|divided|multiplied|times|root|power|choose|factorial|mod|modulo|base|log|remainder|ratio|cis"
     r"|infinity|approximately|about|roughly|maybe|perhaps|possibly|guess|instead|versus|vs|rounded|depends|depending"
     r"|undefined|wait|actually|respectively|invalid|cannot|exceeds?|does|doesn|did|should|would|could|might|may|will"
-    r"|almost|nearly|around|circa|nothing|naught|nil|null|add|subtract|multiply|binary|hex|hexadecimal|octal|decimal"
+    r"|almost|nearly|ish|around|circa|nothing|naught|nil|null|add|subtract|multiply|binary|hex|hexadecimal|octal|decimal"
 )
 # numbers and qualifiers of other languages, as far as they are written in ASCII
 _FOREIGN_WORDS = (
@@ -99,6 +99,7 @@ _UNSPACED = frozenset(("cm", "mm", "km", "kg", "mg", "ml", "mL", "ms", "ft", "yd
 _TRIVIAL = {"of", "a", "an", "in", "on", "at", "so", "my", "us", "we", "he", "it", "as", "de", "la", "le", "el", "du"}
 _TIMES = re.compile(r"times(?: (?:a|per|each|every|in) [a-z]+)?", re.IGNORECASE)
 _UNIT_BEFORE_POWER = re.compile(r"\s+(?:squared|cubed)\b")  # 5 cm squared, but 5 squared is 25
+_THINGS = {"dvd", "dvds", "cds", "tvs", "pcs", "baby", "cab"}  # though they look like variables
 _VOWEL = re.compile("[aeiou]|(?<![xz])y(?![xz])")  # but xy and zy are variables
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _FUNCTION = re.compile(
@@ -281,6 +282,8 @@ def _names_things(unit: str) -> bool:
 def _names_a_thing(word: str) -> bool:
     lower = word.lower()
     if unit_name(word) is not None or lower in _TRIVIAL or lower in ("per", "sq", "cu"):
+        return True
+    if lower in _THINGS:
         return True
     return (
         len(word) >= 3
