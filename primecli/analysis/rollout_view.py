@@ -57,7 +57,7 @@ def show_rollouts(
     reader = Reader(measure, separator=separator, tokenizer=tokenizer, model=model)
     screen = None if as_json else _screen(measure, theme, scale, no_color=no_color)
     count = 0
-    for match in itertools.islice(matches, limit):
+    for match in itertools.islice(matches, min(limit, sys.maxsize)):
         rollouts = [reader.read(location) for location in (match if isinstance(match, tuple) else (match,))]
         _warn(rollouts, measure)
         if screen is None:
