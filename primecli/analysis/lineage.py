@@ -99,7 +99,8 @@ def models_of(record: Record) -> list[UsedModel]:
         config = record.get("config") or {}
         option = config.get(stage.models[role])
         name = str(option) if option else None
-        origin = find_origin(Path(name)) if name is not None and is_checkpoint(Path(name)) else None
+        path = None if name is None else located(record, name)
+        origin = find_origin(path) if path is not None and is_checkpoint(path) else None
         same = origin is not None and origin.fingerprint == fingerprint
         changed = origin is not None and not same
         models.append(UsedModel(role, str(fingerprint), name, origin if same else None, changed))
@@ -108,7 +109,17 @@ def models_of(record: Record) -> list[UsedModel]:
 
 def input_directories(record: Record) -> list[Path]:
     """The directories that a command took its shards from."""
-    return list(dict.fromkeys(Path(entry["path"]).parent for entry in record.get("inputs") or ()))
+    return list(dict.fromkeys(located(record, entry["path"]).parent for entry in record.get("inputs") or ()))
+
+
+def located(record: Record, text: str) -> Path:
+    """A path of a command from where we are: a relative one starts where the command was run, if that is known."""
+    path = Path(text)
+    ran_in = record.get("directory")
+    if ran_in is None or path.is_absolute() or Path(ran_in) == Path.cwd():
+        return path
+    there = Path(ran_in) / path
+    return there if there.exists() else path
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from primecli.analysis.lineage import (
     differences,
     find_origin,
     input_directories,
+    located,
     models_of,
 )
 from primecli.analysis.replay import FindOptions, replay_script
@@ -142,7 +143,7 @@ def _add_models(branch: Tree, record: Record, shown: set[Path], depth: int | Non
 
 def _add_inputs(branch: Tree, record: Record, shown: set[Path], depth: int | None) -> None:
     for directory in input_directories(record):
-        count = sum(Path(entry["path"]).parent == directory for entry in record["inputs"])
+        count = sum(located(record, entry["path"]).parent == directory for entry in record["inputs"])
         label = f"trained on {count} shard{'s' if count > 1 else ''} of {directory}"
         try:
             origin = find_origin(directory)

@@ -74,7 +74,14 @@ def replay_script(origin: Origin, find_options: FindOptions) -> Replay:
             pipelines.append([step])
     texts = [_pipeline(pipeline) for pipeline in pipelines]
     disabled = sum(not _is_live(pipeline) for pipeline in pipelines)
-    return Replay("\n".join(["set -euo pipefail", *(line for text in texts for line in text)]), disabled)
+    head = ["set -euo pipefail", *(f"# run in {one_line(name)}" for name in _directories(origin))]
+    return Replay("\n".join([*head, *(line for text in texts for line in text)]), disabled)
+
+
+def _directories(origin: Origin) -> list[str]:
+    """Where the commands were run, if that is not here: their relative paths start there."""
+    names = [record.get("directory") for record in origin.chain]
+    return sorted({str(name) for name in names if name is not None and Path(name) != Path.cwd()})
 
 
 def _is_live(pipeline: Sequence[ReplayStep]) -> bool:

@@ -80,9 +80,9 @@ class Inputs:
     def _piped_paths(self) -> Iterator[Path]:
         lines = pipe.stdin_lines(self.while_idle)
         while True:
-            waiting_since = time.time()
+            waiting_since = time.monotonic()
             line = next(lines, None)
-            self.waited += time.time() - waiting_since
+            self.waited += time.monotonic() - waiting_since
             if line is None:
                 return
             if line.strip():

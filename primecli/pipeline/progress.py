@@ -111,6 +111,8 @@ class Progress:
         self.done += units
         if total is not None:
             self.total = total
+        if self.total is not None:
+            self.total = max(self.total, self.done)  # it may be an estimate, and too low
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, total=self.total)
         elif not self.quiet and self.done and time.monotonic() - self._last_line >= PLAIN_SECONDS:

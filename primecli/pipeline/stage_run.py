@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +25,7 @@ from primecli.pipeline import pipe
 from primecli.pipeline.inputs import Inputs
 from primecli.pipeline.options import RunOptions, StageOptions
 from primecli.pipeline.progress import duration, say
-from primecli.pipeline.recipe import Recipe
+from primecli.pipeline.recipe import Moment, Recipe
 from primecli.pipeline.run import Run
 from primecli.pipeline.summary import Status, Summary, read_summary
 from primecli.shards import parquet, schema
@@ -76,7 +75,7 @@ class StageRun(Run):
         self.counts: dict[str, float] = {}
         self.gauges: dict[str, float] = {}
         self._finish = finish or (lambda counts: {})
-        self._shard_started = self._started  # when work on the current shard began, in seconds since the epoch
+        self._shard_started = self._started  # when work on the current shard began
         self._summary = self.summary("running")
         self._inputs: Inputs | None = None  # None before `shards`, and in a stage that does not read any
         self._previous: Summary | None = None  # the summary that an earlier run left in the directory
@@ -150,7 +149,7 @@ class StageRun(Run):
     ) -> bool:
         """As `skip`, for an output that is not made from one shard. chain: the provenance of its input."""
         assert self.directory is not None, "the output directory is opened before shards are made"
-        self._shard_started = time.time()
+        self._shard_started = Moment.now()
         self._pending = _Output(name, recipe, inputs, chain)
         footer = self.made(name, recipe, damaged=lambda problem: self.warn(f"{problem}: making it again"))
         if footer is None:
@@ -191,8 +190,11 @@ class StageRun(Run):
             return False
 
     def read(self, shard: Shard) -> pa.Table:
-        """All columns of an input shard, after a check of their types and of its groups."""
-        table = parquet.read_table(shard.path)
+        """All columns of an input shard, after a check of its content, their types and of its groups.
+
+        Raises InputError where the shard is not the one that `shards` has yielded any more.
+        """
+        table = parquet.read_table(shard.path, expected=shard.footer, verify=True)
         parquet.require_columns(shard.path, table.column_names, [schema.GROUP_ID, schema.SAMPLE_INDEX])
         parquet.check_groups(table, shard.path)
         return table

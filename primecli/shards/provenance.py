@@ -31,14 +31,16 @@ class StoredInput(TypedDict, total=False):
 class StoredRecord(TypedDict, total=False):
     """One command of a provenance chain.
 
-    stage: such as verify. version: of primecli. command: its command line, quoted for a shell. elsewhere: options from
-    environment variables and files, as words. config: all options, by name. inputs: the shards it read. models:
-    fingerprints, by role. fingerprint: of the recipe. started: in UTC, as ISO 8601. seconds: of wall time.
+    stage: such as verify. version: of primecli. command: its command line, quoted for a shell. directory: where it was
+    run, which relative paths start from. elsewhere: options from environment variables and files, as words.
+    config: all options, by name. inputs: the shards it read. models: fingerprints, by role. fingerprint: of the recipe.
+    started: in UTC, as ISO 8601. seconds: of wall time.
     """
 
     stage: str
     version: str
     command: str
+    directory: str
     elsewhere: list[str]
     config: dict[str, Any]
     inputs: list[StoredInput]

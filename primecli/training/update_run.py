@@ -120,6 +120,12 @@ class UpdateRun(Run):
                 raise PrimecliError(f"{directory} has changed while this stage waited for its input")
         return self.shards
 
+    def note_small_batch(self) -> None:
+        """Says so if all rows fit into one mini-batch, so that an epoch is a single step."""
+        rows, mini_batch = sum(shard.footer.rows for shard in self.shards), self.options.mini_batch
+        if rows < mini_batch:
+            self.note(f"the {rows} rollouts are fewer than --mini-batch {mini_batch}: each epoch is a single step")
+
     def skip(self) -> bool:
         """Whether the checkpoint exists already; if so, passes the input paths on.
 
@@ -212,6 +218,7 @@ def run_update(
             models.append((reference_directory, options.resolved_dtype()))
         run.read([*TOKENS, *needs], while_idle=lambda: preloader.begin(models))
         if not run.skip():
+            run.note_small_batch()
             train(run, source, reference_directory, preloader.load)
 
 

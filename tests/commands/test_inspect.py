@@ -13,7 +13,7 @@ from tokenizers import pre_tokenizers
 
 from primecli import cli
 from primecli.shards import schema
-from tests.builders import rollout, write_shards
+from tests.builders import rollout, rollouts, write_shards
 from tests.conftest import check_golden, read_rows
 
 TEXT = "1+1=2\n2+2=5\nso 5"
@@ -306,3 +306,12 @@ def test_a_long_path_is_folded_between_cells(tmp_path: Path, capfd: Any, monkeyp
     lines = out.split("\n\n")[0].splitlines()
     assert "".join(line.strip() for line in lines).startswith(str(path))
     assert all(cell_len(line) <= 40 for line in lines)
+
+
+def test_without_process_rewards_it_shows_what_is_there(tmp_path: Path, primecli: Any) -> None:
+    directory = write_shards(tmp_path / "verify", rollouts(1, 2))
+    result = primecli("inspect", directory)
+    assert "no process rewards yet: tokens are coloured by rollout-logprobs" in result.err
+    assert any("logprob" in str(line) for line in result.paths)
+    refused = primecli("inspect", directory, "--color", "process-rewards", check=False)
+    assert (refused.code, "lacks the column process_rewards" in refused.line()) == (3, True)

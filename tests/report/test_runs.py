@@ -152,4 +152,4 @@ def test_an_evaluation_is_read_as_a_stage_of_its_own(tmp_path: Path) -> None:
     assert run.series("verify", "accuracy", "eval") == {0: 0.2, 3: 0.5}
     assert [line.label for line in headlines([run])][:3] == ["accuracy, eval", "pass@n, eval", "maj@n, eval"]
     (tmp_path / "eval" / "3" / "verify" / "_evaluation.json").write_text('{"all": 1e400}')
-    assert "_evaluation.json: cannot be read" in find_run(tmp_path).problems[0]
+    assert "_evaluation.json: all: expected an object" in find_run(tmp_path).problems[0]
