@@ -154,7 +154,7 @@ class GenerateOptions(DeviceOptions, RunOptions):
                 raise UsageError(f"--engine-arg {pair}: write it as KEY=VALUE")
             try:
                 value = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 value = text
             arguments[key.strip("-").replace("-", "_")] = value
         return arguments
