@@ -103,7 +103,7 @@ def test_messages_go_through_the_chat_template(tiny: Path, tmp_path: Path, prime
 
 
 def test_long_prompts_are_left_out_and_counted(tiny: Path, prompts: Path, tmp_path: Path, primecli: Any) -> None:
-    common = ["generate", "--model", tiny, "--prompts", prompts, *SMALL]
+    common = ["generate", "--model", tiny, "--prompts", prompts, *SMALL, "--no-chat-template"]
     primecli(*common, "--out", tmp_path / "g", "--max-prompt-tokens", 4)
     found = summary(tmp_path / "g")
     assert found["metrics"]["prompts_too_long"] == 12 - found["groups"] > 0
@@ -135,7 +135,8 @@ def test_damaged_weights_are_named(tiny: Path, prompts: Path, tmp_path: Path, pr
         (model / path.name).write_bytes(path.read_bytes())
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
-    result = primecli("generate", "--model", model, "--prompts", prompts, "--out", tmp_path / "g", check=False)
+    command = ["generate", "--model", model, "--prompts", prompts, "--out", tmp_path / "g", "--quiet"]
+    result = primecli(*command, check=False)
     assert (result.code, str(model) in result.line()) == (3, True)
 
 

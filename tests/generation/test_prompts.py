@@ -60,7 +60,7 @@ def test_a_suffix_goes_after_the_last_message(tmp_path: Path) -> None:
         ('{"prompt": 3}\n', "row 1: the prompt is int"),
         ('{"prompt": [{"role": "user"}]}\n', "row 1: the prompt is list"),
         ('{"prompt": "x"}\n{"prompt"\n', "line 2 is not JSON"),
-        ("[1]\n", "line 1 is not a JSON object"),
+        ("[1]\n", "row 1 is not a JSON object"),
         ("\n", "no prompts found"),
     ],
 )
