@@ -22,6 +22,7 @@ from primecli.generation.prompts import Prompt
 
 NOW = datetime(2025, 1, 1)  # what a template that asks for the time gets, so that a rerun makes the same prompts
 PROBE = "primecli probe 7b1f"  # a text that no template has of its own
+PRINTED_PART = "'type': 'text'"  # where a template prints a list of parts rather than the text in it
 RENDERED_TWICE = 16  # prompts: enough to see that a template draws random numbers
 
 
@@ -75,7 +76,7 @@ class ChatTemplate:
                 text = self._apply([{"role": "user", "content": PROBE}], None, parts=parts)
             except Exception:  # it refuses the probe, which says nothing about the prompts
                 continue
-            if PROBE in text:
+            if PROBE in text and PRINTED_PART not in text:
                 return parts
         return False
 

@@ -288,7 +288,6 @@ def _report_prompts(run: StageRun, encoder: Encoder) -> None:
     """Says once, and puts into the summary, what the tokenizer and its chat template have done to the prompts."""
     from primecli.generation.chat import NOW
 
-    run.record(encoder.recipe())
     template, total = encoder.template, encoder.encoded
     if encoder.wrapped:
         run.note(
@@ -313,7 +312,7 @@ def _report_prompts(run: StageRun, encoder: Encoder) -> None:
         )
     if template and "template_time" in encoder.recipe():
         run.note(
-            f"the chat template asks for the time: it is told {NOW:%Y-%m-%d %H:%M}, so that reruns make the same prompts"
+            f"the chat template asks for the time: it is told {NOW:%Y-%m-%d %H:%M}, so reruns make the same prompts"
         )
 
 
@@ -337,6 +336,7 @@ def _sample(
     run.progress.advance(0, total=len(groups) * params.n)
     decoded: dict[str, Json] = {"decoded": True} if any(group.prompt.decoded for group in groups) else {}
     config = {**options.recipe(), **encoder.recipe(), **decoded}
+    run.record({**encoder.recipe(), **decoded})
     recipe = Recipe("generate", config, run.models, [content], options.seed)
     names = [shard_name(number, len(parts)) for number in range(len(parts))]
     missing = {number: parts[number] for number, name in enumerate(names) if run.made(name, recipe) is None}
