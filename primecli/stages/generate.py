@@ -308,7 +308,7 @@ def _report_prompts(run: StageRun, encoder: Encoder) -> None:
         run.gauges["prompts_incomplete"] = template.incomplete
         run.warn(
             f"in {template.incomplete} of {total} prompts the chat template leaves out a part of the earlier messages, "
-            f"the first of them {template.example}"
+            f"first in {template.example}"
         )
     if template and "template_time" in encoder.recipe():
         run.note(

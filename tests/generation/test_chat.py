@@ -94,7 +94,11 @@ def test_variables_of_the_template(tiny: Path, tmp_path: Path) -> None:
     model = with_template(tiny, tmp_path / "model", THOUGHTS)
     assert Encoder(model, arguments={"enable_thinking": False}).encode(prompt(USER))[0].endswith("<think></think>")
     assert Encoder(model, arguments={"enable_thinking": True}).encode(prompt(USER))[0].endswith("assistant: ")
-    for name, message in (("enable_thinkin", "has no such variable"), ("messages", "sets this itself"), ("tools", "itself")):
+    for name, message in (
+        ("enable_thinkin", "has no such variable"),
+        ("messages", "sets this itself"),
+        ("tools", "itself"),
+    ):
         with pytest.raises(UsageError, match=message):
             Encoder(model, arguments={name: False})
 

@@ -82,7 +82,7 @@ def test_special_tokens_in_a_question_are_counted_and_at_its_start_refused(model
 def test_what_needs_a_template_is_refused_without_one(model: Path, base: Path) -> None:
     for option, message in (({"system": "s"}, "--system"), ({"arguments": {"a": 1}}, "--chat-template-arg")):
         with pytest.raises(UsageError, match=f"{message}: the tokenizer of .*base has no chat template"):
-            Encoder(base, **option)  # type: ignore[arg-type]
+            Encoder(base, **option)
     with pytest.raises(InputError, match="its tokenizer has no chat template"):
         Encoder(base).encode(prompt([{"role": "user", "content": "a"}]))
     for encoder in (Encoder(base), Encoder(model, use_template=False)):

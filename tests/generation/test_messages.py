@@ -72,7 +72,8 @@ def test_tools_may_be_json_text() -> None:
     for value in (TOOLS, json.dumps(TOOLS), [json.dumps(TOOLS[0])]):
         assert read_tools(value, padded=False) == TOOLS
     assert read_tools([{**TOOLS[0], "strict": None}], padded=True) == TOOLS
-    for nothing in (None, [], "", "[]", float("nan")):
+    nothings: tuple[Any, ...] = (None, [], "", "[]", float("nan"))
+    for nothing in nothings:
         assert read_tools(nothing, padded=False) is None
     for other in ("hammer", ["calculator"], 3, {"f": 1}):
         with pytest.raises(UnusableError, match="tools is not a list"):

@@ -202,7 +202,11 @@ def test_half_a_character_is_named(row: dict[str, Any], name: str, tmp_path: Pat
 
 def test_ids_stay_what_they_are(tmp_path: Path) -> None:
     """The hash of a problem is the id that its rollouts are stored under, in shards that exist already."""
-    rows = [VERL, {"prompt": "1+1?", "answer": "2"}, {"prompt": "1+1?", "answer": 2, "prompt_id": 0}]
+    rows: list[dict[str, Any]] = [
+        VERL,
+        {"prompt": "1+1?", "answer": "2"},
+        {"prompt": "1+1?", "answer": 2, "prompt_id": 0},
+    ]
     prompts = read_prompts([jsonl(tmp_path / "p.jsonl", rows)], PromptColumns())
     assert [prompt.prompt_id for prompt in prompts] == ["708519969fca374d", "82831a5898978c02", "0"]
     assert not any(prompt.decoded for prompt in prompts)
