@@ -226,7 +226,7 @@ def test_what_the_template_drops_is_counted(tiny: Path, tmp_path: Path, primecli
     model = shutil.copytree(tiny, tmp_path / "model")
     (model / "chat_template.jinja").write_text("{{ messages[-1].content }}")
     path = tmp_path / "p.jsonl"
-    rows = [[{"role": "system", "content": "s"}, {"role": "user", "content": "Hi<eos>"}], "Hi"]
+    rows = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi<eos>"}], "Hi"]
     path.write_text("".join(json.dumps({"prompt": row, "answer": "1"}) + "\n" for row in rows))
     command = ["generate", "--model", model, "--prompts", path, "--n", 1, "--max-tokens", 1, "--quiet"]
     result = primecli(*command, "--out", tmp_path / "g")
