@@ -106,6 +106,7 @@ COMMANDS = (
     # commands to look at rollouts and runs, and to set them up
     Command("inspect", "Show rollouts, their tokens coloured by reward."),
     Command("stats", "Summarise shards: accuracy, pass@k, verdicts, lengths, rewards."),
+    Command("evaluate", "Evaluate a policy: avg@n, pass@k, maj@k, best-of-k, with intervals."),
     Command("query", "Query shards with SQL."),
     Command("lineage", "Show what made a shard or a checkpoint."),
     Command("validate", "Check shards: types, list lengths, complete groups, finite numbers, provenance."),

@@ -167,7 +167,7 @@ def key_values(option: str, pairs: Sequence[str]) -> dict[str, Any]:
     >>> key_values("--engine-arg", ["enforce_eager=true", "name=a=b"])
     {'enforce_eager': True, 'name': 'a=b'}
 
-    Raises UsageError for one without a key or without `=`.
+    Raises UsageError for one without a key or without `=`, or whose value is no valid Unicode.
     """
     values: dict[str, Any] = {}
     for pair in pairs:
@@ -176,18 +176,12 @@ def key_values(option: str, pairs: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"{option} {pair}: write it as KEY=VALUE")
         try:
             values[key] = json.loads(text)
+            json.dumps(values[key], ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{option} {pair}: holds half of a character") from None
         except (ValueError, RecursionError):
             values[key] = text
     return values
-
-
-def is_unicode(value: Json) -> bool:
-    """Whether the texts in a value can be written in UTF-8: bytes of the command line that are not UTF-8 cannot."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def positive(value: float) -> str | None:

@@ -13,7 +13,18 @@ from tests.builders import rollouts, write_shards
 SHARDS = object()
 """Stands for the shards in a command line."""
 
-LIGHT = ("verify", "filter", "compute-advantages", "inspect", "stats", "query", "validate", "audit", "lineage")
+LIGHT = (
+    "verify",
+    "filter",
+    "compute-advantages",
+    "inspect",
+    "stats",
+    "query",
+    "validate",
+    "audit",
+    "evaluate",
+    "lineage",
+)
 """Commands that load no model."""
 
 VALUES = (schema.PROCESS_REWARDS, schema.VALUES, schema.ADVANTAGES, schema.RETURNS)
@@ -48,5 +59,6 @@ def command_lines(model: Path, made: Path) -> dict[str, list[object]]:
         "query": [SHARDS, "SELECT count(*), sum(outcome_reward) FROM rollouts"],
         "validate": [SHARDS],
         "audit": [SHARDS, "--json"],
+        "evaluate": [SHARDS],
         "lineage": [SHARDS],
     }

@@ -22,6 +22,7 @@ collect_ignore = [] if importlib.util.find_spec("vllm") else ["generation/engine
 
 DATA = Path(os.environ.get("PRIMECLI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 GOLDEN = Path(__file__).parent / "golden" / "reference_cases.json"
+EVALUATION_CASES = Path(__file__).parent / "golden" / "evaluation_cases.json"
 
 
 @pytest.fixture(scope="session", autouse=True)

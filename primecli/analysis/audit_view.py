@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primecli.analysis.audit import HEALTH, METRICS, SECTIONS, Bound, audit_responses
 from primecli.analysis.audit_gates import check_gates, parse_gate
+from primecli.analysis.labels import inputs_by_label, shortened
 from primecli.analysis.responses import collect
-from primecli.analysis.terminal import REPLACEMENT, print_in_full
+from primecli.analysis.terminal import print_in_full
 from primecli.errors import ReaderClosed
+from primecli.printable import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,51 +40,16 @@ def show_audit(
 
     gates = [parse_gate(text) for text in fail_on]
     reports: dict[str, Report] = {}
-    for label, paths in _inputs_by_label(shards).items():
+    for label, paths in inputs_by_label(shards).items():
         inputs = Inputs(paths, partial=partial, together=True, warn=lambda text: say("audit", text))
         reports[label] = audit_responses(collect(inputs), seed=seed, top=top)
     with contextlib.suppress(ReaderClosed):  # a reader that closed the pipe still gets the exit code
         if as_json:
             _print_json(reports)
         else:
-            _print_tables(dict(zip(_short(list(reports)), reports.values(), strict=True)))
+            labels = map(one_line, shortened(list(reports)))
+            _print_tables(dict(zip(labels, reports.values(), strict=True)))
     check_gates(gates, reports)
-
-
-def _inputs_by_label(arguments: Sequence[str]) -> dict[str, Sequence[str]]:
-    """What is audited apart: each directory where several are named, else everything together."""
-    from primecli.pipeline.inputs import expand_path
-
-    paths = [] if list(arguments) == ["-"] else [path for text in arguments for path in expand_path(text)]
-    if len(paths) > 1 and all(path.is_dir() for path in paths):
-        return {name: [name] for name in sorted(map(str, paths), key=_natural)}
-    return {arguments[0] if len(arguments) == 1 else "": arguments}
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A sorting key that puts runs/2 before runs/10.
-
-    >>> sorted(["runs/10/x", "runs/2/x"], key=_natural)
-    ['runs/2/x', 'runs/10/x']
-    """
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _short(names: list[str]) -> list[str]:
-    """Paths without the parts that all of them begin and end with, unless that leaves nothing of one.
-
-    >>> _short(["runs/1/score-prm", "runs/2/score-prm"])
-    ['1', '2']
-    """
-    parts = [Path(name).parts for name in names]
-    first = last = 0
-    shortest = min(map(len, parts))
-    while first < shortest and len({part[first] for part in parts}) == 1:
-        first += 1
-    while last < shortest - first and len({part[-1 - last] for part in parts}) == 1:
-        last += 1
-    short = ["/".join(part[first : len(part) - last]) for part in parts]
-    return short if len(names) > 1 and all(short) else names
 
 
 def _print_json(reports: Mapping[str, Report]) -> None:
@@ -293,9 +258,9 @@ def _print_disagreements(console: Console, report: Report) -> None:
 
     console.print("groups where score and outcome disagree most:")
     for group in report["disagreements"]:
-        prompt = "".join(letter if letter.isprintable() else REPLACEMENT for letter in group["prompt"])
-        lines = [f"  {group['group_id']} (accuracy {group['accuracy']:.2f}) {prompt}"]
+        lines = [("  ", f"{group['group_id']} (accuracy {group['accuracy']:.2f}) {group['prompt']}")]
         for which in ("wrong", "right"):
             response = group[which]
-            lines.append(f"    {which}, scored {response['score']:+.4f}: row {response['row']} of {response['shard']}")
-        console.print(escape("\n".join(lines)), soft_wrap=True)
+            place = f"row {response['row']} of {response['shard']}"
+            lines.append(("    ", f"{which}, scored {response['score']:+.4f}: {place}"))
+        console.print(escape("\n".join(f"{indent}{one_line(line)}" for indent, line in lines)), soft_wrap=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from primecli.analysis.at_k import pass_at_k, powers_up_to
 from primecli.shards import parquet, schema
 from primecli.shards.parquet import Shard
 from primecli.shards.streaming import BATCH_ROWS, stream
@@ -158,26 +159,20 @@ def _group_counts(group_numbers: np.ndarray, outcomes: np.ndarray, sources: np.n
     return np.stack([size, *sums, source], axis=1)
 
 
-def pass_at_k(graded: np.ndarray, right: np.ndarray, k: int) -> tuple[float, float] | None:
-    """The chance that at least one of k samples of a prompt is right, and its standard error over groups.
+def mean_pass_at_k(graded: np.ndarray, right: np.ndarray, k: int) -> tuple[float, float] | None:
+    """pass@k over groups, and its standard error; NaN for a single group.
 
-    The mean over groups of 1 - C(n-c, k) / C(n, k), which is unbiased (Chen et al., arXiv 2107.03374). The error is NaN
-    for a single group. None where no group has k graded samples; groups with fewer are left out.
+    None where no group has k graded samples; groups with fewer are left out. The arguments are those of `pass_at_k`.
 
-    graded, right: (G,) graded and right samples of each group, n and c.
-
-    >>> pass_at_k(np.array([4, 4]), np.array([1, 1]), 2)
+    >>> mean_pass_at_k(np.array([4, 4]), np.array([1, 1]), 2)
     (0.5, 0.0)
     """
-    enough = graded >= k
-    if not enough.any():
+    chances = pass_at_k(graded, right, k)
+    chances = chances[~np.isnan(chances)]
+    if not len(chances):
         return None
-    n, c = graded[enough].astype(np.float64), right[enough].astype(np.float64)
-    missed = np.ones(len(n))  # the chance that none of k samples is right
-    for drawn in range(k):
-        missed *= np.clip(n - c - drawn, 0, None) / (n - drawn)
-    error = np.std(missed, ddof=1) / np.sqrt(len(missed)) if len(missed) > 1 else np.nan
-    return float(np.mean(1 - missed)), float(error)
+    error = np.std(chances, ddof=1) / np.sqrt(len(chances)) if len(chances) > 1 else np.nan
+    return float(np.mean(chances)), float(error)
 
 
 def describe(gathered: Gathered) -> dict[str, Any]:
@@ -227,8 +222,8 @@ def _by_group(groups: np.ndarray) -> dict[str, Any]:
         deviation = reward - graded * reward.sum() / graded.sum()
         variance = (deviation**2).sum() * len(groups) / (len(groups) - 1)
         errors["accuracy"] = float(np.sqrt(variance) / graded.sum())
-    for k in _powers(int(graded.max())):
-        estimate = pass_at_k(graded, right, k)
+    for k in powers_up_to(int(graded.max())):
+        estimate = mean_pass_at_k(graded, right, k)
         if estimate is not None:
             described[f"pass@{k}"], error = estimate
             if not np.isnan(error):
@@ -237,12 +232,6 @@ def _by_group(groups: np.ndarray) -> dict[str, Any]:
     none_right, all_right = right == 0, right == graded
     shares = {"none": none_right, "some": ~none_right & ~all_right, "all": all_right}
     return {**described, "groups_right": {name: float(share.mean()) for name, share in shares.items()}}
-
-
-def _powers(most: int) -> Sequence[int]:
-    """1, 2, 4, … up to `most`, and `most` itself."""
-    powers = [1 << power for power in range(most.bit_length()) if 1 << power <= most]
-    return powers if not most or powers[-1] == most else [*powers, most]
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from primecli.errors import InputError
+from primecli.files import require_regular_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,8 +55,7 @@ def read_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
 
     Raises InputError, naming the file and the row or line, for what cannot be read.
     """
-    if not file.is_file():
-        raise InputError(f"{file}: is not a regular file" if file.exists() else f"{file}: no such file")
+    require_regular_file(file)
     try:
         with open(file, "rb") as stream:
             start = stream.read(4)

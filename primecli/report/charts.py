@@ -51,6 +51,19 @@ CHARTS: tuple[Chart, ...] = (
         (Line("verify", "accuracy", "{}", evaluations=True), Line("verify", "accuracy", "training")),
     ),
     Chart(
+        "at-n",
+        "Pass, majority and best of n",
+        "Learning",
+        "share of prompts",
+        "What `primecli evaluate` found for all n samples of a prompt: one is right, the most frequent answer is, the "
+        "one with the highest process reward is.",
+        (
+            Line("evaluate", "pass@n", "{}, pass@n", evaluations=True),
+            Line("evaluate", "maj@n", "{}, maj@n", evaluations=True),
+            Line("evaluate", "best@n", "{}, best@n", evaluations=True),
+        ),
+    ),
+    Chart(
         "pair-accuracy",
         "PRM pair accuracy",
         "Learning",

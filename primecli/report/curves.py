@@ -53,7 +53,7 @@ def stage_seconds(run: Run) -> dict[str, dict[int, float]]:
             spent = finite_number(entry.summary.seconds) or 0.0
             evaluation[entry.iteration] = evaluation.get(entry.iteration, 0.0) + spent
     seconds["evaluation"] = evaluation
-    return {stage: values for stage, values in seconds.items() if values}
+    return {stage: values for stage, values in seconds.items() if any(values.values())}
 
 
 def all_metrics(runs: Sequence[Run]) -> dict[str, list[dict[int, float]]]:

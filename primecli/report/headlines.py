@@ -30,6 +30,11 @@ def headlines(runs: Sequence[Run]) -> list[Headline]:
         Headline(f"accuracy, {name}", "", _series(runs, "verify", "accuracy", name)) for name in evaluations_of(runs)
     ]
     lines += [
+        Headline(f"{metric}, {name}", "", _series(runs, "evaluate", metric, name))
+        for name in evaluations_of(runs)
+        for metric in ("pass@n", "maj@n", "best@n")
+    ]
+    lines += [
         Headline("accuracy, training", "", _series(runs, "verify", "accuracy")),
         Headline("PRM pair accuracy", "", _series(runs, "update-prm", "pair_accuracy_before")),
         Headline("entropy", "nats", _series(runs, "update-policy", "entropy")),

@@ -5,9 +5,9 @@ A run is any directory with `_summary.json` files somewhere below it. Directory 
 - The iteration is the first component of the path that is a number (`3/verify`, `policy/3`), else the first that ends
   in one (`step-3/verify`). A run with neither is a single iteration: the number that the run's own directory ends in
   (`runs/3`), else 0.
-- Everything below a component called eval, heldout, test, val… belongs to an evaluation. So does what `generate` and
-  `verify` wrote where no later stage has a directory beside theirs, if the run has another place where one does.
-  Everything else is training.
+- Everything below a component called eval, heldout, test, val… belongs to an evaluation. So does what `generate`,
+  `verify` and `evaluate` wrote where no later stage has a directory beside theirs, if the run has another place where
+  one does. Everything else is training.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from typing import Literal, NamedTuple
 from primecli.catalog import SHARD_STAGES, STAGES
 from primecli.errors import InputError
 from primecli.files import LOCK_NAME, TEMPORARY_PREFIX, is_locked
+from primecli.pipeline.evaluation import EVALUATION_NAME as EVALUATION_FILE
+from primecli.pipeline.evaluation import read_metrics
 from primecli.pipeline.summary import SUMMARY_NAME, Summary, read_summary, run_name
 
 TRAINING = "training"
-SAMPLING = frozenset({"generate", "verify"})
+SAMPLING = frozenset({"generate", "verify", "evaluate"})
 LEARNING_FROM = frozenset(SHARD_STAGES) - SAMPLING  # samples beside one of these are training, not an evaluation
 EVALUATION_NAME = re.compile(
     r"(.*[-_.])?(eval|evaluations?|held[-_]?out|test|val|valid|validation|dev)([-_.*\d].*)?", re.IGNORECASE
@@ -200,29 +202,35 @@ def find_run(path: Path, name: str | None = None, *, may_be_empty: bool = False)
 
     may_be_empty: accept a directory without summaries, for a loop that has just started.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(
-            f"{path}: {'is a file' if path.exists() else 'no such directory'}", "give the directory of a run"
+            f"{path}: {'is a file' if os.path.exists(path) else 'no such directory'}", "give the directory of a run"
         )
     run = Run(name or run_name(path), path)
     summaries: list[_Located] = []
     for directory, files in _directories(path):
         run.locks += [directory / file for file in files if file != LOCK_NAME and UPDATE_LOCK.fullmatch(file)]
-        if SUMMARY_NAME not in files:
-            continue
-        try:
-            summary = read_summary(directory)
-        except InputError as error:
-            run.problems.append(error.message)
-            continue
-        if summary is not None:  # None: removed since it was listed
-            summaries.append(_Located(directory, *split_path(directory.relative_to(path).parts), summary))
+        for name, read in ((SUMMARY_NAME, read_summary), (EVALUATION_FILE, _evaluation)):
+            if name not in files:
+                continue
+            try:
+                summary = read(directory)
+            except InputError as error:
+                run.problems.append(error.message)
+                continue
+            if summary is not None:  # None: removed since it was listed
+                summaries.append(_Located(directory, *split_path(directory.relative_to(path).parts), summary))
     if not summaries and not run.problems and not may_be_empty:
         raise InputError(f"{path}: no _summary.json below it", "a run is a directory that stages have written to")
     entries = _entries(path, summaries)
     run.entries = tuple(sorted(entries, key=lambda entry: (entry.iteration, stage_order(entry.stage), entry.pattern)))
     _check_one_run(run)
     return run
+
+
+def _evaluation(directory: Path) -> Summary:
+    """What `primecli evaluate` left beside the shards, as the summary of a stage `evaluate`."""
+    return Summary("evaluate", "complete", metrics=read_metrics(directory))
 
 
 def _directories(root: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -11,7 +11,7 @@ from primecli.errors import InputError, UsageError
 from primecli.files import Json
 from primecli.generation.engines import ENGINES, EngineOptions, SamplingParams, resolve_engine
 from primecli.models.options import DeviceOptions
-from primecli.options import Option, Seed, is_unicode, key_values
+from primecli.options import Option, Seed, key_values
 from primecli.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
@@ -135,17 +135,13 @@ class GenerateOptions(DeviceOptions, RunOptions):
         self._check_engine()
 
     def _check_prompt_options(self) -> None:
-        """Raises UsageError for options that need a chat template without one, and for text that is not Unicode."""
+        """Raises UsageError for options that need the chat template without it, or are not KEY=VALUE."""
         for option in ("system", "chat_template_arg"):
             if self.no_chat_template and getattr(self, option):
                 raise UsageError(
                     f"--{option.replace('_', '-')} needs the chat template", "leave out --no-chat-template"
                 )
-        for option in ("prompt_column", "answer_column", "answer_regex", "suffix", "system"):
-            if not is_unicode(getattr(self, option)):
-                raise UsageError(f"--{option.replace('_', '-')}: this is not valid Unicode text", "write it in UTF-8")
-        if not is_unicode(self.chat_template_args()):
-            raise UsageError("--chat-template-arg: this is not valid Unicode text", "write it in UTF-8")
+        self.chat_template_args()
 
     def _check_engine(self) -> None:
         """Raises UsageError for an option that belongs to another engine than the one that samples."""

@@ -180,7 +180,7 @@ class Graders:
         from primecli.verifiers import choose_verifier
 
         columns = [name for name in (schema.ABILITY, schema.DATA_SOURCE) if name in shard.footer.columns]
-        table = read_table(shard.path, [*columns, schema.GROUP_ID])
+        table = read_table(shard.path, [*columns, schema.GROUP_ID], expected=shard.footer)
         nothing = [None] * table.num_rows
         abilities, sources = (
             table[name].to_pylist() if name in columns else nothing for name in (schema.ABILITY, schema.DATA_SOURCE)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from primecli.analysis.statistics import describe, gather, pass_at_k, quantiles
+from primecli.analysis.statistics import describe, gather, mean_pass_at_k, quantiles
 from primecli.pipeline.inputs import Inputs
 from primecli.shards import schema
 from tests.builders import rollouts, write_shards
@@ -18,18 +18,18 @@ from tests.builders import rollouts, write_shards
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.booleans(), min_size=1, max_size=7), st.integers(1, 7))
 def test_pass_at_k_is_the_share_of_draws_with_a_right_sample(samples: list[bool], k: int) -> None:
-    ours = pass_at_k(np.array([len(samples)]), np.array([sum(samples)]), k)
+    ours = mean_pass_at_k(np.array([len(samples)]), np.array([sum(samples)]), k)
     draws = [any(drawn) for drawn in combinations(samples, k)]
     assert (ours and ours[0]) == (pytest.approx(np.mean(draws)) if draws else None)
 
 
 def test_pass_at_k_is_the_mean_over_groups_with_enough_samples() -> None:
     graded, right = np.array([4, 2, 4]), np.array([4, 1, 0])
-    value, error = pass_at_k(graded, right, 1) or (0.0, 0.0)
+    value, error = mean_pass_at_k(graded, right, 1) or (0.0, 0.0)
     assert value == pytest.approx((1 + 0.5 + 0) / 3)
     assert error == pytest.approx(np.std([1, 0.5, 0], ddof=1) / 3**0.5)
-    assert (pass_at_k(graded, right, 4) or [0])[0] == 0.5
-    assert pass_at_k(graded, right, 5) is None
+    assert (mean_pass_at_k(graded, right, 4) or [0])[0] == 0.5
+    assert mean_pass_at_k(graded, right, 5) is None
 
 
 def test_quantiles_equal_those_of_numpy_without_nan() -> None:

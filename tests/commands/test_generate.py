@@ -245,9 +245,9 @@ def test_what_the_template_drops_is_counted(tiny: Path, tmp_path: Path, primecli
         (["--no-chat-template", "--chat-template-arg", "a=1"], "--chat-template-arg needs the chat template"),
         (["--chat-template-arg", "a"], "--chat-template-arg a: write it as KEY=VALUE"),
         (["--chat-template-arg", "a=1"], "has no such variable"),
-        (["--suffix", "\udcff"], "--suffix: this is not valid Unicode text"),
-        (["--system", "\udcff"], "--system: this is not valid Unicode text"),
-        (["--chat-template-arg", r'a="\ud83d"'], "--chat-template-arg: this is not valid Unicode text"),
+        (["--suffix", "\udcff"], "has bytes that are not UTF-8"),
+        (["--system", "\udcff"], "has bytes that are not UTF-8"),
+        (["--chat-template-arg", r'a="\ud83d"'], "holds half of a character"),
     ],
 )
 def test_options_of_the_template_are_checked(

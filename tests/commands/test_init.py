@@ -104,7 +104,7 @@ def test_the_makefile_runs_the_stages_with_options_that_exist(
     done = shell(f"make -n ITERATIONS=4 HELDOUT=other.jsonl EVAL_EVERY=2 KEEP=last {variables}", tmp_path)
     assert done.returncode == 0, done.stderr
     commands = re.findall(r"primecli ([a-z-]+)([^|>]*)", done.stdout)
-    evaluation, training = ["generate", "verify"], stages.split()
+    evaluation, training = ["generate", "verify", "evaluate"], stages.split()
     plan = [*evaluation, *2 * training, *evaluation, *2 * training, *evaluation, "report"]
     assert [name for name, _ in commands] == plan
     for name, rest in commands:

@@ -6,6 +6,8 @@ import pytest
 
 from primecli.errors import InputError
 from primecli.files import lock
+from primecli.pipeline.evaluation import write_evaluation
+from primecli.report.headlines import headlines
 from primecli.report.runs import find_run, typical_seconds
 from tests.made_runs import make_run, write_summary
 
@@ -95,16 +97,14 @@ def test_a_broken_summary_is_a_problem_but_does_not_stop_the_reading(tmp_path: P
     (tmp_path / "1" / "filter" / "_summary.json").write_text('{"stage": ')
     run = find_run(tmp_path)
     assert len(run.problems) == 1
-    assert "1/filter/_summary.json: cannot be read" in run.problems[0]
+    assert "1/filter/_summary.json: is not JSON" in run.problems[0]
     assert run.series("verify", "accuracy") == {1: pytest.approx(0.1)}
 
 
-def test_a_metric_that_is_not_a_number_has_no_value(tmp_path: Path) -> None:
-    metrics = {"accuracy": "high", "correct": True, "wrong": 3}
-    write_summary(tmp_path / "1" / "verify", "verify", metrics=metrics)
-    run = find_run(tmp_path)
-    assert (run.series("verify", "accuracy"), run.series("verify", "correct")) == ({}, {})
-    assert run.series("verify", "wrong") == {1: 3.0}
+@pytest.mark.parametrize("value", ["high", True, None, [1]])
+def test_a_metric_that_is_not_a_number_is_a_problem_too(tmp_path: Path, value: object) -> None:
+    write_summary(tmp_path / "1" / "verify", "verify", metrics={"accuracy": value})
+    assert "1/verify/_summary.json: metrics.accuracy: expected a number, found" in find_run(tmp_path).problems[0]
 
 
 def test_unfinished_stages_have_a_state_but_no_values(tmp_path: Path) -> None:
@@ -138,3 +138,18 @@ def test_a_run_of_the_starter_is_called_by_its_directory(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path / "high-beta" / "run")
     assert find_run(Path()).name == "high-beta"
     assert find_run(Path(), "mine").name == "mine"
+
+
+def test_an_evaluation_is_read_as_a_stage_of_its_own(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    metrics = {"avg@4": 0.25, "pass@1": 0.25, "pass@4": 0.5, "maj@1": 0.25, "maj@4": 0.375}
+    described = {name: {"value": value, "low": None, "high": None} for name, value in metrics.items()}
+    write_evaluation(tmp_path / "eval" / "3" / "verify", {"all": {"metrics": described}})
+    run = find_run(tmp_path)
+    assert run.series("evaluate", "pass@n", "eval") == {3: 0.5}
+    assert run.series("evaluate", "maj@n", "eval") == {3: 0.375}
+    assert not run.series("evaluate", "best@n", "eval")
+    assert run.series("verify", "accuracy", "eval") == {0: 0.2, 3: 0.5}
+    assert [line.label for line in headlines([run])][:3] == ["accuracy, eval", "pass@n, eval", "maj@n, eval"]
+    (tmp_path / "eval" / "3" / "verify" / "_evaluation.json").write_text('{"all": 1e400}')
+    assert "_evaluation.json: all: expected an object" in find_run(tmp_path).problems[0]
