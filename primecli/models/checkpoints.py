@@ -47,6 +47,7 @@ MASTER = "master.safetensors"
 BASE = "base.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STEPS = "steps.jsonl"
+GENERATION_CONFIG = "generation_config.json"
 
 NOT_COPIED = (
     "*.safetensors",
@@ -233,6 +234,7 @@ def _save_tensors(
     directory: Path, model: Any, moments: Mapping[str, torch.Tensor], source: Path, same_base: bool
 ) -> None:
     from safetensors.torch import save_file
+    from transformers import GenerationConfig
 
     trainer = directory / TRAINER_DIRECTORY
     trainer.mkdir()
@@ -245,7 +247,11 @@ def _save_tensors(
         previous = source / TRAINER_DIRECTORY / BASE if same_base else None
         _save_base(trainer / BASE, lora.frozen(model), previous)
         lora.merge(model)
-    model.to(stored_dtype(source)).save_pretrained(directory)
+    model = model.to(stored_dtype(source))
+    # the source's own file is copied; transformers refuses to write one with settings that contradict each other
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    model.save_pretrained(directory)
+    (directory / GENERATION_CONFIG).unlink(missing_ok=True)
 
 
 def _save_base(path: Path, frozen: Mapping[str, torch.nn.Parameter], previous: Path | None) -> None:

@@ -343,6 +343,7 @@ def _sample(
         max_length=max(len(group.prompt_ids) for group in groups) + params.max_tokens,
     )
     _report_prompts(run, encoder)
+    _check_known(groups, policy.output_size)
     engine, engine_options = options.resolved_engine(), options.engine_options()
     with Sampler(engine, policy, engine_options, params, missing, done=run.progress.advance) as sampler:
         for number, part in enumerate(parts):
@@ -351,6 +352,17 @@ def _sample(
                 continue
             table = rollout_table(part, sampler.samples(number), params, encoder, policy.fingerprint)
             run.commit(table, _counts(table))
+
+
+def _check_known(groups: list[PromptGroup], tokens: int) -> None:
+    """Raises InputError for a prompt with a token that the model does not have. tokens: how many it has."""
+    for group in groups:
+        largest = max(group.prompt_ids)
+        if largest >= tokens:
+            raise InputError(
+                f"{group.prompt.name}: holds the token id {largest}, and the model has {tokens} tokens",
+                "its tokenizer has tokens for which it has no embedding: resize the embedding, or remove the token",
+            )
 
 
 def _counts(table: pa.Table) -> dict[str, float]:
