@@ -224,12 +224,14 @@ def generate(options: GenerateOptions) -> None:
     """Samples responses to prompts, and writes them as shards of whole groups, skipping those that exist."""
     from primecli.generation.encoder import Encoder
     from primecli.models.identity import model_fingerprint, resolve_model, tokenizer_fingerprint
+    from primecli.models.same_tokens import TOKEN_IDENTITY, token_identity
     from primecli.pipeline.stage_run import StageRun
 
     with StageRun("generate", options, finish=metrics) as run:
         prompts, content = _read_prompts(options)
         directory = resolve_model(options.model)
         run.models.update(policy=model_fingerprint(directory), tokenizer=tokenizer_fingerprint(directory))
+        run.facts[TOKEN_IDENTITY] = token_identity(directory)
         run.open(options.out)
         encoder = Encoder(
             directory,
