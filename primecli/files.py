@@ -277,5 +277,5 @@ def read_bytes(path: Path, most: int) -> bytes:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from error
     if len(data) > most:
-        raise InputError(f"{path}: has more than {most >> 20} MiB")
+        raise InputError(f"{path}: has more than {most:,} bytes, too many for what it is")
     return data
