@@ -229,6 +229,10 @@ class StageRun(Run):
         self._record(name, table.num_rows, all_counts)
         pipe.emit(self.directory / name)
 
+    def record(self, config: Mapping[str, Json]) -> None:
+        """Adds to the summary's config what only the input has shown, such as that texts became messages."""
+        self._summary.config = {**self._summary.config, **config}
+
     def count(self, counts: Mapping[str, float]) -> None:
         """Adds to the counts of the run without writing a shard, for example if no group of a shard was kept."""
         for key, value in counts.items():

@@ -22,7 +22,7 @@ _ARBITRARY = re.compile(r"[CcK](?:_\d)?")  # what is a constant where it stands 
 _SURE = re.compile(r"C(?:_\d)?")
 _NEW_NAME = re.compile(r"[CcKkAD](?:_\d)?")  # what an answer may call the only constant
 _NEW_NAMES = re.compile(r"[CcKkABDEabMN](?:_\d)?")  # and what it may call several
-_VARIABLE = re.compile(r"[a-z]|\\(?:theta|phi|alpha|beta|tau|omega|lambda)")
+_VARIABLE = re.compile(r"[abhkmnp-z]|\\(?:theta|phi|alpha|beta|tau|omega|lambda)")
 _TRANSCENDENTAL = {"sin", "cos", "exp", "ln", "sinh", "cosh", "logb"}
 
 # integer parameters ---------------------------------------------------------------------------------------
@@ -226,9 +226,8 @@ def _constants(gold: Tree) -> frozenset[str]:
     variables = names - found
     if not 0 < len(found) <= MAX_CONSTANTS or not _plain(variables):
         return frozenset()
-    if len(variables) > 1 and not (len(found) == 1 and _SURE.fullmatch(min(found))):
-        return frozenset()
-    return found
+    sure = min(found) == "C" if len(found) == 1 else all(re.fullmatch(r"C_\d", name) for name in found)
+    return found if sure or len(variables) == 1 else frozenset()
 
 
 def _names_for(constants: frozenset[str]) -> re.Pattern[str]:

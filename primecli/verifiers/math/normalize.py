@@ -108,7 +108,7 @@ _NAMES_LISTED = re.compile(r"\s*[A-Za-z]{1,20}(?:(?:\s*,\s*|\s*,?\s+and\s+)[A-Za
 # "for all n \in \mathbb{Z}" or "where k is an integer" at the end
 _COUNT = r"(?:\d|(?:one|two|three|four|five|six|seven|eight|nine|ten)\b)"  # "3 for every 4" is no condition
 _FOR_ALL = re.compile(
-    r"[,\s]*(?:\\text\{[\s,]*(?:for (?:all|any|every)|where)"
+    r"[,\s]*(?:\\text\{[\s,]*(?:for (?:all|any|every|integers?)|where)"
     rf"(?!\s+{_COUNT})[^{{}}]*\}}(?!\s*\d)|\bfor (?:all|any|every)\b(?!\s+{_COUNT}))[^=]*$"
     r"|[,\s]*\(?\s*(?:\\text\{[^{}]*\})?\s*[j-nrst]\s*\\in\s*(?:\\(?:mathbb|text)\s*)?\{?\s*[ZN]\s*\}?(?:\^[+*])?\s*\)?$"
     r"|[,\s]*\(?(?:\bwhere )?\b[j-nrst] (?:is )?(?:an |any )?(?:arbitrary )?integer\)?$"

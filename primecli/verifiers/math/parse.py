@@ -37,6 +37,7 @@ class _Parser:
     position: index of the next token.
     depth: how many sums and primaries are being read, each inside the one before.
     bars: how many `|` are open, so that the next one closes.
+    product_of_powers: the factors read so far of a product such as `2^3 3 5`, in which numbers follow one another.
     """
 
     def __init__(self, text: str) -> None:
@@ -44,6 +45,7 @@ class _Parser:
         self.position = 0
         self.depth = 0
         self.bars = 0
+        self.product_of_powers: Tree | None = None
 
     def peek(self, ahead: int = 0) -> Token:
         """The next token, or the one `ahead` tokens after it; an empty one past the end."""
@@ -112,17 +114,20 @@ class _Parser:
                 return tree
 
     def number_may_follow(self, tree: Tree) -> bool:
-        """Whether a number after these factors is one more: `2^3 3^2`, `2^{3}5`, `(n-2) 2^n`, `C_1 2^n`.
+        """Whether a number after these factors is one more: `2^3 3 5^2`, `2^{3}5`, `(n-2) 2^n`, `n2^n`, `C_1 2^n`.
 
         Not in `2^33` or `5 2^n`, nor where the number may be the whole part of a mixed one, as in `2^3 1/2`.
         """
         last = tree[-1] if tree[0] in ("mul", "neg") else tree
         (_, word, space), (kind, before, _), after = self.peek(), self.peek(-1), self.peek(1)[1]
-        if not word.isdigit() or not (space or before in (")", "}")):
+        if not word.isdigit() or after in ("/", "\\frac"):
             return False
-        if last[0] == "pow":
-            return after not in ("/", "\\frac")
-        return after == "^" and last[0] != "num" and (kind != "num" or last[0] == "sym")
+        apart = space or before in (")", "}")
+        if (last[0] == "pow" and apart) or (space and tree == self.product_of_powers):
+            self.product_of_powers = ("mul", tree, number(word))
+            return True
+        letters = self.peek(2)[0] == "sym" or (self.peek(2)[1] == "{" and self.peek(3)[0] == "sym")
+        return after == "^" and (apart or letters) and last[0] != "num" and (kind != "num" or last[0] == "sym")
 
     def starts_factor(self) -> bool:
         """Whether the next token begins a factor, which is multiplied with the one before it."""

@@ -118,6 +118,10 @@ _BUILDER = re.compile(r"([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?\s*R\s*\}?\s*)?(?:\
 # "\mathbb{R} \setminus \{0\}"
 _ALL_BUT = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?\s*(?:\\setminus|\\backslash|-)\s*(\\\{.*\\\})", re.DOTALL)
 _POINT_LABEL = re.compile(r"[A-Z]\s*(?=\()")  # the A of "A(5,-3)"
+# a number before a point or vector
+_ARGUMENT = r"(?:\{[^{}]{1,40}(?:\{[^{}]{0,40}\}[^{}]{0,40})?\}|\d)"
+_FACTOR = rf"(?:\d{{1,9}}(?:\.\d{{1,9}})?)?\s?(?:\\(?:frac|sqrt)\s*{_ARGUMENT}{{1,2}})?"
+_SCALED = re.compile(rf"(-|-?(?=[\d\\]){_FACTOR})\s*(?:\\cdot\s*)?((?:\(|\\langle).*)", re.DOTALL)
 _TUPLE_OF_NAMES = re.compile(r"\(\s*([a-zA-Z]|\\[a-z]+)(\s*,\s*(?:[a-zA-Z]|\\[a-z]+))+\s*\)")
 
 
@@ -225,6 +229,12 @@ def _bracketed(s: str, depth: int) -> Part:
         if inner is not None and opening + closing in ("()", "[]") and s[1:-1].strip():
             # brackets around a single thing mean nothing, unless it is the letter of a choice, which `leaf` reads
             return read_parts(s[1:-1], depth + 1)[0] if len(s) > 3 else Part("leaf", s)
+    if (scaled := _SCALED.fullmatch(s)) is not None and scaled.group(1):  # \\frac12 (1, 3)
+        point = _bracketed(scaled.group(2), depth + 1)
+        factor = "-1" if scaled.group(1) == "-" else scaled.group(1)
+        if point.kind == "tuple" and point.brackets == "()" and all(item.kind == "leaf" for item in point.items):
+            items = tuple(replace(item, text=f"({factor})({item.text})") for item in point.items)
+            return replace(point, text=s, items=items)
     if (label := _POINT_LABEL.match(s)) is not None and closing == ")":
         point = _bracketed(s[label.end() :], depth + 1)
         if point.kind == "tuple":
