@@ -52,6 +52,7 @@ def disk_error(error: OSError, action: str, path: Path) -> PrimecliError:
         errno.EACCES: "check the permissions of the directory or choose another one",
         errno.EPERM: "check the permissions of the directory or choose another one",
         errno.EROFS: "the file system is read-only; choose another directory",
+        errno.EFBIG: "`ulimit -f` limits the size of files here, or the file system does",
         errno.ENOTDIR: "part of the path is a file, not a directory",
     }
     reason = os.strerror(error.errno) if error.errno else str(error)
