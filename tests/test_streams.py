@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from primecli import cli
+from primecli.shards.parquet import read_footer
 from tests.builders import rollouts, write_shards
 from tests.conftest import shell
 from tests.made_runs import write_summary
@@ -85,8 +86,8 @@ def test_odd_paths_are_one_line(
     write_summary(tmp_path / "run", "verify")
     result = primecli(*arguments, check=False)
     assert result.code == code
-    assert message in result.line()
-    assert "bug" not in result.line()
+    assert message in result.err
+    assert "bug" not in result.err
 
 
 @pytest.mark.parametrize(
@@ -113,3 +114,20 @@ def test_odd_lines_of_stdin_are_one_line(
 def test_a_variable_that_is_not_utf8_is_one_line(primecli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRIMECLI_DEVICE", "\udcff")
     assert "PRIMECLI_DEVICE: has bytes that are not UTF-8" in primecli("stats", "a", check=False).line()
+
+
+@pytest.mark.parametrize("name", ["a\udcff", None])
+def test_a_directory_that_is_gone_or_not_utf8_is_not_recorded(
+    primecli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    """name: None for a directory that is gone."""
+    shards = write_shards(tmp_path / "a", rollouts(2, 2))
+    here = tmp_path / (name or "gone")
+    here.mkdir()
+    monkeypatch.chdir(here)
+    if name is None:
+        here.rmdir()
+    result = primecli("filter", shards, "--accuracy", 0, 1, "--out", tmp_path / "b")
+    assert "directory" not in read_footer(result.paths[0]).provenance[-1]
+    assert primecli("lineage", tmp_path / "b").paths
+    assert primecli("lineage", tmp_path / "b", "--replay").paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from primecli import catalog
 from primecli.errors import InputError
 from primecli.models.identity import is_checkpoint, read_trainer_record
+from primecli.pipeline.invocation import working_directory
 from primecli.shards import parquet
 
 Record = Mapping[str, Any]
@@ -116,10 +118,10 @@ def located(record: Record, text: str) -> Path:
     """A path of a command from where we are: a relative one starts where the command was run, if that is known."""
     path = Path(text)
     ran_in = record.get("directory")
-    if ran_in is None or path.is_absolute() or Path(ran_in) == Path.cwd():
+    if ran_in is None or path.is_absolute() or ran_in == working_directory():
         return path
     there = Path(ran_in) / path
-    return there if there.exists() else path
+    return there if os.path.exists(there) else path
 
 
 @dataclass(frozen=True, slots=True)

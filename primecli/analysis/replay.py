@@ -18,7 +18,7 @@ import typer
 from primecli import catalog
 from primecli.analysis.lineage import Origin, Record, find_origin, input_directories, models_of
 from primecli.errors import InputError
-from primecli.pipeline.invocation import without_config
+from primecli.pipeline.invocation import without_config, working_directory
 from primecli.printable import one_line
 from primecli.verifiers import VERIFIERS
 
@@ -80,8 +80,8 @@ def replay_script(origin: Origin, find_options: FindOptions) -> Replay:
 
 def _directories(origin: Origin) -> list[str]:
     """Where the commands were run, if that is not here: their relative paths start there."""
-    names = [record.get("directory") for record in origin.chain]
-    return sorted({str(name) for name in names if name is not None and Path(name) != Path.cwd()})
+    names = {str(record["directory"]) for record in origin.chain if record.get("directory")}
+    return sorted(names - {working_directory() or ""})
 
 
 def _is_live(pipeline: Sequence[ReplayStep]) -> bool:

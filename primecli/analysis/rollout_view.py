@@ -65,7 +65,7 @@ def show_rollouts(
     reader: Reader | None = None
     screen: Screen | None = None
     count = 0
-    for match in itertools.islice(matches, limit):
+    for match in itertools.islice(matches, min(limit, sys.maxsize)):
         locations = match if isinstance(match, tuple) else (match,)
         if measure is None:
             measure = default_measure(locations[0].shard.footer.columns)

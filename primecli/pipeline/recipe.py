@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import Any, Self
 
 from primecli import __version__
 from primecli.files import Json, fingerprint
-from primecli.pipeline.invocation import configured_options
+from primecli.pipeline.invocation import configured_options, working_directory
 from primecli.shards import schema
 from primecli.shards.parquet import Shard
 
@@ -108,11 +107,12 @@ def provenance_record(
     started: when work on it began.
     """
     elsewhere = configured_options()  # the command line alone would not say how the result was made
+    directory = working_directory()
     return {
         "stage": recipe.stage,
         "version": __version__,
         "command": shlex.join(["primecli", *sys.argv[1:]]),
-        "directory": os.getcwd(),
+        **({"directory": directory} if directory else {}),
         **({"elsewhere": elsewhere} if elsewhere else {}),
         "config": {**recipe.config, **execution},
         "inputs": [{"path": str(shard.path), "content": shard.footer.content} for shard in inputs],

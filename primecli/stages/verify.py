@@ -110,6 +110,7 @@ class VerifyOptions(StageOptions):
 
         Raises UsageError for an unknown verifier, or for two with the same key.
         """
+        from primecli.pipeline.invocation import working_directory
         from primecli.verifiers import verifier_identity
 
         chosen: dict[str, str] = {}
@@ -117,8 +118,9 @@ class VerifyOptions(StageOptions):
             key, _, name = argument.rpartition("=")
             if chosen.setdefault(key, name) != name:
                 raise UsageError(f"--verifier {argument}: {key or 'all rows'} would have two verifiers")
-            if ":" in name and os.getcwd() not in sys.path:
-                sys.path.insert(0, os.getcwd())  # so that modules in it are found, also by the workers
+            here = working_directory()
+            if ":" in name and here is not None and here not in sys.path:
+                sys.path.insert(0, here)  # so that modules in it are found, also by the workers
             verifier_identity(name)
         return chosen
 

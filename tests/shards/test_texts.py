@@ -44,7 +44,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write
 
 
-@pytest.mark.parametrize("name", [schema.GROUP_ID, schema.PROMPT, schema.RESPONSE, schema.DATA_SOURCE, schema.VERDICT])
+@pytest.mark.parametrize("name", [schema.GROUP_ID, schema.PROMPT, schema.DATA_SOURCE])
 def test_a_text_that_is_not_utf8_is_named_by_every_command(
     primecli: Any, shard: Any, tmp_path: Path, name: str
 ) -> None:
