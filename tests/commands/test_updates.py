@@ -174,6 +174,32 @@ def test_a_rerun_keeps_the_checkpoint_and_another_run_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp")) == []
 
 
+def test_a_checkpoint_behind_a_symbolic_link_is_replaced_where_it_is(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "ckpt").symlink_to("disk/1")  # which does not exist yet
+    arguments = [*command("update-prm", tiny, tiny, tmp_path / "ckpt"), directory]
+    primecli(*arguments)
+    first = weights(tmp_path / "disk/1")
+    primecli(*arguments)  # which finds it there
+    primecli(*arguments, "--lr", "1e-2", "--force")
+    assert (tmp_path / "ckpt").readlink() == Path("disk/1")
+    assert set(weights(tmp_path / "ckpt")) == set(first)
+    assert weights(tmp_path / "ckpt") != first
+    assert [path.name for path in (tmp_path / "disk").iterdir() if ".tmp" in path.name] == []
+
+
+def test_links_in_a_circle_and_mount_points_are_refused_before_any_work(
+    tiny: Path, tmp_path: Path, primecli: Any
+) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    result = primecli(*command("update-prm", tiny, tiny, tmp_path / "a"), tmp_path / "nowhere", check=False)
+    assert (result.code, "leads in a circle" in result.line()) == (2, True)
+    result = primecli(*command("update-prm", tiny, tiny, Path("/proc")), tmp_path / "nowhere", check=False)
+    assert (result.code, "is a mount point" in result.line()) == (2, True)
+
+
 def test_a_directory_that_is_not_a_checkpoint_is_never_overwritten(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").touch()

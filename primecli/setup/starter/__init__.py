@@ -78,8 +78,8 @@ def _disk_line(model: str, directory: Path) -> str:
         return f"disk: {needs.in_words()}; {free}"
     each = DiskNeeds(1, 2).iteration()
     return (
-        f"disk: an iteration writes {each} bytes for each parameter of a bfloat16 model, and the loop keeps the checkpoints "
-        f"of up to {PAIRS_AT_ONCE} iterations, see KEEP in the Makefile; {free}"
+        f"disk: an iteration writes {each} bytes for each parameter of a bfloat16 model, and the loop keeps the "
+        f"checkpoints of up to {PAIRS_AT_ONCE} iterations, see KEEP in the Makefile; {free}"
     )
 
 
