@@ -34,7 +34,8 @@ class TrainerRecord(TypedDict, total=False):
     """What `trainer/primecli.json` holds.
 
     weights: fingerprint of the checkpoint's weights. step: optimizer steps so far. lineage: fingerprints of the weights
-    of all ancestors and its own, oldest first. provenance: the updates that made it, oldest first.
+    of all ancestors and its own, oldest first. provenance: the updates that made it, oldest first. master: `model`
+    where the float32 parameters are those of the exported model, rather than in a file of their own.
     """
 
     weights: Required[str]
@@ -45,6 +46,7 @@ class TrainerRecord(TypedDict, total=False):
     fingerprint: str
     recipe: StoredRecipe
     provenance: list[StoredRecord]
+    master: str
     lora: StoredAdapters
 
 
