@@ -1,10 +1,10 @@
 """Starts processes that cannot do harm: bubblewrap limits what they see, and resource limits what they use.
 
 With bubblewrap, a process has no network, its own process tree, a read-only view of the interpreter and nothing else,
-a fixed environment, and a private /tmp of bounded size; it ends with its parent. The resource limits bound CPU time,
-memory, threads, files and output. A filter of system calls (Linux on x86_64 and aarch64) refuses new processes,
-signals, tracing, mounts and sockets. Landlock, where the kernel has it, hides other processes in /proc. Wall-clock time
-is bounded by the caller, with a deadline for each message.
+a fixed environment, and a private /tmp, whose size and number of files are bounded; it ends with its parent. The
+resource limits bound CPU time, memory, threads, files and output. A filter of system calls (Linux on x86_64 and
+aarch64) refuses new processes, signals, tracing, mounts and sockets. Landlock, where the kernel has it, hides other
+processes in /proc. Wall-clock time is bounded by the caller, with a deadline for each message.
 
 A program in bubblewrap can still learn some paths of the caller. Those of the interpreter and of the packages are in
 /proc/1/cmdline and in every mountinfo, since they are mounted from there; nothing beside them can be reached. On a
@@ -21,6 +21,7 @@ import platform
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -33,7 +34,7 @@ from types import CodeType
 from typing import Any, Self
 
 from primecli.errors import UsageError
-from primecli.verifiers.sandbox import codec
+from primecli.verifiers.sandbox import codec, scratch
 
 MODES = ("auto", "bwrap", "limits", "none")
 INSTALL = "apt-get install bubblewrap"
@@ -72,6 +73,8 @@ for name, code in modules:
     module = sys.modules[package + "." + name] = types.ModuleType(package + "." + name)
     exec(code, module.__dict__)
     setattr(sys.modules[package], name, module)
+if config["mount_bytes"]:
+    sys.modules[package].scratch.mount(config["mount_bytes"])
 if config["parent"]:
     sys.modules[package].seccomp.die_with_parent(config["parent"])
 module.main(config)
@@ -80,7 +83,14 @@ module.main(config)
 
 
 class SandboxFailed(Exception):
-    """The sandbox did not start, or broke without the program's doing."""
+    """The sandbox did not start, or broke.
+
+    by_program: whether values of the program broke it, as far as can be told.
+    """
+
+    def __init__(self, message: str, by_program: bool = False) -> None:
+        super().__init__(message)
+        self.by_program = by_program
 
 
 class DeadlinePassed(Exception):
@@ -181,6 +191,7 @@ def bwrap_command(limits: Limits) -> list[str]:
     return [
         os.path.abspath(shutil.which("bwrap") or "/usr/bin/bwrap"),  # it starts without the caller's PATH and directory
         *("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+        *(() if _is_setuid() else ("--cap-add", "CAP_SYS_ADMIN")),  # in its namespaces only; see scratch.mount
         *("--uid", "1000", "--gid", "1000", "--hostname", "sandbox"),
         *_view(),
         *("--proc", "/proc", "--dev", "/dev", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"),
@@ -188,6 +199,13 @@ def bwrap_command(limits: Limits) -> list[str]:
         *("--chdir", "/tmp", "--clearenv"),
         *(word for name, value in _environment("/tmp").items() for word in ("--setenv", name, value)),
     ]
+
+
+@functools.cache
+def _is_setuid() -> bool:
+    """Whether bubblewrap has root's rights, and so gives none away."""
+    path = shutil.which("bwrap")
+    return path is not None and bool(os.stat(path).st_mode & stat.S_ISUID)
 
 
 def _environment(home: str) -> dict[str, str]:
@@ -229,7 +247,7 @@ class Process:
         assert mode in ("bwrap", "limits", "none"), mode
         self.mode = mode
         self._unread = b""
-        self._home: tempfile.TemporaryDirectory[str] | None = None
+        self._home: str | None = None
         arguments = [interpreter(), "-s", "-S", "-P", "-c", _BOOT]
         home = "/"  # bubblewrap keeps its working directory in memory, and a program may see that memory
         environment: dict[str, str] = {}
@@ -239,8 +257,8 @@ class Process:
             arguments = [*bwrap_command(limits), *arguments]
             packages = ["/packages"]
         else:
-            self._home = tempfile.TemporaryDirectory(prefix="primecli-", ignore_cleanup_errors=True)
-            home, environment = self._home.name, _environment(self._home.name)
+            self._home = home = tempfile.mkdtemp(prefix="primecli-")
+            environment = _environment(home)
             packages = list(dict.fromkeys(os.path.dirname(path) for path in package_paths()))
         try:
             self._process = subprocess.Popen(
@@ -267,6 +285,7 @@ class Process:
             "memory_bytes": limits.memory_bytes,
             "file_bytes": limits.file_bytes,
             "packages": packages,
+            "mount_bytes": limits.tmp_bytes if mode == "bwrap" else 0,
             "parent": os.getpid() if mode != "bwrap" and platform.system() == "Linux" else 0,
         }
         try:
@@ -371,4 +390,7 @@ class Process:
 
     def _forget_home(self) -> None:
         if self._home is not None:
-            self._home.cleanup()
+            scratch.clear(self._home)
+            with contextlib.suppress(OSError):
+                os.rmdir(self._home)
+            self._home = None

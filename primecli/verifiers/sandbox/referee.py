@@ -69,7 +69,7 @@ def main(config: dict[str, Any]) -> None:
 def _run_job(job_fd: int, verdict_fd: int, to_program: int, from_program: int) -> None:
     with os.fdopen(job_fd, "rb") as file:
         job = json.load(file)
-    program = Program(to_program, os.fdopen(from_program, "rb"), lambda: referee.report({"called": True}))
+    program = Program(to_program, os.fdopen(from_program, "rb"), lambda: referee.report({"given": True}))
     referee = Referee(verdict_fd, program, job["seconds"])
     if "test" in job:
         referee.check(job["prompt"], job["test"], job["entry_point"])
@@ -83,31 +83,35 @@ class Program:
 
     out: file descriptor of the pipe to it.
     reader: of the pipe from it.
-    on_call: called before the first call.
-    touched: whether the tests have had anything from the program, so that a failure may be its fault.
-    called: whether the tests have called it.
-    raised: its last exception.
+    on_value: called before the first value of it is read.
+    touched: whether the tests have had a reply of the program, so that a failure may be its fault.
+    given: whether the tests have had a value of it: only from then on a test may be slow because of it.
+    waiting: whether the tests are waiting for a reply of it.
     ended: whether it has closed its pipe.
     timed_out: whether the time of a test has run out.
     """
 
-    def __init__(self, out: int, reader: BinaryIO, on_call: Callable[[], None]) -> None:
+    def __init__(self, out: int, reader: BinaryIO, on_value: Callable[[], None]) -> None:
         self.out = out
         self.reader = reader
-        self.on_call = on_call
+        self.on_value = on_value
         self.touched = False
-        self.called = False
-        self.raised: Exception | None = None
+        self.given = False
+        self.waiting = False
         self.ended = False
         self.timed_out = False
 
     def ask(self, *request: Any) -> list[Any]:
         """Sends a request and returns the reply. Raises ProgramEnded, or the exception that the program raised."""
+        if self.timed_out:
+            raise TimeIsUp  # the test has swallowed the first one
+        self.waiting = True
         try:
             guest.write_all(self.out, codec.dump_line(request))
             line = self.reader.readline(codec.MAX_LINE)
         except BrokenPipeError:
             line = b""
+        self.waiting = False
         self.touched = True
         if not line.endswith(b"\n"):
             self.ended = True
@@ -116,8 +120,7 @@ class Program:
         if type(reply) is not list or len(reply) < 2 or reply[0] not in ("r", "x"):
             raise codec.Malformed("not a reply")
         if reply[0] == "x":
-            self.raised = _exception(str(reply[1]), str(reply[2:3] and reply[2]), iterating=request[0] == "do")
-            raise self.raised
+            raise _exception(str(reply[1]), str(reply[2:3] and reply[2]), iterating=request[0] == "do")
         return reply
 
     def keep(self, value: Any) -> int | None:
@@ -130,13 +133,13 @@ class Program:
 
     def unpack(self, message: Any) -> Any:
         """The value in a message from the program's process."""
+        if not self.given:
+            self.given = True
+            self.on_value()
         return codec.decode(message, lambda number, type_name: Remote(self, number, type_name))
 
     def call(self, target: str | int, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Calls a function of the program, and makes the changes that it made to its arguments here too."""
-        if not self.called:
-            self.called = True
-            self.on_call()
         reply = self.ask(
             "call", target, [self.pack(item) for item in arguments], {k: self.pack(v) for k, v in named.items()}
         )
@@ -157,7 +160,7 @@ class Program:
 
 
 class Remote:
-    """Stands for an object that the program keeps. It is equal only to itself, and neither true nor false."""
+    """Stands for an object that the program keeps. It is equal only to itself, and true where the program says so."""
 
     __slots__ = ("_number", "_program", "_type_name")
 
@@ -177,7 +180,7 @@ class Remote:
         return hash(self._number)
 
     def __bool__(self) -> bool:
-        raise TypeError(f"a {self._type_name} of the program is neither true nor false here")
+        return self._do("bool") is True
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Calls it in the program's process."""
@@ -224,6 +227,8 @@ def _exception(type_name: str, text: str, iterating: bool) -> Exception:
     error: Exception = ProgramError(text)
     with contextlib.suppress(Exception):  # some types need more than a text, such as UnicodeDecodeError
         error = kind(text)
+    with contextlib.suppress(Exception):
+        error._of_the_program = True  # type: ignore[attr-defined]
     return error
 
 
@@ -287,7 +292,7 @@ class Referee:
             names.update(self._stand_ins([*missing, entry_point]))
             if entry_point not in names:
                 raise NameError(f"the program does not define {entry_point}")
-            self.program.touched = False
+            self.program.touched = self.program.given
             exec(code, names)
             self.program.touched = True
             names["check"](names[entry_point])
@@ -335,8 +340,10 @@ class Referee:
         return {name: self._stand_in(name) for name in defined}
 
     def _stand_in(self, name: str) -> Any:
-        value = self.program.unpack(self.program.ask("name", name)[1])
-        return self.program.function(name) if isinstance(value, Remote) else value
+        message = self.program.ask("name", name)[1]
+        if type(message) is dict and "h" in message:
+            return self.program.function(name)
+        return self.program.unpack(message)
 
     def _read_tests(self, read: Callable[[], Any]) -> Any:
         """What `read` returns; None, after a report, where the tests cannot be read."""
@@ -354,7 +361,11 @@ class Referee:
         """Runs one test within its time, reports how it went, and returns whether it passed."""
         program = self.program
 
+        slow = False  # whether the program was at work, or its values, when the time ran out
+
         def ring(*_: Any) -> None:
+            nonlocal slow
+            slow = slow or program.waiting or program.given
             program.timed_out = True
             signal.setitimer(signal.ITIMER_REAL, 1.0)  # again, in case a test swallows the exception
             raise TimeIsUp
@@ -369,11 +380,13 @@ class Referee:
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except BaseException as error:
             why = _why(error)
-            blamed = program.touched and not (isinstance(error, ImportError) and error is not program.raised)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            own = getattr(error, "_of_the_program", False)
+            blamed = program.touched and (own or not isinstance(error, ImportError))
         if program.ended:
             why, blamed = "the program ended before the tests did", True
         if program.timed_out:
-            why, blamed = f"not done in {self.seconds:g} seconds", program.called
+            why, blamed = f"not done in {self.seconds:g} seconds", slow
         fault = "program" if blamed else "data"
         how = {"timeout": program.timed_out, "ended": program.ended}
         self.report({"test": index, "ok": not why, "why": why, "fault": fault} | how)

@@ -66,11 +66,19 @@ def test_a_ground_truth_that_cannot_be_read_is_an_error(gold: str) -> None:
         (r"\boxed{" + "1" * 2500 + "}", "unparseable"),
         (r"\boxed{6}", "wrong"),
         (r"\boxed{cat}", "wrong"),
+        (r"\boxed{((30!)!)!}", "unparseable"),
+        (r"\boxed{10 \mod 0}", "unparseable"),
     ],
 )
 def test_what_the_model_caused_is_reward_zero(response: str, verdict: str) -> None:
     grade = MathVerifier().grade(Task(response, "5"))
     assert (grade.reward, grade.verdict) == (0.0, verdict)
+
+
+@pytest.mark.parametrize("gold", [r"10 \mod 0", "((30!)!)!"])
+def test_a_gold_answer_without_a_value_is_not_the_models_fault(gold: str) -> None:
+    grade = MathVerifier().grade(Task(r"\boxed{7}", gold))
+    assert (grade.reward, grade.verdict) == (None, "error")
 
 
 def test_text_of_the_model_is_never_evaluated(tmp_path: Path) -> None:

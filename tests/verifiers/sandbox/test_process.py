@@ -101,7 +101,7 @@ def test_bent_results(hostile_grades: dict[tuple[str, str], Grade | None], name:
 
 
 def test_a_loose_test_is_not_passed_by_operators(verifier: CodeVerifier) -> None:
-    statements = ["assert abs(f(1) - 7919) < 1e-6", "assert f(1) > 7000", "assert f(1)", "assert f(1) in [7919]"]
+    statements = ["assert abs(f(1) - 7919) < 1e-6", "assert f(1) > 7000", "assert f(1) in [7919]"]
     for name in ("equal to everything", "operators of everything", "class that claims to be int"):
         for statement in statements:
             grade = verifier.grade(Task(BENT[name], json.dumps({"asserts": [statement]})))
