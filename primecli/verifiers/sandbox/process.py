@@ -49,6 +49,7 @@ NOTICES = {
 """What each weaker mode does not protect, in one line for stderr."""
 
 START_SECONDS = 30.0  # a sandbox starts in tens of milliseconds; on a busy machine it may take seconds
+CLEAR_SECONDS = 1.0  # to delete what a program leaves behind; most leave nothing
 PACKAGES = ("numpy", "numpy.libs", "sortedcontainers")  # programs may import these, if they are installed
 
 _SYSTEM_PATHS = ("/usr/lib", "/usr/lib64", "/usr/lib32", "/lib", "/lib64", "/etc/ld.so.cache")
@@ -390,7 +391,5 @@ class Process:
 
     def _forget_home(self) -> None:
         if self._home is not None:
-            scratch.clear(self._home)
-            with contextlib.suppress(OSError):
-                os.rmdir(self._home)
+            scratch.remove(self._home, CLEAR_SECONDS, interpreter())
             self._home = None

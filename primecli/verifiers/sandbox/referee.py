@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from primecli.verifiers.sandbox import codec, guest
+from primecli.verifiers.sandbox import codec, guest, mirror
 from primecli.verifiers.sandbox import names as scope
 
 MAX_WHY_CHARS = 300  # of the reason for a failure
@@ -32,10 +32,6 @@ class ProgramEnded(BaseException):
 
 class TimeIsUp(BaseException):
     """The test has used its time."""
-
-
-class ProgramError(Exception):
-    """An exception of the program whose type is not a builtin."""
 
 
 def main(config: dict[str, Any]) -> None:
@@ -120,7 +116,7 @@ class Program:
         if type(reply) is not list or len(reply) < 2 or reply[0] not in ("r", "x"):
             raise codec.Malformed("not a reply")
         if reply[0] == "x":
-            raise _exception(str(reply[1]), str(reply[2:3] and reply[2]), iterating=request[0] == "do")
+            raise mirror.exception(str(reply[1]), str(reply[2:3] and reply[2]), iterating=request[0] == "do")
         return reply
 
     def keep(self, value: Any) -> int | None:
@@ -146,7 +142,7 @@ class Program:
         changed = reply[2] if len(reply) > 2 else None
         if type(changed) is list and len(changed) == len(arguments):
             for original, message in zip(arguments, changed, strict=True):
-                _overwrite(original, self.unpack(message))
+                mirror.overwrite(original, self.unpack(message))
         return self.unpack(reply[1])
 
     def function(self, name: str) -> Callable[..., Any]:
@@ -215,44 +211,6 @@ class Remote:
 
     def __repr__(self) -> str:
         return str(self._do("repr"))
-
-
-def _exception(type_name: str, text: str, iterating: bool) -> Exception:
-    """The exception of the program, of the same builtin type. iterating: whether an iterator of its raised it."""
-    kind = getattr(builtins, type_name, None)
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        kind = ProgramError
-    if issubclass(kind, StopIteration) and not iterating:
-        kind = ProgramError  # otherwise `all(map(f, cases))` would end early and be true
-    error: Exception = ProgramError(text)
-    with contextlib.suppress(Exception):  # some types need more than a text, such as UnicodeDecodeError
-        error = kind(text)
-    with contextlib.suppress(Exception):
-        error._of_the_program = True  # type: ignore[attr-defined]
-    return error
-
-
-def _overwrite(original: Any, new: Any) -> None:
-    """Makes a mutable argument equal to the program's copy of it; objects inside it stay the same objects."""
-    if type(original) is not type(new) or original is new:
-        return
-    if isinstance(original, (list, tuple)):
-        kept = list(original)
-        for index, item in enumerate(new):
-            if index < len(kept) and type(kept[index]) is type(item) and isinstance(item, (list, dict, set)):
-                _overwrite(kept[index], item)
-            elif isinstance(original, list):
-                kept[index : index + 1] = [item]
-        if isinstance(original, list):
-            original[:] = kept[: len(new)]
-    elif isinstance(original, (dict, set)):
-        original.clear()
-        original.update(new)
-    elif isinstance(original, bytearray):
-        original[:] = new
-    elif hasattr(original, "extend") and hasattr(original, "clear"):  # a deque
-        original.clear()
-        original.extend(new)
 
 
 class Referee:
@@ -381,8 +339,7 @@ class Referee:
         except BaseException as error:
             why = _why(error)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            own = getattr(error, "_of_the_program", False)
-            blamed = program.touched and (own or not isinstance(error, ImportError))
+            blamed = program.touched and (mirror.is_mirrored(error) or not isinstance(error, ImportError))
         if program.ended:
             why, blamed = "the program ended before the tests did", True
         if program.timed_out:

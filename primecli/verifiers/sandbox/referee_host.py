@@ -13,7 +13,7 @@ from typing import Any
 
 from primecli.verifiers.sandbox.process import DeadlinePassed, Limits, Process, SandboxFailed
 
-MODULES = ("codec", "scratch", "seccomp", "leetcode", "guest", "names", "referee")
+MODULES = ("codec", "scratch", "seccomp", "leetcode", "guest", "names", "mirror", "referee")
 """What the referee needs of this package, in the order in which it is loaded there."""
 
 MIN_SLACK_SECONDS, MAX_SLACK_SECONDS = 0.5, 3.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import time
 
 MAX_FILES = 10_000  # files and directories at a time, in bubblewrap; an inode takes about a kilobyte of kernel memory
 
@@ -38,22 +40,35 @@ def open_file() -> int:
     return number
 
 
-def clear(directory: str) -> None:
+def clear(directory: str, end: float = math.inf) -> None:
     """Empties a directory, however deep its directories are nested and whatever their permissions.
 
     It goes from one directory to the next, so that no path is long and one is open at a time; nobody may be changing
     them. What cannot be deleted stays: nobody but the program that made it finds it.
+
+    end: when to give up, on the monotonic clock: on a disk, each directory may take milliseconds.
     """
     with contextlib.suppress(OSError):
         os.chmod(directory, 0o700)
-        _clear_below(os.open(directory, _FOLDER))
+        _clear_below(os.open(directory, _FOLDER), end)
 
 
-def _clear_below(at: int) -> None:
+def remove(directory: str, seconds: float, interpreter: str) -> None:
+    """Deletes a directory. What is left of it after so many seconds, a process of its own deletes, and nobody waits."""
+    clear(directory, time.monotonic() + seconds)
+    try:
+        os.rmdir(directory)
+    except OSError:
+        program = [interpreter, "-I", "-S", __file__, directory]
+        null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
+        os.posix_spawn(interpreter, program, {}, file_actions=null, setsid=True)
+
+
+def _clear_below(at: int, end: float) -> None:
     """Empties the directory that is open as `at`, and closes it."""
     names: list[str] = []  # of the directories on the way to where it is
-    waiting = [_delete_files(at)]  # those that are still to be emptied, at each level
-    while names or waiting[-1]:
+    waiting = [_delete_files(at, end)]  # those that are still to be emptied, at each level
+    while (names or waiting[-1]) and time.monotonic() < end:
         if waiting[-1]:
             name = waiting[-1].pop()
             try:
@@ -64,7 +79,7 @@ def _clear_below(at: int) -> None:
             os.close(at)
             at = below
             names.append(name)
-            waiting.append(_delete_files(at))
+            waiting.append(_delete_files(at, end))
         else:
             below, at = at, os.open("..", _FOLDER, dir_fd=at)
             os.close(below)
@@ -74,15 +89,24 @@ def _clear_below(at: int) -> None:
     os.close(at)
 
 
-def _delete_files(at: int) -> list[str]:
+def _delete_files(at: int, end: float) -> list[str]:
     """Deletes all but the directories in an open directory; returns their names."""
     folders = []
     with os.scandir(at) as listing:
         entries = list(listing)
     for entry in entries:
+        if time.monotonic() >= end:
+            break
         if entry.is_dir(follow_symlinks=False):
             folders.append(entry.name)
         else:
             with contextlib.suppress(OSError):
                 os.unlink(entry.name, dir_fd=at)
     return folders
+
+
+if __name__ == "__main__":
+    import sys
+
+    clear(sys.argv[1])
+    os.rmdir(sys.argv[1])
