@@ -333,6 +333,40 @@ def test_limits_bind_without_bubblewrap() -> None:
     verifier.close()
 
 
+REACH = """
+import fcntl, os, resource, socket
+parent = os.getppid()
+pair = socket.socketpair()
+refused = []
+for attempt in (
+    lambda: resource.prlimit(parent, resource.RLIMIT_CPU, (0, 0)),
+    lambda: fcntl.fcntl(pair[0], fcntl.F_SETOWN, parent),
+    lambda: fcntl.ioctl(pair[0], 0x8901, parent.to_bytes(4, "little")),
+    lambda: os.setpriority(os.PRIO_PROCESS, parent, 19),
+    lambda: os.sched_setaffinity(parent, {0}),
+    os.setsid,
+    lambda: os.setpgid(0, 0),
+):
+    try:
+        attempt()
+        refused.append("done")
+    except PermissionError:
+        refused.append("refused")
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))  # its own limits are its own
+fcntl.fcntl(pair[0], fcntl.F_GETFL)
+"""
+
+
+@pytest.mark.parametrize("form", ["stdin", "calls"])
+def test_other_processes_are_out_of_reach_without_bubblewrap(form: str) -> None:
+    verifier = CodeVerifier(sandbox="limits")
+    last = "print(*refused)" if form == "stdin" else "def f(*a): return ' '.join(refused)"
+    expected = " ".join(["refused"] * 7)
+    truth = {"inputs": [""], "outputs": [expected]} | ({} if form == "stdin" else {"fn_name": "f"})
+    grade = verifier.grade(Task(f"```python\n{REACH}{last}\n```", json.dumps(truth)))
+    assert grade.verdict == "correct", grade.first_failure
+
+
 def test_auto_is_bubblewrap_or_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CodeVerifier().sandbox == "bwrap"
     assert CodeVerifier().notice is None
