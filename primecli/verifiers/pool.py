@@ -229,7 +229,8 @@ class GradingPool:
         assert process.stdin is not None
         assert process.stdout is not None
         worker = _Worker(process, deadline=time.monotonic() + START_SECONDS)
-        config = {"spec": self._spec, "options": self._options, "parent": os.getpid(), "memory_bytes": self.memory_bytes}
+        config: dict[str, Any] = {"spec": self._spec, "options": self._options}
+        config |= {"parent": os.getpid(), "memory_bytes": self.memory_bytes}
         worker.unsent = json.dumps(config).encode() + b"\n"
         os.set_blocking(process.stdin.fileno(), False)
         os.set_blocking(process.stdout.fileno(), False)

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -82,7 +83,8 @@ class Program:
     on_value: called before the first value of it is read.
     touched: whether the tests have had a reply of the program, so that a failure may be its fault.
     given: whether the tests have had a value of it: only from then on a test may be slow because of it.
-    waiting: whether the tests are waiting for a reply of it.
+    waited: seconds that the tests of now have waited for replies of it, those before the current one.
+    asked_at: when they began to wait for the current one, on the monotonic clock; None while they do not.
     ended: whether it has closed its pipe.
     timed_out: whether the time of a test has run out.
     """
@@ -93,7 +95,8 @@ class Program:
         self.on_value = on_value
         self.touched = False
         self.given = False
-        self.waiting = False
+        self.waited = 0.0
+        self.asked_at: float | None = None
         self.ended = False
         self.timed_out = False
 
@@ -101,23 +104,33 @@ class Program:
         """Sends a request and returns the reply. Raises ProgramEnded, or the exception that the program raised."""
         if self.timed_out:
             raise TimeIsUp  # the test has swallowed the first one
-        self.waiting = True
+        self.asked_at = time.monotonic()
         try:
-            guest.write_all(self.out, codec.dump_line(request))
-            line = self.reader.readline(codec.MAX_LINE)
-        except BrokenPipeError:
-            line = b""
-        self.waiting = False
-        self.touched = True
-        if not line.endswith(b"\n"):
-            self.ended = True
-            raise ProgramEnded
-        reply = codec.load_line(line)
+            reply = self._reply(codec.dump_line(request))
+        finally:
+            self.waited = self.seconds_waited()
+            self.asked_at = None
         if type(reply) is not list or len(reply) < 2 or reply[0] not in ("r", "x"):
             raise codec.Malformed("not a reply")
         if reply[0] == "x":
             raise mirror.exception(str(reply[1]), str(reply[2:3] and reply[2]), iterating=request[0] == "do")
         return reply
+
+    def _reply(self, request: bytes) -> Any:
+        try:
+            guest.write_all(self.out, request)
+            line = self.reader.readline(codec.MAX_LINE)
+        except BrokenPipeError:
+            line = b""
+        self.touched = True
+        if not line.endswith(b"\n"):
+            self.ended = True
+            raise ProgramEnded
+        return codec.load_line(line)
+
+    def seconds_waited(self) -> float:
+        """How long this test has waited for replies."""
+        return self.waited + (0.0 if self.asked_at is None else time.monotonic() - self.asked_at)
 
     def keep(self, value: Any) -> int | None:
         """The number of a stand-in's object, for the codec; no other object leaves this process but as plain data."""
@@ -319,11 +332,12 @@ class Referee:
         """Runs one test within its time, reports how it went, and returns whether it passed."""
         program = self.program
 
-        slow = False  # whether the program was at work, or its values, when the time ran out
+        program.waited = 0.0
+        slow = False  # whether the program or its values took the time
 
         def ring(*_: Any) -> None:
             nonlocal slow
-            slow = slow or program.waiting or program.given
+            slow = slow or program.given or program.seconds_waited() > self.seconds / 2
             program.timed_out = True
             signal.setitimer(signal.ITIMER_REAL, 1.0)  # again, in case a test swallows the exception
             raise TimeIsUp

@@ -1,16 +1,20 @@
 """Programs that attack the grading: each is wrong or a timeout, in time, and the rows beside it are graded right."""
 
 import itertools
+import json
+from typing import Any
 
 import pytest
 
+from primecli.verifiers import Task
+from primecli.verifiers.code.verifier import CodeVerifier
 from primecli.verifiers.pool import GradingPool
 from primecli.verifiers.sandbox.process import bwrap_problem
 from tests.verifiers.code.hostile import FORMS, HOSTILE, LISTED, RIGHT, task
 
 SANDBOX = pytest.mark.skipif(bwrap_problem() is not None, reason=f"no sandbox: {bwrap_problem()}")
 LIMIT = 3.0  # seconds of wall-clock time for all tests of a program
-OPTIONS = {"test_timeout": 0.25, "program_timeout": LIMIT, "memory_mb": 512}
+OPTIONS: dict[str, Any] = {"test_timeout": 0.25, "program_timeout": LIMIT, "memory_mb": 512}
 
 
 def check_hostile_programs(keys: list[tuple[str, str]], sandbox: str) -> None:
@@ -46,6 +50,43 @@ def test_programs_that_once_had_no_reward() -> None:
 def test_other_hostile_programs() -> None:
     others = [name for name in HOSTILE if name not in LISTED]
     check_hostile_programs(list(zip(others, itertools.cycle(FORMS), strict=False)), "bwrap")
+
+
+@SANDBOX
+@pytest.mark.parametrize(
+    ("program", "truth", "verdict"),
+    [
+        ("LIMIT = range(10**12)\ndef f(x): return 1", {"asserts": ["for i in LIMIT: pass"]}, "timeout"),
+        ("half = 'x'\ndef f(x): return 1", {"test": "K = half + 1\ndef check(f): pass", "entry_point": "f"}, "wrong"),
+        (
+            "def half(x): raise ImportError(x)\ndef f(x): return 1",
+            {"test": "K = half(4)\ndef check(f): pass", "entry_point": "f"},
+            "wrong",
+        ),
+        (
+            "def f(x): raise ImportError(x)",
+            {"test": "def check(f):\n    try: f(1)\n    finally: f(2)", "entry_point": "f"},
+            "wrong",
+        ),
+        (
+            "def f(x):\n    while True: pass",
+            {
+                "test": "def check(f):\n    for i in range(99):\n        try: f(i)\n        except: pass",
+                "entry_point": "f",
+            },
+            "timeout",
+        ),
+        ("def f(x): return 10**300_000", {"asserts": ["f(1) ** f(1)"]}, "timeout"),
+        ("def f(x): return 10**9", {"asserts": ["[0] * f(1)"]}, "wrong"),
+    ],
+)
+def test_what_a_programs_values_do_to_the_tests_is_its_own_doing(
+    program: str, truth: dict[str, Any], verdict: str
+) -> None:
+    verifier = CodeVerifier(sandbox="bwrap", **OPTIONS)
+    grade = verifier.grade(Task(f"```python\n{program}\n```", json.dumps(truth)))
+    verifier.close()
+    assert (grade.reward, grade.verdict) == (0.0, verdict), grade
 
 
 def check_every_program_in_every_form() -> None:
