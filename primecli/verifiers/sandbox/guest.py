@@ -232,10 +232,10 @@ def _guarded(action: Callable[[], object]) -> int:
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return int(end.code or 0) & 0xFF
-        os.write(2, str(end.code).encode(errors="replace")[:MAX_STDERR_BYTES])
+        os.write(2, str(end.code).encode(errors="backslashreplace")[:MAX_STDERR_BYTES])
         return 1
     except BaseException as error:
-        os.write(2, _describe(error).encode(errors="replace"))
+        os.write(2, _describe(error).encode(errors="backslashreplace"))
         return 1
     return 0
 
