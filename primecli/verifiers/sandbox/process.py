@@ -161,8 +161,7 @@ def interpreter() -> str:
 def package_paths() -> list[str]:
     """Directories of the installed packages that programs may import."""
     folders = dict.fromkeys((sysconfig.get_path("platlib"), sysconfig.get_path("purelib")))
-    paths = [os.path.join(folder, name) for folder in folders for name in PACKAGES]
-    return [path for path in paths if os.path.isdir(path)]
+    return [path for f in folders for name in PACKAGES if os.path.isdir(path := os.path.join(f, name))]
 
 
 @functools.cache
@@ -240,10 +239,17 @@ class Process:
     modules: the modules of this package that it loads, in this order. It runs `main(config)` of the last one.
     config: what that `main` needs; the sandbox adds its own entries.
     pass_fds: file descriptors that it inherits.
+    own_home: whether it has a directory of its own without bubblewrap, too, which is deleted when it ends.
     """
 
     def __init__(
-        self, mode: str, limits: Limits, modules: Sequence[str], config: dict[str, Any], pass_fds: Sequence[int] = ()
+        self,
+        mode: str,
+        limits: Limits,
+        modules: Sequence[str],
+        config: dict[str, Any],
+        pass_fds: Sequence[int] = (),
+        own_home: bool = True,
     ) -> None:
         assert mode in ("bwrap", "limits", "none"), mode
         self.mode = mode
@@ -258,7 +264,8 @@ class Process:
             arguments = [*bwrap_command(limits), *arguments]
             packages = ["/packages"]
         else:
-            self._home = home = tempfile.mkdtemp(prefix="primecli-")
+            home = tempfile.mkdtemp(prefix="primecli-") if own_home else tempfile.gettempdir()
+            self._home = home if own_home else None
             environment = _environment(home)
             packages = list(dict.fromkeys(os.path.dirname(path) for path in package_paths()))
         try:
@@ -361,10 +368,7 @@ class Process:
         return data
 
     def status(self, seconds: float = 1.0) -> int | None:
-        """The exit status, or minus the number of the signal that ended the process; None if it is still running.
-
-        seconds: how long to wait for the end.
-        """
+        """The exit status, or minus the signal that ended the process; None if it runs on for so many seconds."""
         try:
             status = self._process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -102,7 +102,10 @@ class RefereeHost:
         with theirs:
             config = {"control": theirs.fileno()}
             try:
-                self._process = Process(self.mode, Limits(), MODULES, config, pass_fds=[theirs.fileno()])
+                # no directory of its own: it would be left behind when this process is killed, as workers are
+                self._process = Process(
+                    self.mode, Limits(), MODULES, config, pass_fds=[theirs.fileno()], own_home=False
+                )
             except BaseException:
                 ours.close()
                 raise

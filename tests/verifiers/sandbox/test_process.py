@@ -325,6 +325,14 @@ def test_the_other_modes_grade_alike_and_say_what_they_give_up(mode: str, form: 
     verifier.close()
 
 
+def test_nothing_is_left_among_the_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with GradingPool("code", workers=1, options={"sandbox": "limits"}) as pool:
+        grades = pool.grade_list([Task(RIGHT[form], json.dumps(truth)) for form, truth in TRUTHS.items()])
+    assert {grade and grade.verdict for grade in grades} == {"correct"}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_limits_bind_without_bubblewrap() -> None:
     verifier = CodeVerifier(sandbox="limits", test_timeout=0.6, program_timeout=4)
     for name in ("memory hog", "slow memory hog", "endless output", "fork bomb that gives up", "killing the parent"):
