@@ -10,6 +10,7 @@ from primecli.warm.protocol import VARIABLE
 
 def main() -> None:
     """Runs the command line and exits with its code."""
+    open_missing_descriptors()
     if os.environ.get(VARIABLE):
         from primecli.warm import front  # before importing anything slow
 
@@ -23,6 +24,23 @@ def main() -> None:
 
     quick_exit.code = cli.run(sys.argv[1:])
     sys.exit(quick_exit.code)
+
+
+def open_missing_descriptors() -> None:
+    """Opens /dev/null as each of stdin, stdout and stderr that is closed.
+
+    The next file or pipe to be opened would get the number, and with it what libraries and child processes write there.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number)  # the copy is inherited, as standard streams are
+            if null != number:
+                os.close(null)
+            else:
+                os.set_inheritable(number, True)
 
 
 def serve() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
@@ -9,7 +10,7 @@ import pkgutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any, Optional
@@ -18,8 +19,9 @@ import typer
 from typer.main import get_command
 
 from primecli import __version__, catalog
-from primecli.errors import Interrupted, PrimecliError, ReaderClosed
+from primecli.errors import Interrupted, PrimecliError, ReaderClosed, UsageError
 from primecli.pipeline import pipe
+from primecli.printable import one_line
 from primecli.setup import config
 from primecli.setup.command_line import typer_function
 from primecli.warm.protocol import first_word
@@ -135,6 +137,23 @@ def primecli(
     """
 
 
+OUTSIDE = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ELOOP,
+        errno.EMFILE,
+        errno.ENAMETOOLONG,
+        errno.ENFILE,
+        errno.ENOSPC,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ESTALE,
+    }
+)
+"""Errors of the operating system that say something about the machine or a path, wherever they come up."""
+
 _interrupted: dict[int, float] = {}  # when each signal last came, by its number
 TWICE_SECONDS = 1.0  # a signal that comes again within this time is the same interruption
 
@@ -191,7 +210,9 @@ def run(arguments: list[str]) -> int:
         os.environ["PRIMECLI_DEBUG"] = "1" if debug else ""  # for the processes that the command starts
         signal.signal(signal.SIGTERM, _interrupt)
         signal.signal(signal.SIGINT, _interrupt)
-        with pipe.guarded_stdout():
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1) ignores it
+            signal.signal(signal.SIGHUP, _interrupt)  # the terminal has gone
+        with pipe.guarded_streams():
             code = _code_of(name, arguments, debug)
             return _last_flush(name, code, debug)
     finally:
@@ -204,6 +225,7 @@ def run(arguments: list[str]) -> int:
 def _code_of(name: str, arguments: list[str], debug: bool) -> int:
     """Runs a command line and reports its error; returns the exit code."""
     try:
+        _check_utf8(arguments)
         result = built_app()(args=arguments, prog_name="primecli", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except ReaderClosed:  # the reader has seen enough
@@ -214,14 +236,31 @@ def _code_of(name: str, arguments: list[str], debug: bool) -> int:
         return error.exit_code
     except (Interrupted, KeyboardInterrupt) as error:
         return _report(name, error, Interrupted.exit_code, debug, str(error) or "interrupted")
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            return _report_bug(name, error, debug)
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return _report(name, error, 1, debug, f"{where}{os.strerror(error.errno)}")
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # Typer's usage errors
             text = f"{config.origin(error)}{error.format_message()} (see `{name} --help`)"
             return _report(name, error, 2, debug, text)
-        text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return _report(
-            name, error, 1, debug, f"{text} (a bug in primecli: please report it, with the output of --debug)"
-        )
+        return _report_bug(name, error, debug)
+
+
+def _report_bug(name: str, error: BaseException, debug: bool) -> int:
+    text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return _report(name, error, 1, debug, f"{text} (a bug in primecli: please report it, with the output of --debug)")
+
+
+def _check_utf8(arguments: Sequence[str]) -> None:
+    """Raises UsageError for a word that is not UTF-8: commands and paths are recorded as text, and DuckDB wants it."""
+    variables = {name: value for name, value in os.environ.items() if name.startswith(f"{config.PREFIX}_")}
+    for what, word in [*(("", word) for word in arguments), *variables.items()]:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{what or word}: has bytes that are not UTF-8", "rename the file") from None
 
 
 def _last_flush(name: str, code: int, debug: bool) -> int:
@@ -247,6 +286,5 @@ def _report(name: str, error: BaseException, code: int, debug: bool, text: str |
         import traceback
 
         traceback.print_exception(error)
-    line = " ".join((text or str(error)).split())
-    print(f"{name}: {line}", file=sys.stderr, flush=True)
+    print(f"{name}: {one_line(text or str(error))}", file=sys.stderr, flush=True)
     return code

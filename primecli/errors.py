@@ -52,6 +52,10 @@ class InputError(PrimecliError):
     exit_code = 3
 
 
+class MissingFileError(InputError):
+    """A file that was to be read does not exist; exit code 3."""
+
+
 class QuarantineError(PrimecliError):
     """The stage finished, but too many rows were quarantined; exit code 4."""
 
@@ -65,7 +69,7 @@ class GateError(PrimecliError):
 
 
 class Interrupted(BaseException):
-    """Ended by SIGINT or SIGTERM; exit code 130. It is not an `Exception`, so that no handler swallows it."""
+    """Ended by SIGINT, SIGTERM or SIGHUP; exit code 130. It is not an `Exception`, so that no handler swallows it."""
 
     exit_code = 130
 

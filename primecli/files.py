@@ -11,15 +11,18 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, TypeAlias
 
-from primecli.errors import PrimecliError
+from primecli.errors import InputError, MissingFileError, PrimecliError
+from primecli.printable import printable
 
 TEMPORARY_PREFIX = ".tmp-primecli-"
 LOCK_NAME = ".primecli.lock"
+LONGEST_HOLDER = 300  # bytes of a lock file that say who holds it
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
@@ -35,7 +38,8 @@ def fingerprint(value: Json) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 (first 32 hex digits) of a file's bytes."""
+    """SHA-256 (first 32 hex digits) of a file's bytes. Raises InputError where it is not a regular file."""
+    require_regular_file(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
@@ -161,7 +165,7 @@ def remove_abandoned(path: Path) -> None:
     """Removes what killed processes left half-written beside this file, for files that are written without a lock."""
     pattern = re.compile(rf"{re.escape(TEMPORARY_PREFIX + path.name)}\.\d+")
     for leftover in path.parent.iterdir() if path.parent.is_dir() else ():
-        if pattern.fullmatch(leftover.name):
+        if pattern.fullmatch(leftover.name) and leftover.is_file():
             # whoever is still writing it holds its lock
             with contextlib.suppress(OSError), open(leftover, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,23 +185,29 @@ def lock(path: Path, what: str) -> Iterator[None]:
     what: what it protects, for the error. Raises PrimecliError at once where another process holds it.
     """
     with reporting_disk_errors("write in", path.parent):
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (open for as long as the lock is held)
-    with file:
-        if not _try_lock(file):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise PrimecliError(f"{what} is being written by {holder}", "wait until it ends, or write somewhere else")
-        file.truncate(0)
-        file.write(f"primecli, process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        with reporting_disk_errors("lock", path):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise PrimecliError(f"{path}: is not a file, and so no lock", "remove it")
+            if not _try_lock(descriptor):
+                holder = os.pread(descriptor, LONGEST_HOLDER, 0).decode(errors="replace").strip() or "another process"
+                raise PrimecliError(
+                    f"{what} is being written by {holder}", "wait until it ends, or write somewhere else"
+                )
+        with contextlib.suppress(OSError):  # a full disk: the name is only for the message that others get
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"primecli, process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
+    finally:
+        os.close(descriptor)
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(descriptor: int) -> bool:
     """Takes the lock. It retries for a moment, since `is_locked` holds the lock for an instant too."""
     for _ in range(5):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             time.sleep(0.05)
@@ -207,15 +217,65 @@ def _try_lock(file: IO[str]) -> bool:
 def is_locked(path: Path) -> bool:
     """Whether a running process holds this lock file."""
     try:
-        with open(path, encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe has no writer to wait for
+    except (OSError, ValueError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
     except BlockingIOError:
         return True
     except OSError:
         return False
+    finally:
+        os.close(descriptor)
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises OSError or ValueError, as `open` and `json` do."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def require_utf8(path: Path) -> None:
+    """Raises InputError where a path has bytes that are not UTF-8: records and the pipe have paths as text."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{printable(str(path))}: its name has bytes that are not UTF-8", "rename it") from None
+
+
+def require_regular_file(path: Path) -> None:
+    """Raises InputError unless a path leads to a regular file, MissingFileError where there is nothing, or no UTF-8.
+
+    Reading anything else may wait for ever, as a named pipe does, or never end, as /dev/zero does. So this comes before
+    every read of a file that somebody named.
+    """
+    require_utf8(path)
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
+    except ValueError:
+        raise InputError(f"{str(path)!r}: a path cannot hold a NUL") from None
+    mode = status.st_mode
+    is_null = stat.S_ISCHR(mode) and status.st_rdev == os.stat(os.devnull).st_rdev  # an empty file to everybody
+    if not stat.S_ISREG(mode) and not is_null:
+        kinds = {
+            stat.S_IFDIR: ("a directory", None),
+            stat.S_IFIFO: ("a pipe", "it could be read only once: write what comes through it to a file"),
+            stat.S_IFSOCK: ("a socket", None),
+            stat.S_IFCHR: ("a device", None),
+            stat.S_IFBLK: ("a device", None),
+        }
+        what, hint = kinds.get(stat.S_IFMT(mode), ("no regular file", None))
+        raise InputError(f"{path}: is {what}, not a file", hint)
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """All bytes of a regular file. Raises InputError where there is none, or it has more than `most` bytes."""
+    require_regular_file(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from error
+    if len(data) > most:
+        raise InputError(f"{path}: has more than {most >> 20} MiB")
+    return data

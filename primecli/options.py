@@ -12,8 +12,9 @@ fingerprint of the result or only recorded in its provenance.
 from __future__ import annotations
 
 import inspect
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -158,6 +159,29 @@ def as_json(value: Any) -> Json:
     if isinstance(value, tuple | list):
         return [as_json(item) for item in value]
     return value  # type: ignore[no-any-return]
+
+
+def key_values(option: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """The pairs KEY=VALUE of an option that may be repeated, each value read as JSON if it is JSON, else as text.
+
+    >>> key_values("--engine-arg", ["enforce_eager=true", "name=a=b"])
+    {'enforce_eager': True, 'name': 'a=b'}
+
+    Raises UsageError for one without a key or without `=`, or whose value is no valid Unicode.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not key or not equals:
+            raise UsageError(f"{option} {pair}: write it as KEY=VALUE")
+        try:
+            values[key] = json.loads(text)
+            json.dumps(values[key], ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{option} {pair}: holds half of a character") from None
+        except (ValueError, RecursionError):
+            values[key] = text
+    return values
 
 
 def positive(value: float) -> str | None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -124,3 +125,28 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
         f"{TEMPORARY_PREFIX}report.html2.1",
         "report.html",
     ]
+
+
+def test_a_lock_that_cannot_say_who_holds_it_on_a_full_disk_is_a_lock(mounted: Any) -> None:
+    place = mounted("size=4k,nr_inodes=10")
+    with contextlib.suppress(OSError), open(place / "full", "wb", buffering=0) as file:
+        file.write(bytes(1 << 20))
+    with lock(place / "lock", "runs/1"):
+        assert is_locked(place / "lock")
+        with (
+            pytest.raises(PrimecliError, match="runs/1 is being written by another process"),
+            lock(place / "lock", "runs/1"),
+        ):
+            pass
+    for number in range(20):
+        with contextlib.suppress(OSError):
+            (place / str(number)).touch()
+    with pytest.raises(PrimecliError, match=f"cannot write in {place}: No space left"), lock(place / "other", "runs/1"):
+        pass
+
+
+def test_what_is_no_file_is_no_lock_and_nothing_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "lock")
+    assert not is_locked(tmp_path / "lock")
+    with pytest.raises(PrimecliError, match="lock: is not a file"), lock(tmp_path / "lock", "x"):
+        pass

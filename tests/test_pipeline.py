@@ -218,8 +218,8 @@ def test_an_empty_pipe_is_no_input(tmp_path: Path) -> None:
     assert (done.returncode, "no shards came through the pipe" in done.stderr) == (3, True)
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "SIGINT"), (signal.SIGTERM, "SIGTERM")])
-def test_an_interrupt_is_one_line_and_a_failed_summary(number: signal.Signals, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_is_one_line_and_a_failed_summary(number: signal.Signals, tmp_path: Path) -> None:
     write_shards(tmp_path / "generate", rollouts(1, 2))
     os.mkfifo(tmp_path / "pipe")
     command = [sys.executable, "-m", "primecli", "verify", "-"]
@@ -235,7 +235,7 @@ def test_an_interrupt_is_one_line_and_a_failed_summary(number: signal.Signals, n
         running.send_signal(number)
         assert running.wait(timeout=60) == 130
         assert running.stderr.read().splitlines() == [
-            f"primecli verify: interrupted by {name} (run the same command again to continue)"
+            f"primecli verify: interrupted by {number.name} (run the same command again to continue)"
         ]
     assert summary(tmp_path / "verify")["status"] == "failed"
 

@@ -9,8 +9,9 @@ from primecli.analysis.audit import HEALTH, METRICS, SECTIONS, Bound, audit_resp
 from primecli.analysis.audit_gates import check_gates, parse_gate
 from primecli.analysis.labels import inputs_by_label, shortened
 from primecli.analysis.responses import collect
-from primecli.analysis.terminal import REPLACEMENT, print_in_full
+from primecli.analysis.terminal import print_in_full
 from primecli.errors import ReaderClosed
+from primecli.printable import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +47,8 @@ def show_audit(
         if as_json:
             _print_json(reports)
         else:
-            _print_tables(dict(zip(shortened(list(reports)), reports.values(), strict=True)))
+            labels = map(one_line, shortened(list(reports)))
+            _print_tables(dict(zip(labels, reports.values(), strict=True)))
     check_gates(gates, reports)
 
 
@@ -256,9 +258,9 @@ def _print_disagreements(console: Console, report: Report) -> None:
 
     console.print("groups where score and outcome disagree most:")
     for group in report["disagreements"]:
-        prompt = "".join(letter if letter.isprintable() else REPLACEMENT for letter in group["prompt"])
-        lines = [f"  {group['group_id']} (accuracy {group['accuracy']:.2f}) {prompt}"]
+        lines = [("  ", f"{group['group_id']} (accuracy {group['accuracy']:.2f}) {group['prompt']}")]
         for which in ("wrong", "right"):
             response = group[which]
-            lines.append(f"    {which}, scored {response['score']:+.4f}: row {response['row']} of {response['shard']}")
-        console.print(escape("\n".join(lines)), soft_wrap=True)
+            place = f"row {response['row']} of {response['shard']}"
+            lines.append(("    ", f"{which}, scored {response['score']:+.4f}: {place}"))
+        console.print(escape("\n".join(f"{indent}{one_line(line)}" for indent, line in lines)), soft_wrap=True)

@@ -13,12 +13,13 @@ from primecli.analysis.at_k import powers_up_to
 from primecli.analysis.evaluated_samples import read_samples, tell_answers_apart
 from primecli.analysis.evaluation import ALL, Samples, evaluate
 from primecli.analysis.labels import inputs_by_label, shortened
-from primecli.analysis.terminal import plain_table, print_in_full, printable, printable_text, safe_json
+from primecli.analysis.terminal import plain_table, print_in_full, printable_text, safe_json
 from primecli.errors import InputError, ReaderClosed
 from primecli.files import lock, make_directory, write_text_atomically
 from primecli.pipeline.evaluation import write_evaluation
 from primecli.pipeline.inputs import Inputs
 from primecli.pipeline.progress import say
+from primecli.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,10 +1,8 @@
-"""What made a shard or a checkpoint: its chain of commands, the models they used, and a script that makes it again."""
+"""What made a shard or a checkpoint: its chain of commands, the models they used, and what differs between two."""
 
 from __future__ import annotations
 
-import fnmatch
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 from primecli import catalog
 from primecli.errors import InputError
 from primecli.models.identity import is_checkpoint, read_trainer_record
-from primecli.pipeline.invocation import without_config
+from primecli.pipeline.invocation import working_directory
 from primecli.shards import parquet
 
 Record = Mapping[str, Any]
@@ -103,7 +101,8 @@ def models_of(record: Record) -> list[UsedModel]:
         config = record.get("config") or {}
         option = config.get(stage.models[role])
         name = str(option) if option else None
-        origin = find_origin(Path(name)) if name is not None and is_checkpoint(Path(name)) else None
+        path = None if name is None else located(record, name)
+        origin = find_origin(path) if path is not None and is_checkpoint(path) else None
         same = origin is not None and origin.fingerprint == fingerprint
         changed = origin is not None and not same
         models.append(UsedModel(role, str(fingerprint), name, origin if same else None, changed))
@@ -112,7 +111,17 @@ def models_of(record: Record) -> list[UsedModel]:
 
 def input_directories(record: Record) -> list[Path]:
     """The directories that a command took its shards from."""
-    return list(dict.fromkeys(Path(entry["path"]).parent for entry in record.get("inputs") or ()))
+    return list(dict.fromkeys(located(record, entry["path"]).parent for entry in record.get("inputs") or ()))
+
+
+def located(record: Record, text: str) -> Path:
+    """A path of a command from where we are: a relative one starts where the command was run, if that is known."""
+    path = Path(text)
+    ran_in = record.get("directory")
+    if ran_in is None or path.is_absolute() or ran_in == working_directory():
+        return path
+    there = Path(ran_in) / path
+    return there if os.path.exists(there) else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,97 +181,3 @@ def _settings(record: Record) -> dict[str, Any]:
         "seed": record.get("seed"),
         "version": record.get("version"),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayStep:
-    """One command of a replay.
-
-    command: its words, without its input shards.
-    output: the directory that it writes.
-    inputs: the directories that it takes its shards from.
-    is_update: whether it writes a checkpoint.
-    """
-
-    command: tuple[str, ...]
-    output: Path
-    inputs: tuple[Path, ...]
-    is_update: bool
-
-
-def replay_script(origin: Origin) -> str:
-    """A shell script that makes a shard or checkpoint again in the same places, after the checkpoints that it needs.
-
-    Consecutive stages are piped into each other. Raises InputError where the shards that a checkpoint was trained on
-    are gone, since nothing else says how they were made.
-    """
-    steps: dict[Path, ReplayStep] = {}
-    _collect(origin, steps)
-    lines: list[str] = []
-    before: ReplayStep | None = None
-    for step in steps.values():
-        piped = before is not None and not before.is_update and step.inputs == (before.output,)
-        command = shlex.join(step.command if piped else (*step.command, *map(str, step.inputs)))
-        if piped:
-            lines[-1] += " \\"
-            lines.append(f"  | {command}")
-        else:
-            lines.append(command)
-        before = step
-    starts = [index for index, line in enumerate(lines) if not line.startswith("  |")]
-    for end in [start - 1 for start in starts[1:]] + [len(lines) - 1]:
-        lines[end] += " > /dev/null"
-    return "\n".join(["set -euo pipefail", *lines])
-
-
-def _collect(origin: Origin, steps: dict[Path, ReplayStep]) -> None:
-    """Adds the steps that lead to it, each after all that it needs."""
-    if origin.step is None:
-        outputs = [_only(input_directories(record), origin) for record in origin.chain[1:]]
-        for record, output in zip(origin.chain, [*outputs, origin.path.parent], strict=True):
-            _add(record, output, steps)
-        return
-    if origin.path in steps:
-        return
-    for directory in input_directories(origin.record):
-        if directory not in steps:
-            try:
-                source = find_origin(directory)
-            except InputError as error:
-                raise InputError(
-                    f"{directory}: the shards that {origin.path} was trained on are gone", "keep them to replay it"
-                ) from error
-            _collect(source, steps)
-    _add(origin.record, origin.path, steps)
-
-
-def _only(directories: Sequence[Path], origin: Origin) -> Path:
-    if len(directories) != 1:
-        raise InputError(
-            f"{origin.path}: a stage before it read {len(directories)} directories; a replay can follow only one"
-        )
-    return directories[0]
-
-
-def _add(record: Record, output: Path, steps: dict[Path, ReplayStep]) -> None:
-    if output in steps:
-        return
-    for model in models_of(record):
-        if model.origin is not None:
-            _collect(model.origin, steps)
-    inputs = tuple(input_directories(record))
-    is_update = str(record.get("stage")).startswith("update-")
-    steps[output] = ReplayStep(tuple(_command_without_inputs(record)), output, inputs, is_update)
-
-
-def _command_without_inputs(record: Record) -> list[str]:
-    """The words of a command without its input shards; options from variables or a file are written out."""
-    paths = [os.path.normpath(entry["path"]) for entry in record.get("inputs") or ()]
-    named = {*paths, *(os.path.dirname(path) for path in paths)}
-    words = without_config(shlex.split(str(record["command"])))
-
-    def is_input(word: str) -> bool:
-        path = os.path.normpath(word)
-        return word == "-" or path in named or ("*" in word and any(fnmatch.fnmatch(name, path) for name in named))
-
-    return [*words[:2], *(word for word in words[2:] if not is_input(word)), *record.get("elsewhere", ())]

@@ -14,11 +14,13 @@ from primecli.analysis.lineage import (
     differences,
     find_origin,
     input_directories,
+    located,
     models_of,
-    replay_script,
 )
-from primecli.analysis.terminal import plain_table, printable, printable_text
+from primecli.analysis.replay import FindOptions, replay_script
+from primecli.analysis.terminal import plain_table, printable_text
 from primecli.errors import InputError, UsageError
+from primecli.printable import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -29,17 +31,25 @@ SHOWN_FINGERPRINT = 12  # characters; enough to tell two apart
 
 
 def show_lineage(
-    arguments: Sequence[str], *, diff: Path | None, replay: bool, depth: int | None, as_json: bool
+    arguments: Sequence[str],
+    *,
+    diff: Path | None,
+    replay: bool,
+    depth: int | None,
+    as_json: bool,
+    find_options: FindOptions,
 ) -> None:
     """Prints where shards and checkpoints come from.
 
     arguments: paths as on the command line. diff: another shard or checkpoint to compare with instead.
-    replay: print a script instead. depth: how many models and inputs to follow; None is all.
+    replay: print a script instead. depth: how many models and inputs to follow; None is all. find_options: gives the
+    options of a stage.
     Raises UsageError where options do not fit together, InputError where another tool made the path.
     """
     import json
 
     from primecli.pipeline.inputs import named_paths
+    from primecli.pipeline.progress import say
 
     if replay and diff is not None:
         raise UsageError("--replay and --diff exclude each other", "choose one")
@@ -50,7 +60,11 @@ def show_lineage(
     for path in paths:
         origin = find_origin(path)
         if replay:
-            print(replay_script(origin))
+            made = replay_script(origin, find_options)
+            print(made.script)
+            if made.disabled:
+                what = "a pipeline is a comment" if made.disabled == 1 else f"{made.disabled} pipelines are comments"
+                say("lineage", f"{what}: the script says why, look at it before you run it")
         elif diff is not None:
             _show_differences(origin, find_origin(diff), names=(str(path), str(diff)), as_json=as_json)
         elif as_json:
@@ -106,11 +120,14 @@ def _command(record: Record) -> Text:
     from rich.text import Text
 
     seconds = record.get("seconds")
-    text = Text(str(record.get("stage")), style="bold cyan")
-    text.append(f"  {record.get('started')}" + (f", {seconds:.1f} s" if seconds is not None else ""), style="dim")
+    text = Text(printable(str(record.get("stage"))), style="bold cyan")
+    text.append(
+        f"  {printable(str(record.get('started')))}" + (f", {seconds:.1f} s" if seconds is not None else ""),
+        style="dim",
+    )
     text.append(f"\n{printable(str(record.get('command')))}")
     if record.get("elsewhere"):
-        text.append(f"\nwith {shlex.join(record['elsewhere'])} from the environment or a file")
+        text.append(f"\nwith {printable(shlex.join(record['elsewhere']))} from the environment or a file")
     return text
 
 
@@ -126,7 +143,7 @@ def _add_models(branch: Tree, record: Record, shown: set[Path], depth: int | Non
 
 def _add_inputs(branch: Tree, record: Record, shown: set[Path], depth: int | None) -> None:
     for directory in input_directories(record):
-        count = sum(Path(entry["path"]).parent == directory for entry in record["inputs"])
+        count = sum(located(record, entry["path"]).parent == directory for entry in record["inputs"])
         label = f"trained on {count} shard{'s' if count > 1 else ''} of {directory}"
         try:
             origin = find_origin(directory)

@@ -8,10 +8,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from primecli.analysis.terminal import plain_table, printable, printable_text, safe_json
+from primecli.analysis.terminal import plain_table, printable_text, safe_json
+from primecli.errors import InputError, PrimecliError, UsageError
+from primecli.files import require_regular_file
+from primecli.printable import printable
 
 TABLE_ROWS = 200  # of a table, which is held whole to fit its columns; the other formats have no limit
 FETCHED_ROWS = 2048  # held in memory at once
+
+READING = frozenset({"SELECT", "EXPLAIN"})  # DuckDB's types of statements that --read-only accepts
 
 Row = tuple[Any, ...]
 
@@ -24,13 +29,13 @@ class Format(StrEnum):
     json = "json"
 
 
-def print_query(arguments: Sequence[str], *, format: Format, partial: bool) -> None:
+def print_query(arguments: Sequence[str], *, format: Format, partial: bool, read_only: bool = False) -> None:
     """Runs a SQL query over shards, which are its table `rollouts`, and prints the rows of the answer.
 
-    arguments: shards, directories or globs, then the query. Raises UsageError for a query that DuckDB refuses,
+    arguments: shards, directories or globs, then the query. read_only: refuse a query that writes anything, or reads
+    anything else. Raises UsageError for a query that DuckDB refuses,
     InputError for shards that it cannot read, PrimecliError where it is not installed.
     """
-    from primecli.errors import InputError, PrimecliError, UsageError
     from primecli.pipeline.inputs import Inputs
     from primecli.pipeline.progress import say
 
@@ -45,19 +50,41 @@ def print_query(arguments: Sequence[str], *, format: Format, partial: bool) -> N
         import duckdb
     except ImportError:
         raise PrimecliError("query needs the package duckdb", "pip install duckdb") from None
-    view = _view(inputs.paths())
+    paths = list(inputs.paths())
+    for path in paths:
+        require_regular_file(path)
     settings: dict[str, Any] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
     with duckdb.connect(config=settings) as connection:
         try:
-            connection.execute(view)
+            connection.execute(_view(paths))
+            if read_only:
+                _confine(connection, paths)
         except duckdb.Error as error:
             raise InputError(f"the shards cannot be read: {_first_part(error)}") from error
         try:
+            if read_only:
+                _refuse_writing(connection, sql)
             result = connection.execute(sql)
             heads = [column[0] for column in result.description or ()]
             _print_rows(heads, _fetch(result) if heads else iter(()), format)
         except duckdb.Error as error:
             raise UsageError(f"the query failed: {_first_part(error)}") from error
+
+
+def _confine(connection: Any, paths: Sequence[Path]) -> None:
+    """Lets the connection open these files only, for good."""
+    # DuckDB asks for a name as it is written in the view, and for the file that it finds by it
+    names = {name for path in paths for name in (str(path), _without_globs(str(path)))}
+    connection.execute("SET allowed_paths = $1", [sorted(names)])
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _refuse_writing(connection: Any, sql: str) -> None:
+    """Raises UsageError for a statement that is no query: one could write over a shard, which may be opened."""
+    for statement in connection.extract_statements(sql):
+        if statement.type.name not in READING:
+            raise UsageError(f"--read-only refuses {statement.type.name}", "only SELECT and EXPLAIN are left")
 
 
 def _view(paths: Iterable[Path]) -> str:
@@ -71,7 +98,11 @@ def _view(paths: Iterable[Path]) -> str:
 
 def _literal(path: str) -> str:
     """A path for between the quotes of SQL, where DuckDB would read it as a glob."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path).replace("'", "''")
+    return _without_globs(path).replace("'", "''")
+
+
+def _without_globs(path: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path)
 
 
 def _first_part(error: BaseException) -> str:

@@ -48,6 +48,15 @@ class Measure(StrEnum):
         return schema.ROLLOUT_LOGPROBS if self.needs_model else self.name
 
 
+UNASKED = (Measure.process_rewards, Measure.advantages, Measure.values, Measure.rollout_logprobs)
+"""What tokens are coloured by if nothing is asked for: the first of these that a shard has."""
+
+
+def default_measure(columns: Sequence[str]) -> Measure:
+    """The first of UNASKED among the columns; the very first where there is none of them."""
+    return next((measure for measure in UNASKED if measure.column in columns), UNASKED[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """A step of a response.

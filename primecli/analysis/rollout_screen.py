@@ -15,7 +15,7 @@ import numpy as np
 
 from primecli.analysis import heatmap
 from primecli.analysis.rollout import Measure, Rollout, Step
-from primecli.analysis.terminal import printable
+from primecli.printable import printable
 from primecli.shards import schema
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ class Screen:
     def _group(self, rollout: Rollout, width: int) -> Iterator[Text]:
         """What the rollouts of one group have in common."""
         columns = rollout.columns
-        facts = [("group", str(columns.get(schema.GROUP_ID)))]
-        facts += [("source", columns[schema.DATA_SOURCE])] if columns.get(schema.DATA_SOURCE) else []
+        facts = [("group", _short(columns.get(schema.GROUP_ID)))]
+        facts += [("source", _short(columns[schema.DATA_SOURCE]))] if columns.get(schema.DATA_SOURCE) else []
         facts += [("ground truth", _short(columns[schema.GROUND_TRUTH]))] if columns.get(schema.GROUND_TRUTH) else []
         yield from _fold(_facts([(str(rollout.location.shard.path), "")]), width)
         yield from _fold(_facts(facts), width)
@@ -121,7 +121,7 @@ class Screen:
         columns = rollout.columns
         verdict = columns.get(schema.VERDICT)
         if verdict is not None:
-            name = printable(verdict).upper()
+            name = _short(verdict).upper()
             style = VERDICT_STYLES.get(verdict, OTHER_VERDICT_STYLE) if self.paint.colors != "none" else ""
             line = Text(f" {name} " if style else name, style=style, no_wrap=True)
             outcome = columns.get(schema.OUTCOME_REWARD)
@@ -211,7 +211,7 @@ class Screen:
         tokens = (("lowest token", int(values.argmin())), ("highest token", int(values.argmax())))
         for name, index in tokens if values.min() < values.max() else ():
             piece = rollout.pieces[index]
-            text = printable(piece.text).replace("\n", heatmap.NEWLINE)
+            text = _cut(printable(piece.text).replace("\n", heatmap.NEWLINE))
             facts.append((name, f"‘{text}’ at {piece.first} ({number(float(values[index]))})"))
         yield from _fold(_facts(facts), width)
 
@@ -268,7 +268,10 @@ def _extreme_steps(steps: Sequence[Step]) -> tuple[int | None, int | None]:
 
 
 def _short(value: Any) -> str:
-    text = " ".join(printable(str(value)).split()) if value is not None else "none"
+    return _cut(" ".join(printable(str(value)).split())) if value is not None else "none"
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
@@ -291,17 +294,27 @@ def _facts(facts: Sequence[tuple[str, str]]) -> Text:
 
 def _fold(line: Text, width: int) -> list[Text]:
     """A line in parts of a width, cut between cells."""
-    parts: list[Text] = []
-    while line.cell_len > width:
-        head, line = line.divide([_fitting(line.plain, width)])
-        parts.append(head)
-    return [*parts, line]
-
-
-def _fitting(text: str, width: int) -> int:
-    """How many characters fit a width, if possible up to the end of the last gap of three spaces between two facts."""
     from rich.cells import cell_len
 
-    fit = next((count for count in range(1, len(text)) if cell_len(text[: count + 1]) > width), len(text))
-    gap = text.rfind("   ", 0, fit)
-    return gap + 3 if gap > 0 else fit
+    cells = list(map(cell_len, line.plain))
+    ends: list[int] = []
+    start = 0
+    while (end := _fitting(line.plain, cells, start, width)) < len(cells):
+        ends.append(end)
+        start = end
+    return list(line.divide(ends))
+
+
+def _fitting(text: str, cells: Sequence[int], start: int, width: int) -> int:
+    """The end of the part from `start` on that fits a width: if possible, the last gap of three spaces between facts.
+
+    cells: how many each character takes.
+    """
+    used, fit = cells[start] if start < len(cells) else 0, start + 1
+    while fit < len(cells) and used + cells[fit] <= width:
+        used += cells[fit]
+        fit += 1
+    if fit >= len(cells):
+        return len(cells)
+    gap = text.rfind("   ", start, fit)
+    return gap + 3 if gap > start else fit

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from primecli.analysis.heatmap import PALETTES, Paint, Theme, background
-from primecli.analysis.rollout import Measure, Reader, Rollout, rollout_fields, sampled_differently
+from primecli.analysis.rollout import (
+    UNASKED,
+    Measure,
+    Reader,
+    Rollout,
+    default_measure,
+    rollout_fields,
+    sampled_differently,
+)
 from primecli.analysis.search import Criteria, Sort, find, find_pairs
 from primecli.analysis.terminal import safe_json
 from primecli.errors import InputError, UsageError
@@ -29,7 +37,7 @@ def show_rollouts(
     ascending: bool,
     side_by_side: bool,
     limit: int,
-    measure: Measure,
+    measure: Measure | None,
     separator: str,
     tokenizer: str | None,
     model: str | None,
@@ -41,24 +49,32 @@ def show_rollouts(
 ) -> None:
     """Prints the first rollouts, or pairs of a right and a wrong one, that meet the criteria.
 
-    The arguments are the options of `primecli inspect`. Raises UsageError where the measure needs a model, InputError
-    where no rollout meets the criteria or a shard lacks what the measure needs.
+    The arguments are the options of `primecli inspect`; a measure of None is `default_measure`. Raises UsageError where
+    the measure needs a model, InputError where no rollout meets the criteria or a shard lacks what the measure needs.
     """
     from primecli.pipeline.inputs import Inputs
     from primecli.pipeline.progress import say
 
-    if measure.needs_model and model is None:
+    if measure is not None and measure.needs_model and model is None:
         raise UsageError(
             f"--color {measure.value} compares a model's log-probabilities with the sampler's", "name it with --model"
         )
     inputs = Inputs(shards, partial=partial, together=True, warn=lambda text: say("inspect", text))
     search = find_pairs if side_by_side else find
     matches = search(inputs, criteria, sort=sort, ascending=ascending)
-    reader = Reader(measure, separator=separator, tokenizer=tokenizer, model=model)
-    screen = None if as_json else _screen(measure, theme, scale, no_color=no_color)
+    reader: Reader | None = None
+    screen: Screen | None = None
     count = 0
-    for match in itertools.islice(matches, limit):
-        rollouts = [reader.read(location) for location in (match if isinstance(match, tuple) else (match,))]
+    for match in itertools.islice(matches, min(limit, sys.maxsize)):
+        locations = match if isinstance(match, tuple) else (match,)
+        if measure is None:
+            measure = default_measure(locations[0].shard.footer.columns)
+            if measure is not UNASKED[0]:
+                say("inspect", f"no process rewards yet: tokens are coloured by {measure.value}")
+        if reader is None:
+            reader = Reader(measure, separator=separator, tokenizer=tokenizer, model=model)
+            screen = None if as_json else _screen(measure, theme, scale, no_color=no_color)
+        rollouts = [reader.read(location) for location in locations]
         _warn(rollouts, measure)
         if screen is None:
             _print_json(rollouts, measure)

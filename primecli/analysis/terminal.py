@@ -4,33 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from primecli.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-REPLACEMENT = "\ufffd"  # stands for a character that has no picture
 WIDEST_TABLE = 10_000  # columns that any table fits into
-
-
-def printable(text: str) -> str:
-    """The text with every character that could steer a terminal or reorder what it shows replaced, one for one.
-
-    Control characters become their pictures, unusual spaces become a space, and whatever has no picture becomes
-    U+FFFD; newlines stay.
-
-    >>> printable("a\\x1b[31mb\\u202ec")
-    'a␛[31mb\ufffdc'
-    """
-    return "".join(letter if letter.isprintable() or letter == "\n" else _picture(letter) for letter in text)
-
-
-def _picture(letter: str) -> str:
-    if letter in "\t\u00a0" or (letter.isspace() and letter > "\u1000"):
-        return " "
-    if letter < " ":
-        return chr(0x2400 + ord(letter))
-    return "\u2421" if letter == "\x7f" else REPLACEMENT
 
 
 def safe_json(text: str) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from primecli.analysis.terminal import printable
 from primecli.errors import InputError, ReaderClosed
 from primecli.files import fingerprint
+from primecli.printable import one_line
 from primecli.shards import parquet, schema
 from primecli.shards.streaming import BATCH_ROWS, raw_stream
+from primecli.shards.texts import row_of_broken_text
 from primecli.verifiers import VERDICTS
 
 FINISH_REASONS = ("stop", "length")
@@ -66,7 +67,7 @@ def validate_shards(shards: Sequence[str], *, limit: int, as_json: bool, partial
             if count <= limit:
                 shown.append(problem)
                 if not as_json:
-                    print(printable(str(problem)).replace("\n", " "), flush=True)
+                    print(one_line(str(problem)), flush=True)
         _print_end(validator, shown, count, as_json)
     if count:
         raise InputError(f"{count:,} problem{'' if count == 1 else 's'} in {validator.extent()}")
@@ -239,6 +240,10 @@ def _check_type(batch: _Batch, table: Any, name: str) -> Iterator[Problem]:
     column = schema.BY_NAME.get(name)
     if column is None:
         return
+    broken = row_of_broken_text(table[name])
+    if broken is not None:
+        yield Problem(batch.path, "holds bytes that are not UTF-8", batch.first_row + broken, name)
+        return
     type_in_file = table.schema.field(name).type
     if not type_in_file.equals(column.arrow_type()):
         yield Problem(batch.path, f"is {type_in_file}, and the schema says {column.type}", column=name)
@@ -339,7 +344,7 @@ def _check_provenance(batch: _Batch, table: Any, footer: parquet.Footer) -> Iter
         if stage == "generate" and policy and schema.POLICY_FINGERPRINT in table.column_names:
             yield from _check_policy(batch, table, policy)
         beta = (record.get("config") or {}).get("beta")
-        if stage == "score-prm" and beta is not None:
+        if stage == "score-prm" and isinstance(beta, int | float):
             yield from _check_rewards(batch, table, beta)
 
 

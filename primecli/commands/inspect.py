@@ -25,8 +25,12 @@ def inspect(
     ascending: Annotated[bool, Option("Reverse the order.")] = False,
     limit: Annotated[int, Option("How many rollouts, or pairs, to show.", min=1)] = 1,
     color: Annotated[
-        Measure, Option("What to colour tokens by; ratio and logprob-gap need --model.")
-    ] = Measure.process_rewards,
+        Measure | None,
+        Option(
+            "What to colour tokens by; ratio and logprob-gap need --model.  [default: process-rewards; in shards "
+            "without them, advantages, values or rollout-logprobs]"
+        ),
+    ] = None,
     model: Annotated[
         str | None, Option("The model that ratio and logprob-gap compare with the sampler.", metavar="DIR|HUB_ID")
     ] = None,

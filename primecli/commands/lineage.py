@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from primecli.options import Option
+from primecli.setup import config
 
 
 def lineage(
+    context: typer.Context,
     paths: Annotated[
         tuple[str, ...],
         Option(
@@ -29,6 +33,9 @@ def lineage(
     """Prints a tree of the commands that made it, the newest first, with the models and shards that they used and where
     those come from. --diff compares configuration, models, seeds and versions, stage by stage. --replay prints a script
     that makes it again in the same places, for you to run where the commands were run; it skips what is already there.
+    Somebody else's files may hold any command: the script has stages of primecli and their options only, and says what
+    it leaves out. A pipeline that would run code named in the file (such as --verifier MODULE:FUNCTION) is a comment,
+    until you remove the #.
 
     Example:
 
@@ -39,4 +46,12 @@ def lineage(
     """
     from primecli.analysis.lineage_view import show_lineage
 
-    show_lineage(paths, diff=diff, replay=replay, depth=depth, as_json=as_json)
+    commands = context.find_root().command.commands  # type: ignore[attr-defined]
+    show_lineage(
+        paths,
+        diff=diff,
+        replay=replay,
+        depth=depth,
+        as_json=as_json,
+        find_options=lambda stage: config.options(commands[stage]),
+    )

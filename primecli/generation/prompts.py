@@ -1,26 +1,30 @@
 """Prompt files: in the layout of verl, TRL and Eurus-2-RL-Data, or as plain questions and answers.
 
 The layout has the columns `prompt` (a list of {role, content}), `reward_model.ground_truth`, `data_source`, `ability`
-and `extra_info`; plain files have a text column and an answer column of any name. Files are Parquet,
-JSON lines, or gzipped JSON lines.
+and `extra_info`; plain files have a text column and an answer column of any name.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from primecli.errors import InputError, UsageError
+from primecli.generation.messages import Message, UnusableError, read_content, read_tools, with_suffix
+from primecli.generation.prompt_files import Row, read_rows
+from primecli.generation.values import Missing, as_object, as_text, find, from_json, stands_as, unwrapped
 from primecli.shards import schema
+from primecli.verifiers import DEFAULT_VERIFIER, choose_verifier
 
-PROMPT_FORMS = "a prompt is a text or a list of {role, content}"
+REWARD_MODEL = "reward_model"
+TOOLS = "tools"
+IDS = (schema.PROMPT_ID, "unique_id", "task_id")
+ANSWERS = (schema.GROUND_TRUTH, "answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +32,38 @@ class Prompt:
     """One problem.
 
     prompt_id: its id in the prompt file, or a hash of the prompt and its answer.
-    content: text, or messages for the chat template.
+    content: text, or messages for the chat template. The content of a message is a text, or several texts where the
+        file has it in parts; its other fields, such as tool_calls, are as in the file.
     ground_truth: what `verify` compares with, as text; None where the file has none.
     data_source: the data set that it comes from, as in the prompt file.
     ability: such as math or code, as in the prompt file.
+    tools: JSON descriptions of tools for the chat template; None where the file has none.
+    where: the file and the row that it comes from, for messages, such as "train.parquet: row 3".
+    decoded: whether reading it took more than to take the values as they stand: a list was unwrapped, JSON text
+        decoded, a number shortened, or a message has fields besides its role and its content.
     """
 
     prompt_id: str
-    content: str | list[dict[str, str]]
+    content: str | list[Message]
     ground_truth: str | None
     data_source: str | None
     ability: str | None
+    tools: list[dict[str, Any]] | None = None
+    where: str = ""
+    decoded: bool = False
+
+    @property
+    def name(self) -> str:
+        """What messages call it: where it stands, else its id."""
+        return self.where or f"prompt {self.prompt_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class PromptColumns:
     """Which columns of a file hold the prompt and its answer, and what is done to them.
 
-    prompt: name of the prompt's column.
-    answer: name of the answer's column; None for those that the known layouts have.
+    prompt: name of the prompt's column; a.b is the field b inside the column a.
+    answer: name of the answer's column, likewise; None for those that the known layouts have.
     answer_regex: what to take out of the answer: its first group, else the whole match; None for all of it.
     suffix: text that is added to every prompt, such as an instruction on how to write the answer.
     """
@@ -69,121 +86,126 @@ class PromptColumns:
 def read_prompts(files: Sequence[Path], columns: PromptColumns) -> list[Prompt]:
     """All prompts of the files, in order. Raises InputError, naming the file and the row, where one cannot be read."""
     pattern = columns.pattern()
-    prompts = [
-        _prompt(row, columns, pattern, f"{file}: row {number}")
-        for file in files
-        for number, row in enumerate(_rows(file), start=1)
-    ]
+    needed = [REWARD_MODEL, TOOLS, schema.DATA_SOURCE, schema.ABILITY, *IDS, *ANSWERS]
+    for name in (columns.prompt, columns.answer or ""):
+        parts = name.split(".")
+        needed += [".".join(parts[:size]) for size in range(1, len(parts) + 1)]
+    prompts = [_prompt(row, columns, pattern) for file in files for row in read_rows(file, needed)]
     if not prompts:
         raise InputError(f"{', '.join(map(str, files))}: no prompts found")
     return prompts
 
 
-def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
-    if not file.is_file():
-        raise InputError(f"{file}: is not a regular file" if file.exists() else f"{file}: no such file")
-    if file.suffix == ".parquet":
-        yield from _parquet_rows(file)
-        return
-    opener = gzip.open if file.suffix == ".gz" else open
-    with opener(file, "rt", encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise InputError(f"{file}: line {number} is not a JSON object")
-                    yield row
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{file}: line {number} is not JSON: {error.msg}",
-                "prompt files are Parquet, or have one JSON object per line",
-            ) from error
-        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-            raise InputError(f"{file}: cannot be read as text: {error}") from error
-
-
-def _parquet_rows(file: Path) -> Iterator[Mapping[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _prompt(row: Row, columns: PromptColumns, pattern: re.Pattern[str] | None) -> Prompt:
+    value = _column(row, columns.prompt, "--prompt-column")
     try:
-        for batch in pq.ParquetFile(file).iter_batches():
-            yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file}: not a readable Parquet file") from error
-
-
-def _prompt(row: Mapping[str, Any], columns: PromptColumns, pattern: re.Pattern[str] | None, where: str) -> Prompt:
-    content = _with_suffix(_content(row, columns.prompt, where), columns.suffix)
-    truth = _ground_truth(row, columns.answer, where)
+        content = with_suffix(read_content(value, padded=row.padded), columns.suffix)
+        tools = read_tools(row.values.get(TOOLS), padded=row.padded)
+    except UnusableError as error:
+        raise InputError(f"{row.where}: {error.args[0]}", error.args[1]) from error
+    texts = _Texts(row, decoded=row.decoded or tools is not None or _is_decoded(value, content))
+    data_source, ability = texts.read(schema.DATA_SOURCE), texts.read(schema.ABILITY)
+    truth = _ground_truth(row, columns.answer, texts, choose_verifier(ability, data_source, {}) == DEFAULT_VERIFIER)
     if pattern is not None and truth is not None:
         match = pattern.search(truth)
         if match is None:
-            raise InputError(f"{where}: --answer-regex {pattern.pattern!r} does not match the answer")
-        truth = (match[1] if pattern.groups else match[0]).strip()
-    identity = row.get(schema.PROMPT_ID) or row.get("unique_id") or row.get("task_id") or _hash(content, truth)
-    return Prompt(str(identity), content, truth, _text(row, schema.DATA_SOURCE), _text(row, schema.ABILITY))
-
-
-def _content(row: Mapping[str, Any], column: str, where: str) -> str | list[dict[str, str]]:
-    if column not in row:
-        raise InputError(
-            f"{where}: no column {column!r}; its columns are {', '.join(sorted(row))}", "name it with --prompt-column"
-        )
-    value = row[column]
-    if value is None:
-        raise InputError(f"{where}: the prompt is null", "drop the row or fill it in")
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and value and all(_is_message(message) for message in value):
-        return [{"role": message["role"], "content": message["content"]} for message in value]
-    raise InputError(f"{where}: the prompt is {type(value).__name__}", PROMPT_FORMS)
-
-
-def _is_message(message: Any) -> bool:
-    return (
-        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+            raise InputError(f"{row.where}: --answer-regex {pattern.pattern!r} does not match the answer")
+        truth = ((match[1] if pattern.groups else match[0]) or "").strip()
+    identity = next((text for name in IDS if (text := texts.read(name))), None)
+    for name, read in {"the prompt": [content, tools], "the answer": truth, **texts.seen}.items():
+        _check_unicode(row.where, name, read)
+    return Prompt(
+        prompt_id=identity or _hash(content, tools, truth),
+        content=content,
+        ground_truth=truth,
+        data_source=data_source,
+        ability=ability,
+        tools=tools,
+        where=row.where,
+        decoded=texts.decoded,
     )
 
 
-def _with_suffix(content: str | list[dict[str, str]], suffix: str) -> str | list[dict[str, str]]:
-    if not suffix:
-        return content
+class _Texts:
+    """Reads values of a row as text. decoded: whether any was not taken as it stands. seen: the texts by column."""
+
+    def __init__(self, row: Row, *, decoded: bool) -> None:
+        self._row = row
+        self.decoded = decoded
+        self.seen: dict[str, str | None] = {}
+
+    def read(self, column: str) -> str | None:
+        self.seen[column] = text = self.text(column, self._row.values.get(column))
+        return text
+
+    def text(self, column: str, value: Any) -> str | None:
+        try:
+            text = as_text(value)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{self._row.where}: {column} cannot be read: {error}") from error
+        self.decoded |= not stands_as(value, text)
+        return text
+
+
+def _column(row: Row, name: str, option: str) -> Any:
+    try:
+        return find(row.values, name)
+    except Missing:
+        raise InputError(
+            f"{row.where}: no column {name!r}; its columns are {', '.join(sorted(row.values))}",
+            f"name it with {option}",
+        ) from None
+
+
+def _is_decoded(value: Any, content: str | list[Message]) -> bool:
+    """Whether a prompt is not what stands in the file: decoded, or messages with more than a role and a text."""
     if isinstance(content, str):
-        return content + suffix
-    return [*content[:-1], {**content[-1], "content": content[-1]["content"] + suffix}]
+        return not isinstance(value, str)
+    return isinstance(value, str) or any(
+        set(message) != {"role", "content"} or not isinstance(message["content"], str) for message in content
+    )
 
 
-def _ground_truth(row: Mapping[str, Any], column: str | None, where: str) -> str | None:
+def _ground_truth(row: Row, column: str | None, texts: _Texts, is_maths: bool) -> str | None:
     if column is not None:
-        if column not in row:
-            raise InputError(
-                f"{where}: no column {column!r}; its columns are {', '.join(sorted(row))}",
-                "name it with --answer-column",
-            )
-        return _as_text(row[column])
-    reward_model = row.get("reward_model")
-    if isinstance(reward_model, dict) and "ground_truth" in reward_model:
-        return _as_text(reward_model["ground_truth"])
-    for name in (schema.GROUND_TRUTH, "answer"):
-        if name in row:
-            return _as_text(row[name])
-    return None
+        name, value = column, _column(row, column, "--answer-column")
+    else:
+        reward_model = as_object(unwrapped(row.values.get(REWARD_MODEL)))
+        if reward_model is not None and schema.GROUND_TRUTH in reward_model:
+            name, value = f"{REWARD_MODEL}.{schema.GROUND_TRUTH}", reward_model[schema.GROUND_TRUTH]
+            texts.decoded |= reward_model is not row.values[REWARD_MODEL]
+        else:
+            name = next((name for name in ANSWERS if name in row.values), ANSWERS[0])
+            value = row.values.get(name)
+    several = unwrapped(value)
+    if is_maths and isinstance(several, list):
+        raise InputError(
+            f"{row.where}: {name} is a list of {len(several)} answers, and an answer is compared with one",
+            "keep one of them; for a verifier of your own, store the list as JSON text",
+        )
+    text = texts.text(name, value)
+    if is_maths and text is not None and text.lstrip().startswith('["'):  # no answer in maths begins so
+        items = from_json(text)
+        if isinstance(items, list) and isinstance(only := unwrapped(items), str):
+            texts.decoded = True
+            return only
+    return text
 
 
-def _as_text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, default=str)
+def _check_unicode(where: str, name: str, value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise InputError(
+            f"{where}: {name} holds U+{ord(half):04X}, half of a character, which is not valid Unicode text",
+            "remove it, or write the whole character",
+        ) from error
 
 
-def _text(row: Mapping[str, Any], column: str) -> str | None:
-    return _as_text(row.get(column))
-
-
-def _hash(content: str | list[dict[str, str]], truth: str | None) -> str:
-    return hashlib.sha256(json.dumps([content, truth], ensure_ascii=False).encode()).hexdigest()[:16]
+def _hash(content: str | list[Message], tools: list[dict[str, Any]] | None, truth: str | None) -> str:
+    identity = [content, truth] if tools is None else [content, truth, tools]
+    return hashlib.sha256(json.dumps(identity, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def stream_positions(total: int, *, step: int, batch: int, seed: int) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ from primecli.generation.engines import (
     Sample,
     SampledGroups,
     SamplingParams,
+    check_samples,
     open_engine,
 )
 from primecli.generation.prompts import Prompt
@@ -110,6 +111,8 @@ class Sampler:
         while len(finished) < len(self.shards[number]):
             request, samples = next(groups)
             shard, index = self._slots[request]
+            group_id = self.shards[shard][index].group_id
+            check_samples(samples, self.params, self.policy, prompt=group_id, source=f"the engine {self.name}")
             self._samples[shard][index] = samples
             self.done(len(samples))
         engine.confirm()

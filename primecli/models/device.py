@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from primecli.errors import PrimecliError, UsageError, first_line
+from primecli.printable import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -163,7 +164,7 @@ def open_device(
 
 
 def _say(text: str) -> None:
-    print(f"primecli: {text}", file=sys.stderr, flush=True)
+    print(f"primecli: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from primecli.errors import InputError, first_line
-from primecli.files import file_hash, fingerprint, read_json
+from primecli.files import file_hash, fingerprint, require_regular_file
+from primecli.shards.provenance import StoredRecipe, StoredRecord
+from primecli.structures import read_json
 
 TRAINER_DIRECTORY = "trainer"
 TRAINER_FILE = "primecli.json"
+MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 # Settings in config.json that do not change what the weights compute, and are not part of their identity.
 NOT_OF_THE_WEIGHTS = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache")
+
+DAMAGED = "the checkpoint is damaged"
+
+
+class StoredAdapters(TypedDict):
+    """The adapters that a checkpoint was trained with. base: fingerprint of the weights beneath them."""
+
+    lora_rank: int
+    lora_alpha: float
+    lora_targets: list[str]
+    base: str
+
+
+class TrainerRecord(TypedDict, total=False):
+    """What `trainer/primecli.json` holds.
+
+    weights: fingerprint of the checkpoint's weights. step: optimizer steps so far. lineage: fingerprints of the weights
+    of all ancestors and its own, oldest first. provenance: the updates that made it, oldest first.
+    """
+
+    weights: Required[str]
+    step: Required[int]
+    lineage: Required[list[str]]
+    stage: str
+    version: str
+    fingerprint: str
+    recipe: StoredRecipe
+    provenance: list[StoredRecord]
+    lora: StoredAdapters
 
 
 def resolve_model(name: str) -> Path:
@@ -20,11 +53,14 @@ def resolve_model(name: str) -> Path:
     Raises InputError where there is neither, or where the directory has no config.json or no safetensors weights.
     """
     directory = Path(name)
-    if not directory.is_dir():
+    if not os.path.isdir(name):
         directory = _snapshot(name)
     for needed, what in (("config.json", "config.json"), ("*.safetensors", "weights (*.safetensors)")):
         if not any(directory.glob(needed)):
             raise InputError(f"{name}: a model directory without {what}", "give a checkpoint directory")
+    for path in (path for pattern in MODEL_FILES for path in sorted(directory.glob(pattern))):
+        if path.exists() and not path.is_dir():
+            require_regular_file(path)  # here, because the libraries would wait for ever for a pipe
     return directory
 
 
@@ -34,9 +70,8 @@ def _snapshot(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"{name}: no such directory, and the hub has not delivered a model of that id: {first_line(error)}"
@@ -57,11 +92,8 @@ def model_fingerprint(directory: Path) -> str:
 
 def weights_fingerprint(directory: Path) -> str:
     """Hash of a directory's safetensors files and of what config.json says about how to compute with them."""
-    try:
-        config = read_json(directory / "config.json")
-        settings = {key: value for key, value in config.items() if key not in NOT_OF_THE_WEIGHTS}
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{directory / 'config.json'}: cannot be read: {error}") from error
+    config = read_json(directory / "config.json", dict[str, Any])
+    settings = {key: value for key, value in config.items() if key not in NOT_OF_THE_WEIGHTS}
     files = {path.name: file_hash(path) for path in sorted(directory.glob("*.safetensors"))}
     return fingerprint({"config": settings, "files": files})
 
@@ -78,7 +110,7 @@ def trained_with(directory: Path) -> dict[str, Any]:
     """The options of the update that made a checkpoint; empty for a plain model."""
     if not is_checkpoint(directory):
         return {}
-    return dict(read_trainer_record(directory).get("recipe", {}).get("config", {}))
+    return read_trainer_record(directory).get("recipe", {}).get("config", {})
 
 
 def signature(directory: Path) -> tuple[tuple[str, int, int], ...]:
@@ -96,12 +128,11 @@ def tokenizer_fingerprint(directory: Path) -> str:
     return fingerprint({path.name: file_hash(path) for path in files})
 
 
-def read_trainer_record(directory: Path) -> dict[str, Any]:
+def read_trainer_record(directory: Path) -> TrainerRecord:
     """The contents of a checkpoint's `trainer/primecli.json`. Raises InputError where it cannot be read."""
     path = directory / TRAINER_DIRECTORY / TRAINER_FILE
-    try:
-        record = read_json(path)
-        record["weights"], record["step"], record["lineage"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read: {error!r}", "the checkpoint is damaged") from error
-    return dict(record)
+    record = read_json(path, TrainerRecord, DAMAGED)
+    if record["step"] < 0 or not record["lineage"]:
+        what = "step: is negative" if record["step"] < 0 else "lineage: is empty"
+        raise InputError(f"{path}: {what}", DAMAGED)
+    return record

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from primecli.errors import InputError, UsageError
+from primecli.errors import InputError, PrimecliError, UsageError
 from primecli.models.device import Placement, reporting_memory
 from primecli.shards.rollouts import Sequences
 
@@ -245,11 +245,15 @@ def score(
     micro_batch_tokens: int,
     done: Callable[[int], None] = lambda rows: None,
     per_token: Callable[[Any, Placement, Sequences, Batch], Tensor] | None = None,
+    name_row: Callable[[int], str] = "row {} of the batch".format,
 ) -> np.ndarray:
     """A number for every response token, without gradient: (N,) float32, row after row.
 
     micro_batch_tokens: tokens of a micro-batch, padding included. done: called with the number of rows just finished.
-    per_token: computes the numbers of a batch, (N,); log-probabilities when None.
+    per_token: computes the numbers of a batch, (N,); log-probabilities when None. name_row: says which row it is, for
+    the message.
+
+    Raises PrimecliError for a number that is not finite.
     """
     import numpy as np
     import torch
@@ -262,6 +266,17 @@ def score(
             values_of_batch = (per_token or _logprobs_only)(model, placement, sequences, batch)
             pieces = torch.split(values_of_batch.float().cpu(), [lengths[row] for row in batch.rows])
             for row, piece in zip(batch.rows, pieces, strict=True):
+                if not bool(piece.isfinite().all()):
+                    raise _not_finite(model, placement, name_row(row), piece)
                 values[starts[row] : starts[row + 1]] = piece.numpy()
             done(len(batch.rows))
     return values
+
+
+def _not_finite(model: Any, placement: Placement, row: str, values: Tensor) -> PrimecliError:
+    value = float(values[values.isfinite().logical_not()][0])
+    precision = str(placement.dtype).removeprefix("torch.")
+    return PrimecliError(
+        f"{row}: {type(model).__name__} in {precision} gives {value} for a response token",
+        "its weights are damaged" + ("" if precision == "float32" else " or overflow: --dtype float32 tells which"),
+    )

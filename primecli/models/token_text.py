@@ -227,8 +227,12 @@ def _candidates(name: str, above: Sequence[Path]) -> Iterator[Path]:
             yield base / name
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
 
-        file = try_to_load_from_cache(name, TOKENIZER_FILE)
+        try:
+            file = try_to_load_from_cache(name, TOKENIZER_FILE)
+        except HFValidationError:  # such as ../..
+            return
         if isinstance(file, str):
             yield Path(file).parent
 

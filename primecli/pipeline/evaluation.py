@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from primecli.errors import InputError
-from primecli.files import Json, read_json, write_json_atomically
+from primecli.files import Json, write_json_atomically
+from primecli.structures import read_json
 
 EVALUATION_NAME = "_evaluation.json"
 AT_N = {"pass": "pass@n", "maj": "maj@n", "best": "best@n"}
 """The names under which a report shows a metric at the largest k, by its name before the @: the same for every n."""
+
+
+class _Metric(TypedDict):
+    value: float | None
+
+
+class _Metrics(TypedDict):
+    metrics: dict[str, _Metric]
+
+
+class _Evaluation(TypedDict):
+    all: _Metrics
 
 
 def write_evaluation(directory: Path, evaluation: Mapping[str, Json]) -> None:
@@ -27,16 +39,12 @@ def read_metrics(directory: Path) -> dict[str, float]:
 
     Raises InputError if there is no evaluation or it cannot be read.
     """
-    path = directory / EVALUATION_NAME
-    try:
-        found: dict[str, Any] = read_json(path)["all"]["metrics"]
-        metrics = {name: float(metric["value"]) for name, metric in found.items() if metric["value"] is not None}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}", "evaluate the shards again") from error
-    metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    stored = read_json(directory / EVALUATION_NAME, _Evaluation, "evaluate the shards again")
+    found = stored["all"]["metrics"]
+    metrics = {name: metric["value"] for name, metric in found.items() if metric["value"] is not None}
     at_n = {}
     for kind, name in AT_N.items():
-        ks = [int(found.partition("@")[2]) for found in metrics if found.startswith(f"{kind}@")]
+        ks = [int(match[1]) for match in map(re.compile(rf"{kind}@(\d{{1,9}})").fullmatch, metrics) if match]
         if ks:
             at_n[name] = metrics[f"{kind}@{max(ks)}"]
     return {**metrics, **at_n}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glob
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from primecli.errors import InputError, UsageError
+from primecli.files import require_utf8
 from primecli.pipeline import pipe
 from primecli.pipeline.summary import check_producer, committed, read_summary
 from primecli.shards import parquet
@@ -52,6 +54,7 @@ class Inputs:
     def paths(self) -> Iterator[Path]:
         """The paths of the shards alone, for callers that open them in their own way."""
         for path in self._paths():
+            require_utf8(path)
             key = str(path) if self.together else path.name
             if key in self._seen:
                 raise InputError(
@@ -67,7 +70,7 @@ class Inputs:
 
     def _paths(self) -> Iterator[Path]:
         for path in self._piped_paths() if self.from_stdin else expand_arguments(self.arguments):
-            yield from self._shards_in(path) if path.is_dir() else [path]
+            yield from self._shards_in(path) if os.path.isdir(path) else [path]
 
     def _shards_in(self, directory: Path) -> list[Path]:
         if not self.partial:
@@ -77,9 +80,9 @@ class Inputs:
     def _piped_paths(self) -> Iterator[Path]:
         lines = pipe.stdin_lines(self.while_idle)
         while True:
-            waiting_since = time.time()
+            waiting_since = time.monotonic()
             line = next(lines, None)
-            self.waited += time.time() - waiting_since
+            self.waited += time.monotonic() - waiting_since
             if line is None:
                 return
             if line.strip():
@@ -132,7 +135,7 @@ def expand_path(text: str) -> list[Path]:
     `_summary.json`: they are not shards. Raises InputError if nothing matches.
     """
     path = Path(text)
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, it takes a name that is too long for one that does not exist
         return [path]
     if not any(mark in text for mark in "*?["):
         raise InputError(f"{text}: no such file or directory")

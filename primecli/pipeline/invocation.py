@@ -1,7 +1,8 @@
-"""Which options the running command took from environment variables and the --config file."""
+"""How the running command was called: its options from environment variables and the --config file, and where."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextvars import ContextVar
 
@@ -35,3 +36,13 @@ def without_config(words: Iterable[str]) -> list[str]:
         elif not word.startswith("--config="):
             kept.append(word)
     return kept
+
+
+def working_directory() -> str | None:
+    """The directory in which the command runs, for a record; None if it is gone, or if its name is not UTF-8."""
+    try:
+        directory = os.getcwd()
+        directory.encode()
+    except (OSError, UnicodeEncodeError):
+        return None
+    return directory

@@ -33,13 +33,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 from primecli.catalog import COMMANDS
-from primecli.errors import InputError, UsageError
+from primecli.errors import MissingFileError, UsageError
 from primecli.files import lock, make_directory
 from primecli.pipeline.summary import run_name
+from primecli.structures import read_json
 
+T = TypeVar("T")
 PREFIXES = {command.name: command.trains for command in COMMANDS if command.trains}
 """The prefix of metric names by stage: the role of the model that it trains, such as "prm" for update-prm."""
 
@@ -208,7 +210,7 @@ class Wandb:
 
         make_directory(self.directory)
         self._stack.enter_context(lock(self.directory / f".wandb-{self.part}.lock", str(self.state_file)))
-        self._rows = int(read_state(self.state_file).get("rows", 0))
+        self._rows = read_state(self.state_file, int).get("rows", 0)
         steps_id = run_id(self.directory)
         name = os.environ.get("WANDB_NAME") or run_name(self.directory.parent)
         # stdout carries shard paths, so wandb must not print; `note` and exceptions say what the user needs to know
@@ -259,20 +261,15 @@ def run_id(directory: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """The contents of a state file that an earlier process has written; empty if there is none.
+def read_state(path: Path, kind: type[T]) -> dict[str, T]:
+    """The values of a state file that an earlier process has written, of this kind, by name; empty if there is none.
 
-    Raises InputError for a file that is not a JSON object.
+    Raises InputError for a file that holds anything else.
     """
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return read_json(path, dict[str, kind], "remove it")  # type: ignore[valid-type]
+    except MissingFileError:
         return {}
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON: {error}", "remove it") from error
-    if not isinstance(state, dict):
-        raise InputError(f"{path}: is not a JSON object", "remove it")
-    return state
 
 
 def replace_state(path: Path, state: Mapping[str, Any]) -> None:

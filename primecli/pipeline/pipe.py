@@ -46,23 +46,59 @@ class _Stdout(io.FileIO):
             raise PrimecliError(f"cannot write to stdout: {error.strerror}", hints.get(error.errno or 0)) from error
 
 
+class _Stderr(io.FileIO):
+    """The descriptor of stderr. What cannot be written is dropped: no work is worth losing for a message about it."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
 def _writer(descriptor: int, stream: io.TextIOWrapper, *, owned: bool = False) -> io.TextIOWrapper:
     """A buffered text stream to a descriptor of stdout, with the encoding of `stream`.
 
     owned: close the descriptor together with the stream.
     """
     raw = _Stdout(descriptor, "wb", closefd=owned)
+    # a text that the terminal's encoding lacks is shown in another way, and fails no command
+    errors = "backslashreplace" if stream.errors == "strict" else stream.errors
     return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors, line_buffering=stream.line_buffering
+        io.BufferedWriter(raw), encoding=stream.encoding, errors=errors, line_buffering=stream.line_buffering
     )
 
 
+def _error_writer(descriptor: int, stream: io.TextIOWrapper, *, owned: bool = False) -> io.TextIOWrapper:
+    """A text stream to a descriptor of stderr, which is written line by line. owned: as in `_writer`."""
+    raw = _Stderr(descriptor, "wb", closefd=owned)
+    errors = "backslashreplace"  # as Python has it: a message about a text must not fail because of the text
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=stream.encoding, errors=errors, line_buffering=True)
+
+
 @contextlib.contextmanager
-def guarded_stdout() -> Iterator[None]:
+def guarded_streams() -> Iterator[None]:
     """Makes a write to stdout raise ReaderClosed if its reader has gone, and PrimecliError if it fails otherwise.
 
-    If stdout was closed when the process started, what is written to it is discarded.
+    A write to stderr never fails. If one of them was closed when the process started, what is written to it is
+    discarded.
     """
+    original = sys.stderr
+    if original is None:  # `print` would write to stdout instead, among the paths
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it stays open as long as the process)
+    elif isinstance(original, io.TextIOWrapper) and _descriptor(original) is not None:
+        sys.stderr = _error_writer(original.fileno(), original)
+    guarded = sys.stderr
+    try:
+        with _guarded_stdout():
+            yield
+    finally:
+        if sys.stderr is guarded and original is not None:
+            sys.stderr = original
+
+
+@contextlib.contextmanager
+def _guarded_stdout() -> Iterator[None]:
     original = sys.stdout
     if original is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it stays open as long as the process)
@@ -127,8 +163,7 @@ def keep_streams(*, show: bool) -> None:
             if name == "stdout":
                 sys.stdout = _writer(duplicate, stream, owned=True)
             else:
-                sys.stderr = os.fdopen(duplicate, "w", encoding="utf-8", errors="surrogateescape")
-                sys.stderr.reconfigure(line_buffering=True)
+                sys.stderr = _error_writer(duplicate, stream, owned=True)
     target = os.dup(2) if show else os.open(os.devnull, os.O_WRONLY)
     os.dup2(target, 1)
     os.dup2(target, 2)
@@ -136,7 +171,7 @@ def keep_streams(*, show: bool) -> None:
 
 
 def emit(path: Path) -> None:
-    """Writes one path to stdout and flushes it. Raises ReaderClosed if nobody reads it; see `guarded_stdout`."""
+    """Writes one path to stdout and flushes it. Raises ReaderClosed if nobody reads it; see `guarded_streams`."""
     emit_all([path])
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from primecli.pipeline.pipe import in_pipeline
+from primecli.printable import one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -18,7 +19,7 @@ PLAIN_SECONDS = 10.0  # between two plain lines: often enough to see that it wor
 
 def say(stage: str, text: str) -> None:
     """Writes one line to stderr, such as "primecli verify: ..."."""
-    print(f"primecli {stage}: {text}", file=sys.stderr, flush=True)
+    print(f"primecli {stage}: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -110,6 +111,8 @@ class Progress:
         self.done += units
         if total is not None:
             self.total = total
+        if self.total is not None:
+            self.total = max(self.total, self.done)  # it may be an estimate, and too low
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, total=self.total)
         elif not self.quiet and self.done and time.monotonic() - self._last_line >= PLAIN_SECONDS:

@@ -8,13 +8,38 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from primecli import __version__
 from primecli.files import Json, fingerprint
-from primecli.pipeline.invocation import configured_options
+from primecli.pipeline.invocation import configured_options, working_directory
 from primecli.shards import schema
 from primecli.shards.parquet import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point in time, from which seconds can be counted even if the clock is set meanwhile.
+
+    epoch: in seconds since 1970.
+    monotonic: the same on the clock that nobody sets.
+    """
+
+    epoch: float
+    monotonic: float
+
+    @classmethod
+    def now(cls) -> Self:
+        """This moment."""
+        return cls(time.time(), time.monotonic())
+
+    def isoformat(self) -> str:
+        """In UTC, such as 2026-01-31T12:00:00+00:00."""
+        return datetime.fromtimestamp(self.epoch, UTC).isoformat(timespec="seconds")
+
+    def seconds(self) -> float:
+        """Seconds since then."""
+        return time.monotonic() - self.monotonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +99,26 @@ def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
 
 
 def provenance_record(
-    recipe: Recipe, execution: Mapping[str, Json], started: float, inputs: Sequence[Shard]
+    recipe: Recipe, execution: Mapping[str, Json], started: Moment, inputs: Sequence[Shard]
 ) -> dict[str, Json]:
     """One record of the provenance chain: which command made a result, from what, when, and in how many seconds.
 
     execution: the options that change how the result is computed, but not the result.
-    started: when work on it began, in seconds since the epoch.
+    started: when work on it began.
     """
     elsewhere = configured_options()  # the command line alone would not say how the result was made
+    directory = working_directory()
     return {
         "stage": recipe.stage,
         "version": __version__,
         "command": shlex.join(["primecli", *sys.argv[1:]]),
+        **({"directory": directory} if directory else {}),
         **({"elsewhere": elsewhere} if elsewhere else {}),
         "config": {**recipe.config, **execution},
         "inputs": [{"path": str(shard.path), "content": shard.footer.content} for shard in inputs],
         "models": dict(recipe.models),
         "seed": recipe.seed,
         "fingerprint": recipe.fingerprint(),
-        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.time() - started, 3),
+        "started": started.isoformat(),
+        "seconds": round(started.seconds(), 3),
     }

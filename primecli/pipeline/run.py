@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from primecli.errors import PrimecliError
 from primecli.files import Json
 from primecli.pipeline.options import RunOptions
 from primecli.pipeline.progress import Progress, say
-from primecli.pipeline.recipe import Recipe, differences, provenance_record
+from primecli.pipeline.recipe import Moment, Recipe, differences, provenance_record
 from primecli.pipeline.summary import Status, Summary
 from primecli.shards.parquet import Shard
 
@@ -35,7 +33,7 @@ class Run:
         self._recipe = options.recipe()  # kept: resolving `auto` may have to import torch
         self._execution = options.execution()
         self._stack = ExitStack()  # what is released at the end of the run, such as the lock
-        self._started = time.time()  # seconds since the epoch
+        self._started = Moment.now()
 
     def warn(self, text: str) -> None:
         """Writes a line to stderr, even with --quiet: it is about the input, not about progress."""
@@ -70,7 +68,7 @@ class Run:
                 f"choose another {option}, or overwrite it with --force",
             )
 
-    def provenance(self, recipe: Recipe, inputs: Sequence[Shard], started: float | None = None) -> dict[str, Json]:
+    def provenance(self, recipe: Recipe, inputs: Sequence[Shard], started: Moment | None = None) -> dict[str, Json]:
         """The record of how a result was made. started: when work on it began; by default, when the run started."""
         return provenance_record(recipe, self._execution, self._started if started is None else started, inputs)
 
@@ -82,9 +80,9 @@ class Run:
             status,
             config={**self._recipe, **self._execution, **({} if seed is None else {"seed": seed})},
             version=__version__,
-            started=datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds"),
+            started=self._started.isoformat(),
         )
 
     def seconds(self, waited: float) -> float:
         """Seconds at work so far: wall time minus `waited`, the seconds spent waiting for the stage before."""
-        return round(time.time() - self._started - waited, 3)
+        return round(max(self._started.seconds() - waited, 0.0), 3)

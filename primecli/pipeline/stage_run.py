@@ -12,8 +12,8 @@ with StageRun("verify", options, finish=metrics) as run:
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from primecli.pipeline import pipe
 from primecli.pipeline.inputs import Inputs
 from primecli.pipeline.options import RunOptions, StageOptions
 from primecli.pipeline.progress import duration, say
-from primecli.pipeline.recipe import Recipe
+from primecli.pipeline.recipe import Moment, Recipe
 from primecli.pipeline.run import Run
 from primecli.pipeline.summary import Status, Summary, read_summary
 from primecli.shards import parquet, schema
@@ -33,6 +33,8 @@ from primecli.shards.parquet import Footer, Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+LARGEST_SUM = 1e9  # shards' counts that can be added up without passing the largest float
 
 
 class _Output(NamedTuple):
@@ -73,7 +75,7 @@ class StageRun(Run):
         self.counts: dict[str, float] = {}
         self.gauges: dict[str, float] = {}
         self._finish = finish or (lambda counts: {})
-        self._shard_started = self._started  # when work on the current shard began, in seconds since the epoch
+        self._shard_started = self._started  # when work on the current shard began
         self._summary = self.summary("running")
         self._inputs: Inputs | None = None  # None before `shards`, and in a stage that does not read any
         self._previous: Summary | None = None  # the summary that an earlier run left in the directory
@@ -147,7 +149,7 @@ class StageRun(Run):
     ) -> bool:
         """As `skip`, for an output that is not made from one shard. chain: the provenance of its input."""
         assert self.directory is not None, "the output directory is opened before shards are made"
-        self._shard_started = time.time()
+        self._shard_started = Moment.now()
         self._pending = _Output(name, recipe, inputs, chain)
         footer = self.made(name, recipe, damaged=lambda problem: self.warn(f"{problem}: making it again"))
         if footer is None:
@@ -175,11 +177,24 @@ class StageRun(Run):
             damaged(error.message)
             return None
         self.refuse_other(target, footer.fingerprint, footer.recipe, recipe, "--out")
+        if not self._has_metrics(footer.counts or {}):
+            damaged(f"{target}: the counts in its footer are not those of {self.stage}")
+            return None
         return footer
 
+    def _has_metrics(self, counts: Mapping[str, float]) -> bool:
+        """Whether the directory's metrics can be computed from what a footer says that it counted."""
+        try:
+            return all(math.isfinite(value * LARGEST_SUM) for value in self._finish(dict(counts)).values())
+        except (ArithmeticError, KeyError):
+            return False
+
     def read(self, shard: Shard) -> pa.Table:
-        """All columns of an input shard, after a check of their types and of its groups."""
-        table = parquet.read_table(shard.path)
+        """All columns of an input shard, after a check of its content, their types and of its groups.
+
+        Raises InputError where the shard is not the one that `shards` has yielded any more.
+        """
+        table = parquet.read_table(shard.path, expected=shard.footer, verify=True)
         parquet.require_columns(shard.path, table.column_names, [schema.GROUP_ID, schema.SAMPLE_INDEX])
         parquet.check_groups(table, shard.path)
         return table
@@ -213,6 +228,10 @@ class StageRun(Run):
         self._written += 1
         self._record(name, table.num_rows, all_counts)
         pipe.emit(self.directory / name)
+
+    def record(self, config: Mapping[str, Json]) -> None:
+        """Adds to the summary's config what only the input has shown, such as that texts became messages."""
+        self._summary.config = {**self._summary.config, **config}
 
     def count(self, counts: Mapping[str, float]) -> None:
         """Adds to the counts of the run without writing a shard, for example if no group of a shard was kept."""

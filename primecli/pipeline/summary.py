@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from primecli.errors import InputError
-from primecli.files import LOCK_NAME, is_locked, read_json, write_json_atomically
+from primecli.errors import InputError, MissingFileError
+from primecli.files import LOCK_NAME, is_locked, write_json_atomically
+from primecli.printable import printable
 from primecli.shards.parquet import NAME_PATTERN
+from primecli.structures import read_json
 
 SUMMARY_NAME = "_summary.json"
 STARTER_RUN = "run"  # where the Makefile of `primecli init` writes, so the name of every run that it makes
@@ -64,17 +66,15 @@ class Summary:
 
 def read_summary(directory: Path) -> Summary | None:
     """The summary of a directory; None if it has none. Raises InputError if the summary cannot be read."""
-    path = directory / SUMMARY_NAME
+    path, rerun = directory / SUMMARY_NAME, "run the stage that made the directory again"
     try:
-        stored = read_json(path)
-        summary = Summary(**{key: stored[key] for key in Summary.__dataclass_fields__ if key in stored})
-        if not isinstance(summary.shards, list) or not all(isinstance(name, str) for name in summary.shards):
-            raise TypeError("shards is not a list of names")
-        return summary
-    except FileNotFoundError:
+        summary = read_json(path, Summary, rerun)
+    except MissingFileError:
         return None
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}", "run the stage that made the directory again") from error
+    for index, name in enumerate(summary.shards):
+        if name in ("", ".", "..") or "/" in name:  # it would lead out of the directory
+            raise InputError(f"{path}: shards[{index}]: {name!r} is not the name of a file", rerun)
+    return summary
 
 
 def committed(directory: Path, summary: Summary) -> list[str]:
@@ -125,4 +125,4 @@ def run_name(path: Path) -> str:
     ('beta-0.1', '7')
     """
     path = path.resolve()
-    return path.parent.name or path.name if path.name == STARTER_RUN else path.name
+    return printable(path.parent.name or path.name if path.name == STARTER_RUN else path.name)

@@ -87,9 +87,10 @@ def _goes_back(points: Points, logged: Points) -> bool:
 
 
 def _read_points(path: Path) -> Points:
+    state = read_state(path, dict[str, float])
     try:
-        return {name: {int(key): value for key, value in points.items()} for name, points in read_state(path).items()}
-    except (AttributeError, ValueError) as error:
+        return {name: {int(key): value for key, value in points.items()} for name, points in state.items()}
+    except ValueError as error:
         raise InputError(f"{path}: not a file that watch has written: {error}", "remove it") from error
 
 

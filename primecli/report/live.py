@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from primecli.pipeline.progress import duration, say
+from primecli.printable import one_line
 from primecli.report.activity import activities, has_ended, is_over, seconds_left
 from primecli.report.runs import TRAINING, Run, find_run
 
@@ -136,18 +137,20 @@ def render(run: Run, total: int | None, now: float, *, height: int, width: int) 
 
     current = activities(run, now)
     lines = [
-        Text(activity.text(), style=STATE_STYLES.get(activity.state, "dim"), overflow="ellipsis")
+        Text(one_line(activity.text()), style=STATE_STYLES.get(activity.state, "dim"), overflow="ellipsis")
         for activity in current
     ]
     if not current:
         lines.append(Text("nothing is running", style="dim"))
-    lines += [Text(problem, style="bold red") for problem in run.problems]
+    lines += [Text(one_line(problem), style="bold red") for problem in run.problems]
     of_iteration, of_run = seconds_left(run, current, total, now)
     left = [f"about {duration(of_iteration)} left of this iteration"] if of_iteration is not None else []
     left += [f"about {duration(of_run)} left of {total} iterations"] if of_run is not None else []
     if left:
         lines.append(Text("; ".join(left)))
-    title = Text.assemble((f"{run.name}  ", "bold"), (str(run.path), "dim"), no_wrap=True, overflow="ellipsis")
+    title = Text.assemble(
+        (f"{one_line(run.name)}  ", "bold"), (one_line(str(run.path)), "dim"), no_wrap=True, overflow="ellipsis"
+    )
     rows = max(LEAST_ROWS, height - len(lines) - OTHER_LINES)
     return Group(title, *lines, Text(""), _table(run, rows, width))
 

@@ -278,9 +278,8 @@ def embed(choice: Choice, spellers: Spellers) -> Embedding:
 def _read_rows(path: Path, rows: Sequence[int]) -> pa.Table:
     """Some rows of a shard, in this order, with the columns that a page can use."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
+    file = parquet.open_parquet(path)
     present = file.schema_arrow.names
     parquet.require_columns(path, present, NEEDED)
     columns = [name for name in READ if name in present]

@@ -202,9 +202,9 @@ def find_run(path: Path, name: str | None = None, *, may_be_empty: bool = False)
 
     may_be_empty: accept a directory without summaries, for a loop that has just started.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(
-            f"{path}: {'is a file' if path.exists() else 'no such directory'}", "give the directory of a run"
+            f"{path}: {'is a file' if os.path.exists(path) else 'no such directory'}", "give the directory of a run"
         )
     run = Run(name or run_name(path), path)
     summaries: list[_Located] = []

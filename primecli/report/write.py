@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from primecli.errors import PrimecliError, UsageError
 from primecli.pipeline.progress import say
+from primecli.printable import printable
 
 if TYPE_CHECKING:
     from primecli.report.rollouts import Choice
@@ -54,7 +55,7 @@ def write_report(
         _check_target(out, mark, force)  # before the work, not only after it
         text = _page(selected, max_rollouts, tokenizer, compress, quiet)
     if out is None:
-        print(text, end="")
+        print(printable(text), end="")
         return
     _write(out, text, mark, force)
     if not quiet:
@@ -137,6 +138,8 @@ def _check_target(target: Path, mark: str, force: bool) -> None:
     """Refuses to overwrite a file that is not a report of the same format."""
     if target.is_dir():
         raise UsageError(f"--out {target} is a directory", "name a file")
+    if target.exists() and not target.is_file():  # a pipe would wait for its other end, and a device would be replaced
+        raise UsageError(f"--out {target} is not a file", "name a file")
     if not target.exists() or force:
         return
     try:

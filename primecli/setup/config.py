@@ -30,8 +30,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from primecli.errors import UsageError
+from primecli.errors import InputError, UsageError
 from primecli.pipeline import invocation
+from primecli.structures import read_toml
 
 PREFIX = "PRIMECLI"
 SHARED = ("beta", "device", "dtype", "quiet", "seed", "threads")
@@ -147,7 +148,10 @@ def read_config(path: Path, commands: Mapping[str, Any]) -> dict[str, dict[str, 
 
     The whole file is checked, for all commands. Raises UsageError that names the file, the section and the key.
     """
-    document = _read_toml(path)
+    try:
+        document = read_toml(path)
+    except InputError as error:
+        raise UsageError(error.message, error.hint) from error
     entries: dict[str, dict[str, tuple[Any, str]]] = {name: {} for name in commands}
     for key, value in document.items():
         if not isinstance(value, dict):
@@ -170,18 +174,6 @@ def read_config(path: Path, commands: Mapping[str, Any]) -> dict[str, dict[str, 
             seen.add(f"{name} {option.name}")
             entries[name][str(option.name)] = (_checked(value, option, where), where)
     return entries
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: is not TOML: {error}") from error
 
 
 def _add_shared(

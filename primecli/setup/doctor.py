@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from primecli.errors import ReaderClosed
 from primecli.pipeline.progress import say
+from primecli.printable import printable
 from primecli.setup import doctor_checks, doctor_iteration
 from primecli.setup.doctor_checks import Check
 
@@ -63,7 +64,7 @@ def _print_table(results: Sequence[Check]) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("found", overflow="fold")
     for check in results:
-        text = Text(check.found)
+        text = Text(printable(check.found))
         if check.hint:
             text.append(f"\n{check.hint}", style="dim")
         table.add_row(Text(check.name), Text(check.status, style=STYLES[check.status]), text)

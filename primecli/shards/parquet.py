@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,16 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from primecli.errors import InputError
-from primecli.files import Json, file_hash, write_atomically
+from primecli.files import Json, file_hash, require_regular_file, write_atomically
 from primecli.shards import schema
+from primecli.shards.provenance import StoredFooter
+from primecli.shards.texts import check_texts
+from primecli.structures import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 FOOTER_KEY = b"primecli"
 MAKE_AGAIN = "make the shard again"
@@ -50,6 +55,7 @@ class Footer:
     recipe: what the fingerprint is a hash of; None where another tool wrote it.
     counts: sums over the rows, such as {"groups": 64}; None where another tool wrote it.
     provenance: one record for each stage so far, oldest first; empty where another tool wrote it.
+    stamp: the file's inode, size and time of modification in nanoseconds, to notice that it was replaced.
     """
 
     rows: int
@@ -59,6 +65,7 @@ class Footer:
     recipe: Mapping[str, Any] | None = None
     counts: Mapping[str, float] | None = None
     provenance: tuple[Mapping[str, Any], ...] = ()
+    stamp: tuple[int, int, int] = (0, 0, 0)
 
 
 def read_footer(path: Path) -> Footer:
@@ -69,10 +76,11 @@ def read_footer(path: Path) -> Footer:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    require_regular_file(path)
     try:
-        metadata = pq.read_metadata(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        with open(path, "rb") as file:  # once, so that footer and stamp are of the same file
+            stamp = _stamp(file)
+            metadata = pq.read_metadata(file)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
     columns = tuple(metadata.schema.to_arrow_schema().names)
@@ -81,27 +89,29 @@ def read_footer(path: Path) -> Footer:
         raise InputError(f"{path}: has two columns named {twice}")
     raw = (metadata.metadata or {}).get(FOOTER_KEY)
     if raw is None:
-        return Footer(metadata.num_rows, columns, content=file_hash(path))
-    try:
-        fields = json.loads(raw)
-        version = int(fields["schema_version"])
-        footer = Footer(
-            rows=metadata.num_rows,
-            columns=columns,
-            content=fields["content"],
-            fingerprint=fields["fingerprint"],
-            recipe=fields["recipe"],
-            counts=fields["counts"],
-            provenance=tuple(fields["provenance"]),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: the primecli footer cannot be read: {error}", MAKE_AGAIN) from error
+        return Footer(metadata.num_rows, columns, content=file_hash(path), stamp=stamp)
+    stored = parse_json(raw, StoredFooter, f"{path}: the primecli footer", MAKE_AGAIN)
+    version = stored.schema_version
     if version > schema.SCHEMA_VERSION:
         raise InputError(
             f"{path}: written with schema version {version}; this primecli knows up to {schema.SCHEMA_VERSION}",
             "upgrade primecli",
         )
-    return footer
+    return Footer(
+        rows=metadata.num_rows,
+        columns=columns,
+        content=stored.content,
+        fingerprint=stored.fingerprint,
+        recipe=stored.recipe,
+        counts=stored.counts,
+        provenance=stored.provenance,
+        stamp=stamp,
+    )
+
+
+def _stamp(file: IO[bytes]) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def unreadable(path: Path, error: BaseException) -> InputError:
@@ -132,30 +142,74 @@ def require_columns(path: Path, present: Sequence[str], needed: Iterable[str]) -
         raise InputError(f"{path}: lacks the column{plural} {', '.join(missing)}", hint)
 
 
-def check_readable(path: Path, columns: Sequence[str] | None) -> None:
-    """Raises InputError where the shard has no rows, or lacks one of these columns."""
-    footer = read_footer(path)
+def check_readable(path: Path, columns: Sequence[str] | None, footer: Footer | None = None) -> None:
+    """Raises InputError where the shard has no rows, or lacks one of these columns. footer: its own, if it is known."""
+    footer = footer or read_footer(path)
     if footer.rows == 0:
         raise InputError(f"{path}: the shard has no rows", "an empty shard is never written by primecli")
     if columns is not None:
         require_columns(path, footer.columns, columns)
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(
+    path: Path, columns: Sequence[str] | None = None, *, expected: Footer | None = None, verify: bool = False
+) -> pa.Table:
     """A shard's rows: the named columns (all when None), cast to the types of the schema.
 
-    Raises InputError for a missing column, a type that does not fit, nulls where the schema allows none, a file without
-    rows, or a damaged file.
+    expected: what the footer said before; where the file has been replaced since by one with other rows, that is an
+    error. verify: compare the rows with the content hash in the footer, which reads the file once more.
+
+    Raises InputError for a missing column, a type that does not fit, nulls where the schema allows none, a number that
+    is NaN, a file without rows, one that has changed, or a damaged one.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    check_readable(path, columns)
+    check_readable(path, columns, expected)
     try:
-        table = pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
+        with open(path, "rb") as file:  # whatever takes its place meanwhile, this is the file that is read
+            if expected is not None:
+                _check_unchanged(path, file, expected)
+            parquet_file = open_parquet(file)
+            table = _read(parquet_file, columns)
+            if verify and FOOTER_KEY in (parquet_file.metadata.metadata or {}):
+                _verify(path, file, parquet_file.metadata)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
     return conform(table.select(columns) if columns is not None else table, path)
+
+
+def open_parquet(source: Any, **options: Any) -> pq.ParquetFile:
+    """A Parquet file whose pages are compared with their checksums, where they have any. source: a path or a file."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(source, page_checksum_verification=True, **options)
+
+
+def _read(file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
+    import pyarrow as pa
+
+    names = None if columns is None else list(columns)
+    try:
+        return file.read(columns=names)
+    except pa.ArrowNotImplementedError:  # a row group with more than 2 GiB in a nested column can be read in pieces
+        batches = list(file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=names))
+        return pa.Table.from_batches(batches)
+
+
+def _check_unchanged(path: Path, file: IO[bytes], expected: Footer) -> None:
+    """Raises InputError where the file holds other rows than when its footer was read."""
+    if _stamp(file) != expected.stamp and read_footer(path).content != expected.content:
+        raise InputError(
+            f"{path}: has been replaced by other rows since this stage began to read it",
+            "wait until the stage that writes it has ended, then run this command again",
+        )
+
+
+def _verify(path: Path, file: IO[bytes], metadata: pq.FileMetaData) -> None:
+    """Raises InputError where the pages are not those that were written: a checksum covers a page, this all of them."""
+    stored = json.loads(metadata.metadata[FOOTER_KEY]).get("content")
+    if _content(file, metadata) != stored:
+        raise InputError(f"{path}: damaged: its rows are not those that were written", MAKE_AGAIN)
 
 
 def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:
@@ -166,6 +220,7 @@ def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:
     """
     import pyarrow as pa
 
+    check_texts(table, path, first_row=first_row)
     fields = []
     for name, field in zip(table.column_names, table.schema, strict=True):
         column = schema.BY_NAME.get(name)
@@ -176,6 +231,7 @@ def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:
             row = first_row + table[name].is_null().to_pylist().index(True)
             raise InputError(f"{path}: column {name} is null at row {row}", "the schema allows no nulls in it")
         fields.append(column.field())
+        _check_numbers(table[name], column, path, first_row)
     try:
         return table.replace_schema_metadata(None).cast(pa.schema(fields))
     except (pa.ArrowException, ValueError) as error:
@@ -187,6 +243,22 @@ def conform(table: pa.Table, path: Path, *, first_row: int = 0) -> pa.Table:
         raise InputError(
             f"{path}: {'; '.join(wrong) or error}", "see docs/columns.md for the type of each column"
         ) from error
+
+
+def _check_numbers(values: pa.ChunkedArray, column: schema.Column, path: Path, first_row: int) -> None:
+    """Raises InputError for a number that is not finite, in a column that has one a row (lists: `check_lists`)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if column.type == "float32" and pa.types.is_floating(values.type):
+        wrong = pc.invert(pc.is_finite(values)).to_pylist()  # null for null
+        if True in wrong:
+            row = wrong.index(True)
+            null = "; unknown is null" if column.nullable else ""
+            raise InputError(
+                f"{path}: {column.name} is {values[row].as_py()} at row {first_row + row}",
+                f"it must be a finite number{null}: correct it with the tool that wrote it",
+            )
 
 
 def with_columns(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
@@ -288,7 +360,8 @@ def write_shard(
     def write(file: IO[bytes]) -> None:
         hashing = _HashingFile(file)
         hashing.digest.update(_schema_text(table.schema).encode())
-        with pq.ParquetWriter(hashing, table.schema, compression="zstd", store_schema=True) as writer:
+        options = {"compression": "zstd", "store_schema": True, "write_page_checksum": True}
+        with pq.ParquetWriter(hashing, table.schema, **options) as writer:
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             footer: Json = {
                 "schema_version": schema.SCHEMA_VERSION,
@@ -308,7 +381,11 @@ def content_of(path: Path) -> str:
     """The `content` hash that `write_shard` wrote, computed again from the file's bytes: its schema and data pages."""
     import pyarrow.parquet as pq
 
-    metadata = pq.read_metadata(path)
+    with open(path, "rb") as file:
+        return _content(file, pq.read_metadata(file))
+
+
+def _content(file: IO[bytes], metadata: pq.FileMetaData) -> str:
     chunks = [
         metadata.row_group(group).column(column)
         for group in range(metadata.num_row_groups)
@@ -320,10 +397,10 @@ def content_of(path: Path) -> str:
     ]
     end = max(start + chunk.total_compressed_size for start, chunk in zip(starts, chunks, strict=True))
     digest = hashlib.sha256(_schema_text(metadata.schema.to_arrow_schema()).encode())
-    with open(path, "rb") as file:
-        while end and (data := file.read(min(end, HASHED_BYTES))):
-            digest.update(data)
-            end -= len(data)
+    file.seek(0)
+    while end and (data := file.read(min(end, HASHED_BYTES))):
+        digest.update(data)
+        end -= len(data)
     return digest.hexdigest()[:32]
 
 
@@ -347,10 +424,20 @@ def check_groups(table: pa.Table, path: Path) -> int:
             raise InputError(
                 f"{path}: group {group} is incomplete: it has {len(present)} of {expected} samples"
                 if len(present) < expected
-                else f"{path}: group {group} has the sample_index values {sorted(present)}",
+                else f"{path}: group {group} has the sample_index values {_abbreviated(sorted(present))}",
                 f"all samples of a prompt belong in one shard; {MAKE_AGAIN}",
             )
     return len(samples)
+
+
+def _abbreviated(numbers: Sequence[int]) -> str:
+    """The numbers as text, at most the first eight.
+
+    >>> _abbreviated([0, 1]), _abbreviated(range(500))
+    ('0, 1', '0, 1, 2, 3, 4, 5, 6, 7, … (500)')
+    """
+    shown = ", ".join(map(str, numbers[:8]))
+    return shown if len(numbers) <= 8 else f"{shown}, … ({len(numbers)})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,10 +70,11 @@ def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: 
     owners: dict[str, Path] = {}
     for part in parts:
         extra = [schema.GROUP_SIZE] if schema.GROUP_SIZE in part.footer.columns else []
-        table = parquet.read_table(part.path, [*needed, *extra])
+        table = parquet.read_table(part.path, [*needed, *extra], expected=part.footer)
         parquet.check_groups(table, part.path)
         claim_groups(table[schema.GROUP_ID].unique().to_pylist(), part.path, owners)
         check_lists(table, part.path)
+        _check_rewards(table, part.path)
         tables.append(table.select(needed))
     return _gather(tables, columns, token_ids=token_ids)
 
@@ -164,6 +165,16 @@ def check_lists(table: pa.Table, path: object, *, first_row: int = 0) -> None:
             raise InputError(f"{path}: {name} is {values[token]} at row {first_row + row}")
 
 
+def _check_rewards(table: pa.Table, path: Path) -> None:
+    """Raises InputError for an outcome reward outside [0, 1]. NaN has been refused before, and null is unknown."""
+    if schema.OUTCOME_REWARD in table.column_names:
+        rewards = table[schema.OUTCOME_REWARD].to_numpy()
+        outside = (rewards < 0) | (rewards > 1)
+        if outside.any():
+            row = int(np.argmax(outside))
+            raise InputError(f"{path}: outcome_reward is {rewards[row]:g} at row {row}; it must be between 0 and 1")
+
+
 def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) -> Rollouts:
     import pyarrow as pa
 
@@ -180,9 +191,6 @@ def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) 
             strings[name] = column.to_pylist()
         else:
             values[name] = np.array(column.to_numpy())
-    rewards = values.get(schema.OUTCOME_REWARD, np.zeros(0))
-    if ((rewards < 0) | (rewards > 1)).any():
-        raise InputError(f"outcome_reward is {rewards[(rewards < 0) | (rewards > 1)][0]:g}; it must be between 0 and 1")
     return Rollouts(
         response_lengths=lengths.astype(np.int64),
         group_index=group_index.astype(np.int64),

@@ -71,9 +71,7 @@ def read_row(path: Path, row: int, columns: Sequence[str] | None = None) -> dict
 
 
 def _open(path: Path) -> pq.ParquetFile:
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+    return parquet.open_parquet(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
 
 
 def _batches(

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from primecli.models.options import ComputeOptions
 from primecli.options import Option, Shards
 from primecli.pipeline.options import InputOptions
+from primecli.printable import printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from primecli.models.device import Placement
     from primecli.pipeline.progress import Progress
     from primecli.shards.parquet import Shard
@@ -45,22 +48,24 @@ def check_logprobs(options: CheckLogprobsOptions) -> None:
     def warn(text: str) -> None:
         say("check-logprobs", text)
 
-    by_engine: dict[str, list[Shard]] = {}
+    by_engine: dict[str, dict[Path, list[Shard]]] = {}
     for shard in Inputs(options.shards, partial=options.partial, together=True, warn=warn):
-        by_engine.setdefault(_engine(shard), []).append(shard)
-    batches = {engine: _load(shards) for engine, shards in sorted(by_engine.items())}
+        by_engine.setdefault(_engine(shard), {}).setdefault(shard.path.parent, []).append(shard)
+    # each directory by itself: two engines, or two runs of one, may have sampled the same groups
+    batches = {engine: list(map(_load, by_engine[engine].values())) for engine in sorted(by_engine)}
     directory = resolve_model(options.model)
     _compare_weights(batches, model_fingerprint(directory), options.model)
     placement = options.placement()
     model = load_model(directory, placement)
     rows: list[list[str]] = []
     gaps: dict[str, float] = {}
-    total = sum(map(len, batches.values()))
+    total = sum(len(rollouts) for parts in batches.values() for rollouts in parts)
     with Progress("check-logprobs", "rollouts", total=total, quiet=options.quiet) as progress:
-        for engine, rollouts in batches.items():
-            values = _compare(model, placement, rollouts, options.micro_batch_tokens, progress)
+        for engine, parts in batches.items():
+            values = _compare(model, placement, parts, options.micro_batch_tokens, progress)
             gaps[engine] = values[0]
-            counts = [str(len(rollouts)), str(int(rollouts.response_lengths.sum()))]
+            tokens = sum(int(rollouts.response_lengths.sum()) for rollouts in parts)
+            counts = [str(sum(map(len, parts))), str(tokens)]
             rows.append([engine, *counts, *(f"{value:.3g}" for value in values[:3]), *(f"{v:.4f}" for v in values[3:])])
     with contextlib.suppress(ReaderClosed):  # --max-gap applies even if nobody reads the table
         _print([list(COLUMNS), *rows])
@@ -77,7 +82,7 @@ def _engine(shard: Shard) -> str:
     """The engine that sampled a shard, according to its provenance."""
     for record in shard.footer.provenance:
         if record.get("stage") == "generate":
-            return str(record["config"].get("engine", "unknown"))
+            return str((record.get("config") or {}).get("engine", "unknown"))
     return "unknown"
 
 
@@ -95,19 +100,20 @@ def _load(shards: Sequence[Shard]) -> Rollouts:
     return rollouts
 
 
-def _compare_weights(batches: dict[str, Rollouts], fingerprint: str, model: str) -> None:
+def _compare_weights(batches: dict[str, list[Rollouts]], fingerprint: str, model: str) -> None:
     """Warns of rollouts that other weights sampled. fingerprint: the model's. model: as the user named it."""
     from primecli.pipeline.progress import say
     from primecli.shards import schema
 
-    sampled = [weights for rollouts in batches.values() for weights in rollouts.strings[schema.POLICY_FINGERPRINT]]
+    parts = [rollouts for parts in batches.values() for rollouts in parts]
+    sampled = [weights for rollouts in parts for weights in rollouts.strings[schema.POLICY_FINGERPRINT]]
     others = sum(weights != fingerprint for weights in sampled)
     if others:
         say("check-logprobs", f"{others} of {len(sampled)} rollouts were sampled with other weights than {model}'s")
 
 
 def _compare(
-    model: Any, placement: Placement, rollouts: Rollouts, micro_batch_tokens: int, progress: Progress
+    model: Any, placement: Placement, parts: Sequence[Rollouts], micro_batch_tokens: int, progress: Progress
 ) -> list[float]:
     """Mean, 95th percentile and maximum of the gap, in nats; effective sample sizes of tokens and of responses."""
     import numpy as np
@@ -117,11 +123,16 @@ def _compare(
     from primecli.models.scoring import score
     from primecli.shards import schema
 
-    sequences = rollouts.sequences(temperature=True)
-    trainer = score(model, placement, sequences, micro_batch_tokens=micro_batch_tokens, done=progress.advance)  # (N,)
-    log_ratio = trainer.astype(np.float64) - rollouts.values[schema.ROLLOUT_LOGPROBS]  # (N,)
+    log_ratios, response_log_ratios = [], []
+    for rollouts in parts:
+        sequences = rollouts.sequences(temperature=True)
+        trainer = score(
+            model, placement, sequences, micro_batch_tokens=micro_batch_tokens, done=progress.advance
+        )  # (N,)
+        log_ratios.append(trainer.astype(np.float64) - rollouts.values[schema.ROLLOUT_LOGPROBS])  # (N,)
+        response_log_ratios.append(np.add.reduceat(log_ratios[-1], rollouts.starts()[:-1]))  # (B,)
+    log_ratio, response_log_ratio = np.concatenate(log_ratios), np.concatenate(response_log_ratios)
     gap = np.abs(log_ratio)
-    response_log_ratio = np.add.reduceat(log_ratio, rollouts.starts()[:-1])  # (B,)
     return [
         float(gap.mean()),
         float(np.quantile(gap, 0.95)),
@@ -134,5 +145,5 @@ def _compare(
 def _print(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        first, *rest = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        first, *rest = [printable(cell).rjust(width) for cell, width in zip(row, widths, strict=True)]
         print("  ".join([first.strip().ljust(widths[0]), *rest]))

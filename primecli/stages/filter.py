@@ -127,7 +127,7 @@ def _reason(rewards: list[float | None], truncated: bool, low: float, high: floa
         return "ungraded"
     if truncated:
         return "truncated"
-    if mean < low - ACCURACY_ROUNDING:  # a NaN among the rewards makes the mean NaN, which passes both bounds
+    if mean < low - ACCURACY_ROUNDING:
         return "too_hard"
     if mean > high + ACCURACY_ROUNDING:
         return "too_easy"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from primecli.errors import InputError, UsageError
 from primecli.files import Json
 from primecli.generation.engines import ENGINES, EngineOptions, SamplingParams, resolve_engine
 from primecli.models.options import DeviceOptions
-from primecli.options import Option, Seed
+from primecli.options import Option, Seed, key_values
 from primecli.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class GenerateOptions(DeviceOptions, RunOptions):
 
     model: Annotated[str, Option("The policy to sample from.", "execution", metavar="DIR|HUB_ID")]
     prompts: Annotated[
-        tuple[Path, ...], Option("Prompt file, Parquet or JSONL; may be repeated.", "execution", metavar="FILE")
+        tuple[Path, ...], Option("Prompt file, Parquet or JSON; may be repeated.", "execution", metavar="FILE")
     ]
     out: Annotated[Path, Option("Output directory.", "call", metavar="DIR")]
     n: Annotated[int, Option("Responses per prompt.", min=1)] = 4
@@ -48,7 +47,7 @@ class GenerateOptions(DeviceOptions, RunOptions):
         int, Option("Maximum length of a prompt, in tokens; longer ones are left out, and counted.", min=1)
     ] = 1024
     prompts_per_shard: Annotated[int, Option("Groups per shard.", min=1)] = 64
-    prompt_column: Annotated[str, Option("Column with the prompt.")] = "prompt"
+    prompt_column: Annotated[str, Option("Column with the prompt; a.b is the field b in the column a.")] = "prompt"
     answer_column: Annotated[
         str | None, Option("Column with the answer.  [default: reward_model.ground_truth, ground_truth or answer]")
     ] = None
@@ -56,7 +55,24 @@ class GenerateOptions(DeviceOptions, RunOptions):
         str | None,
         Option("Take the first group of this regular expression as the answer, such as '#### (.*)' for GSM8K."),
     ] = None
-    suffix: Annotated[str, Option("Text to append to each prompt (to its last message).")] = ""
+    suffix: Annotated[str, Option("Text to append to each prompt (to its last message of the user).")] = ""
+    system: Annotated[str, Option("System message to put before each prompt.", "call", metavar="TEXT")] = ""
+    no_chat_template: Annotated[
+        bool,
+        Option(
+            "Take prompts that are text as they are.  [default: each becomes a message of the user, if the model has a "
+            "chat template]",
+            "call",
+        ),
+    ] = False
+    chat_template_arg: Annotated[
+        tuple[str, ...],
+        Option(
+            "A variable of the chat template, such as enable_thinking=false; may be repeated.",
+            "call",
+            metavar="KEY=VALUE",
+        ),
+    ] = ()
     engine: Annotated[
         str,
         Option(
@@ -115,7 +131,17 @@ class GenerateOptions(DeviceOptions, RunOptions):
             raise UsageError(f"--temperature {self.temperature:g}: must be 0 (greedy) or at least 0.001")
         if self.top_p == 0:
             raise UsageError("--top-p 0 keeps no token", "use --temperature 0 for greedy sampling")
+        self._check_prompt_options()
         self._check_engine()
+
+    def _check_prompt_options(self) -> None:
+        """Raises UsageError for options that need the chat template without it, or are not KEY=VALUE."""
+        for option in ("system", "chat_template_arg"):
+            if self.no_chat_template and getattr(self, option):
+                raise UsageError(
+                    f"--{option.replace('_', '-')} needs the chat template", "leave out --no-chat-template"
+                )
+        self.chat_template_args()
 
     def _check_engine(self) -> None:
         """Raises UsageError for an option that belongs to another engine than the one that samples."""
@@ -143,21 +169,13 @@ class GenerateOptions(DeviceOptions, RunOptions):
         return resolve_engine(self.engine, self.device)
 
     def engine_args(self) -> dict[str, Any]:
-        """The pairs of --engine-arg, each value read as JSON if it is JSON, else as text.
+        """The pairs of --engine-arg. Raises UsageError for one without a key or without `=`."""
+        pairs = key_values("--engine-arg", self.engine_arg)
+        return {key.strip("-").replace("-", "_"): value for key, value in pairs.items()}
 
-        Raises UsageError for one without a key or without `=`.
-        """
-        arguments: dict[str, Any] = {}
-        for pair in self.engine_arg:
-            key, equals, text = pair.partition("=")
-            if not key or not equals:
-                raise UsageError(f"--engine-arg {pair}: write it as KEY=VALUE")
-            try:
-                value = json.loads(text)
-            except ValueError:
-                value = text
-            arguments[key.strip("-").replace("-", "_")] = value
-        return arguments
+    def chat_template_args(self) -> dict[str, Any]:
+        """The pairs of --chat-template-arg. Raises UsageError for one without a key or without `=`."""
+        return key_values("--chat-template-arg", self.chat_template_arg)
 
     def sampling_params(self) -> SamplingParams:
         """How responses are sampled."""
@@ -182,17 +200,24 @@ class GenerateOptions(DeviceOptions, RunOptions):
         )
 
     def recipe(self) -> dict[str, Json]:
-        """Adds the resolved engine and its arguments; the step is null if every step takes all prompts."""
+        """Adds the resolved engine, and the arguments of it and of the chat template.
+
+        The step is null if every step takes all prompts. What goes to the chat template is only there if given, so that
+        results without it stay valid.
+        """
+        template: dict[str, Json] = {"system": self.system, "chat_template_args": self.chat_template_args()}
         return {
             **super().recipe(),
+            **{name: value for name, value in template.items() if value},
             "step": self.step if self.batch_prompts else None,
             "engine": self.resolved_engine(),
             "engine_args": self.engine_args(),
         }
 
     def execution(self) -> dict[str, Json]:
-        """Adds the addresses of the servers."""
-        return {**super().execution(), "urls": list(self.url)}
+        """Adds the addresses of the servers, and whether texts are kept from the chat template."""
+        off: dict[str, Json] = {"no_chat_template": True} if self.no_chat_template else {}
+        return {**super().execution(), "urls": list(self.url), **off}
 
 
 def generate(options: GenerateOptions) -> None:
@@ -206,7 +231,12 @@ def generate(options: GenerateOptions) -> None:
         directory = resolve_model(options.model)
         run.models.update(policy=model_fingerprint(directory), tokenizer=tokenizer_fingerprint(directory))
         run.open(options.out)
-        encoder = Encoder(directory)
+        encoder = Encoder(
+            directory,
+            use_template=not options.no_chat_template,
+            system=options.system,
+            arguments=options.chat_template_args(),
+        )
         groups = _encode(run, options, prompts, encoder)
         _sample(run, options, groups, content, directory, encoder)
 
@@ -250,8 +280,45 @@ def _encode(
     return groups
 
 
+def _report_prompts(run: StageRun, encoder: Encoder) -> None:
+    """Says once, and puts into the summary, what the tokenizer and its chat template have done to the prompts."""
+    from primecli.generation.chat import NOW
+
+    template, total = encoder.template, encoder.encoded
+    if encoder.wrapped:
+        run.note(
+            f"{encoder.wrapped} of {total} prompts are text: each becomes a user message in the model's chat template "
+            "(--no-chat-template takes text as it is)"
+        )
+    elif encoder.bare and template:
+        run.note(f"{encoder.bare} of {total} prompts are text, taken as they are, without the model's chat template")
+    if encoder.bare and encoder.added[1]:
+        run.note("the tokenizer ends every text with an end token, which is left out so that responses can follow")
+    if encoder.with_special:
+        run.gauges["prompts_with_special_tokens"] = encoder.with_special
+        run.warn(
+            f"{encoder.with_special} of {total} prompts hold the text of a special token of the tokenizer, "
+            "and the model reads it as that token"
+        )
+    if template and template.incomplete:
+        run.gauges["prompts_incomplete"] = template.incomplete
+        run.warn(
+            f"in {template.incomplete} of {total} prompts the chat template leaves out a part of the earlier messages, "
+            f"first in {template.example}"
+        )
+    if template and "template_time" in encoder.recipe():
+        run.note(
+            f"the chat template asks for the time: it is told {NOW:%Y-%m-%d %H:%M}, so reruns make the same prompts"
+        )
+
+
 def _sample(
-    run: StageRun, options: GenerateOptions, groups: list[PromptGroup], content: str, directory: Path, encoder: Encoder
+    run: StageRun,
+    options: GenerateOptions,
+    groups: list[PromptGroup],
+    content: str,
+    directory: Path,
+    encoder: Encoder,
 ) -> None:
     """Samples the groups of the shards that do not exist yet, and commits them. content: hash of the prompt files."""
     from primecli.generation.engines.policy_info import read_policy
@@ -263,7 +330,10 @@ def _sample(
     per_shard = options.prompts_per_shard
     parts = [groups[start : start + per_shard] for start in range(0, len(groups), per_shard)]
     run.progress.advance(0, total=len(groups) * params.n)
-    recipe = Recipe("generate", options.recipe(), run.models, [content], options.seed)
+    decoded: dict[str, Json] = {"decoded": True} if any(group.prompt.decoded for group in groups) else {}
+    config = {**options.recipe(), **encoder.recipe(), **decoded}
+    run.record({**encoder.recipe(), **decoded})
+    recipe = Recipe("generate", config, run.models, [content], options.seed)
     names = [shard_name(number, len(parts)) for number in range(len(parts))]
     missing = {number: parts[number] for number, name in enumerate(names) if run.made(name, recipe) is None}
     policy = read_policy(
@@ -272,6 +342,7 @@ def _sample(
         fingerprint=str(run.models["policy"]),
         max_length=max(len(group.prompt_ids) for group in groups) + params.max_tokens,
     )
+    _report_prompts(run, encoder)
     engine, engine_options = options.resolved_engine(), options.engine_options()
     with Sampler(engine, policy, engine_options, params, missing, done=run.progress.advance) as sampler:
         for number, part in enumerate(parts):

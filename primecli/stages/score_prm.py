@@ -40,7 +40,7 @@ def score_prm(options: ScorePrmOptions) -> None:
 
         def compare_beta() -> None:
             trained_beta = trained_with(scorer.directories["prm"]).get("beta")
-            if trained_beta is not None and trained_beta != options.beta:
+            if isinstance(trained_beta, int | float) and trained_beta != options.beta:
                 run.warn(
                     f"{scorer.directories['prm']} was trained with --beta {trained_beta:g}, but scores with --beta "
                     f"{options.beta:g}"

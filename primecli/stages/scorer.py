@@ -106,6 +106,7 @@ class Scorer:
                 micro_batch_tokens=self.options.micro_batch_tokens,
                 done=done,
                 per_token=self.per_token,
+                name_row=lambda row: f"{path}: row {row}",
             )
         self.run.gauges["peak_memory_gib"] = peak_memory_gib(self.placement)
         return scores

@@ -110,6 +110,7 @@ class VerifyOptions(StageOptions):
 
         Raises UsageError for an unknown verifier, or for two with the same key.
         """
+        from primecli.pipeline.invocation import working_directory
         from primecli.verifiers import verifier_identity
 
         chosen: dict[str, str] = {}
@@ -117,8 +118,9 @@ class VerifyOptions(StageOptions):
             key, _, name = argument.rpartition("=")
             if chosen.setdefault(key, name) != name:
                 raise UsageError(f"--verifier {argument}: {key or 'all rows'} would have two verifiers")
-            if ":" in name and os.getcwd() not in sys.path:
-                sys.path.insert(0, os.getcwd())  # so that modules in it are found, also by the workers
+            here = working_directory()
+            if ":" in name and here is not None and here not in sys.path:
+                sys.path.insert(0, here)  # so that modules in it are found, also by the workers
             verifier_identity(name)
         return chosen
 
@@ -180,7 +182,7 @@ class Graders:
         from primecli.verifiers import choose_verifier
 
         columns = [name for name in (schema.ABILITY, schema.DATA_SOURCE) if name in shard.footer.columns]
-        table = read_table(shard.path, [*columns, schema.GROUP_ID])
+        table = read_table(shard.path, [*columns, schema.GROUP_ID], expected=shard.footer)
         nothing = [None] * table.num_rows
         abilities, sources = (
             table[name].to_pylist() if name in columns else nothing for name in (schema.ABILITY, schema.DATA_SOURCE)

@@ -28,7 +28,7 @@ def check_origin(shards: Sequence[Shard], fingerprint: str | None) -> None:
     """
     for shard in shards:
         records = [record for record in shard.footer.provenance if record.get("stage") == "score-values"]
-        origin = records[-1]["models"].get("critic") if records else None
+        origin = (records[-1].get("models") or {}).get("critic") if records else None
         if origin is not None and origin != fingerprint:
             raise InputError(
                 f"{shard.path}: its values were computed by the critic {origin}, but --critic is {fingerprint}",

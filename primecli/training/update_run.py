@@ -62,6 +62,8 @@ class UpdateRun(Run):
 
     def __enter__(self) -> Self:
         target = self.options.checkpoint
+        if target.name in ("", ".."):  # the lock would be beside something else
+            raise UsageError(f"--checkpoint {target}: has no name of its own", "name a directory to make")
         make_directory(target.parent)
         self._stack.enter_context(lock(target.parent / f".{target.name}.lock", str(target)))
         remove_leftovers(target.parent, of=target.name)
@@ -117,6 +119,12 @@ class UpdateRun(Run):
             if signature(directory) != original:
                 raise PrimecliError(f"{directory} has changed while this stage waited for its input")
         return self.shards
+
+    def note_small_batch(self) -> None:
+        """Says so if all rows fit into one mini-batch, so that an epoch is a single step."""
+        rows, mini_batch = sum(shard.footer.rows for shard in self.shards), self.options.mini_batch
+        if rows < mini_batch:
+            self.note(f"the {rows} rollouts are fewer than --mini-batch {mini_batch}: each epoch is a single step")
 
     def skip(self) -> bool:
         """Whether the checkpoint exists already; if so, passes the input paths on.
@@ -210,6 +218,7 @@ def run_update(
             models.append((reference_directory, options.resolved_dtype()))
         run.read([*TOKENS, *needs], while_idle=lambda: preloader.begin(models))
         if not run.skip():
+            run.note_small_batch()
             train(run, source, reference_directory, preloader.load)
 
 

@@ -36,7 +36,7 @@ VERIFIERS: dict[str, str] = {
 }
 """`module:attribute` of each verifier that primecli brings, by name."""
 
-VERSIONS: dict[str, int] = {"code": 1, "math": 1}
+VERSIONS: dict[str, int] = {"code": 1, "math": 2}
 """Part of a shard's fingerprint. Raise a number when a change can alter a grade, so that shards are graded again."""
 
 DEFAULT_VERIFIER = "math"
@@ -153,11 +153,22 @@ class FunctionVerifier:
         result = self.function(task.response, task.ground_truth)
         if isinstance(result, Grade):
             return result
-        if not isinstance(result, (bool, int, float)) or not 0 <= result <= 1:
+        reward = _as_number(result)
+        if reward is None or not 0 <= reward <= 1:
             return Grade(
                 None, "error", detail=f"the verifier returned {result!r}, not a reward in [0, 1]"[:MAX_DETAIL_CHARS]
             )
-        return Grade(float(result), "correct" if result == 1 else "wrong")
+        return Grade(reward, "correct" if reward == 1 else "wrong")
+
+
+def _as_number(value: object) -> float | None:
+    """A bool, an int, a float, or a number of NumPy or torch with one element; None for anything else."""
+    if isinstance(value, str | bytes) or not hasattr(type(value), "__float__"):
+        return None
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
 
 
 def verifier_spec(name: str) -> str:

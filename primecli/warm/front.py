@@ -16,6 +16,7 @@ from types import FrameType
 
 from primecli import catalog
 from primecli.errors import Interrupted, PrimecliError
+from primecli.printable import one_line
 from primecli.warm.protocol import (
     EXIT,
     FORKED,
@@ -109,7 +110,7 @@ class _Front:
 
     def say(self, text: str) -> None:
         """Writes a line to stderr."""
-        print(f"primecli {self.command.name}: {text}", file=sys.stderr, flush=True)
+        print(f"primecli {self.command.name}: {one_line(text)}", file=sys.stderr, flush=True)
 
     def run(self, path: str) -> int:
         """Runs the stage; returns its exit code. path: the helper's socket.
@@ -203,7 +204,7 @@ class _Front:
                 self.connection.send(bytes([number]))
             except OSError:
                 return  # _line notices that the connection is closed
-        elif number in (signal.SIGINT, signal.SIGTERM):
+        elif number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             name = signal.Signals(number).name
             raise Interrupted.by_signal(name)
         elif number not in (signal.SIGTSTP, signal.SIGCONT):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +18,8 @@ from primecli.errors import PrimecliError, UsageError
 from primecli.warm.protocol import VARIABLE
 
 SERVE = "from primecli.__main__ import serve; serve()"  # what the helper's Python runs
+DIRECTORY_PREFIX = "primecli-warm-"
+STARTING_SECONDS = 60.0  # far more than a helper takes from making its directory to binding its socket
 LONGEST_SOCKET_PATH = 107  # bytes, the most that Linux allows
 
 
@@ -63,15 +67,35 @@ def _is_listening(path: str | None) -> bool:
     return True
 
 
+def remove_dead(place: Path) -> None:
+    """Removes the directories of helpers that were killed, and so could not do it themselves.
+
+    A helper that lives answers on its socket. One that is just being started has not bound it yet, and is left alone.
+    """
+    for directory in place.glob(f"{DIRECTORY_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
+                continue
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                    connection.connect(str(directory / "socket"))
+            except ConnectionRefusedError:
+                shutil.rmtree(directory)
+            except FileNotFoundError:
+                if time.time() - directory.stat().st_mtime > STARTING_SECONDS:
+                    shutil.rmtree(directory)
+
+
 def start_helper() -> str:
     """Starts a helper that exits when this process does; returns the path of its socket, in a directory of mode 0700.
 
     The socket accepts connections at once, while the helper is still importing.
     """
-    directory = tempfile.mkdtemp(prefix="primecli-warm-")
+    remove_dead(Path(tempfile.gettempdir()))
+    directory = tempfile.mkdtemp(prefix=DIRECTORY_PREFIX)
     if len(os.fsencode(f"{directory}/socket")) > LONGEST_SOCKET_PATH:
         os.rmdir(directory)
-        directory = tempfile.mkdtemp(prefix="primecli-warm-", dir="/tmp")
+        directory = tempfile.mkdtemp(prefix=DIRECTORY_PREFIX, dir="/tmp")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(f"{directory}/socket")
     listener.listen(128)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from primecli.analysis.lineage import Difference, Origin, differences, replay_script
-from primecli.errors import InputError
+from primecli.analysis.lineage import Difference, Origin, differences
 
 
 def record(stage: str, *inputs: str, **config: Any) -> dict[str, Any]:
@@ -40,23 +37,3 @@ def test_models_seeds_and_versions_are_compared() -> None:
         ("seed", 0, 1),
         ("version", "1", "2"),
     ]
-
-
-def test_stages_that_follow_each_other_are_piped() -> None:
-    chain = (
-        record("generate"),
-        record("verify", "runs/1/generate/a.parquet"),
-        record("score-prm", "runs/1/verify/a.parquet"),
-    )
-    assert replay_script(origin(*chain)).splitlines() == [
-        "set -euo pipefail",
-        "primecli generate \\",
-        "  | primecli verify \\",
-        "  | primecli score-prm > /dev/null",
-    ]
-
-
-def test_a_stage_that_read_several_directories_cannot_be_replayed() -> None:
-    chain = (record("generate"), record("verify", "runs/1/generate/a.parquet", "runs/2/generate/b.parquet"))
-    with pytest.raises(InputError, match="read 2 directories"):
-        replay_script(origin(*chain))

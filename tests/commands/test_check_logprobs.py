@@ -100,3 +100,13 @@ def test_truncated_sampling_is_reported_with_its_count() -> None:
     assert found is not None
     assert found.startswith("2 of 3 rollouts")
     assert truncated_sampling({schema.TOP_P: np.ones(3), schema.TOP_K: np.zeros(3)}) is None
+
+
+def test_two_samplings_of_the_same_prompts_are_taken_together(tmp_path: Path, tiny: Path, primecli: Any) -> None:
+    rows = rollouts(2, 2)
+    directories = [write_shards(tmp_path / name, rows) for name in ("a", "b")]
+    (head, one) = map(str, primecli("check-logprobs", "--model", tiny, directories[0], "--quiet").paths)
+    (_, both) = map(str, primecli("check-logprobs", "--model", tiny, *directories, "--quiet").paths)
+    assert head.split()[:2] == ["engine", "rollouts"]
+    assert (one.split()[1], both.split()[1]) == ("4", "8")
+    assert one.split()[3:6:2] == both.split()[3:6:2]  # the mean and the largest gap

@@ -103,7 +103,7 @@ def test_messages_go_through_the_chat_template(tiny: Path, tmp_path: Path, prime
 
 
 def test_long_prompts_are_left_out_and_counted(tiny: Path, prompts: Path, tmp_path: Path, primecli: Any) -> None:
-    common = ["generate", "--model", tiny, "--prompts", prompts, *SMALL]
+    common = ["generate", "--model", tiny, "--prompts", prompts, *SMALL, "--no-chat-template"]
     primecli(*common, "--out", tmp_path / "g", "--max-prompt-tokens", 4)
     found = summary(tmp_path / "g")
     assert found["metrics"]["prompts_too_long"] == 12 - found["groups"] > 0
@@ -135,7 +135,8 @@ def test_damaged_weights_are_named(tiny: Path, prompts: Path, tmp_path: Path, pr
         (model / path.name).write_bytes(path.read_bytes())
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
-    result = primecli("generate", "--model", model, "--prompts", prompts, "--out", tmp_path / "g", check=False)
+    command = ["generate", "--model", model, "--prompts", prompts, "--out", tmp_path / "g", "--quiet"]
+    result = primecli(*command, check=False)
     assert (result.code, str(model) in result.line()) == (3, True)
 
 
@@ -182,3 +183,75 @@ def test_prompts_without_an_answer_are_reported_before_sampling(tiny: Path, tmp_
     arguments = ["--model", tiny, "--prompts", file, "--out", tmp_path / "g", *SMALL, "--quiet"]
     assert "1 of 2 prompts have no answer" in primecli("generate", *arguments).err
     assert "--answer-column" in primecli("generate", *arguments).err
+
+
+def config_of(directory: Path) -> dict[str, Any]:
+    return dict(summary(directory)["config"])
+
+
+def test_texts_become_messages_unless_told_otherwise(tiny: Path, prompts: Path, tmp_path: Path, primecli: Any) -> None:
+    command = ["generate", "--model", tiny, "--prompts", prompts, *SMALL, "--max-tokens", 1]
+    wrapped = primecli(*command, "--out", tmp_path / "a")
+    assert "12 of 12 prompts are text: each becomes a user message in the model's chat template" in wrapped.err
+    assert rows_of(tmp_path / "a")[0][schema.PROMPT] == "user: 0=\nassistant: "
+    assert config_of(tmp_path / "a")["chat_template"] == "user-message"
+    bare = primecli(*command, "--no-chat-template", "--out", tmp_path / "b")
+    assert "12 of 12 prompts are text, taken as they are" in bare.err
+    assert rows_of(tmp_path / "b")[0][schema.PROMPT] == "0="
+    assert config_of(tmp_path / "b")["no_chat_template"] is True
+    other = primecli(*command, "--no-chat-template", "--out", tmp_path / "a", check=False)
+    assert (other.code, "chat_template was user-message, is None" in other.line()) == (1, True)
+
+
+def test_the_template_is_given_a_system_message_and_variables(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    model = shutil.copytree(tiny, tmp_path / "model")
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(template + "{{ prefix }}")
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": [{"role": "user", "content": "Hi"}], "answer": ["1"]}))
+    command = ["generate", "--model", model, "--prompts", path, "--n", 1, "--max-tokens", 1, "--out"]
+    primecli(*command, tmp_path / "g", "--system", "Be brief.", "--chat-template-arg", "prefix=[1, 2]")
+    assert rows_of(tmp_path / "g")[0][schema.PROMPT] == "system: Be brief.\nuser: Hi\nassistant: [1, 2]"
+    config = config_of(tmp_path / "g")
+    assert (config["system"], config["chat_template_args"], config["decoded"]) == (
+        "Be brief.",
+        {"prefix": [1, 2]},
+        True,
+    )
+    again = primecli(*command, tmp_path / "g", "--system", "Be brief.", check=False)
+    assert (again.code, "chat_template_args was {'prefix': [1, 2]}, is None" in again.line()) == (1, True)
+
+
+def test_what_the_template_drops_is_counted(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    model = shutil.copytree(tiny, tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{{ messages[-1].content }}")
+    path = tmp_path / "p.jsonl"
+    rows = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi<eos>"}], "Hi"]
+    path.write_text("".join(json.dumps({"prompt": row, "answer": "1"}) + "\n" for row in rows))
+    command = ["generate", "--model", model, "--prompts", path, "--n", 1, "--max-tokens", 1, "--quiet"]
+    result = primecli(*command, "--out", tmp_path / "g")
+    assert f"in 1 of 2 prompts the chat template leaves out a part of the earlier messages, first in {path}: row 1" in (
+        result.err
+    )
+    assert "1 of 2 prompts hold the text of a special token" in result.err
+    metrics = summary(tmp_path / "g")["metrics"]
+    assert (metrics["prompts_incomplete"], metrics["prompts_with_special_tokens"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--no-chat-template", "--system", "s"], "--system needs the chat template"),
+        (["--no-chat-template", "--chat-template-arg", "a=1"], "--chat-template-arg needs the chat template"),
+        (["--chat-template-arg", "a"], "--chat-template-arg a: write it as KEY=VALUE"),
+        (["--chat-template-arg", "a=1"], "has no such variable"),
+        (["--suffix", "\udcff"], "has bytes that are not UTF-8"),
+        (["--system", "\udcff"], "has bytes that are not UTF-8"),
+        (["--chat-template-arg", r'a="\ud83d"'], "holds half of a character"),
+    ],
+)
+def test_options_of_the_template_are_checked(
+    options: list[str], message: str, tiny: Path, prompts: Path, tmp_path: Path, primecli: Any
+) -> None:
+    result = primecli("generate", "--model", tiny, "--prompts", prompts, "--out", tmp_path / "g", *options, check=False)
+    assert (result.code, message in result.line()) == (2, True), result.err

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from tokenizers import pre_tokenizers
 
 from primecli import cli
 from primecli.shards import schema
-from tests.builders import rollout, write_shards
+from tests.builders import rollout, rollouts, write_shards
 from tests.conftest import check_golden, read_rows
 
 TEXT = "1+1=2\n2+2=5\nso 5"
@@ -284,3 +286,32 @@ def test_a_reader_that_closes_the_pipe(tiny: Path, tmp_path: Path) -> None:
     shards(tmp_path / "a")
     result = shell(f"primecli inspect a --limit 2 --tokenizer {tiny} | head -1", tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("column", [schema.GROUP_ID, schema.DATA_SOURCE, schema.VERDICT, schema.GROUND_TRUTH])
+def test_a_text_of_a_megabyte_is_cut_and_takes_no_longer_than_others(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], column: str
+) -> None:
+    rows = [{**rollout(0, 0, 1), schema.PROCESS_REWARDS: [0.5, -0.5], column: "ab c" * 250_000}]
+    start = time.process_time()
+    out = look(capfd, write_shards(tmp_path, rows))
+    assert time.process_time() - start < 3  # it was a minute, when each line was cut off a copy of the rest
+    assert len(out) < 3000
+
+
+def test_a_long_path_is_folded_between_cells(tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    path = tmp_path / ("共有" * 20) / "b"
+    out = look(capfd, write_shards(path, [{**rollout(0, 0, 1), schema.PROCESS_REWARDS: [0.5, -0.5]}]))
+    lines = out.split("\n\n")[0].splitlines()
+    assert "".join(line.strip() for line in lines).startswith(str(path))
+    assert all(cell_len(line) <= 40 for line in lines)
+
+
+def test_without_process_rewards_it_shows_what_is_there(tmp_path: Path, primecli: Any) -> None:
+    directory = write_shards(tmp_path / "verify", rollouts(1, 2))
+    result = primecli("inspect", directory)
+    assert "no process rewards yet: tokens are coloured by rollout-logprobs" in result.err
+    assert any("logprob" in str(line) for line in result.paths)
+    refused = primecli("inspect", directory, "--color", "process-rewards", check=False)
+    assert (refused.code, "lacks the column process_rewards" in refused.line()) == (3, True)

@@ -81,14 +81,14 @@ def test_the_tree_of_a_checkpoint_continues_with_its_shards(look: Any) -> None:
     assert "generate" not in shallow
 
 
-def test_a_model_that_has_changed_is_not_followed(
-    look: Any, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(made, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    record = tmp_path / "copy" / "ckpt" / "prm" / "1" / "trainer" / "primecli.json"
-    record.write_text(record.read_text().replace('"weights": "', '"weights": "other'))
-    out = look("runs/1/score-prm")
+def test_a_model_that_has_changed_is_not_followed(look: Any, made: Path) -> None:
+    record = made / "ckpt" / "prm" / "1" / "trainer" / "primecli.json"
+    text = record.read_text()
+    record.write_text(text.replace('"weights": "', '"weights": "other'))
+    try:
+        out = look("runs/1/score-prm")
+    finally:
+        record.write_text(text)
     assert "which has changed since" in out
     assert "update-prm" not in out
 
@@ -169,4 +169,19 @@ def test_a_replay_needs_what_a_checkpoint_was_trained_on(
 ) -> None:
     shutil.copytree(made / "ckpt", tmp_path / "ckpt")
     monkeypatch.chdir(tmp_path)
-    assert "the shards that ckpt/policy/1 was trained on are gone" in look("ckpt/policy/1", "--replay", code=3)
+    assert f"# run in {made}" in look("ckpt/policy/1", "--replay").splitlines()
+    (made / "runs").rename(made / "elsewhere")
+    try:
+        assert "the shards that ckpt/policy/1 was trained on are gone" in look("ckpt/policy/1", "--replay", code=3)
+    finally:
+        (made / "elsewhere").rename(made / "runs")
+
+
+def test_relative_paths_start_where_the_command_was_run(
+    look: Any, made: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not list(tmp_path.iterdir())
+    lines = look(made / "runs/1/compute-advantages").splitlines()
+    assert any("prm: " in line and "step 1" in line for line in lines)  # its checkpoint has been found
+    assert not any("is gone" in line for line in lines)

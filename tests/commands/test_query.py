@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,3 +134,62 @@ def test_escape_sequences_do_not_reach_the_terminal(tmp_path: Path, capfd: pytes
     _, out, _ = ask(capfd, directory, "SELECT response FROM rollouts")
     assert "\x1b[31m" not in out
     assert "red[bold]" in out
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COPY (SELECT 1) TO '{place}/new.csv'",
+        "COPY (SELECT 1 AS a) TO '{shard}' (FORMAT parquet, USE_TMP_FILE false)",
+        "SELECT 1; COPY (SELECT 1) TO '{place}/new.csv'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{place}/new.csv'",
+        "EXPORT DATABASE '{place}/new.csv'",
+        "ATTACH '{place}/new.csv'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET enable_external_access = true",
+        "SET allowed_directories = ['/']",
+        "RESET lock_configuration",
+        "PRAGMA enable_profiling",
+        "CREATE TABLE t AS SELECT * FROM rollouts",
+        "INSERT INTO rollouts SELECT * FROM rollouts",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM read_blob('{other}')",
+        "SELECT * FROM read_parquet('{other}')",
+        "SELECT * FROM '{other}'",
+        "SELECT * FROM read_parquet('{place}/[[]a/../b/*.parquet')",
+        "SELECT * FROM glob('/etc/*')",
+        "SELECT * FROM read_csv('https://localhost/a.csv')",
+        "WITH a AS (SELECT * FROM read_text('/etc/passwd')) SELECT * FROM a",
+    ],
+)
+def test_read_only_refuses_everything_but_reading_the_shards(tmp_path: Path, capfd: Any, sql: str) -> None:
+    directory = write_shards(tmp_path / "a", rollouts(2, 2))
+    other = next(write_shards(tmp_path / "b", rollouts(1, 2)).glob("*"))
+    shard = next(directory.glob("*"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    query = sql.format(place=tmp_path, shard=shard, other=other)
+    code, out, err = ask(capfd, directory, query, "--read-only")
+    assert (code, out) == (2, "")
+    assert err.startswith("primecli query: ")
+    assert err.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["a", "a [1]*", "a'b"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_read_only_reads_the_shards(
+    tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch, name: str, relative: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    directory = write_shards(tmp_path / name, rollouts(2, 2), per_shard=2)
+    place = name if relative else directory
+    sql = "WITH a AS (SELECT count(*) AS n, count(DISTINCT filename) AS f FROM rollouts) SELECT * FROM a ORDER BY n"
+    assert ask(capfd, place, sql, "--read-only", "--format", "csv") == (0, "n,f\n4,2\n", "")
+
+
+def test_a_pipe_is_no_shard(tmp_path: Path, capfd: Any) -> None:
+    os.mkfifo(tmp_path / "a.parquet")
+    code, _, err = ask(capfd, tmp_path / "a.parquet", "SELECT 1 FROM rollouts")
+    assert (code, "is a pipe, not a file" in err) == (3, True)

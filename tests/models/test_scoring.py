@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from primecli.errors import UsageError
+from primecli.errors import PrimecliError, UsageError
 from primecli.models import loading, scoring
 from primecli.models.device import Placement
+from primecli.setup.tiny_model import make_model
 from primecli.shards.rollouts import Sequences
 
 PADDED = Placement(torch.device("cpu"), torch.float32, "off")
@@ -122,3 +123,18 @@ def test_a_model_that_sees_images_too_scores_text(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         scoring.score(model, AUTO, given, micro_batch_tokens=100), alone(model, given), atol=2e-5
     )
+
+
+def test_a_number_that_is_not_finite_is_an_error_that_names_the_row(tmp_path: Path) -> None:
+    """Token 7 has an embedding of NaN, which a short test of the model need not meet."""
+    spoiled = loading.load_model(make_model(tmp_path / "m", tied=False), PADDED)
+    with torch.no_grad():
+        spoiled.get_input_embeddings().weight[7] = torch.nan
+    rows = [np.array(ids, dtype=np.int32) for ids in ([3, 4], [3, 7, 5], [6])]
+    given = Sequences([np.array([1], dtype=np.int32)] * 3, rows)
+    for row in (0, 2):  # by themselves
+        scoring.score(
+            spoiled, PADDED, Sequences(given.prompt_ids[row : row + 1], rows[row : row + 1]), micro_batch_tokens=99
+        )
+    with pytest.raises(PrimecliError, match=r"shard: row 1: Qwen2ForCausalLM in float32 gives nan for a response"):
+        scoring.score(spoiled, PADDED, given, micro_batch_tokens=99, name_row="shard: row {}".format)

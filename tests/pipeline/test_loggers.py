@@ -266,7 +266,10 @@ def test_the_run_id_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_broken_state_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(Exception, match=r"state\.json: is not JSON"):
-        loggers.read_state(tmp_path / "state.json")
+        loggers.read_state(tmp_path / "state.json", int)
+    (tmp_path / "state.json").write_text('{"rows": "many"}')
+    with pytest.raises(Exception, match=r"state\.json: rows: expected a whole number, found a text"):
+        loggers.read_state(tmp_path / "state.json", int)
     with pytest.raises(UsageError, match="--log nothing: nothing is not installed"):
         loggers.check(["nothing"])
 

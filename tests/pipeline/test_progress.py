@@ -49,3 +49,13 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left(capfd: Any, monkeypatch: 
 )
 def test_durations_read_naturally(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_total_that_was_too_low_grows(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    shown = progress.Progress("verify", "rollouts", total=10)
+    shown.advance(0)
+    shown.advance(14)
+    line = capsys.readouterr().err
+    assert "14 of 14 rollouts" in line
+    assert "-" not in line.split(":")[1]

@@ -132,6 +132,25 @@ def test_a_damaged_output_is_made_again(generated: Path, primecli: Any) -> None:
     assert len(read_rows(generated.parent / "verify")) == 8
 
 
+@pytest.mark.parametrize("counts", [{"correct": 2.0}, {"correct": 1.0, "reward": 1e308}])
+def test_an_output_with_other_counts_is_made_again(generated: Path, primecli: Any, counts: dict[str, float]) -> None:
+    primecli("verify", generated)
+    before = summary(generated.parent / "verify")["metrics"]
+    path = sorted((generated.parent / "verify").glob("*.parquet"))[1]
+    footer = parquet.read_footer(path)
+    parquet.write_shard(
+        path,
+        parquet.read_table(path),
+        fingerprint=str(footer.fingerprint),
+        recipe=dict(footer.recipe or {}),
+        counts=counts,
+        provenance=footer.provenance,
+    )
+    result = primecli("verify", generated)
+    assert summary(generated.parent / "verify")["metrics"] == before
+    assert "its footer are not those of verify: making it again" in result.err
+
+
 def test_a_duplicate_column_is_refused(generated: Path, primecli: Any) -> None:
     first = sorted(generated.glob("*.parquet"))[0]
     table = pq.read_table(first)

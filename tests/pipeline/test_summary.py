@@ -48,7 +48,22 @@ def test_missing_shards_of_a_complete_producer_are_noticed(tmp_path: Path) -> No
     check_producer(tmp_path, None)
 
 
-def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
-    (tmp_path / "_summary.json").write_text("{")
-    with pytest.raises(InputError, match=r"_summary\.json: cannot be read"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is nested too deeply"),
+        ('{"stage": "verify"}', "lacks status"),
+        ('{"stage": "verify", "status": "done"}', "status: expected one of running, complete"),
+        ('{"stage": "verify", "status": "complete", "rows": 1e400}', "rows: expected a whole number, found inf"),
+        ('{"stage": "verify", "status": "complete", "shards": "a"}', "shards: expected a list, found a text"),
+        ('{"stage": "verify", "status": "complete", "shards": ["../a"]}', r"shards\[0\]: '../a' is not the name of a"),
+        ('{"stage": "verify", "status": "complete", "shards": [".."]}', r"shards\[0\]: '..' is not the name of a"),
+        ('{"stage": "verify", "status": "complete", "shards": ["\\u0000"]}', r"shards\[0\]: a text with a NUL"),
+        ('{"stage": "verify", "status": "failed", "error": ["a"]}', "error: expected a text, found a list"),
+    ],
+)
+def test_a_damaged_summary_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "_summary.json").write_text(text)
+    with pytest.raises(InputError, match=rf"_summary\.json: {message}"):
         read_summary(tmp_path)

@@ -99,7 +99,7 @@ def test_a_broken_file_of_logged_values_is_named(tmp_path: Path, primecli: Any) 
     (run / "log").mkdir()
     (run / "log/wandb-iterations-logged.json").write_text(json.dumps({"loss": [1]}))
     result = primecli("watch", run, "--log", "wandb", check=False)
-    assert (result.code, "wandb-iterations-logged.json: not a file that watch has written" in result.line()) == (
+    assert (result.code, "wandb-iterations-logged.json: loss: expected an object, found a list" in result.line()) == (
         3,
         True,
     )

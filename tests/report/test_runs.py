@@ -97,16 +97,14 @@ def test_a_broken_summary_is_a_problem_but_does_not_stop_the_reading(tmp_path: P
     (tmp_path / "1" / "filter" / "_summary.json").write_text('{"stage": ')
     run = find_run(tmp_path)
     assert len(run.problems) == 1
-    assert "1/filter/_summary.json: cannot be read" in run.problems[0]
+    assert "1/filter/_summary.json: is not JSON" in run.problems[0]
     assert run.series("verify", "accuracy") == {1: pytest.approx(0.1)}
 
 
-def test_a_metric_that_is_not_a_number_has_no_value(tmp_path: Path) -> None:
-    metrics = {"accuracy": "high", "correct": True, "wrong": 3}
-    write_summary(tmp_path / "1" / "verify", "verify", metrics=metrics)
-    run = find_run(tmp_path)
-    assert (run.series("verify", "accuracy"), run.series("verify", "correct")) == ({}, {})
-    assert run.series("verify", "wrong") == {1: 3.0}
+@pytest.mark.parametrize("value", ["high", True, None, [1]])
+def test_a_metric_that_is_not_a_number_is_a_problem_too(tmp_path: Path, value: object) -> None:
+    write_summary(tmp_path / "1" / "verify", "verify", metrics={"accuracy": value})
+    assert "1/verify/_summary.json: metrics.accuracy: expected a number, found" in find_run(tmp_path).problems[0]
 
 
 def test_unfinished_stages_have_a_state_but_no_values(tmp_path: Path) -> None:
@@ -154,4 +152,4 @@ def test_an_evaluation_is_read_as_a_stage_of_its_own(tmp_path: Path) -> None:
     assert run.series("verify", "accuracy", "eval") == {0: 0.2, 3: 0.5}
     assert [line.label for line in headlines([run])][:3] == ["accuracy, eval", "pass@n, eval", "maj@n, eval"]
     (tmp_path / "eval" / "3" / "verify" / "_evaluation.json").write_text('{"all": 1e400}')
-    assert "_evaluation.json: cannot be read" in find_run(tmp_path).problems[0]
+    assert "_evaluation.json: all: expected an object" in find_run(tmp_path).problems[0]

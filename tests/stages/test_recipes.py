@@ -93,6 +93,11 @@ def test_recipes_and_fingerprints_are_those_recorded(stage: str) -> None:
             {"estimator": "rloo", "lam": None, "granularity": "step", "step_separator": "\n\n"},
         ),
         (replace(OPTIONS["generate"], batch_prompts=None), {"batch_prompts": None, "step": None}),
+        (replace(OPTIONS["generate"], system="Be brief."), {"system": "Be brief."}),
+        (
+            replace(OPTIONS["generate"], chat_template_arg=("enable_thinking=false",)),
+            {"chat_template_args": {"enable_thinking": False}},
+        ),
     ],
 )
 def test_what_changes_the_result_changes_the_recipe(options: Options, changed: dict[str, Any]) -> None:
@@ -108,6 +113,7 @@ def test_what_changes_the_result_changes_the_recipe(options: Options, changed: d
         replace(POLICY, strict=True, max_logprob_gap=0.1, max_staleness=2, measure=0, force=True, quiet=True),
         replace(PRM, evaluate=False, preflight=True, dtype=Dtype.float32),
         replace(OPTIONS["generate"], tensor_parallel=2, concurrency=3),
+        replace(OPTIONS["generate"], no_chat_template=True),  # the texts decide whether it changes anything
         replace(OPTIONS["verify"], workers=3, max_errors=4),
     ],
 )

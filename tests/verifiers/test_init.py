@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from primecli.errors import UsageError
@@ -53,6 +54,13 @@ def test_unknown_names_and_options_are_usage_errors() -> None:
         (Grade(0.0, "timeout"), Grade(0.0, "timeout")),
         (1.5, Grade(None, "error", detail="the verifier returned 1.5, not a reward in [0, 1]")),
         (float("nan"), Grade(None, "error", detail="the verifier returned nan, not a reward in [0, 1]")),
+        (np.float32(1.0), Grade(1.0, "correct")),
+        (np.float64(0.25), Grade(0.25, "wrong")),
+        (np.bool_(True), Grade(1.0, "correct")),
+        (
+            np.array([1.0, 0.0]),
+            Grade(None, "error", detail="the verifier returned array([1., 0.]), not a reward in [0, 1]"),
+        ),
         ("yes", Grade(None, "error", detail="the verifier returned 'yes', not a reward in [0, 1]")),
     ],
 )

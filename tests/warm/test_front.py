@@ -60,7 +60,7 @@ def test_exit_code_and_output_are_those_of_a_plain_stage(arguments: list[str], c
     assert done.stderr.splitlines()[-1:] == plain.stderr.splitlines()[-1:]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("to_group", [False, True])
 def test_an_interrupt_is_one_line_and_a_failed_summary(
     number: signal.Signals, to_group: bool, waiting: subprocess.Popen[str], tmp_path: Path

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from primecli.errors import PrimecliError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -80,6 +82,7 @@ class Policy:
     fingerprint: identity of its weights, 32 hex digits.
     stop_ids: ids of the tokens that end a response.
     vocabulary_size: number of tokens that its tokenizer knows.
+    output_size: number of tokens that it gives a probability to; often some more, which stand for nothing.
     max_length: tokens of the longest sequence that can come up, prompt and response together.
     """
 
@@ -88,6 +91,7 @@ class Policy:
     stop_ids: tuple[int, ...]
     vocabulary_size: int
     max_length: int
+    output_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +181,46 @@ def group_seed(seed: int, group_id: str) -> int:
     return int.from_bytes(digest[:8], "little") >> 2
 
 
-def copies(sample: Sample, n: int) -> list[Sample]:
-    """The n samples of a greedy group, which are all the same; log-probabilities are 0, since greedy is certain."""
+LOWEST_LOGPROB = -9999.0  # what vLLM's server writes in place of -inf, which JSON does not have
+ROUNDING = 1e-3  # nats by which a log-probability may exceed 0: that of bfloat16 logits is far smaller
+
+
+def check_samples(
+    samples: Sequence[Sample], params: SamplingParams, policy: Policy, *, prompt: str, source: str
+) -> None:
+    """Raises PrimecliError unless these are n whole samples of tokens that exist, with possible log-probabilities.
+
+    prompt: the group_id. source: what sampled them, for the message.
+    """
     import numpy as np
 
-    certain = Sample(sample.token_ids, np.zeros(len(sample.token_ids), np.float32), sample.finish_reason)
+    def refuse(what: str) -> PrimecliError:
+        return PrimecliError(
+            f"{source} returned {what} for the prompt {prompt}",
+            "nothing of this shard was written; check the weights and the precision of what samples",
+        )
+
+    if len(samples) != params.n:
+        raise refuse(f"{len(samples)} of {params.n} samples")
+    limit = max(policy.vocabulary_size, policy.output_size)
+    for sample in samples:
+        tokens, logprobs = sample.token_ids, sample.logprobs
+        if not 0 < len(tokens) <= params.max_tokens or len(logprobs) != len(tokens):
+            raise refuse(f"{len(tokens)} tokens and {len(logprobs)} log-probabilities")
+        if sample.finish_reason not in ("stop", "length"):
+            raise refuse(f"a sample that ended by {sample.finish_reason!r}")
+        possible = np.isfinite(logprobs) & (logprobs > LOWEST_LOGPROB) & (logprobs <= ROUNDING)
+        if not possible.all():
+            raise refuse(f"the log-probability {logprobs[int(np.argmin(possible))]:g}")
+        known = (tokens >= 0) & (tokens < limit)
+        if not known.all():
+            raise refuse(f"the token id {tokens[int(np.argmin(known))]}, and the model has {limit} tokens")
+
+
+def copies(sample: Sample, n: int) -> list[Sample]:
+    """The n samples of a greedy group, which are all the same; log-probabilities are 0, since greedy is certain.
+
+    Those that are not finite become NaN, for `check_samples` to find.
+    """
+    certain = Sample(sample.token_ids, sample.logprobs * 0, sample.finish_reason)
     return [certain] * n

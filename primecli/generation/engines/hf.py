@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from primecli.errors import PrimecliError
 from primecli.generation.engines import EngineOptions, Policy, Request, Sample, SampledGroups, SamplingParams
 from primecli.generation.engines.decoding import Decoding, avoid_key_copies
 from primecli.models.device import (
@@ -150,8 +151,13 @@ class HfEngine:
             ended = torch.isin(chosen, self.stop_ids).cpu()  # (R,)
             active = ~torch.from_numpy(stopped[alive.numpy()])  # (R,): not ended before this step
             growing = alive[active]  # the samples that this step's tokens belong to, at most R
+            values = chosen_logprobs.float().cpu()[active]
+            if not values.isfinite().all():
+                lost = int(growing[int(values.isfinite().logical_not().nonzero()[0])])
+                request = requests[int(np.searchsorted(np.cumsum(sizes), lost, side="right"))]
+                raise self._not_finite(request.group_id, step)
             tokens[growing, step] = chosen.cpu()[active]
-            logprobs[growing, step] = chosen_logprobs.float().cpu()[active]
+            logprobs[growing, step] = values
             lengths[growing.numpy()] = step + 1
             stopped[alive[active & ended].numpy()] = True
             running = ~torch.from_numpy(stopped[alive.numpy()])  # (R,): not ended after this step either
@@ -171,6 +177,13 @@ class HfEngine:
         ]
         ends = np.cumsum(sizes)
         return [samples[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+    def _not_finite(self, group_id: str, step: int) -> PrimecliError:
+        return PrimecliError(
+            f"the model's logits are not finite after {step} tokens of a response to the prompt {group_id}",
+            "the weights are damaged or overflow"
+            + ("" if self.placement.dtype == torch.float32 else "; --dtype float32 tells which"),
+        )
 
 
 def _batch_uniforms(requests: list[Request], batch: list[BatchPiece], params: SamplingParams) -> Tensor:
@@ -213,13 +226,14 @@ def draw(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tens
     """Samples one token per row, by inverting its cumulative distribution.
 
     logits: (B, V). uniforms: (B,) float64 in [0, 1). Returns tokens (B,) int64 and their log-probabilities (B,), nats,
-    which are 0 for greedy sampling.
+    which are 0 for greedy sampling; where logits are not finite, they are NaN.
     """
     if params.temperature == 0:
-        best = logits.argmax(-1)
-        return best, torch.zeros_like(best, dtype=torch.float32)
+        best = logits.argmax(-1)  # of a NaN, where there is one
+        return best, logits.gather(-1, best[:, None]).squeeze(-1).float() * 0
     logprobs = sampling_logprobs(logits, params)
     cumulative = logprobs.double().exp().cumsum(-1)  # (B, V)
     target = (uniforms * cumulative[:, -1]).unsqueeze(-1)  # (B, 1); the last sum is 1 only up to rounding
     tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    tokens = tokens.clamp(max=logits.shape[-1] - 1)  # beyond the last token where the logits are NaN
     return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)

@@ -27,7 +27,8 @@ def read_policy(directory: Path, tokenizer: Any, *, fingerprint: str, max_length
             f"{directory}: prompt and --max-tokens add up to {max_length} tokens, but the model has {limit} positions",
             "lower --max-tokens or --max-prompt-tokens",
         )
-    return Policy(directory, fingerprint, stop_ids(directory, config, tokenizer), len(tokenizer), max_length)
+    outputs = config.get_text_config().vocab_size
+    return Policy(directory, fingerprint, stop_ids(directory, config, tokenizer), len(tokenizer), max_length, outputs)
 
 
 def stop_ids(directory: Path, config: Any, tokenizer: Any) -> tuple[int, ...]:

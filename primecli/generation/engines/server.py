@@ -26,6 +26,7 @@ from primecli.generation.engines import (
     Sample,
     SampledGroups,
     SamplingParams,
+    check_samples,
     copies,
     group_seed,
 )
@@ -79,9 +80,10 @@ class Server:
 
     def look(self) -> None:
         """Finds out the name of the served model. Raises PrimecliError where its context is too short."""
-        served = self._call("GET", "/v1/models")["data"][0]
-        self.model = served["id"]
-        limit = served.get("max_model_len")
+        with _expecting_vllm(self.url):
+            served = self._call("GET", "/v1/models")["data"][0]
+            self.model = str(served["id"])
+            limit = served.get("max_model_len")
         if limit is not None and limit < self.policy.max_length:
             raise PrimecliError(
                 f"{self.url} takes {limit} tokens, but prompt and --max-tokens add up to {self.policy.max_length}",
@@ -110,16 +112,19 @@ class Server:
     def prove(self) -> None:
         """Raises PrimecliError unless the served weights answer the probe as the checkpoint does."""
         answer = self._client_get("/weight_info")
-        mark = str(answer.json()["weight_version"]) if answer.status_code == httpx.codes.OK else ""
+        with _expecting_vllm(self.url):
+            mark = str(answer.json()["weight_version"]) if answer.status_code == httpx.codes.OK else ""
         if mark.startswith(MARK) and mark != f"{MARK}{self.policy.fingerprint}":
             raise self._other_weights(f"they are those of {mark.removeprefix(MARK)}")
         ids = list(self.probe.token_ids)
         body = {"prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-        choice = self._call("POST", "/v1/completions", json={"model": self.model, **body})["choices"][0]
-        answers = choice["prompt_logprobs"][1:]
-        served = np.array(
-            [candidates[str(token)]["logprob"] for candidates, token in zip(answers, ids[1:], strict=True)]
-        )
+        with _expecting_vllm(self.url):
+            choice = self._call("POST", "/v1/completions", json={"model": self.model, **body})["choices"][0]
+            answers = choice["prompt_logprobs"][1:]
+            served = np.array(
+                [candidates[str(token)]["logprob"] for candidates, token in zip(answers, ids[1:], strict=True)],
+                dtype=np.float64,
+            )
         gap = float(np.abs(served - self.probe.logprobs).mean())
         if not gap <= self.probe.gap:
             raise self._other_weights(
@@ -140,8 +145,10 @@ class Server:
         """
         first = [self.probe.token_ids[0]]
         body = {"prompt": first, "max_tokens": 2, "temperature": 1.0, "top_p": 1.0, "top_k": 1, "logprobs": 0}
-        answer = self._call("POST", "/v1/completions", json={"model": self.model, "ignore_eos": True, **body})
-        if any(answer["choices"][0]["logprobs"]["token_logprobs"]):
+        with _expecting_vllm(self.url):
+            answer = self._call("POST", "/v1/completions", json={"model": self.model, "ignore_eos": True, **body})
+            untouched = any(answer["choices"][0]["logprobs"]["token_logprobs"])
+        if untouched:
             raise PrimecliError(
                 f"{self.url} gives log-probabilities from before temperature and truncation",
                 "start it with --logprobs-mode processed_logprobs",
@@ -251,9 +258,19 @@ class ServerEngine:
                 continue
             if response.is_error:
                 raise PrimecliError(f"{server.url}: refuses the request: {problem(response)}")
-            return _samples(response.json(), request, params, server.url)
+            answer = _answer(response, server.url)
+            if any(choice.get("finish_reason") == "abort" for choice in answer["choices"]):
+                failed, why = server, "it has aborted the request"
+                continue
+            return self._samples(answer, request, params, server.url)
         assert failed is not None, "a request without an answer has failed at some server"
         raise PrimecliError(f"{failed.url}: gave no samples in {self.retries + 1} attempts: {why}", RESTART)
+
+    def _samples(self, answer: Any, request: Request, params: SamplingParams, url: str) -> list[Sample]:
+        with _expecting_vllm(url):
+            samples = _samples(answer, request, params, url)
+        check_samples(samples, params, self.policy, prompt=request.group_id, source=url)
+        return samples
 
     def _least_busy(self, failed: Server | None) -> Server:
         """The server with the fewest requests in flight; not the one that has just failed, if there is another."""
@@ -293,8 +310,13 @@ def _body(request: Request, params: SamplingParams, stop_ids: Sequence[int]) -> 
 
 
 def _samples(answer: Any, request: Request, params: SamplingParams, url: str) -> list[Sample]:
-    """The samples in a server's answer. Raises PrimecliError where the answer is not what was asked for."""
+    """The samples in a server's answer. Raises PrimecliError where the answer is not what was asked for.
+
+    It may raise anything that reading JSON of another form raises; `check_samples` comes next.
+    """
     choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+    if [choice["index"] for choice in choices] != list(range(len(choices))):
+        raise PrimecliError(f"{url}: returned the samples {[choice['index'] for choice in choices]}", RESTART)
     sent = [int(token) for token in request.prompt_ids]
     samples = []
     for choice in choices:
@@ -304,10 +326,27 @@ def _samples(answer: Any, request: Request, params: SamplingParams, url: str) ->
             raise PrimecliError(f"{url}: answered another prompt than the one that was sent")
         tokens = np.asarray(choice["token_ids"], dtype=np.int32)
         logprobs = np.asarray(choice["logprobs"]["token_logprobs"], dtype=np.float32)
-        if len(logprobs) != len(tokens) or not len(tokens) or choice["finish_reason"] not in ("stop", "length"):
-            raise PrimecliError(f"{url}: returned {len(tokens)} tokens, ended by {choice['finish_reason']}", RESTART)
         samples.append(Sample(tokens, logprobs, choice["finish_reason"]))
     return copies(samples[0], params.n) if params.temperature == 0 else samples
+
+
+def _answer(response: httpx.Response, url: str) -> Any:
+    """The JSON of a response. Raises PrimecliError unless it has a list of choices."""
+    with _expecting_vllm(url):
+        answer = response.json()
+        if not isinstance(answer["choices"], list) or not all(isinstance(choice, dict) for choice in answer["choices"]):
+            raise ValueError("choices is not a list of objects")
+    return answer
+
+
+@contextlib.contextmanager
+def _expecting_vllm(url: str) -> Iterator[None]:
+    """Turns what reading an answer of another form raises into a PrimecliError that names the server."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        why = " ".join(repr(error).split())[:200]
+        raise PrimecliError(f"{url}: did not answer as a vLLM server does: {why}", RESTART) from error
 
 
 async def _next(

@@ -15,6 +15,7 @@ from typing import Any
 from primecli.catalog import STAGES
 from primecli.errors import UsageError
 from primecli.files import make_directory, remove_abandoned, write_text_atomically
+from primecli.printable import printable
 from primecli.setup.config import SHARED, options
 
 PROMPTS = "prompts.jsonl"
@@ -59,11 +60,12 @@ def write_starter(
     texts = contents(commands, model, prompts, heldout)
     _write(directory, texts, force=force)
     for name in texts:
-        print(f"wrote {directory / name}")
+        print(printable(f"wrote {directory / name}"))
     if prompts is not None and heldout is None:
         print("no held-out prompts, so nothing will be evaluated: name some with --heldout, or make HELDOUT=FILE")
     missing = "" if model is not None else " MODEL=DIR_OR_HUB_ID"
-    print(f"next: make -C {shlex.quote(str(directory))}{missing} ITERATIONS=1, and see {directory / 'README.md'}")
+    next_step = f"next: make -C {shlex.quote(str(directory))}{missing} ITERATIONS=1, and see {directory / 'README.md'}"
+    print(printable(next_step))
 
 
 def contents(

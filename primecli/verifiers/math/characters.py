@@ -20,7 +20,15 @@ _CHARACTERS = {
     "⩾": r"\geq ",
     "≠": r"\neq ",
     "≈": r"\approx ",
+    "≡": r"\equiv ",
+    "≦": r"\leq ",
+    "≧": r"\geq ",
     "±": r"\pm ",
+    "∓": r"\mp ",
+    "⟨": r"\langle ",
+    "⟩": r"\rangle ",
+    "…": r"\ldots ",
+    "⋯": r"\ldots ",
     "∪": r"\cup ",
     "∈": r"\in ",
     "∅": r"\emptyset ",
@@ -30,7 +38,16 @@ _CHARACTERS = {
     "α": r"\alpha ",
     "β": r"\beta ",
     "λ": r"\lambda ",
+    "μ": r"\mu ",
+    "µ": r"\mu ",
+    "ω": r"\omega ",
+    "Ω": r"\Omega ",
+    "φ": r"\phi ",
+    "σ": r"\sigma ",
+    "″": "''",
     "ℝ": r"\mathbb{R}",
+    "ℤ": r"\mathbb{Z}",
+    "ℕ": r"\mathbb{N}",
     "′": "'",
     "’": "'",
     "“": '"',
@@ -43,7 +60,8 @@ _CHARACTERS = {
 }
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT_RUN = re.compile("[⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-_DROPPED = {"Cf", "Cc", "Co", "Cn", "So"}  # Unicode categories: invisible characters, and check marks and the like
+# Unicode categories: invisible characters, check marks and the like, and signs of currencies
+_DROPPED = {"Cf", "Cc", "Co", "Cn", "So", "Sc"}
 
 
 def plain_characters(text: str) -> str:

@@ -11,16 +11,41 @@ what needs sympy or numbers of unbounded size is left for a worker.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+from primecli.verifiers.math.congruences import congruences_equal, is_congruence
+from primecli.verifiers.math.constants import integer_parameter, same_constant, same_parameter
+from primecli.verifiers.math.equal_equations import equations_equal, without_index
 from primecli.verifiers.math.equal_expressions import expressions_equal
+from primecli.verifiers.math.equal_forms import sums_equal, vectors_equal
 from primecli.verifiers.math.equal_values import Verdict, values_equal
-from primecli.verifiers.math.leaf import read_leaf
+from primecli.verifiers.math.leaf import bare_text, read_leaf
 from primecli.verifiers.math.normalize import normalize, squeeze
-from primecli.verifiers.math.parts import Part, read_parts
-from primecli.verifiers.math.relations import FLIP, as_range, inequality, is_name, is_quantity, same_relation, sides_of
+from primecli.verifiers.math.parts import Part, read_parts, with_variable_of
+from primecli.verifiers.math.relations import (
+    FLIP,
+    as_range,
+    inequality,
+    range_names,
+    same_numbers,
+    same_relation,
+    sides_of,
+)
+from primecli.verifiers.math.sequences import (
+    DOTS,
+    has_dots,
+    in_order_of_names,
+    progression,
+    written_out,
+)
 
 MAX_UNORDERED = 30
 """Items of a list whose order does not matter: each is compared with each. Longer lists are not equal."""
+
+
+_DECIMAL = re.compile(r"-?\d+\.\d+")
+# as other languages write decimals: 3,14 or 0,5, but 1,234 may be thousands, and 2,5 a list
+_DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,(?:\d{2}|\d{4,}))")
 
 
 def equal(gold: str, answer: str, bounded: bool = True) -> Verdict:
@@ -31,13 +56,26 @@ def equal(gold: str, answer: str, bounded: bool = True) -> Verdict:
 
     Raises GoldUnreadable and AnswerUnreadable, unless `bounded`.
     """
-    if {_currency(gold), _currency(answer)} == {"dollar", "cent"}:
-        return False
+    currency = _currency(gold)
+    other = _currency(answer) if currency else ""
+    raw_gold, raw_answer = gold, answer
     gold, answer = normalize(gold), normalize(answer)
+    if other and other != currency:
+        return _money_equal(gold, answer, (currency, other), bounded)
     if not answer:
         return False
     if squeeze(gold) == squeeze(answer):
         return True
+    if "," in answer and _DECIMAL.fullmatch(gold) and _DECIMAL_COMMA.fullmatch(answer):
+        return values_equal(gold, answer.replace(",", "."), bounded)
+    if gold.startswith("\\{") and answer.startswith("\\{"):
+        answer = with_variable_of(gold, answer)
+    if is_congruence(gold):
+        return congruences_equal(gold, answer)
+    if is_congruence(answer):
+        return bool(integer_parameter(raw_gold)) and congruences_equal(answer, gold)  # the gold may be 7k + 3
+    gold, answer = same_constant(gold, answer, raw_gold, raw_answer)
+    gold, answer = same_parameter(gold, answer, raw_gold, raw_answer)
     undecided = False
     for gold_part in read_parts(gold):
         for answer_part in read_parts(answer):
@@ -48,25 +86,53 @@ def equal(gold: str, answer: str, bounded: bool = True) -> Verdict:
     return None if undecided else False
 
 
-# `normalize` drops currencies, so that 5 equals both $5 and 5 cents; but $5 does not equal 5 cents
-_DOLLAR = re.compile(r"\\\$|^\s*\$[^$]*$")
-_CENT = re.compile(r"\d\s*(?:\\text\{|\\mathrm\{)?\s*(?:cents?\b|¢)")
+# `normalize` drops the signs of currencies, so that 5 equals both $5 and 5 cents; but $5 does not equal 5 cents
+_CURRENCIES = {
+    "dollar": re.compile(r"\\\$|^\s*\$[^$]*$|\bUSD\b|\d\}?\s*(?:\\(?:text|mathrm)\{)?\s*dollars?\b", re.IGNORECASE),
+    "cent": re.compile(r"\d\}?\s*(?:\\(?:text|mathrm)\{)?\s*(?:cents?\b|¢)", re.IGNORECASE),
+    "euro": re.compile(r"€|\\euro|\bEUR\b|\beuros?\b", re.IGNORECASE),
+    "pound": re.compile(r"£|\\pounds|\bGBP\b"),
+    "yen": re.compile(r"¥|\byen\b|\bJPY\b", re.IGNORECASE),
+    "rupee": re.compile(r"₹|\bINR\b|\brupees?\b", re.IGNORECASE),
+}
+
+
+_MONEY = re.compile(r"[$€£¥₹¢]|(?i:dollar|cent|euro|eur\b|usd|gbp|yen|jpy|inr|rupee)|\\pounds")
 
 
 def _currency(text: str) -> str:
-    return "dollar" if _DOLLAR.search(text) else "cent" if _CENT.search(text) else ""
+    """The currency of an amount: dollar for $5, cent for 2 dollars and 50 cents, "" for none."""
+    if not _MONEY.search(text):
+        return ""
+    if _CURRENCIES["cent"].search(text):
+        return "cent"
+    return next((name for name, pattern in _CURRENCIES.items() if pattern.search(text)), "")
+
+
+def _money_equal(gold: str, answer: str, currencies: tuple[str, str], bounded: bool) -> Verdict:
+    """Compares $2.50 with 250 cents; other currencies have no fixed rate."""
+    if {*currencies} != {"dollar", "cent"}:
+        return False
+    if read_leaf(gold).unit and read_leaf(answer).unit:
+        return values_equal(gold, answer, bounded)  # 6 dollars per hour and 10 cents per minute
+    cents, dollars = (gold, answer) if currencies[0] == "cent" else (answer, gold)
+    in_cents, in_dollars = read_leaf(cents), read_leaf(dollars)
+    if in_cents.unit != "cent" or in_dollars.unit not in ("", "dollar") or in_dollars.kind != "math":
+        return False
+    return values_equal(f"({in_dollars.text})\\cdot 100", in_cents.text, bounded)
 
 
 def check_readable(gold: str) -> None:
     """Reads and evaluates a gold answer as `equal` does in a worker. Raises GoldUnreadable."""
-    for part in read_parts(normalize(gold)):
+    gold = normalize(gold)
+    for part in [] if is_congruence(gold) else read_parts(gold):
         _check_part(part)
 
 
 def _check_part(part: Part) -> None:
-    for item in part.items:
+    for item in part.items[:1] if part.kind == "cases" else part.items:
         _check_part(item)
-    if part.kind == "leaf" and part.text:
+    if part.kind == "leaf" and part.text and DOTS not in part.text:
         for side in sides_of(part.text)[0]:
             leaf = read_leaf(side)
             if leaf.kind == "math":
@@ -80,24 +146,40 @@ def _parts_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
     kinds = (gold.kind, answer.kind)
     if kinds == ("leaf", "leaf"):
         return _leaves_equal(gold.text, answer.text, bounded)
+    if gold.name and answer.name and gold.name != answer.name:
+        return False
+    if "cases" in kinds:
+        return kinds == ("cases", "cases") and _cases_equal(gold, answer, bounded)
+    if "leaf" in kinds and ("tuple" in kinds or "matrix" in kinds):
+        vector, other = (gold, answer) if answer.kind == "leaf" else (answer, gold)
+        if (same_vector := vectors_equal(vector, other, bounded)) is not False:
+            return same_vector
     if kinds == ("tuple", "tuple"):
         return gold.brackets == answer.brackets and _in_order(gold, answer, bounded)
     if kinds == ("matrix", "matrix"):
         return gold.brackets == answer.brackets and _in_order(gold, answer, bounded)
     if kinds in (("matrix", "tuple"), ("tuple", "matrix")):
-        matrix, other = (gold, answer) if gold.kind == "matrix" else (answer, gold)
-        vector = matrix.brackets == "1" or int(matrix.brackets) == len(matrix.items)
-        like_a_vector = other.brackets == "()" or (other.brackets == "[]" and other is answer)
-        return vector and like_a_vector and _in_order(gold, answer, bounded)
+        matrix, row = (gold, answer) if gold.kind == "matrix" else (answer, gold)
+        is_vector = matrix.brackets == "1" or int(matrix.brackets) == len(matrix.items)
+        like_a_vector = row.brackets == "()" or (row.brackets == "[]" and row is answer)
+        return is_vector and like_a_vector and _in_order(gold, answer, bounded)
     if kinds in (("union", "union"), ("list", "list"), ("list", "set"), ("set", "list"), ("set", "set")):
-        return _any_order(gold, answer, bounded, repeats="set" in kinds)
+        if {gold.brackets, answer.brackets} == {"and", "or"} and range_names(gold):
+            return _ranges_equal(gold, answer, bounded)  # x < 1 or x > 4 is not x < 1 and x > 4
+        same_items = _any_order(gold, answer, bounded, repeats="set" in kinds)
+        return _ranges_equal(gold, answer, bounded) if same_items is False and "set" not in kinds else same_items
     if kinds == ("leaf", "list") and answer.brackets == "or":
         return _all_equal(gold, answer, bounded)
     if kinds in (("tuple", "list"), ("list", "tuple")):
         if _ranges_equal(gold, answer, bounded):
             return True
-        # a bare list and an ordered pair are equal in the same order only; a bare list is never an interval
-        return "()" in (gold.brackets, answer.brackets) and _in_order(gold, answer, bounded)
+        # a bare list and an ordered pair are equal in the same order only; a bare list is never an interval, and
+        # alternatives, such as \pm 1, are no pair
+        return (
+            "or" not in (gold.brackets, answer.brackets)
+            and "()" in (gold.brackets, answer.brackets)
+            and _points_equal(gold, answer, bounded)
+        )
     if "set" in kinds and "leaf" in kinds:
         single, other = (gold, answer) if gold.kind == "set" else (answer, gold)
         if len(single.items) == 1:
@@ -109,17 +191,72 @@ def _parts_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
     return _ranges_equal(gold, answer, bounded)
 
 
+def _points_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
+    """Compares a point with a list of its coordinates, which may have names; x = 3, x = 4 are not the point (3, 4)."""
+    points = [replace(part, items=in_order_of_names(part.items)) for part in (gold, answer)]
+    for part in points:
+        names = [squeeze(item.text.split("=")[0]) for item in part.items if item.text.count("=") == 1]
+        if len(set(names)) < len(names) or (names and (gold.name or answer.name)):  # x \in (1,2) is no point
+            return False
+    return _in_order(points[0], points[1], bounded)
+
+
+def _cases_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
+    """Compares two piecewise functions row by row, in any order."""
+    left, right = list(gold.items), list(answer.items)
+    if len(left) != len(right):
+        return False
+    undecided = False
+    for row in left:
+        for index, candidate in enumerate(right):
+            if not _conditions_equal(row.items[1].text, candidate.items[1].text, bounded):
+                continue
+            verdict = _parts_equal(row.items[0], candidate.items[0], bounded)
+            if verdict is False:
+                continue
+            undecided |= verdict is None
+            del right[index]
+            break
+        else:
+            return False
+    return None if undecided else True
+
+
+_CONDITION = re.compile(r"^(?:if|for|when|where|\\forall|is)\b\s*|,")
+_OTHERWISE = {"otherwise", "else", "elsewhere", "in all other cases", "in other cases"}
+
+
+def _conditions_equal(gold: str, answer: str, bounded: bool) -> bool:
+    """Whether the conditions of two rows are the same: the same words, or the same values of the same variable."""
+    left, right = (_CONDITION.sub("", bare_text(text).strip()).strip(" .,") for text in (gold, answer))
+    if squeeze(left) == squeeze(right) or {left, right} <= _OTHERWISE:
+        return True
+    parts = [read_parts(text)[0] for text in (left, right)]
+    names = [range_names(part) for part in parts]
+    if names[0] and names[0] == names[1]:
+        return bool(_ranges_equal(parts[0], parts[1], bounded))
+    values = [part.text.split("=") if part.kind == "leaf" else [] for part in parts]
+    same_name = len(values[0]) == len(values[1]) == 2 and squeeze(values[0][0]) == squeeze(values[1][0])
+    return same_name and bool(values_equal(values[0][1], values[1][1], True))
+
+
 def _ranges_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
     """Compares `x > 3` with `(3, \\infty)`, `x<-1 or x>1` with a union, `x \\neq 0` with two open half lines."""
-    left, right = as_range(gold), as_range(answer)
-    if left is None or right is None:
+    names, other_names = range_names(gold), range_names(answer)
+    if len(names) > 1 or len(other_names) > 1 or (names and other_names and names != other_names):
         return False
-    if "except" in (left.kind, right.kind):
-        left, right = _excluded_points(left), _excluded_points(right)
-        return left is not None and right is not None and _any_order(left, right, bounded, repeats=True)
-    if left.kind != right.kind or (left is gold and right is answer):
+    left = as_range(gold)
+    if left is None and gold.kind != "list":
         return False
-    return _parts_equal(left, right, bounded)
+    right = as_range(answer)
+    if left is not None and right is not None and not (left is gold and right is answer and left.kind == right.kind):
+        if "except" in (left.kind, right.kind):
+            excluded, others = _excluded_points(left), _excluded_points(right)
+            if excluded is not None and others is not None:
+                return _any_order(excluded, others, bounded, repeats=True)
+        elif left.kind == right.kind and (verdict := _parts_equal(left, right, bounded)) is not False:
+            return verdict
+    return (right is not None or answer.kind == "list") and same_numbers(gold, answer)
 
 
 def _excluded_points(part: Part) -> Part | None:
@@ -149,6 +286,12 @@ def _all_equal(gold: Part, answer: Part, bounded: bool) -> Verdict:
 
 
 def _in_order(gold: Part, answer: Part, bounded: bool) -> Verdict:
+    if has_dots(gold.items) or has_dots(answer.items):
+        one, other = progression(gold.items), progression(answer.items)
+        if one is not None and other is not None:
+            same_start = (one.first, one.step) == (other.first, other.step)
+            return same_start and _parts_equal(one.last, other.last, bounded)
+        gold, answer = (replace(part, items=written_out(part.items)) for part in (gold, answer))
     if len(gold.items) != len(answer.items):
         return False
     undecided = False
@@ -166,7 +309,10 @@ def _any_order(gold: Part, answer: Part, bounded: bool, repeats: bool) -> Verdic
     repeats: whether an item may be repeated, as in a set, and then counts once.
     """
     if _all_named(gold) and not any("=" in item.text for item in answer.items):
-        return _in_order(gold, answer, bounded)  # only their order says which of two bare values is y
+        # only their order says which of two bare values is y
+        return _in_order(replace(gold, items=in_order_of_names(gold.items)), answer, bounded)
+    if has_dots(gold.items) or has_dots(answer.items):
+        return _in_order(gold, answer, bounded)
     left, right = list(gold.items), list(answer.items)
     if max(len(left), len(right)) > MAX_UNORDERED:
         return False
@@ -190,13 +336,8 @@ def _any_order(gold: Part, answer: Part, bounded: bool, repeats: bool) -> Verdic
 
 def _all_named(part: Part) -> bool:
     """Whether each item gives a value to a different name: `x=1, y=2`, but not `x=1, x=2` or `x_1=1, x_2=2`."""
-    names = {_without_index(item.text.split("=")[0]) for item in part.items if item.text.count("=") == 1}
+    names = {without_index(item.text.split("=")[0]) for item in part.items if item.text.count("=") == 1}
     return len(names) == len(part.items) > 1
-
-
-def _without_index(name: str) -> str:
-    """A name without its index: `x` for `x_1`, which is one of several solutions."""
-    return re.sub(r"_\{?\d\}?$", "", squeeze(name))
 
 
 def _distinct(items: list[Part]) -> list[Part]:
@@ -210,51 +351,16 @@ def _distinct(items: list[Part]) -> list[Part]:
 def _leaves_equal(gold: str, answer: str, bounded: bool) -> Verdict:
     if squeeze(gold) == squeeze(answer):
         return True
+    if DOTS in gold and "\\text" not in gold:
+        return sums_equal(gold, answer)
     (gold_sides, gold_signs), (sides, signs) = sides_of(gold), sides_of(answer)
     if not gold_signs and not signs:
         return values_equal(gold_sides[0], sides[0], bounded)
     if set(gold_signs) <= {"="} and set(signs) <= {"="}:
-        return _equations_equal(gold_sides, sides, bounded)
+        return equations_equal(gold_sides, sides, bounded)
     left, right = inequality(gold), inequality(answer)
     if left and right:
         return left[0] == right[0] and _parts_equal(left[1], right[1], bounded)
     if len(gold_sides) == len(sides) == 2 and {gold_signs[0], signs[0]} <= set(FLIP):
         return same_relation(gold_sides, sides, gold_signs[0], signs[0], bounded)
     return _ranges_equal(Part("leaf", gold), Part("leaf", answer), bounded)
-
-
-def _equations_equal(gold: list[str], answer: list[str], bounded: bool) -> Verdict:
-    """Compares two equations, or a value and an equation. gold, answer: their sides, one for a value."""
-    if len(gold) == 1:
-        if is_name(answer[-1]) and not is_name(answer[0]):
-            answer = answer[::-1]
-        if is_quantity(answer[0]):
-            return values_equal(gold[0], answer[-1], bounded)
-        verdicts = [values_equal(gold[0], side, bounded) for side in answer]
-        return False if False in verdicts else None if None in verdicts else True
-    if len(answer) == 1:
-        return is_name(gold[0]) and values_equal(gold[-1], answer[0], bounded)
-    if is_name(gold[0]) and is_name(answer[0]):
-        if (
-            squeeze(gold[0]) == squeeze(answer[0])
-            or _both_graphs(gold[0], answer[0])
-            or _one_unknown(gold[0], answer[0])
-        ):
-            return values_equal(gold[-1], answer[-1], bounded)
-        both_have_values = not (is_name(gold[1]) or is_name(answer[1]))
-        if len(gold) == len(answer) == 2 and both_have_values and not {*gold[0]} & {*answer[1]}:
-            return False
-    if len(gold) == len(answer) == 2:
-        return same_relation(gold, answer, "=", "=", bounded)
-    return False
-
-
-def _one_unknown(left: str, right: str) -> bool:
-    """Whether one is `x` and the other `x_1`: without an index it can be any of the solutions."""
-    return _without_index(left) == _without_index(right) in (squeeze(left), squeeze(right))
-
-
-def _both_graphs(left: str, right: str) -> bool:
-    """Whether one is `y` and the other `f(x)`: both name the graph of a function."""
-    names = {squeeze(left), squeeze(right)}
-    return "y" in names and any(re.fullmatch(r"[fghp]\(x\)", name) for name in names)

@@ -37,8 +37,6 @@ def sympy_equal(gold: str, answer: str) -> bool:
 
     Exceptions of sympy reach the caller: a comparison that it could not make does not show that the answer is wrong.
     """
-    from sympy import Expr, MatrixBase, S, Set, simplify
-
     try:
         left = _sympy_tree(gold, GoldUnreadable)
     except GoldUnreadable:
@@ -46,6 +44,36 @@ def sympy_equal(gold: str, answer: str) -> bool:
             raise
         return False  # plain text that is not an expression, such as 8:00: only the same spelling equals it
     right = _sympy_tree(answer, AnswerUnreadable)
+    try:
+        return _same(left, right)
+    except TypeError:
+        return False  # they are of different kinds, such as a number and a power of a matrix
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:
+        if _has_value(left) and not _has_value(right):  # such as 10 mod 0
+            raise AnswerUnreadable(f"has no value: {answer[:200]}") from error
+        raise
+
+
+def _has_value(tree: Any) -> bool:
+    """Whether sympy can simplify a tree, rather than divide by zero and the like."""
+    from sympy import simplify
+
+    try:
+        simplify(tree)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:
+        return False
+    return True
+
+
+def _same(left: Any, right: Any) -> bool:
+    from sympy import Expr, MatrixBase, MatrixExpr, S, Set, simplify
+
+    if isinstance(left, MatrixBase | MatrixExpr) != isinstance(right, MatrixBase | MatrixExpr):
+        return False
     if left == right:
         return True
     if isinstance(left, Set) and isinstance(right, Set):
@@ -64,6 +92,8 @@ def _sympy_tree(text: str, failure: type[Exception]) -> Any:
 
     try:
         return _as_sympy(parse_expression(text))
+    except (ArithmeticError, ValueError) as error:  # such as 10 mod 0
+        raise failure(f"has no value: {text[:200]}") from error
     except Unreadable:
         if not _ONLY_SYMPY_READS.search(text) or _MISREAD.search(text) or _nesting(text) > MAX_DEPTH:
             raise failure(f"cannot be read: {text[:200]}") from None
@@ -108,6 +138,10 @@ def _as_sympy(tree: Tree) -> Any:
             return sympy.Pow(a, 1 / b)
         if name == "logb":
             return sympy.log(a) / sympy.log(b)
+        if name == "mod":
+            return sympy.Mod(a, b)
+        if name == "cis":
+            return sympy.exp(sympy.I * a)
         name = re.sub("^arc", "a", str(name))
         return getattr(sympy, name)(*arguments)
     if kind == "fact":

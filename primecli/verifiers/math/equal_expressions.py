@@ -10,6 +10,7 @@ from fractions import Fraction
 from random import Random
 from typing import Any
 
+from primecli.verifiers.math.constants import INTEGER, renamed, same_classes, without_added_constant
 from primecli.verifiers.math.equal_by_sympy import sympy_equal
 from primecli.verifiers.math.evaluate import TooLarge, exact, numeric
 from primecli.verifiers.math.parse import parse_expression
@@ -33,14 +34,15 @@ def expressions_equal(gold: str, answer: str, bounded: bool) -> bool | None:
     try:
         gold_tree = parse_expression(gold)
         answer_tree = parse_expression(answer)
-        return _trees_equal(gold_tree, answer_tree, bounded)
+        return trees_equal(gold_tree, answer_tree, bounded)
     except Unreadable:
         return None if bounded else sympy_equal(gold, answer)
     except TooLarge:
         return None
 
 
-def _trees_equal(gold: Tree, answer: Tree, bounded: bool) -> bool | None:
+def trees_equal(gold: Tree, answer: Tree, bounded: bool) -> bool | None:
+    """Whether two trees are equal. Raises Unreadable where one has no value, and TooLarge, if `bounded`."""
     infinite = [_has_infinity(tree) for tree in (gold, answer)]
     if any(infinite):
         return gold == answer
@@ -49,7 +51,39 @@ def _trees_equal(gold: Tree, answer: Tree, bounded: bool) -> bool | None:
         return left == right
     if bounded and size(gold) + size(answer) > MAX_BOUNDED_NODES:
         return None
-    return _agree(gold, answer, bounded)
+    return _agree(gold, answer, bounded) or _agree_otherwise(gold, answer, bounded)
+
+
+def _agree_otherwise(gold: Tree, answer: Tree, bounded: bool) -> bool:
+    """Whether two trees that do not agree as they stand do so with real roots or with other names for constants."""
+    real_gold, real_answer = real_branch(gold), real_branch(answer)
+    if (real_gold is not gold or real_answer is not answer) and _agree(real_gold, real_answer, bounded):
+        return True
+    names = symbols(gold)
+    if not names or names.isdisjoint(symbols(answer)):
+        return False
+    if INTEGER in names:
+        return same_classes(gold, answer, bounded)
+    if any(_agree(real_gold, real_branch(each), bounded) for each in renamed(gold, answer)):
+        return True
+    rest = without_added_constant(real_gold, real_answer)
+    return rest is not None and _differ_by_constant(*rest, bounded)
+
+
+def real_branch(tree: Tree) -> Tree:
+    """The tree with real roots: x^{2/3} as the square of the cube root of x, which is real where x is negative.
+
+    The same object where there is no such power.
+    """
+    below = [real_branch(child) if isinstance(child, tuple) else child for child in tree[1:]]
+    if any(new is not old for new, old in zip(below, tree[1:], strict=True)):
+        tree = (tree[0], *below)
+    if tree[0] == "pow" and (exponent := exact(tree[2])) is not None:
+        degree = exponent.denominator
+        if degree > 1 and degree % 2 == 1:
+            root = ("call", "root", tree[1], ("num", Fraction(degree)))
+            return ("pow", root, ("num", Fraction(exponent.numerator)))
+    return tree
 
 
 def _has_infinity(tree: Tree) -> bool:
@@ -93,6 +127,25 @@ def _agree(left: Tree, right: Tree, bounded: bool) -> bool:
     if tried == 0:
         raise Unreadable("no value anywhere")
     return True
+
+
+def _differ_by_constant(left: Tree, right: Tree, bounded: bool) -> bool:
+    """Whether two trees differ by the same number at every point."""
+    import mpmath
+
+    first: Any = None
+    tried = 0
+    for point in _points(symbols(left)):
+        try:
+            a, b = (_evaluate(tree, point, 60, bounded) for tree in (left, right))
+        except Unreadable:
+            continue
+        with mpmath.workdps(60):
+            first = a - b if first is None else first
+            if abs(a - b - first) > mpmath.mpf(10) ** -45 * max(abs(a), abs(b), 1):
+                return False
+        tried += 1
+    return tried > 1
 
 
 def _same_value(left: Tree, right: Tree, point: dict[str, Fraction], bounded: bool) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
+from primecli.verifiers.math.clock import same_time
 from primecli.verifiers.math.equal_expressions import expressions_equal
 from primecli.verifiers.math.leaf import CHOICE_THEN, Leaf, bare_text, read_leaf
+from primecli.verifiers.math.measures import conversion, measure
 from primecli.verifiers.math.normalize import squeeze
 from primecli.verifiers.math.parse import parse_expression
 from primecli.verifiers.math.tokens import Unreadable
@@ -66,12 +69,16 @@ def _words_equal(gold: Leaf, answer: Leaf, bounded: bool) -> Verdict:
 
 def _clocks_or_ratios(gold: Leaf, answer: Leaf, bounded: bool) -> Verdict:
     if gold.kind == answer.kind == "time":
-        return gold.text == answer.text and (gold.unit == answer.unit or not (gold.unit and answer.unit))
+        return same_time(gold.text, gold.unit, answer.text, answer.unit)
     if "time" in (gold.kind, answer.kind):
         time, other = (gold, answer) if gold.kind == "time" else (answer, gold)
         if other.kind == "ratio":  # 5:12 is read as a time of day, and "5 to 12" as a ratio
             return not time.unit and time.text == ":".join(other.terms)
-        full_hour = time.text.endswith(":00") and bool(time.unit)  # 8 pm is 8:00 pm
+        if other.unit in ("am", "pm") and re.fullmatch(r"1[0-2]|[1-9]", other.text):
+            # 8 pm is 8:00 pm and 20:00, but 8:00 may be in the morning
+            ambiguous = time is answer and not time.unit and time.text == f"{other.text}:00"
+            return not ambiguous and same_time(time.text, time.unit, f"{other.text}:00", other.unit)
+        full_hour = time.text.endswith(":00") and bool(time.unit)
         if other.kind != "math" or not full_hour or other.unit not in ("", time.unit):
             return False
         return expressions_equal(time.text.split(":")[0], other.text, bounded)
@@ -92,38 +99,63 @@ def _fraction_terms(leaf: Leaf) -> tuple[str, ...]:
 
 
 def _quantities_equal(gold: Leaf, answer: Leaf, bounded: bool) -> Verdict:
+    left, right = gold.text, answer.text
     if {gold.unit, answer.unit} == {"degree", ""}:
         same_angle = _angles_equal(gold, answer, bounded)
-        if same_angle:
+        if same_angle or _INVERSE.search(gold.text):  # 45 is not the arctangent of 1
             return same_angle
     elif gold.unit and answer.unit and gold.unit != answer.unit:
         if {gold.unit, answer.unit} == {"degree", "radian"}:
             return _angles_equal(gold, answer, bounded)
-        return False
-    verdict = expressions_equal(gold.text, answer.text, bounded)
-    if verdict is False and gold.percent != answer.percent:
-        # 25 and 25% both answer "what percent"; 0.25 is another spelling of 25%, but not of 25
-        left = f"({gold.text})/100" if gold.percent else gold.text
-        right = f"({answer.text})/100" if answer.percent else answer.text
+        factor = conversion(gold.unit, answer.unit)
+        if factor is None and gold.unit[:6] == answer.unit[:6] == "degree" and "degree" in (gold.unit, answer.unit):
+            factor = Fraction(1)  # 25° says less than 25 °C
+        if factor is None and not _same_things(gold.unit, answer.unit):
+            return False
+        left = f"({left})\\cdot ({factor or 1})"
+    elif (gold.several or answer.several) and not (gold.unit and answer.unit):
+        return False  # 90 may be minutes or seconds
+    verdict = expressions_equal(left, right, bounded)
+    if gold.percent != answer.percent:
+        # 0.25 is another spelling of 25%, and 25 answers "what percent" where the gold answer is 25%; but an answer of
+        # 25% is not the gold answer 25
+        if (answer if gold.percent else gold).unit:
+            return False
+        if gold.percent and verdict is not False:
+            return verdict
+        left = f"({left})/100" if gold.percent else left
+        right = f"({right})/100" if answer.percent else right
         return expressions_equal(left, right, bounded)
-    if verdict is False and not answer.unit and not gold.unit and _is_number(gold.text):
+    if verdict is False and not answer.unit and not gold.unit and is_number(gold.text):
         single = SINGLE_LETTER.fullmatch(answer.text)
         if single is not None:
             return expressions_equal(gold.text, single.group(1), bounded)
     return verdict
 
 
-def _is_number(text: str) -> bool:
+def _same_things(unit: str, other: str) -> bool:
+    """Whether one says more about the same things, as `red apple` does beside `apple`."""
+    names, others = unit.split(), other.split()
+    if "/" in unit + other or measure(names[-1]) is not None:
+        return False
+    return names[-1] == others[-1] and (len(names) == 1 or len(others) == 1)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is an expression without variables, such as `3 + 19`."""
     try:
         return not symbols(parse_expression(text))
     except Unreadable:
         return False
 
 
+_INVERSE = re.compile(r"\\?arc(?:sin|cos|tan|cot|sec|csc)|\\(?:sin|cos|tan|cot)\s*\^\s*\{?\s*-\s*1")
+
+
 def _angles_equal(gold: Leaf, answer: Leaf, bounded: bool) -> Verdict:
-    """Compares 45° with \\pi/4. A number without a unit is an angle in radians only if it has a \\pi."""
+    """Compares 45° with \\pi/4. A number without a unit is an angle in radians only if it has a \\pi or an \\arctan."""
     degrees, other = (gold, answer) if gold.unit == "degree" else (answer, gold)
-    if other.unit != "radian" and "\\pi" not in other.text:
+    if other.unit != "radian" and "\\pi" not in other.text and not _INVERSE.search(other.text):
         return False
     return expressions_equal(f"({degrees.text})\\cdot\\pi/180", other.text, bounded)
 

@@ -21,6 +21,11 @@ MAX_MAGNITUDE = 100_000  # binary exponent of a value
 MAX_ARGUMENT = 100_000  # of a function such as sin, which needs more digits the larger it is
 MAX_FLOAT_FACTORIAL = 10_000
 
+# beyond these it always does: the digits needed, and so the time, grow with the size of the exponent
+LAST_MAGNITUDE = 10**30
+LAST_ARGUMENT_BITS = 20_000
+LAST_FLOAT_FACTORIAL = 10**28
+
 
 class TooLarge(Exception):
     """A value is too large to compute in bounded time."""
@@ -75,6 +80,10 @@ def _rational(kind: str, numbers: list[Fraction]) -> Fraction | None:
         return _rational_power(a, 1 / b) if b > 0 else None
     if kind == "abs":
         return abs(a)
+    if kind == "mod":
+        if b == 0:
+            raise Unreadable("division by zero")
+        return a - b * math.floor(a / b)
     if kind in ("floor", "ceil"):
         return Fraction(math.floor(a) if kind == "floor" else math.ceil(a))
     if kind == "binom" and a.denominator == b.denominator == 1 and 0 <= b <= a <= MAX_FACTORIAL:
@@ -119,7 +128,7 @@ def numeric(tree: Tree, values: dict[str, Any], bounded: bool) -> Any:
 
     values: an mpmath number for each free symbol.
     bounded: whether to raise TooLarge rather than compute with numbers beyond 2^MAX_MAGNITUDE, or functions and
-        factorials of large numbers.
+        factorials of large numbers. Without it, TooLarge comes only for numbers that are far larger still.
 
     Raises Unreadable where there is no finite value.
     """
@@ -137,7 +146,7 @@ def numeric(tree: Tree, values: dict[str, Any], bounded: bool) -> Any:
         raise Unreadable(str(error)) from error
     if not mpmath.isfinite(result):
         raise Unreadable("no finite value")
-    if bounded and result != 0 and mpmath.mag(result) > MAX_MAGNITUDE:
+    if result != 0 and mpmath.mag(result) > (MAX_MAGNITUDE if bounded else LAST_MAGNITUDE):
         raise TooLarge
     return result
 
@@ -170,12 +179,16 @@ def _apply(kind: str, arguments: list[Any], bounded: bool) -> Any:
         return a / b
     if kind == "abs":
         return abs(a)
-    if bounded and kind in ("fact", "binom") and any(abs(x) > MAX_FLOAT_FACTORIAL for x in arguments):
+    if kind == "mod":
+        return a - b * mpmath.floor(a / b)
+    largest = MAX_FLOAT_FACTORIAL if bounded else LAST_FLOAT_FACTORIAL
+    if kind in ("fact", "binom") and any(abs(x) > largest for x in arguments):
         raise TooLarge
-    if bounded and kind not in ("root", "pow", "ln", "logb") and abs(a) > MAX_ARGUMENT:
+    too_large = abs(a) > MAX_ARGUMENT if bounded else a != 0 and mpmath.mag(a) > LAST_ARGUMENT_BITS
+    if kind not in ("root", "pow", "ln", "logb") and too_large:
         raise TooLarge
     if kind == "pow":
-        if bounded and a != 0 and abs(b) * abs(mpmath.mag(a)) > MAX_MAGNITUDE:
+        if a != 0 and abs(b) * max(abs(mpmath.mag(a)), 1) > (MAX_MAGNITUDE if bounded else LAST_MAGNITUDE):
             raise TooLarge
         return a**b
     if kind == "root":
@@ -209,5 +222,6 @@ def _functions() -> dict[str, Any]:
         **{name: getattr(mpmath, name) for name in (*TRIG, "sinh", "cosh", "tanh", "coth", "exp", "floor", "ceil")},
         **{"arc" + name: getattr(mpmath, "a" + name) for name in TRIG},
         "ln": mpmath.log,
+        "cis": mpmath.expj,
         "binom": mpmath.binomial,
     }

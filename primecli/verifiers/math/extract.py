@@ -1,8 +1,9 @@
 """Finds the final answer in a response.
 
-Four rules, in this order: the last closed `\\boxed{…}`; the last final-answer phrase; a response that is nothing but an
-answer; and, where asked for, the last number or formula. They run in the caller's process, so their time must be linear
-in the length of the text: every repetition in a pattern is bounded or cannot backtrack.
+Four rules, in this order: the last closed `\\boxed{…}`, unless "final answer:" announces another after it; the last
+final-answer phrase; a response that is nothing but an answer; and, where asked for, the last number or formula. They
+run in the caller's process, so their time must be linear in the length of the text: every repetition in a pattern is
+bounded or cannot backtrack.
 """
 
 from __future__ import annotations
@@ -36,8 +37,21 @@ _MARKS = re.compile(r"<\|[^|<>\n]{1,40}\|>|</?s>|<eos>|<end_of_turn>|(?<=[\d.$}\
 _THOUGHT_END = re.compile(r"</think(?:ing)?>")
 # where a base model goes on to invent the next problem
 _NEXT_PROBLEM = re.compile(
-    r"\n[ \t]*(?:\*\*|#{1,4} )?(?:Q|Question|Problem|Human|User|Instruction|Exercise)(?: \d{1,3})?(?:\*\*)?[ ]?[:.]"
-    r"|\n[ \t]*(?:\[INST\]|<\|(?:im_start|user)\|>)"
+    r"\n[ \t]*(?:\*\*|#{1,4} )?(?:(?:Next |Another |New )?(?:Q|[Qq]uestion|[Pp]roblem)|Instruction|Exercise|Human|User"
+    r"|(?P<example>Example)|问题|問題|题目)(?: \d{1,3})?(?:\*\*)?[ ]?[:.：\n]"
+    r"|\n[ \t]*(?:Now,? )?[Ll]et(?:'s| us) (?:solve|do|try|consider|move on to|look at) (?:another|the next|a new) "
+    r"(?:problem|question|exercise)"
+)
+# where the model's turn ends, or the user's begins
+_TURN = re.compile(
+    r"<\|(?:im_end|endoftext|eot_id|end_of_text|user)\|>|<\|(?:im_start|start_header_id)\|>\s?user|<start_of_turn>user"
+    r"|<end_of_turn>|<eos>|</s>|\[INST\]"
+)
+# a sentence that states a result, so that what follows is another problem rather than the same one restated
+_CONCLUDES = re.compile(
+    r"=|^\*\*[^*]{1,40}\*\*$|\b(?:so|thus|therefore|hence|total|altogether|answer|equals|gives|gets?|makes|is|has"
+    r"|leaves|left)\b|[共得为是]",
+    re.IGNORECASE,
 )
 
 # "The answer is", "Final answer:", "ans =", "#### ", "<answer>", "## Answer", and the like
@@ -52,10 +66,22 @@ _PHRASE = re.compile(
     r"|\bans(?:wer)?[ ]{0,2}(?:\*\*)?[:：=]"
     r"|(?:(?<=\n)|(?<=\A))[ ]{0,3}#{1,5}[ ](?:\*\*)?(?:final[ ])?answer\b(?:\*\*)?[:：]?(?=\s)"
     r"|\banswer[ ][-–—][ ]"
-    r"|\bcorrect[ ](?:choice|option)[ ]is\b[ ]{0,2}[:：]?"
-    r"|(?:最终)?答案[是为：:]{1,2}",
+    r"|\bcorrect[ ](?:choice|option)[ ]is\b[ ]{0,2}[:：]?",
     re.IGNORECASE,
 )
+# the same, and those of other languages
+_ANY_PHRASE = re.compile(
+    _PHRASE.pattern + r"|(?:最终)?答案[是为為：:]{1,2}|答えは?[:：]?|(?:(?<=\n)|(?<=\A))答[:：]|정?답[은:：]{1,2}"
+    r"|\br[ée]ponse(?:[ ](?:finale|correcte))?(?:[ ]est\b[ ]{0,2}[:：]?|[ ]{0,2}(?:\*\*)?[:：])"
+    r"|\b(?:respuesta|resposta|risposta)(?:[ ](?:final|finale|correcta|correta|corretta))?"
+    r"(?:[ ](?:es\b|é(?!\w)|è(?!\w))[ ]{0,2}[:：]?|[ ]{0,2}(?:\*\*)?[:：])"
+    r"|\bantwort(?:[ ](?:ist|lautet)\b[ ]{0,2}[:：]?|[ ]{0,2}(?:\*\*)?[:：])"
+    r"|\bответ(?:ом)?(?:[ ](?:является|равен)\b[ ]{0,2}[:：]?|[ ]{0,2}(?:\*\*)?[:：—–])",
+    re.IGNORECASE,
+)
+# an announcement that counts even after a box, and what its answer may begin with
+_FINAL = re.compile(r"\bfinal answer(?:\*\*)?(?: is\b(?:\*\*)?[:：]?| ?[:：])", re.IGNORECASE)
+_VALUE_START = re.compile(r"[-+−\\$(\[{|.\d√π]|[A-J]\)?$|[a-z](?:\([a-z]\))? ?=")
 # "The solutions are", where a value follows
 _SOLUTIONS = re.compile(
     r"\b(?:solutions?|roots|zeros)(?:[ ]to[ ]the[ ]equation)?[ ](?:is|are)[ ]{0,2}:?(?=[ \n]*[\\$\d(-])"
@@ -72,10 +98,16 @@ _MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\
 _NOT_ABBREVIATED = r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bvs)(?<!\bRs)(?<!i\.e)(?<!e\.g)(?<!\bapprox)"
 # where an answer ends and more of the sentence, or the next one, begins
 _PROSE_AFTER = re.compile(
-    _NOT_ABBREVIATED
-    + r"(?<!\\)(?:[.?](?=\s(?!\s*\})|$)|;(?=\s(?!\s*[-\d\\(])|$)|!(?=\s+[A-Z]|\s*$))|。|,(?=\s+(?!and\b|or\b)[a-z]{2,})"
-    r"|\s(?=(?:because|since|which|so|as|where|I hope)\b)|(?<!\{)\s(?=\((?!or\b|and\b|mod\b|base\b)[A-Za-z]{3,})"
+    _NOT_ABBREVIATED + r"(?<!\\)(?:[.?](?=\s(?!\s*\})|$)|;(?=\s(?!\s*[-\d\\(])|$)|!(?=\s+[A-Z]|\s*$))"
+    r"|。|，(?=[^\W\d])|,(?=\s+(?!and\b|or\b)[a-z]{2,})"
+    r"|\s(?=(?:because|since|which|so|as|where|I hope)\b)"
+    r"|(?<!\{)\s(?=\((?!or\b|and\b|mod\b|base\b)(?:[A-Za-z]{3,}|as\b|i\.e|e\.g))"
+    # how it was computed: 7 apples (12 - 5), 7 (12 - 5 = 7)
+    r"|(?<=[a-z]{3})(?<!\\sin|\\cos|\\tan|\\log|\\exp)(?<!\band)\s(?=\([\d\s.,$%]{1,40}[-+*/×÷x][^()=A-Za-wyz]{1,40}\)\.?\s*$)"
+    r"|(?<=[\d}])\s(?=\([^()=]{1,60}=[^()]{1,60}\)\.?\s*$)|\s(?=\((?:не|pas|nicht|no)\b)"
 )
+_HOW = re.compile(r"\s+\([^()]{0,60}\d\s?[-+*/×÷=][^()]{1,60}\)\.?")
+_COPULA = re.compile(r"\s*(?:です|である|となります|となる|になります|입니다|이다|이에요)")  # after the answer
 # words between the phrase and the answer: "the answer is therefore exactly 5"
 _LEAD_IN = re.compile(
     r"(?:(?:therefore|thus|then|simply|just|exactly|indeed|clearly|only|now|also|hence|given by|obtained as"
@@ -119,20 +151,46 @@ def extract_answer(text: str, last_number: bool = True) -> Extraction | None:
     >>> extract_answer("that leaves 7 eggs", last_number=False) is None
     True
     """
-    text = _MARKS.sub(" ", text)
-    for thoughts in deque(_THOUGHT_END.finditer(text), maxlen=1):
-        extraction, _ = _announced_answer(text[thoughts.end() :])
+    for thoughts in deque(_THOUGHT_END.finditer(text) if "</think" in text else (), maxlen=1):
+        extraction = _first_answer(text[thoughts.end() :])
         if extraction is not None:
             return extraction
+    return _first_answer(text, fall_back=True, last_number=last_number)
+
+
+def _first_answer(text: str, fall_back: bool = False, last_number: bool = False) -> Extraction | None:
+    """The answer to the first problem of a text in which others may follow.
+
+    fall_back: whether to look at what follows, if no answer is announced before it, and then for any number.
+    """
+    tagged = "<" in text or "[INST]" in text
+    turn = _TURN.search(text) if tagged else None
+    if turn is not None and text[: turn.start()].strip():
+        extraction = _first_answer(text[: turn.start()], fall_back, last_number)
+        if extraction is not None:
+            return extraction
+    text = _MARKS.sub(" ", text) if tagged or "ки" in text else text
     next_problem = _NEXT_PROBLEM.search(text)
     if next_problem is not None:
-        extraction, _ = _announced_answer(text[: next_problem.start()])
+        before = text[: next_problem.start()]
+        extraction, _ = _announced_answer(before)
         if extraction is not None:
             return extraction
+        if fall_back and not next_problem["example"] and not _NEXT_PROBLEM.match("\n" + text) and _concludes(before):
+            return _unannounced_answer(before) if last_number else None
     extraction, unclosed = _announced_answer(text)
-    if extraction is not None or not last_number:
+    if extraction is not None or not (fall_back and last_number):
         return extraction
-    text = text[:unclosed]
+    return _unannounced_answer(text[:unclosed])
+
+
+def _concludes(text: str) -> bool:
+    """Whether the last sentence of a text states a result."""
+    sentence = re.split(r"(?<=[.!?。])\s|\n", text[-MAX_ANSWER_CHARS:].rstrip())[-1]
+    return bool(re.search(r"\d", sentence) and _CONCLUDES.search(sentence))
+
+
+def _unannounced_answer(text: str) -> Extraction | None:
     whole = bare_answer(text)
     if whole is not None:
         return Extraction(whole, "whole")
@@ -142,11 +200,16 @@ def extract_answer(text: str, last_number: bool = True) -> Extraction | None:
 
 def _announced_answer(text: str) -> tuple[Extraction | None, int]:
     """The answer that a box or a phrase announces, and where the first unclosed box starts."""
-    boxed, unclosed = _last_box(text)
+    boxed, end, unclosed = _last_box(text)
     if boxed is not None:
+        for phrase in deque(_FINAL.finditer(text, end, unclosed) if "inal" in text[end:] else (), maxlen=1):
+            announced = _announced(text[:unclosed], phrase)
+            in_formula = text[phrase.end() :].lstrip(" \n*:").startswith(("$", "\\(", "\\["))
+            if announced is not None and (in_formula or _VALUE_START.match(announced)):
+                return Extraction(announced, "phrase"), unclosed
         return Extraction(boxed, "boxed"), unclosed
-    phrase = _last_phrase(text[:unclosed])
-    return (Extraction(phrase, "phrase") if phrase is not None else None), unclosed
+    last = _last_phrase(text[:unclosed])
+    return (Extraction(last, "phrase") if last is not None else None), unclosed
 
 
 # boxes ------------------------------------------------------------------------------------------------
@@ -176,8 +239,8 @@ class _Box(NamedTuple):
     end: int
 
 
-def _last_box(text: str) -> tuple[str | None, int]:
-    """The answer in the last closed box (the outermost of nested ones), and where the first unclosed one starts.
+def _last_box(text: str) -> tuple[str | None, int, int]:
+    """The answer in the last closed box (of nested ones the outer), its end, and where the first unclosed one starts.
 
     Boxes with nothing but "and", "or" or a comma between them are one answer of several parts.
     """
@@ -201,7 +264,7 @@ def _last_box(text: str) -> tuple[str | None, int]:
                 end = token.end() + len(bare.group().rstrip(".,;:"))
                 boxes.append(_Box(token.start(), token.end(), end, end))
     unclosed = next((start for start, _ in braces if start >= 0), len(text))
-    return (_row_of_boxes(text, list(boxes)) if boxes else None), unclosed
+    return (_row_of_boxes(text, list(boxes)), boxes[-1].end, unclosed) if boxes else (None, 0, unclosed)
 
 
 def _row_of_boxes(text: str, boxes: list[_Box]) -> str:
@@ -231,13 +294,23 @@ def _row_of_boxes(text: str, boxes: list[_Box]) -> str:
 # phrases ----------------------------------------------------------------------------------------------
 
 
+# one of them is in each phrase
+_KEYWORDS = ("####", "answer", "ans:", "ans :", "ans =", "correct choice", "correct option")
+_FOREIGN_KEYWORDS = (
+    *("réponse", "reponse", "respuesta", "resposta", "risposta", "antwort", "ответ"),
+    *("答案", "答え", "答：", "答:", "답"),
+)
+
+
 def _last_phrase(text: str) -> str | None:
     """The answer that the last final-answer phrase of the text announces."""
     lower = text.lower()
     if len(lower) != len(text):  # a capital dotted I of Turkish becomes two characters, and positions would be off
         lower = text
-    start = _from_last(lower, ("####", "answer", "ans:", "ans :", "ans =", "correct choice", "correct option", "答案"))
-    for phrase in reversed(deque(_PHRASE.finditer(text, start), maxlen=MAX_PHRASES)):
+    foreign = not text.isascii() or any(part in lower for part in ("sposta", "spuesta", "antwort", "reponse"))
+    start = _from_last(lower, (*_KEYWORDS, *_FOREIGN_KEYWORDS) if foreign else _KEYWORDS)
+    pattern = _ANY_PHRASE if foreign else _PHRASE
+    for phrase in reversed(deque(pattern.finditer(text, start), maxlen=MAX_PHRASES)):
         announced = _announced(text, phrase)
         if announced is not None:
             return announced
@@ -281,6 +354,7 @@ def _announced(text: str, phrase: re.Match[str]) -> str | None:
         if span:
             return span_content(span)
     line = after.split("\n", 1)[0].strip().strip("*_").strip()
+    line = line if line.isascii() else line.replace("**", "")
     if phrase.group() == "####":
         return line or None
     span = _MATH_SPAN.match(line)
@@ -288,7 +362,9 @@ def _announced(text: str, phrase: re.Match[str]) -> str | None:
         rest = line[span.end() :]
         inner = span_content(span)
         # "$1$ and $2$" is one answer in two parts, and the unit of "$5$ cm" is outside the formula
-        tail = _PROSE_AFTER.split(rest, maxsplit=1)[0].strip("*_ ")
+        tail = (
+            "" if _HOW.fullmatch(rest) or _COPULA.match(rest) else _PROSE_AFTER.split(rest, maxsplit=1)[0].strip("*_ ")
+        )
         return f"{inner} {tail}" if tail and len(tail) < 60 else inner or None
     answer = _PROSE_AFTER.split(line, maxsplit=1)[0].strip().strip("*_").strip()
     if not answer or _NO_ANSWER.fullmatch(answer):

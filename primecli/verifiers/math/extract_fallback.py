@@ -18,15 +18,20 @@ _MATH_SPAN = re.compile(
 )
 # -1,234.5, $70,000, 3/4, 25%
 _NUMBER = re.compile(
-    r"(?<![\w.])[-−]?(?:\\?\$\d{1,3}(?: \d{3}){1,4}(?!\d)|(?:\\?\$)?(?:\d{1,3}(?:,\d{3}){1,8}(?!\d)|\d{1,400}(?!\d)))"
+    r"(?<![A-Za-z\d_.\u00aa-\u052f])[-−]?"
+    r"(?:\\?\$\d{1,3}(?: \d{3}){1,4}(?!\d)|(?:\\?\$)?(?:\d{1,3}(?:,\d{3}){1,8}(?!\d)|\d{1,400}(?!\d)))"
     r"(?:\.\d{1,400})?(?:\s?/\s?\d{1,400})?(?:\s?\\?%)?"
 )
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
+# at the end of a sentence: "24 minutes (8 x 3)."
+_COMPUTATION = re.compile(
+    r"(?<=[a-z])\s\((?=[\d\s.,$%+*/×÷x=-]{3,60}\))[^()]{0,50}\d\s?[-+*/×÷x=]\s?\$?\d[^()]{0,50}\)(?=\.?\s*$)"
+)
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,100}>>")  # the annotations of GSM8K: <<9*2=18>>
 # words that make a line a sentence rather than an answer
 _SENTENCE = re.compile(
     r"\b(?:is|are|was|were|be|has|have|had|we|get|gets|so|thus|makes?|gives?|the|that|(?-i:I)|she|he|they|it|there|left|total"
-    r"|answer|let|then|needs?|takes?|spends?|will|can|must|from|if|because|since|idea|know|sorry|not)\b",
+    r"|answer|equals?|let|then|needs?|takes?|spends?|will|can|must|from|if|because|since|idea|know|sorry|not)\b",
     re.IGNORECASE,
 )
 # how a line begins that is only an answer: a number, a formula, `x =`
@@ -40,14 +45,16 @@ _ONE_WORD = re.compile(
 )
 # a word that is not a function's name: between dollar signs it shows that they are amounts
 _PROSE = re.compile(r"(?<![\\a-zA-Z])(?!sqrt|sin|cos|tan|log|exp|mod)(?=[A-Z]*[a-z])[a-zA-Z]{3,}")
-_SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
+_SENTENCE_END = re.compile(r"[.!?](?=\s)|\n|[。！？]")
 # numbers, fractions, roots and π, without variables
 _VALUE = re.compile(
     r"[-+]?(?:[\d.,/{}\s^()]|\\(?:[dt]?frac|sqrt|pi|circ|%|cdot)|π|√|%)*\d(?:[\d.,/{}\s^()]|\\(?:pi|circ|%)|π|%)*"
 )
 _RESULT = re.compile(r"=\s?(?=\\?\$?-?\d)")
 # words that state another result after "= 42"; without one, "= 42 for the 6 shirts" says 42
-_STATES = re.compile(r"\b(?:is|are|equals|leaves|leaving|leav|makes|gives|total|totals|remain|so|then|which|means)\b|=")
+_STATES = re.compile(
+    r"\b(?:is|are|equals|leaves|leaving|leav|makes|gives|total|totals|remain|so|then|which|means)\b|=|[共得为是]"
+)
 # "(B) 12 apples" or "Option B"
 _CHOICE_LINE = re.compile(
     r"(?:\*\*)?(?:[Oo]ption |[Cc]hoice )?\(?(?:[A-J](?:\)[.:]?|\.|(?= and |, ?[A-J]))|[B-J]:)[^.!?\n]{0,60}\.?(?:\*\*)?"
@@ -60,7 +67,20 @@ _AMOUNT = re.compile(
     r"\b(?:of|spen[dt]s?|earn(?:s|ed)?|makes?|made|pays?|paid|costs?|saves?|saved|is|was|ha[sd]|have|raised|received|needs?)"
     r"[ ](\\?\$\d[\d,]{0,20}(?:\.\d{1,4})?)(?![\d$])"
 )
-_DENIED = re.compile(r"(?:\bnot|n't)\s+$", re.IGNORECASE)
+_DENIED = re.compile(r"(?:\b(?:not|pas|nicht|не)|n't|no es)\s+$|[不没非未至约]\w{0,3}\s?$", re.IGNORECASE)
+# after a number, in a language that puts no space there: 5个
+_EAST_ASIAN_UNIT = re.compile("[ ]?[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{1,12}")
+_EAST_ASIAN = re.compile("[\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7af\uff0c]")
+# two numbers or more before the last one, which make a list with it
+_ITEM = r"(?<![\w.,])[-−]?\d{1,9}(?:\.\d{1,9}|/\d{1,9}|,\d{3}(?!\d))?"
+_LIST_BEFORE = re.compile(rf"(?:{_ITEM}\s?,\s?){{1,60}}(?:{_ITEM}\s?,\s?(?:and |or )?|{_ITEM} (?:and|or) )$")
+# "So f(x) = x + 1" or "Thus x = 2 and y = 3"; the group has it without the words before it
+_STATEMENT = re.compile(
+    r"(?:(?:so|thus|therefore|hence|then|finally|this gives|we (?:get|have|find)|it follows that|this means)\b,?\s+"
+    r"(?:that\s+)?){0,3}(?:(?:the|its|our)(?: [a-z]{2,15}){1,4} (?:is|are|becomes) (?:given by )?)?"
+    r"([a-zA-Z](?:_\{?\w{1,4}\}?)?(?:\([a-z]\))?\s?=\s?[^=:?!\"]{1,200}(?:=[^=:?!\"]{1,100}){0,5})",
+    re.IGNORECASE,
+)
 # text without spaces that contains a character of a formula
 _FORMULA = re.compile(r"[^\s]*[\\^_/:()\[\]{}=√π][^\s]*")
 
@@ -79,7 +99,12 @@ def bare_answer(text: str) -> str | None:
     if "\n" in line and "\\begin" not in line and not line.startswith(("$$", "\\[")):
         return None
     words = re.sub(r"\\(?:text|mathrm|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+", "", line)
-    if len(_PLAIN_WORD.findall(words)) > 5 or _SENTENCE.search(words) or not _STARTS_LIKE_ANSWER.match(line):
+    if (
+        len(_PLAIN_WORD.findall(words)) > 5
+        or _SENTENCE.search(words)
+        or _EAST_ASIAN.search(words)
+        or not _STARTS_LIKE_ANSWER.match(line)
+    ):
         return None
     span = _MATH_SPAN.fullmatch(line.rstrip("."))
     return _final_side(_formula(span)) if span else line
@@ -91,12 +116,15 @@ def last_value(text: str) -> str | None:
     >>> last_value("so she pays $5 and has $12 left."), last_value(r"so the length is $2\\sqrt{5}$.")
     ('$12', '2\\\\sqrt{5}')
     """
-    text = _CALCULATOR.sub("", text)
+    text = _COMPUTATION.sub("", _CALCULATOR.sub("", text))
     last_paragraph = text.rstrip().rfind("\n\n")
     bold = [match for match in _BOLD.finditer(text, max(0, last_paragraph)) if _is_answer(match.group(1))]
     if bold:
         return bold[-1].group(1).strip().rstrip(".")
     last_sentence = max((match.end() for match in _SENTENCE_END.finditer(text, 0, len(text.rstrip()) - 1)), default=0)
+    statement = _statement(text[last_sentence:])
+    if statement is not None:
+        return statement
     number = _last(_NUMBER, text)
     spans = [span for span in _MATH_SPAN.finditer(text) if _is_formula(span)]
     values = [span for span in spans if span.start() >= last_sentence and _VALUE.fullmatch(_sides(_formula(span))[-1])]
@@ -115,7 +143,26 @@ def last_value(text: str) -> str | None:
     result = (
         _NUMBER.search(text, results[-1].end()) if results and not _STATES.search(text, results[-1].end()) else None
     )
+    listed = _LIST_BEFORE.search(text, max(0, number.start() - 300), number.start())
+    if result is None and listed is not None:
+        return listed.group() + number.group()
     return _around(text, result or number)
+
+
+def _statement(sentence: str) -> str | None:
+    """The equation, or the equations, of a sentence that says nothing else; None where a single number is the value.
+
+    >>> _statement("So f(x) = x + 1."), _statement("Thus x = 2 and y = 3."), _statement("x = 5")
+    ('f(x) = x + 1', 'x = 2 and y = 3', None)
+    """
+    match = _STATEMENT.fullmatch(sentence.strip().rstrip("."))
+    if match is None or "$" in sentence or "\\(" in sentence or "\\[" in sentence:
+        return None
+    words = {word.lower() for word in _PLAIN_WORD.findall(match.group(1))}
+    if not words <= {"and", "or", "sin", "cos", "tan", "log", "ln", "exp", "sqrt", "pi"}:
+        return None
+    value = match.group(1).rpartition("=")[2]
+    return match.group(1) if "and" in words or "or" in words or re.search(r"[a-zA-Z]", value) else None
 
 
 def span_content(span: re.Match[str]) -> str:
@@ -181,6 +228,9 @@ def _around(text: str, number: re.Match[str]) -> str:
     for token in re.finditer(r"\S+", text):
         if token.start() <= number.start() < token.end():
             start, end = token.start(), max(token.end(), number.end())
+    unit = _EAST_ASIAN_UNIT.match(text, number.end())
+    if unit is not None or _EAST_ASIAN.search(text[start:end]):
+        return number.group() + (unit.group() if unit is not None else "")
     token_text = text[start:end].strip("*_").rstrip(".,;:!?\"'").lstrip("\"'")
     opening = {")": "(", "]": "["}.get(token_text[-1:])
     if opening and opening not in token_text:  # the bracket opens before a space, as in (2, 3)

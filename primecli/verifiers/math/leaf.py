@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from primecli.verifiers.math.clock import read_time
+from primecli.verifiers.math.compound import add_up
 from primecli.verifiers.math.units import cut_unit, is_function
-from primecli.verifiers.math.words import is_date, only_number, same_words, spelled_number
+from primecli.verifiers.math.words import is_date, is_known, only_number, same_words, spelled_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Leaf:
     percent: whether a percent sign followed.
     terms: the terms of a ratio, such as ("3", "4").
     number: the one number in the words, or "".
+    several: whether it was written in several units, such as 1 hour 30 minutes; without a unit no number equals it.
     """
 
     kind: str
@@ -27,6 +30,7 @@ class Leaf:
     percent: bool = False
     terms: tuple[str, ...] = ()
     number: str = ""
+    several: bool = False
 
 
 # "(C)", "c)" or "C."
@@ -45,8 +49,15 @@ _BASE = r"(\d{1,2}|" + "|".join(_BASES) + ")"
 _BASED = re.compile(
     rf"\(?([\dA-Fa-f]+)\)?(?:\s?_\s*(?:\{{\s*)?{_BASE}\s*\}}?|,?\s*\(?\s*(?:in )?base[ -]{_BASE}\s*\)?)", re.IGNORECASE
 )
+_NOT_DEGREES = re.compile(r"\^\{\\circ\}|\\?(?:sin|cos|tan|cis)")
 _DEGREES = re.compile(r"(.+?)\s*\^\{\\circ\}\s*(?:\\text\{\s*)?([CFcf]?)\s*\}?", re.DOTALL)
-_TIME = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*(?:([ap])\.?\s?m\.?|(noon|hours))?", re.IGNORECASE)
+# 30^\circ 30' 15''
+_DEGREES_AND_MINUTES = re.compile(
+    r"(-?)\s*(\d{1,9})\s*\^\{\\circ\}\s*(\d{1,2}(?:\.\d{1,9})?)\s*(?:'|\^\{?\s*\\prime\s*\}?)"
+    r"(?:\s*(\d{1,2}(?:\.\d{1,9})?)\s*(?:''|\"|\^\{?\s*\\prime\s*\\prime\s*\}?)?)?"
+)
+# words, rather than variables side by side
+_SAYS_MORE = re.compile(r"\\text\{|[A-Za-z]{5}|[A-Za-z]{2} [A-Za-z]{2}|[^\x00-\x7f]")
 _RATIO = re.compile(r"[^:]{1,80}(?::[^:]{1,80}){1,4}")
 _RATIO_WORDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) to (\d{1,9}(?:\.\d{1,9})?)")
 
@@ -55,10 +66,12 @@ def read_leaf(text: str) -> Leaf:
     """Reads a normalised value.
 
     >>> read_leaf(r"10\\text{ weeks}"), read_leaf("(C)").kind, read_leaf("25%").percent
-    (Leaf(kind='math', text='10', unit='week', percent=False, terms=(), number=''), 'choice', True)
+    (Leaf(kind='math', text='10', unit='week', percent=False, terms=(), number='', several=False), 'choice', True)
     """
+    if text.isdecimal():
+        return Leaf("math", text)
     bare = bare_text(text)
-    if text.count("\\text{") == 1 and re.fullmatch(r"\\text\{\s*[-+]?[\d.][^{}]*\}", text):
+    if text.count("\\text{") == 1 and re.fullmatch(r"\\text\{\s*[-+]?[\d.][^{}]*\}(?:\^\{?[23]\}?)?", text):
         text = bare  # a number set as text
     choice = _CHOICE.fullmatch(bare)
     if choice and (choice.group(2) or bare != text or bare[-1] in ")]"):
@@ -66,7 +79,7 @@ def read_leaf(text: str) -> Leaf:
     named = _NAMED_CHOICE.fullmatch(bare)
     if named:
         return Leaf("choice", named.group(1).upper())
-    if ":" in bare or " to " in bare:
+    if ":" in bare or " to " in bare or bare[-2:] in ("on", "ht", "ck", "ay"):  # noon, midnight, o'clock, midday
         parts = _time_or_ratio(bare)
         if parts is not None:
             return parts
@@ -77,9 +90,13 @@ def read_leaf(text: str) -> Leaf:
     if based:
         base = based.group(2) or based.group(3)
         return Leaf("based", based.group(1).upper().lstrip("0"), "base" + _BASES.get(base.lower(), base))
-    degrees = _DEGREES.fullmatch(text)
-    if degrees and "^{\\circ}" not in degrees.group(1) and not re.search(r"\\?(?:sin|cos|tan)", degrees.group(1)):
-        return Leaf("math", degrees.group(1), "degree" + degrees.group(2).upper())
+    angle = _DEGREES_AND_MINUTES.fullmatch(text)
+    if angle:
+        sign, whole, minutes, seconds = angle.groups()
+        return Leaf("math", f"{sign}({whole}+{minutes}/60+{seconds or 0}/3600)", "degree")
+    in_degrees = _DEGREES.fullmatch(text)
+    if in_degrees and not _NOT_DEGREES.search(in_degrees.group(1)):
+        return Leaf("math", in_degrees.group(1), "degree" + in_degrees.group(2).upper())
     return _with_unit(text.strip())
 
 
@@ -93,10 +110,9 @@ def bare_text(text: str) -> str:
 
 
 def _time_or_ratio(bare: str) -> Leaf | None:
-    time = _TIME.fullmatch(bare)
-    if time and int(time.group(1)) <= 24 and int(time.group(2)) < 60:
-        clock = f"{int(time.group(1))}:{time.group(2)}" + (f":{time.group(3)}" if time.group(3) else "")
-        return Leaf("time", clock, time.group(4).lower() + "m" if time.group(4) else "")
+    time = read_time(bare)
+    if time is not None:
+        return Leaf("time", time[0], time[1])
     words = _RATIO_WORDS.fullmatch(bare)
     if words:
         return Leaf("ratio", bare, terms=words.groups())
@@ -109,7 +125,7 @@ def _as_words(text: str, bare: str) -> Leaf | None:
     """An answer in words, or the number that they spell; None for what may be an expression."""
     if not bare or "=" in bare:
         return None
-    if is_date(bare):
+    if is_date(bare) or ((bare[0] in "dD" or not bare.isascii()) and is_known(bare)):
         return Leaf("words", same_words(bare))
     in_text = bool(re.fullmatch(r"\s*(?:\\text\{[^{}]*\}\s*)+", text))
     if not (in_text and re.search(r"[A-Za-z]{2}", bare) and not re.search(r"[\\^_]|^[-\d.]", bare)):
@@ -137,9 +153,13 @@ def _as_words(text: str, bare: str) -> Leaf | None:
 
 
 def _with_unit(text: str) -> Leaf:
+    total = add_up(text)
+    if total is not None:
+        return Leaf("math", total[0], total[1], several=total[2])
     cut = cut_unit(text)
     if cut is None:
-        return Leaf("math", text)
+        # words that may change the value: only the same ones equal them
+        return Leaf("words", same_words(bare_text(text))) if _SAYS_MORE.search(text) else Leaf("math", text)
     head, unit, percent = cut
     if head.endswith("%"):
         return Leaf("math", head[:-1].strip(), unit, True)

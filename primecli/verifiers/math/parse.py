@@ -18,7 +18,7 @@ MAX_DEPTH = 80
 _STARTERS = {"num", "cmd", "sym"}  # kinds of tokens with which a factor may begin
 _NOT_FACTOR = {  # commands with which no factor begins
     *("\\cdot", "\\pm", "\\mp", "\\approx", "\\neq", "\\leq", "\\geq"),
-    *("\\cup", "\\cap", "\\in", "\\rfloor", "\\rceil"),
+    *("\\cup", "\\cap", "\\in", "\\rfloor", "\\rceil", "\\mod", "\\bmod"),
 }
 
 
@@ -37,6 +37,7 @@ class _Parser:
     position: index of the next token.
     depth: how many sums and primaries are being read, each inside the one before.
     bars: how many `|` are open, so that the next one closes.
+    product_of_powers: the factors read so far of a product such as `2^3 3 5`, in which numbers follow one another.
     """
 
     def __init__(self, text: str) -> None:
@@ -44,6 +45,7 @@ class _Parser:
         self.position = 0
         self.depth = 0
         self.bars = 0
+        self.product_of_powers: Tree | None = None
 
     def peek(self, ahead: int = 0) -> Token:
         """The next token, or the one `ahead` tokens after it; an empty one past the end."""
@@ -101,12 +103,31 @@ class _Parser:
             elif word == "/":
                 self.position += 1
                 tree = ("div", tree, self.signed())
+            elif word in ("\\bmod", "\\mod"):
+                self.position += 1
+                tree = ("call", "mod", tree, self.signed())
             elif self.starts_factor():
-                if self.peek()[0] == "num" and self.peek(-1)[1] != "!":
+                if self.peek()[0] == "num" and self.peek(-1)[1] != "!" and not self.number_may_follow(tree):
                     raise Unreadable("two numbers side by side")
                 tree = ("mul", tree, self.power())
             else:
                 return tree
+
+    def number_may_follow(self, tree: Tree) -> bool:
+        """Whether a number after these factors is one more: `2^3 3 5^2`, `2^{3}5`, `(n-2) 2^n`, `n2^n`, `C_1 2^n`.
+
+        Not in `2^33` or `5 2^n`, nor where the number may be the whole part of a mixed one, as in `2^3 1/2`.
+        """
+        last = tree[-1] if tree[0] in ("mul", "neg") else tree
+        (_, word, space), (kind, before, _), after = self.peek(), self.peek(-1), self.peek(1)[1]
+        if not word.isdigit() or after in ("/", "\\frac"):
+            return False
+        apart = space or before in (")", "}")
+        if (last[0] == "pow" and apart) or (space and tree == self.product_of_powers):
+            self.product_of_powers = ("mul", tree, number(word))
+            return True
+        letters = self.peek(2)[0] == "sym" or (self.peek(2)[1] == "{" and self.peek(3)[0] == "sym")
+        return after == "^" and (apart or letters) and last[0] != "num" and (kind != "num" or last[0] == "sym")
 
     def starts_factor(self) -> bool:
         """Whether the next token begins a factor, which is multiplied with the one before it."""
@@ -234,7 +255,8 @@ class _Parser:
         if kind == "num":
             return number(word)
         if kind == "sym":
-            return ("sym", word + self.subscript())
+            name = word + self.subscript()
+            return ("sym", name + self.value_at(name))
         if word in ("(", "[", "{", "\\{"):
             tree = self.enclosed()
             self.expect({"(": ")", "[": "]", "{": "}", "\\{": "\\}"}[word])
@@ -248,6 +270,14 @@ class _Parser:
         if kind == "cmd":
             return self.command(ALIAS.get(word[1:], word[1:]))
         raise Unreadable(f"unexpected {word!r}")
+
+    def value_at(self, name: str) -> str:
+        """The argument of `f(2)` and of any `I(0)`, which are values of functions rather than products; else ""."""
+        (_, opening, space), (kind, argument, _) = self.peek(), self.peek(1)
+        if opening != "(" or space or kind != "num" or self.peek(2)[1] != ")" or not (argument == "0" or name in "fgh"):
+            return ""
+        self.position += 3
+        return f"({argument})"
 
     def command(self, name: str) -> Tree:
         """The expression that a LaTeX command or the name of a function begins."""

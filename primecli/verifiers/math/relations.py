@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from primecli.verifiers.math.equal_expressions import proportion
+from primecli.verifiers.math.constants import renamed
+from primecli.verifiers.math.equal_expressions import proportion, real_branch
 from primecli.verifiers.math.evaluate import TooLarge, exact
 from primecli.verifiers.math.leaf import read_leaf
 from primecli.verifiers.math.normalize import squeeze
 from primecli.verifiers.math.parse import parse_expression
 from primecli.verifiers.math.parts import Part, split_top
+from primecli.verifiers.math.real_sets import Piece, intersection, pieces, same_pieces
 from primecli.verifiers.math.tokens import TRIG, Unreadable
-from primecli.verifiers.math.tree import Tree, children, symbols
+from primecli.verifiers.math.tree import Tree, children, substitute, symbols
 
 _RELATION = re.compile(r"=|<|>|\\(?:leq|geq|neq|approx|Rightarrow|Leftrightarrow|to|equiv|sim)(?![a-zA-Z])")
 # what a quantity may be called, such as f(x) or \angle ABC
@@ -22,6 +24,7 @@ _VALUE = re.compile(r"\\(?:frac|sqrt|pi|cdot|log|ln|exp|(?:arc)?(?:sin|cos|tan|c
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|\\(?:theta|alpha|beta|lambda)")
 # "|x - a|"; groups: x, the sign, a
 _ABSOLUTE = re.compile(r"\|\s*([a-zA-Z])\s*(?:([-+])\s*([^|]+))?\|")
+_POSITIVE = ("\\mathbbR^+", "\\mathbbR_+", "\\mathbbR^{+}", "\\mathbbR_{+}", "\\mathbbR_{>0}")  # squeezed
 _REALS = ("\\mathbb{R}", "\\mathbbR", "\\R")
 FLIP = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
 
@@ -89,8 +92,12 @@ def same_relation(gold: list[str], answer: list[str], gold_sign: str, answer_sig
     try:
         left, right = difference(gold), difference(answer)
         if symbols(left) != symbols(right) or not symbols(left):
-            return False
+            # x^2 + y^2 = C and x^2 + y^2 = K
+            others = renamed(left, right) if gold_sign == answer_sign == "=" else ()
+            return any(proportion(left, other, bounded) is not None for other in others)
         factor = proportion(left, right, bounded)
+        if factor is None and (real_branch(left) is not left or real_branch(right) is not right):
+            factor = proportion(real_branch(left), real_branch(right), bounded)
     except Unreadable:
         return False
     except TooLarge:
@@ -112,15 +119,29 @@ def as_range(part: Part) -> Part | None:
     if part.kind == "leaf":
         if squeeze(part.text) in _REALS or read_leaf(part.text).text == "all real numbers":
             return _interval(part.text, "-\\infty", "\\infty", "()")
+        if squeeze(part.text) in _POSITIVE:
+            return _interval(part.text, "0", "\\infty", "()")
         solved = inequality(part.text)
         return solved[1] if solved else None
     return None
 
 
+def range_names(part: Part) -> frozenset[str]:
+    """The variables that a range or its inequalities name; none for a bare interval."""
+    if part.name:
+        return frozenset({part.name})
+    if part.kind == "leaf":
+        solved = inequality(part.text)
+        return frozenset({solved[0]}) if solved else frozenset()
+    return frozenset().union(*map(range_names, part.items)) if part.kind in ("list", "union") else frozenset()
+
+
 def _joined(part: Part) -> Part | None:
     """The range of a list of inequalities, such as `x > 1 \\text{ and } x < 3`."""
-    solved = [inequality(item.text) if item.kind == "leaf" else None for item in part.items]
+    solved = [inequality(text) if text else None for text in _with_names(part)]
     ranges = [each[1] for each in solved if each is not None]
+    if len({each[0] for each in solved if each is not None}) > 1:
+        return None  # x > 3, y < 4 is no set of numbers
     if len(ranges) < len(part.items):
         conditions = [item.text for item in part.items if item.kind == "leaf" and "\\mathbb" not in item.text]
         rest = [item for item in part.items if item.text in conditions]
@@ -132,6 +153,64 @@ def _joined(part: Part) -> Part | None:
     if len(ranges) == 2 and part.brackets != "or" and (both := _overlap(*ranges)) is not None:
         return both
     return None if part.brackets == "and" else Part("union", part.text, tuple(ranges))
+
+
+def same_numbers(gold: Part, answer: Part) -> bool:
+    """Whether two ranges hold the same numbers, however they are cut into intervals."""
+    left = _numbers(gold)
+    right = _numbers(answer) if left else None
+    return bool(left) and left is not None and right is not None and same_pieces(left, right)
+
+
+def _numbers(part: Part) -> list[Piece] | None:
+    """The numbers in a range or, of a list of conditions, those that meet all, or any where it says "or"."""
+    if part.kind != "list":
+        found = as_range(part)
+        return pieces(found) if found is not None else None
+    if len(range_names(part)) != 1:
+        return None
+    if part.brackets == "or":
+        return _any_of(part)
+    total: list[Piece] | None = None
+    for item in part.items:
+        each = _numbers(item)
+        total = each if total is None or each is None else intersection(total, each)
+        if not total:
+            break
+    if total or part.brackets == "and":
+        return total
+    found = as_range(part)  # x < 1, x > 3: no number meets both
+    return pieces(found) if found is not None else None
+
+
+def _any_of(part: Part) -> list[Piece] | None:
+    """The numbers that meet one of several conditions, such as `x < 0 \\text{ or } x = 1`."""
+    (name,) = range_names(part)
+    items = []
+    for item in part.items:
+        sides, signs = sides_of(item.text) if item.kind == "leaf" else ([], [])
+        if signs == ["="] and squeeze(sides[0]) == name:
+            items.append(Part("set", item.text, (Part("leaf", sides[1]),)))
+        elif (found := as_range(item)) is not None:
+            items.append(found)
+        else:
+            return None
+    return pieces(Part("union", part.text, tuple(items)))
+
+
+def _with_names(part: Part) -> list[str]:
+    """The items of a list as texts, "" for what is no leaf; the 1 of `x \\neq 0, 1` as `x \\neq 1`."""
+    texts: list[str] = []
+    excluding = ""
+    for item in part.items:
+        text = item.text if item.kind == "leaf" else ""
+        head, sign, _ = text.partition("\\neq")
+        if sign:
+            excluding = head + sign
+        elif excluding and text and not sides_of(text)[1]:
+            text = f"{excluding} {text}"
+        texts.append(text)
+    return texts
 
 
 def _overlap(left: Part, right: Part) -> Part | None:
@@ -215,7 +294,7 @@ def _linear(sides: list[str], sign: str) -> tuple[str, str, str] | None:
         if len(names) != 1:
             return None
         (name,) = names
-        values = [exact(_substitute(tree, name, sample)) for sample in _SAMPLES]
+        values = [exact(substitute(tree, {name: ("num", sample)})) for sample in _SAMPLES]
     except Unreadable:
         return None
     at_zero, at_one = values[0], values[1]
@@ -226,9 +305,3 @@ def _linear(sides: list[str], sign: str) -> tuple[str, str, str] | None:
         return None
     root = -at_zero / slope
     return name, f"{root.numerator}/{root.denominator}", sign if slope > 0 else FLIP[sign]
-
-
-def _substitute(tree: Tree, name: str, value: Fraction) -> Tree:
-    if tree == ("sym", name):
-        return ("num", value)
-    return (tree[0], *(_substitute(child, name, value) if isinstance(child, tuple) else child for child in tree[1:]))

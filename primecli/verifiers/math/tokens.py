@@ -36,6 +36,7 @@ FUNCTIONS = {
     "log",
     "lg",
     "exp",
+    "cis",
 }
 # longest first, so that "asin" is not read as "a" and "sin"
 _NAMES = sorted({*FUNCTIONS, "sqrt", "pi", "infty", "infinity", "abs", "asin", "acos", "atan", "theta"}, key=len)
@@ -45,6 +46,7 @@ GREEK = {
     *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu"),
     *("xi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "pi", "infty", "ell", "hbar"),
     *("Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega"),
+    "integer",  # any integer: the parameter of a general solution (see `constants`)
 }
 
 

@@ -31,6 +31,17 @@ def symbols(tree: Tree) -> frozenset[str]:
     return frozenset().union(*map(symbols, children(tree)))
 
 
+def substitute(tree: Tree, values: dict[str, Tree]) -> Tree:
+    """The tree with a tree in the place of each symbol that `values` names.
+
+    >>> substitute(("neg", ("sym", "x")), {"x": ("sym", "y")})
+    ('neg', ('sym', 'y'))
+    """
+    if tree[0] == "sym":
+        return values.get(tree[1], tree)
+    return (tree[0], *(substitute(child, values) if isinstance(child, tuple) else child for child in tree[1:]))
+
+
 def size(tree: Tree) -> int:
     """How many nodes a tree has."""
     return 1 + sum(map(size, children(tree)))

@@ -23,11 +23,11 @@ _DATE = re.compile(
     rf"(?P<m2>{_MONTH})\.?)(?:,? (?P<year>\d{{4}}))?",
     re.IGNORECASE,
 )
-# words for the same thing; `same_words` looks here last, when they are in lower case and without articles
+# words for the same thing; `same_words` looks here last, when they are in lower case and without articles. The five
+# families are not equal to each other: a limit that is infinite does not exist, but "infinity" says more
 _SYNONYMS = {
     **dict.fromkeys(
-        ("no solutions", "no real solution", "no real solutions", "no solution exists", "no solutions exist",
-         "there is no solution", "there are no solutions", "empty set", "there are no real solutions"),
+        ("empty set", "无解", "無解", "无实数解", "нет решений"),
         "no solution",
     ),
     **dict.fromkeys(
@@ -35,8 +35,39 @@ _SYNONYMS = {
          "set of real numbers"),
         "all real numbers",
     ),
-    **dict.fromkeys(("dne", "does not exist", "doesn t exist", "the limit does not exist"), "does not exist"),
+    **dict.fromkeys(
+        ("dne", "d n e", "does not exist", "doesn t exist", "limit does not exist", "limit doesn t exist",
+         "limit dne", "does not exist dne", "dne does not exist", "不存在", "极限不存在", "не существует"),
+        "does not exist",
+    ),
+    **dict.fromkeys(
+        ("is undefined", "not defined", "is not defined", "it is undefined", "limit is undefined",
+         "slope is undefined", "undefined slope", "expression is undefined"),
+        "undefined",
+    ),
+    **dict.fromkeys(
+        ("无穷多", "无数个", "无穷多个", "无穷多解"),
+        "infinitely many",
+    ),
+    **dict.fromkeys(("是", "oui", "да"), "yes"),
+    **dict.fromkeys(("否", "нет"), "no"),
 }  # fmt: skip
+_HAS = r"(?:there (?:is|are|exists?) |it has |has |(?:the )?(?:equation|system|inequality|problem) has )?"
+_NO_SOLUTION = re.compile(rf"{_HAS}no (?:real )?(?:solutions?|roots?)(?: exists?)?")
+_MANY = re.compile(
+    rf"{_HAS}(?:infinitely many|(?:an )?infinite(?: number(?: of)?)?)"
+    r"(?: (?:real )?(?:solutions?|roots|values|pairs))?(?: exist)?"
+)
+_KNOWN = {"dne", "d n e", *(words for words in _SYNONYMS if not words.isascii())}
+
+
+def is_known(text: str) -> bool:
+    """Whether a text is an answer in words that looks like something else, such as DNE.
+
+    >>> is_known("D.N.E."), is_known("ABC")
+    (True, False)
+    """
+    return re.sub(r"[^\w]+", " ", text.lower()).strip() in _KNOWN
 
 
 def spelled_number(words: str) -> str | None:
@@ -87,8 +118,12 @@ def same_words(text: str) -> str:
         month = (date["m1"] or date["m2"]).lower()
         day = date["d1"] or date["d2"]
         return " ".join(filter(None, (_FULL_MONTH[month[:3]], day.lstrip("0"), date["year"])))
-    words = re.sub(r"[^a-z\d]+", " ", text.lower()).strip()
+    words = re.sub(r"[\W_]+", " ", text.lower()).strip()
     words = re.sub(r"^(?:it is |it s )?(?:an?|the|on) (?=.)", "", words)
+    if _NO_SOLUTION.fullmatch(words):
+        return "no solution"
+    if words != "infinite" and _MANY.fullmatch(words):
+        return "infinitely many"
     return _SYNONYMS.get(words, words)
 
 
@@ -98,10 +133,18 @@ def is_date(text: str) -> bool:
 
 
 _QUALIFIED = re.compile(  # words that show that the number in a sentence is not the answer itself
-    r"\b(?:not|no|never|isn|least|most|than|between|or|except|without|about|half|twice|double|triple|times|over"
+    r"\b(?:not|no|never|isn|least|most|than|between|or|except|without|about|approximately|roughly|nearly|almost|around"
+    r"|wrong|incorrect|false|half|twice|double|triple|times|over|lakhs?|crores?"
     r"|per ?cent|minus|plus|dozens?|hundreds?|thousands?|[mbtr]+illions?|squared|cubed|factorial|root|power|negative"
-    r"|from|if|unless|rounded|remainder|out|divided|multiplied|ratio|[a-z]*(?:irds|ths))\b|n['’]t\b",
+    r"|from|up|exceeds?|if|unless|rounded|remainder|out|divided|multiplied|ratio|[a-z]*(?:irds|ths))\b|n['’]t\b"
+    r"|(?:\b(?:and|or)|,)\s+(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty)\b",
     re.IGNORECASE,
+)
+# characters of Chinese, Japanese and Korean, in which words stand without spaces, and those that change the value
+_EAST_ASIAN = re.compile("[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
+_EAST_ASIAN_QUALIFIED = re.compile(
+    "[没無无非未或到至约約超过過多少余餘几幾倍半折成万萬亿億千百十]|不(?!同)|以上|以下|之|分の|より|ない"
+    "|아니|안 |만|억|이상|이하|약"
 )
 # a number that is not part of a formula
 _NUMBER_IN_WORDS = re.compile(
@@ -112,9 +155,13 @@ _NUMBER_IN_WORDS = re.compile(
 def only_number(sentence: str) -> str | None:
     """The number in a sentence that has only one and says nothing that changes it; else None.
 
-    >>> only_number("Tom has 10 apples"), only_number("at least 10"), only_number("10 or 11")
-    ('10', None, None)
+    >>> only_number("Tom has 10 apples"), only_number("at least 10"), only_number("一共有10个苹果")
+    ('10', None, '10')
     """
+    if not sentence.isascii() and _EAST_ASIAN.search(sentence):
+        return _only_number_east_asian(sentence)
+    if " " not in sentence:
+        return None
     numbers: list[str] = _NUMBER_IN_WORDS.findall(sentence)
     digits = re.findall(r"\d+(?:[.,/]\d+)*", sentence)
     if len(numbers) != 1 or len(digits) != 1 or _QUALIFIED.search(sentence) or re.search(r"[\\^_{}=<>]", sentence):
@@ -125,3 +172,10 @@ def only_number(sentence: str) -> str | None:
         return None
     sign = "-" if re.search(r"(?<!\w)-\\?\$?\s?" + re.escape(numbers[0]), sentence) else ""
     return sign + numbers[0].strip(",")
+
+
+def _only_number_east_asian(sentence: str) -> str | None:
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", sentence)
+    if len(numbers) != 1 or _EAST_ASIAN_QUALIFIED.search(sentence) or re.search(r"[\\^_{}=<>/%:A-Za-z]", sentence):
+        return None
+    return str(numbers[0]).rstrip(",")

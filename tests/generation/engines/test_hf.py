@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from primecli.errors import PrimecliError
 from primecli.generation.engines import Request, Sample, SamplingParams
 from primecli.generation.engines.hf import HfEngine, draw, sampling_logprobs
 from primecli.models.device import resolve_placement
 from primecli.models.loading import load_model
+from primecli.setup.tiny_model import make_model
 
 REQUESTS = [
     Request("a", [10, 20, 30]),
@@ -177,3 +179,14 @@ def test_what_tick_raises_ends_the_sampling(model: Any) -> None:
     with pytest.raises(InterruptedError):
         list(engine.sample(REQUESTS, SamplingParams(max_tokens=50), tick=tick))
     assert calls == 3
+
+
+@pytest.mark.parametrize("params", [{}, {"temperature": 0.0}, {"top_p": 0.5}, {"top_k": 3}])
+def test_logits_that_are_not_finite_end_the_sampling(tmp_path: Path, params: dict[str, Any]) -> None:
+    """The embedding of one token is NaN, which the check of a loaded model does not meet; other prompts are sampled."""
+    spoiled = load_model(make_model(tmp_path / "m", tied=False), resolve_placement("cpu", "float32"))
+    with torch.no_grad():
+        spoiled.get_input_embeddings().weight[200] = torch.nan
+    sample(spoiled, REQUESTS[:1], n=2, max_tokens=1, **params)
+    with pytest.raises(PrimecliError, match="not finite after 0 tokens of a response to the prompt z"):
+        sample(spoiled, [REQUESTS[0], Request("z", [200])], n=2, max_tokens=3, **params)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from primecli.generation.engines import Request, SamplingParams
+from primecli.errors import PrimecliError
+from primecli.generation.engines import Policy, Request, SamplingParams
 from primecli.generation.engines.server import ServerEngine
 
 
@@ -20,6 +22,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers every request with its first prompt token."""
 
     protocol_version = "HTTP/1.1"
+    spoil: Callable[[Any], Any] = staticmethod(lambda answer: answer)
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -30,7 +33,8 @@ class Handler(BaseHTTPRequestHandler):
             "logprobs": {"token_logprobs": [-0.5]},
             "finish_reason": "stop",
         }
-        answer = json.dumps({"choices": [choice] * asked["n"]}).encode()
+        choices = [{**choice, "index": index} for index in range(asked["n"])]
+        answer = json.dumps(type(self).spoil({"choices": choices})).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -51,7 +55,7 @@ def engine() -> Iterator[ServerEngine]:
                 url=f"http://127.0.0.1:{server.server_port}", model="policy", in_flight=0, close=lambda: None
             )
         ]
-        made.policy = SimpleNamespace(stop_ids=[1])
+        made.policy = Policy(Path("nowhere"), "f", (1,), 100, 50)
         made.concurrency, made.retries = 4, 0
         yield made
         server.shutdown()
@@ -71,3 +75,60 @@ def test_connections_are_closed_wherever_sampling_ends(engine: ServerEngine, tak
         groups.close()
         assert all(samples[0].token_ids.tolist() == [number + 5] for number, samples in found.items())
         gc.collect()
+
+
+def second(**changes: Any) -> Callable[[Any], Any]:
+    """Changes the second of an answer's samples."""
+
+    def spoil(answer: Any) -> Any:
+        answer["choices"][1] |= changes
+        return answer
+
+    return spoil
+
+
+SPOILED: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "fewer": (lambda answer: {"choices": answer["choices"][:1]}, "1 of 2 samples"),
+    "one twice": (second(index=0), "the samples [0, 0]"),
+    "null": (second(logprobs={"token_logprobs": [None]}), "log-probability nan"),
+    "nan": (second(logprobs={"token_logprobs": [float("nan")]}), "log-probability nan"),
+    "-inf": (second(logprobs={"token_logprobs": [-9999.0]}), "log-probability -9999"),
+    "positive": (second(logprobs={"token_logprobs": [0.3]}), "log-probability 0.3"),
+    "unknown token": (second(token_ids=[151708]), "the token id 151708, and the model has 100 tokens"),
+    "no tokens": (second(token_ids=[], logprobs={"token_logprobs": []}), "0 tokens and 0 log-probabilities"),
+    "too many tokens": (second(token_ids=[5] * 3, logprobs={"token_logprobs": [-1.0] * 3}), "3 tokens"),
+    "lengths that differ": (second(token_ids=[5, 5]), "2 tokens and 1 log-probabilities"),
+    "another end": (second(finish_reason="repetition"), "ended by 'repetition'"),
+    "another prompt": (second(prompt_token_ids=[9]), "answered another prompt"),
+    "aborted": (second(finish_reason="abort"), "gave no samples in 1 attempts: it has aborted the request"),
+    "another form": (lambda answer: {"choices": ["a", "b"]}, "did not answer as a vLLM server does"),
+    "no choices": (lambda answer: [1], "did not answer as a vLLM server does"),
+    "words for numbers": (second(logprobs={"token_logprobs": ["much"]}), "did not answer as a vLLM server does"),
+    "no log-probabilities": (second(logprobs=None), "did not answer as a vLLM server does"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_an_answer_that_cannot_be_right_is_refused(
+    name: str, engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil, message = SPOILED[name]
+    monkeypatch.setattr(Handler, "spoil", staticmethod(spoil))
+    with pytest.raises(PrimecliError) as info:
+        list(engine.sample([Request("p7@0", [5])], SamplingParams(n=2, max_tokens=2), tick=lambda: None))
+    assert message in str(info.value)
+    assert engine.servers[0].url in str(info.value)
+
+
+def test_a_greedy_answer_must_be_finite_too(engine: ServerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    greedy = SamplingParams(n=2, temperature=0, max_tokens=2)
+    ((_, samples),) = engine.sample([Request("p", [5])], greedy, tick=lambda: None)
+    assert [sample.logprobs.tolist() for sample in samples] == [[0.0], [0.0]]
+
+    def spoil(answer: Any) -> Any:
+        answer["choices"][0]["logprobs"]["token_logprobs"] = [None]
+        return answer
+
+    monkeypatch.setattr(Handler, "spoil", staticmethod(spoil))
+    with pytest.raises(PrimecliError, match="log-probability nan"):
+        list(engine.sample([Request("p", [5])], greedy, tick=lambda: None))

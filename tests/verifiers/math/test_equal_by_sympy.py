@@ -14,6 +14,7 @@ from primecli.verifiers.math.verifier import MathVerifier
         (r"\int_0^1 x^2 dx", "0.333", False),
         (r"\lim_{x\to 0} \frac{\sin x}{x}", "1", True),
         (r"\prod_{k=1}^{3} (2k)", "48", True),
+        (r"\begin{pmatrix}0&1\\1&0\end{pmatrix}^1", r"\sqrt[5]{x^4}", False),
     ],
 )
 def test_what_only_sympy_reads(gold: str, answer: str, same: bool) -> None:
@@ -30,6 +31,13 @@ def test_it_is_clear_whose_text_cannot_be_read(text: str) -> None:
             sympy_equal(text, "5")
     else:  # plain text that is not an expression is only equal to itself
         assert sympy_equal(text, "5") is False
+
+
+def test_an_answer_that_divides_by_zero_has_no_value() -> None:
+    with pytest.raises(AnswerUnreadable):
+        sympy_equal("5", r"10 \mod 0")
+    with pytest.raises(GoldUnreadable):
+        sympy_equal(r"10 \mod 0", "5")
 
 
 def test_a_comparison_that_sympy_cannot_make_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:

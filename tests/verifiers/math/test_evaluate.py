@@ -27,7 +27,7 @@ def test_values_are_exact_or_left_alone(text: str, value: Fraction | None) -> No
     assert exact(parse_expression(text)) == value
 
 
-@pytest.mark.parametrize("text", [r"\frac{1}{0}", "0^{-1}", r"\frac{1}{2-2}"])
+@pytest.mark.parametrize("text", [r"\frac{1}{0}", "0^{-1}", r"\frac{1}{2-2}", r"10 \bmod 0"])
 def test_a_division_by_zero_has_no_value(text: str) -> None:
     with pytest.raises(Unreadable):
         exact(parse_expression(text))
@@ -55,6 +55,19 @@ def test_numeric_values(text: str, value: Any) -> None:
 def test_large_numbers_are_refused_where_time_is_bounded(text: str) -> None:
     with pytest.raises(TooLarge):
         numeric(parse_expression(text), {}, bounded=True)
+
+
+@pytest.mark.parametrize(
+    "text", ["9^{9^{9^{9}}}", "((30!)!)!", r"\sin(10^{10^{10}})", r"\binom{10^{30}}{10^{29}}", "e^{e^{e^{e^{9}}}}"]
+)
+def test_numbers_that_no_time_suffices_for_are_always_refused(text: str) -> None:
+    with pytest.raises(TooLarge):
+        numeric(parse_expression(text), {}, bounded=False)
+
+
+@pytest.mark.parametrize(("text", "value"), [(r"17 \bmod 5", 2), (r"-1 \mod 7", 6), (r"2^{10} \bmod 7", 2)])
+def test_mod_is_an_operation(text: str, value: int) -> None:
+    assert exact(parse_expression(text)) == numeric(parse_expression(text), {}, bounded=True) == value
 
 
 def test_large_numbers_are_computed_where_it_is_not() -> None:

@@ -99,6 +99,14 @@ MEGABYTES = {
     "spaces": "answer" + " " * 1_000_000,
     "newlines": "\n" * 1_000_000,
     "dollars": "the answer is " + "$" * 1_000_000,
+    "turns": "<|im_start|>user" * 60_000,
+    "ends": "5</s>" * 200_000,
+    "questions": "\nQ: 5 =" * 120_000,
+    "final answers": "\\boxed{5}" + "final answer is (" * 60_000,
+    "list": "5, " * 330_000,
+    "brackets": "the answer is 5 apples " + "(1 + " * 200_000,
+    "statement": "so x = " + "y + " * 250_000,
+    "characters": "共有5个" * 250_000,
 }
 
 

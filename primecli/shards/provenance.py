@@ -1,0 +1,63 @@
+"""What the JSON in shards and checkpoints holds, as types: the recipe and the records of the provenance chain.
+
+The types describe what files may hold, and files may come from older versions or from other tools. So a key that a
+reader needs is Required, and any other may be missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Required, TypedDict
+
+
+class StoredRecipe(TypedDict, total=False):
+    """What a result depends on, as `primecli.pipeline.recipe.Recipe` has it."""
+
+    stage: str
+    schema_version: int
+    config: dict[str, Any]
+    models: dict[str, str | None]
+    inputs: list[str]
+    seed: int | None
+
+
+class StoredInput(TypedDict, total=False):
+    """An input shard of a command: its path as the command was given it, and the hash of its content."""
+
+    path: Required[str]
+    content: str
+
+
+class StoredRecord(TypedDict, total=False):
+    """One command of a provenance chain.
+
+    stage: such as verify. version: of primecli. command: its command line, quoted for a shell. directory: where it was
+    run, which relative paths start from. elsewhere: options from environment variables and files, as words.
+    config: all options, by name. inputs: the shards it read. models: fingerprints, by role. fingerprint: of the recipe.
+    started: in UTC, as ISO 8601. seconds: of wall time.
+    """
+
+    stage: str
+    version: str
+    command: str
+    directory: str
+    elsewhere: list[str]
+    config: dict[str, Any]
+    inputs: list[StoredInput]
+    models: dict[str, str | None]
+    seed: int | None
+    fingerprint: str
+    started: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFooter:
+    """The JSON in a shard's footer; see `primecli.shards.parquet.Footer`."""
+
+    schema_version: int
+    fingerprint: str
+    content: str
+    recipe: StoredRecipe
+    counts: dict[str, float]
+    provenance: tuple[StoredRecord, ...]
