@@ -86,9 +86,9 @@ class Interposer:
         sys.addaudithook(self._audit)
         fsync, opener = os.fsync, builtins.open
 
-        def counted_fsync(descriptor: Any) -> None:
-            self.operation("fsync", self._path_of(descriptor))
-            fsync(descriptor)
+        def counted_fsync(fd: Any) -> None:
+            self.operation("fsync", self._path_of(fd))
+            fsync(fd)
 
         def counted_open(*arguments: Any, **keywords: Any) -> Any:
             file = opener(*arguments, **keywords)

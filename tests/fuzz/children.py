@@ -40,7 +40,11 @@ class Ended:
 
 
 def prepare() -> None:
-    """Imports what the commands need. Afterwards this process has a single thread and may fork."""
+    """Imports what the commands need. Afterwards this process has a single thread and may fork.
+
+    SIGTERM then ends it by an exception, so that its temporary files are removed.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     for name in [name for name in os.environ if name.startswith("PRIMECLI_")]:
         del os.environ[name]

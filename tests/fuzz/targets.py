@@ -183,8 +183,10 @@ def _others() -> list[Target]:
             "evaluate", "tokenizer.json", (*COMMANDS["evaluate"], "--tokenizer", "policy/1"), "policy/1/tokenizer.json"
         )
     )
-    for kind in ("primecli.json", "steps.jsonl"):
-        made.append(Target("lineage", kind, ("lineage", "policy/2"), f"policy/2/trainer/{kind}"))
+    of_checkpoint = ("lineage", "policy/2")
+    made += [
+        Target("lineage", kind, of_checkpoint, f"policy/2/trainer/{kind}") for kind in ("primecli.json", "steps.jsonl")
+    ]
     made.append(
         Target("lineage", "primecli.json", ("lineage", "policy/2", "--replay"), "policy/1/trainer/primecli.json")
     )
