@@ -43,7 +43,7 @@ class Encoder:
         self._recipe: dict[str, Json] = {}
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # `tokenizers` raises nothing narrower
             raise InputError(f"{directory}: its tokenizer cannot be loaded: {first_line(error)}") from error
         self.use_template = use_template and bool(self.tokenizer.chat_template)
         self.template: ChatTemplate | None = None

@@ -89,6 +89,7 @@ def load_critic(directory: Path, placement: Placement, *, dtype: torch.dtype | N
 @contextlib.contextmanager
 def _reporting_load_errors(directory: Path, what: str) -> Iterator[None]:
     """Turns what the libraries raise while they load a model into an InputError. what: such as "a critic"."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -97,6 +98,8 @@ def _reporting_load_errors(directory: Path, what: str) -> Iterator[None]:
         raise InputError(f"{directory}: cannot be loaded as {what}: {first_line(error)}") from error
     except SafetensorError as error:
         raise InputError(f"{directory}: damaged weights: {first_line(error)}") from error
+    except StrictDataclassError as error:  # a field of config.json of another type; no ValueError
+        raise InputError(f"{directory}: its config.json cannot be read: {' '.join(str(error).split())}") from error
 
 
 def move(model: Any, placement: Placement) -> Any:

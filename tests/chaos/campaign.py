@@ -154,6 +154,10 @@ class Campaign:
             self.outcome.possible[strike.stage, strike.what] += 1
         return found
 
+    def kind(self, strike: Strike) -> str:
+        """What the operation does that is struck, such as fsync."""
+        return self.undisturbed[strike.stage].operations[strike.at - 1].split()[1]
+
     def at_random(self, each: int, seed: int) -> list[Strike]:
         """Kills at random moments, this many for each stage."""
         found = [Strike(stage, AT_RANDOM, seed + number) for number in range(each) for stage in self.undisturbed]

@@ -108,7 +108,7 @@ def first_rollouts(model: Path) -> list[dict[str, object]]:
 
 def make_models(directory: Path) -> None:
     """The model that all start from."""
-    make_model(directory / "model")
+    make_model(directory / "model", dtype="bfloat16")  # so that checkpoints have float32 parameters of their own
 
 
 def _split_weights(directory: Path) -> None:
