@@ -114,18 +114,19 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _reporting_load_errors(directory: Path, what: str) -> Iterator[None]:
     """Turns what the libraries raise while they load a model into an InputError. what: such as "a critic"."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         yield
-    except MemoryError as error:
-        raise _no_memory(directory) from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError) as error:
+    except SafetensorError as error:
+        raise InputError(f"{directory}: damaged weights: {first_line(error)}") from error
+    except StrictDataclassError as error:  # a field of config.json of another type; its text has several lines
+        raise InputError(f"{directory}: its config.json cannot be read: {' '.join(str(error).split())}") from error
+    except Exception as error:  # a config.json that does not fit can make a model's code raise anything
         if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             raise _no_memory(directory) from error
         raise InputError(f"{directory}: cannot be loaded as {what}: {first_line(error)}") from error
-    except SafetensorError as error:
-        raise InputError(f"{directory}: damaged weights: {first_line(error)}") from error
 
 
 def _no_memory(directory: Path) -> PrimecliError:
