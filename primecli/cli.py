@@ -21,7 +21,7 @@ from typer.main import get_command
 from primecli import __version__, catalog
 from primecli.errors import Interrupted, PrimecliError, ReaderClosed, UsageError
 from primecli.pipeline import pipe
-from primecli.printable import one_line
+from primecli.printable import clipped, one_line
 from primecli.setup import config
 from primecli.setup.command_line import typer_function
 from primecli.warm.protocol import first_word
@@ -295,5 +295,5 @@ def _report(name: str, error: BaseException, code: int, debug: bool, text: str |
         import traceback
 
         traceback.print_exception(error)
-    print(f"{name}: {one_line(text or str(error))}", file=sys.stderr, flush=True)
+    print(f"{name}: {clipped(one_line(text or str(error)))}", file=sys.stderr, flush=True)
     return code

@@ -101,7 +101,7 @@ def test_a_warm_stage_writes_the_same_bytes_as_a_plain_one(
     assert len(shards) == 2 + 3 + 3
     for path in shards:
         assert without_times(tmp_path / "plain" / path) == without_times(tmp_path / "warm" / path)
-    for name in ("model.safetensors", "trainer/master.safetensors", "trainer/optimizer.safetensors"):
+    for name in ("model.safetensors", "trainer/optimizer.safetensors"):
         for checkpoint in ("prm", "policy"):
             path = Path(checkpoint, name)
             assert (tmp_path / "plain" / path).read_bytes() == (tmp_path / "warm" / path).read_bytes()
