@@ -141,6 +141,7 @@ OUTSIDE = frozenset(
     {
         errno.EACCES,
         errno.EDQUOT,
+        errno.EFBIG,
         errno.EIO,
         errno.ELOOP,
         errno.EMFILE,
@@ -237,15 +238,23 @@ def _code_of(name: str, arguments: list[str], debug: bool) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         return _report(name, error, Interrupted.exit_code, debug, str(error) or "interrupted")
     except OSError as error:
-        if error.errno not in OUTSIDE:
-            return _report_bug(name, error, debug)
-        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        return _report(name, error, 1, debug, f"{where}{os.strerror(error.errno)}")
+        text = _outside(error)
+        return _report_bug(name, error, debug) if text is None else _report(name, error, 1, debug, text)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # Typer's usage errors
             text = f"{config.origin(error)}{error.format_message()} (see `{name} --help`)"
             return _report(name, error, 2, debug, text)
         return _report_bug(name, error, debug)
+
+
+def _outside(error: OSError) -> str | None:
+    """What an error says about the machine or a path; None where it can only be a bug."""
+    if "No usable temporary directory" in str(error):  # of tempfile, which has tried them all
+        return f"{error.strerror} (free some space, or set TMPDIR to a directory that can be written)"
+    if error.errno not in OUTSIDE:
+        return None
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{where}{os.strerror(error.errno)}"
 
 
 def _report_bug(name: str, error: BaseException, debug: bool) -> int:

@@ -33,7 +33,7 @@ primecli generate --model model --prompts prompts.jsonl --out runs/1/generate --
 """
 STAGES = ("generate", "verify", "filter", "score-prm", "compute-advantages")
 RESULTS = [
-    f"{name}/1/{file}" for name in ("prm", "policy") for file in ("model.safetensors", "trainer/master.safetensors")
+    f"{name}/1/{file}" for name in ("prm", "policy") for file in ("model.safetensors", "trainer/optimizer.safetensors")
 ]
 
 

@@ -11,6 +11,10 @@ def doctor(
     iteration: Annotated[
         bool, Option("Also run a whole iteration with a tiny random model.", flags="--iteration/--no-iteration")
     ] = True,
+    model: Annotated[
+        str | None,
+        Option("Also say how much disk the loop of `init` takes with this model.", metavar="DIR|HUB_ID"),
+    ] = None,
     as_json: Annotated[bool, Option("Print JSON.", flags="--json")] = False,
 ) -> int:
     """The last check runs a whole iteration: real processes, a tiny random model, four prompts, in a temporary
@@ -19,8 +23,8 @@ def doctor(
 
     Example:
 
-      primecli doctor --json
+      primecli doctor --model PRIME-RL/Eurus-2-7B-SFT
     """
     from primecli.setup.doctor import examine
 
-    return examine(iteration=iteration, as_json=as_json)
+    return examine(iteration=iteration, model=model, as_json=as_json)

@@ -2,7 +2,8 @@
 
     config.json, *.safetensors, tokenizer files    the model, in the dtype of the one it started from
     _summary.json                                  what the update did
-    trainer/master.safetensors                     parameters in float32; with --lora-rank, those that are trained
+    trainer/master.safetensors                     parameters in float32; with --lora-rank, those that are trained;
+                                                   left out where the model above has just these numbers
     trainer/base.safetensors                       with --lora-rank, the frozen parameters, exactly
     trainer/optimizer.safetensors                  AdamW's two moments of each trained parameter, float32
     trainer/primecli.json                          fingerprints, lineage, step, provenance
@@ -47,6 +48,8 @@ MASTER = "master.safetensors"
 BASE = "base.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STEPS = "steps.jsonl"
+GENERATION_CONFIG = "generation_config.json"
+IN_MODEL = "model"  # in a checkpoint's record, as `master`: the exported model has the float32 parameters themselves
 
 NOT_COPIED = (
     "*.safetensors",
@@ -121,10 +124,14 @@ def load_master_weights(model: torch.nn.Module, directory: Path, *, of_another_k
 
     of_another_kind: the checkpoint may lack some of them, as a policy that a critic starts from has no value head.
     """
-    if is_checkpoint(directory):  # then a missing master file means that it is damaged
+    if is_checkpoint(directory):  # then a missing file means that it is damaged
+        record = read_trainer_record(directory)
+        if record.get("master") == IN_MODEL:
+            _copy_into(model, _exported(directory), directory, partly=of_another_kind)
+            return
         path = directory / TRAINER_DIRECTORY / MASTER
         saved = load_tensors(path)
-        options = lora.stored_options(read_trainer_record(directory))
+        options = lora.stored_options(record)
         if options is not None:
             saved = lora.merge_tensors(load_tensors(path.with_name(BASE)), saved, options)
         _copy_into(model, saved, path, partly=of_another_kind)
@@ -148,6 +155,13 @@ def load_adapted(model: torch.nn.Module, directory: Path) -> None:
     """Copies a checkpoint's base parameters and adapters into a model with adapters, without merging them."""
     path = directory / TRAINER_DIRECTORY / MASTER
     _copy_into(model, {**load_tensors(path.with_name(BASE)), **load_tensors(path)}, path)
+
+
+def _exported(directory: Path) -> dict[str, torch.Tensor]:
+    """The tensors of the model that a checkpoint exports, from all its files."""
+    return {
+        name: tensor for path in sorted(directory.glob("*.safetensors")) for name, tensor in load_tensors(path).items()
+    }
 
 
 def _copy_into(model: torch.nn.Module, saved: dict[str, torch.Tensor], path: Path, *, partly: bool = False) -> None:
@@ -213,7 +227,7 @@ def save(
     from safetensors import SafetensorError
 
     try:
-        _save_tensors(directory, model, moments, source, same_base)
+        master_in_model = _save_tensors(directory, model, moments, source, same_base)
     except SafetensorError as error:
         code = errno.ENOSPC if "os error 28" in str(error) or "No space left" in str(error) else errno.EIO
         raise OSError(code, str(error)) from error
@@ -222,7 +236,9 @@ def save(
             shutil.copyfile(path, directory / path.name)
     trainer = directory / TRAINER_DIRECTORY
     weights = weights_fingerprint(directory)
-    write_json_atomically(trainer / TRAINER_FILE, {**record, "weights": weights, "lineage": [*lineage, weights]})
+    where = {"master": IN_MODEL} if master_in_model else {}
+    identity = {"weights": weights, "lineage": [*lineage, weights]}
+    write_json_atomically(trainer / TRAINER_FILE, {**record, **where, **identity})
     (trainer / STEPS).write_text("".join(json.dumps(step) + "\n" for step in steps), encoding="utf-8")
     # safetensors makes its files readable by the owner only, whatever the umask
     for path in directory.rglob("*.safetensors"):
@@ -231,21 +247,50 @@ def save(
 
 def _save_tensors(
     directory: Path, model: Any, moments: Mapping[str, torch.Tensor], source: Path, same_base: bool
-) -> None:
+) -> bool:
+    """Writes all tensors of a checkpoint; returns whether the exported model is the only copy of its parameters."""
+    import torch
     from safetensors.torch import save_file
+    from transformers import GenerationConfig
 
     trainer = directory / TRAINER_DIRECTORY
     trainer.mkdir()
-    adapted = lora.has_adapters(model)
+    dtype, adapted = stored_dtype(source), lora.has_adapters(model)
     # without adapters every parameter is saved, even those that a model keeps frozen
     kept = lora.trained(model) if adapted else lora.parameters(model)
-    save_file({name: parameter.detach().contiguous() for name, parameter in kept.items()}, trainer / MASTER)
+    may_be_exported = dtype == torch.float32 and not adapted
+    if not may_be_exported:
+        _save_master(trainer, kept)
     save_file(dict(moments), trainer / OPTIMIZER)
     if adapted:
         previous = source / TRAINER_DIRECTORY / BASE if same_base else None
         _save_base(trainer / BASE, lora.frozen(model), previous)
         lora.merge(model)
-    model.to(stored_dtype(source)).save_pretrained(directory)
+    model = model.to(dtype)
+    # the source's own file is copied; transformers refuses to write one with settings that contradict each other
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    model.save_pretrained(directory)
+    (directory / GENERATION_CONFIG).unlink(missing_ok=True)
+    if not may_be_exported:
+        return False
+    # transformers stores some architectures under other names or in other shapes than it computes with
+    exported = _exported(directory)
+    if all(name in exported and _same_numbers(exported[name], parameter) for name, parameter in kept.items()):
+        return True
+    _save_master(trainer, kept)
+    return False
+
+
+def _save_master(trainer: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: parameter.detach().contiguous() for name, parameter in parameters.items()}, trainer / MASTER)
+
+
+def _same_numbers(stored: torch.Tensor, parameter: torch.nn.Parameter) -> bool:
+    import torch
+
+    return stored.dtype == parameter.dtype and torch.equal(stored, parameter.detach().cpu())
 
 
 def _save_base(path: Path, frozen: Mapping[str, torch.nn.Parameter], previous: Path | None) -> None:

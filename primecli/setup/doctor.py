@@ -16,16 +16,16 @@ from primecli.setup.doctor_checks import Check
 STYLES = {"ok": "green", "note": "yellow", "failed": "bold red"}
 
 
-def examine(*, iteration: bool, as_json: bool) -> int:
+def examine(*, iteration: bool, model: str | None, as_json: bool) -> int:
     """Runs all checks and prints them; returns the exit code: 1 if a check failed.
 
-    iteration: also run a small iteration, which takes longest. as_json: print JSON instead of a table. A failed check
-    is also written to stderr at once.
+    iteration: also run a small iteration, which takes longest. model: a model to train, a directory or hub id; None
+    for none. as_json: print JSON instead of a table. A failed check is also written to stderr at once.
     """
     if iteration:
         say("doctor", "checking the installation and running a small iteration: this takes about half a minute")
     results = []
-    for check in _checks(iteration):
+    for check in _checks(iteration, model):
         results.append(check)
         if check.status == "failed":
             say("doctor", f"{check.name}: {check.found}{f' ({check.hint})' if check.hint else ''}")
@@ -38,7 +38,7 @@ def examine(*, iteration: bool, as_json: bool) -> int:
     return 1 if failed else 0
 
 
-def _checks(iteration: bool) -> Iterator[Check]:
+def _checks(iteration: bool, model: str | None) -> Iterator[Check]:
     """The results of all checks, each as soon as it is known."""
     steps: list[Callable[[], Iterator[Check]]] = [
         doctor_checks.versions,
@@ -50,6 +50,8 @@ def _checks(iteration: bool) -> Iterator[Check]:
         doctor_checks.sandbox,
         doctor_checks.extras,
     ]
+    if model is not None:
+        steps.insert(steps.index(doctor_checks.disk) + 1, lambda: doctor_checks.disk_for_training(model))
     for step in [*steps, doctor_iteration.iteration] if iteration else steps:
         yield from step()
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import primecli
+from primecli.setup.disk_needs import disk_needs, free_bytes, size
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -210,9 +211,22 @@ def disk() -> Iterator[Check]:
         if not os.access(directory, os.W_OK):
             yield Check(name, "note", f"{found}, which is not writable", "change to a directory that you can write to")
         elif free < LITTLE_DISK_GIB:
-            yield Check(name, "note", found, "a checkpoint takes up to 16 bytes per parameter")
+            yield Check(name, "note", found, "a checkpoint takes up to 14 bytes per parameter")
         else:
             yield Check(name, "ok", found)
+
+
+def disk_for_training(model: str) -> Iterator[Check]:
+    """Whether the checkpoints of the loop fit on the disk of the current directory. model: a directory or hub id."""
+    needs, free, name = disk_needs(model), free_bytes(Path.cwd()), "disk for training"
+    if needs is None:
+        hint = "download the model first, or name its directory: the sizes come from its files"
+        yield Check(name, "note", f"{model}: no readable safetensors files on this machine", hint)
+    elif free < needs.at_once():
+        found = f"{needs.in_words()}; {size(free)} free in {Path.cwd()}"
+        yield Check(name, "note", found, "train with --lora-rank, or on another disk (RUN=DIR)")
+    else:
+        yield Check(name, "ok", f"{needs.in_words()}; {size(free)} free in {Path.cwd()}")
 
 
 def sandbox() -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from primecli.models.identity import (
 )
 from primecli.models.loading import load_model
 from primecli.models.preload import Preloader
+from primecli.models.same_tokens import TokenCheck
 from primecli.pipeline import loggers, pipe
 from primecli.pipeline.inputs import Inputs
 from primecli.pipeline.progress import duration
@@ -42,12 +44,14 @@ class UpdateRun(Run):
     """One run of an update, with one checkpoint: its lock, input, loggers and metrics.
 
     options: the options of the update.
+    target: the checkpoint's directory; where --checkpoint is a symbolic link, what it points to.
     shards: the whole input; empty until `read` has returned.
     """
 
     def __init__(self, stage: str, options: UpdateOptions) -> None:
         super().__init__(stage, options)
         self.options = options
+        self.target = _behind_links(options.checkpoint)
         self.shards: list[Shard] = []
         self._signatures: dict[Path, tuple[tuple[str, int, int], ...]] = {}  # of the models' directories, at the start
         self._log = loggers.step_log(
@@ -61,9 +65,11 @@ class UpdateRun(Run):
         self._waited = 0.0  # seconds spent waiting for the stage before
 
     def __enter__(self) -> Self:
-        target = self.options.checkpoint
+        target = self.target
         if target.name in ("", ".."):  # the lock would be beside something else
             raise UsageError(f"--checkpoint {target}: has no name of its own", "name a directory to make")
+        if os.path.ismount(target):
+            raise UsageError(f"--checkpoint {target}: is a mount point, which cannot be replaced", "name one below it")
         make_directory(target.parent)
         self._stack.enter_context(lock(target.parent / f".{target.name}.lock", str(target)))
         remove_leftovers(target.parent, of=target.name)
@@ -109,7 +115,7 @@ class UpdateRun(Run):
         """
         options = self.options
         inputs = Inputs(options.shards, partial=options.partial, together=True, warn=self.warn)
-        if options.force or not options.checkpoint.exists():
+        if options.force or not self.target.exists():
             inputs.while_idle = while_idle
         for shard in inputs:
             require_columns(shard.path, shard.footer.columns, needs)
@@ -120,18 +126,12 @@ class UpdateRun(Run):
                 raise PrimecliError(f"{directory} has changed while this stage waited for its input")
         return self.shards
 
-    def note_small_batch(self) -> None:
-        """Says so if all rows fit into one mini-batch, so that an epoch is a single step."""
-        rows, mini_batch = sum(shard.footer.rows for shard in self.shards), self.options.mini_batch
-        if rows < mini_batch:
-            self.note(f"the {rows} rollouts are fewer than --mini-batch {mini_batch}: each epoch is a single step")
-
     def skip(self) -> bool:
         """Whether the checkpoint exists already; if so, passes the input paths on.
 
         Raises UsageError if something else is in its place, and PrimecliError if another run made the checkpoint.
         """
-        target = self.options.checkpoint
+        target = self.target
         if not target.exists():
             return False
         if not (target / TRAINER_DIRECTORY / TRAINER_FILE).exists():
@@ -157,7 +157,6 @@ class UpdateRun(Run):
         metrics: those of the stage, besides those of the optimizer steps.
         """
         recipe = self.recipe(self.shards)
-        target = self.options.checkpoint
         provenance = self.provenance(recipe, self.shards)
         summary = self.summary("complete")
         summary.shards = [shard.name for shard in self.shards]
@@ -165,7 +164,7 @@ class UpdateRun(Run):
         summary.groups = int(rollouts.group_index.max()) + 1
         summary.seconds = self.seconds(self._waited)
         summary.metrics = {**trainer.metrics(), **metrics, "peak_memory_gib": peak_memory_gib(trainer.placement)}
-        with directory_atomically(target, replace=self.options.force) as directory:
+        with directory_atomically(self.target, replace=self.options.force) as directory:
             trainer.save(directory, recipe, provenance)
             summary.write(directory)
         history, saved_nothing = trainer.history, trainer.optimizer.offload and trainer.placement.device.type == "cpu"
@@ -173,10 +172,27 @@ class UpdateRun(Run):
         self._log.close(ok=True)  # before the next stage starts, which may continue the same wandb run
         if not self.options.quiet:
             show_metrics(summary, history)
+        if summary.rows < self.options.mini_batch:
+            size = self.options.mini_batch
+            self.note(f"the {summary.rows} rollouts are fewer than --mini-batch {size}: each epoch was a single step")
         if saved_nothing:
             self.note("--offload-optimizer saved nothing: on a CPU the moments are in its memory anyway")
-        self.note(f"{summary.rows} rollouts in {summary.groups} groups, {duration(summary.seconds)} -> {target}")
+        self.note(f"{summary.rows} rollouts in {summary.groups} groups, {duration(summary.seconds)} -> {self.target}")
         pipe.emit_all([shard.path for shard in self.shards])
+
+
+def _behind_links(checkpoint: Path) -> Path:
+    """What a symbolic link points to, also where that does not exist yet, or the path itself if it is no link.
+
+    A directory cannot be renamed onto a link, and that would show only after the last step. Raises UsageError for links
+    that lead in a circle.
+    """
+    if not checkpoint.is_symlink():
+        return checkpoint
+    real = Path(os.path.realpath(checkpoint))
+    if real.is_symlink():
+        raise UsageError(f"--checkpoint {checkpoint}: its symbolic link leads in a circle", "remove it")
+    return real
 
 
 class Train(Protocol):
@@ -218,7 +234,10 @@ def run_update(
             models.append((reference_directory, options.resolved_dtype()))
         run.read([*TOKENS, *needs], while_idle=lambda: preloader.begin(models))
         if not run.skip():
-            run.note_small_batch()
+            directories = {role: source, **({"ref": reference_directory} if reference_directory else {})}
+            tokens_check = TokenCheck(directories)
+            for shard in run.shards:
+                tokens_check.check(shard)
             train(run, source, reference_directory, preloader.load)
 
 

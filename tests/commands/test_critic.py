@@ -84,9 +84,9 @@ def test_the_checkpoint_is_a_token_classifier(tiny: Path, tmp_path: Path, primec
     learn(primecli, tmp_path, tiny, tmp_path / "1")
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "1")
     assert model.config.num_labels == 1
-    master = load_file(tmp_path / "1/trainer/master.safetensors")
-    assert torch.equal(master["score.weight"], model.score.weight)
-    assert "lm_head.weight" not in master
+    stored = load_file(tmp_path / "1/model.safetensors")
+    assert torch.equal(stored["score.weight"], model.score.weight)
+    assert "lm_head.weight" not in stored
 
 
 def test_one_process_per_step_equals_one_of_all_steps(tiny: Path, tmp_path: Path, primecli: Any) -> None:
@@ -107,7 +107,7 @@ def test_a_policys_checkpoint_starts_a_critic(tiny: Path, tmp_path: Path, primec
         row[schema.ADVANTAGES] = [1.0] * len(row[schema.RESPONSE_IDS])
     primecli("update-policy", "--policy", tiny, "--checkpoint", tmp_path / "p", write_shards(tmp_path / "adv", rows))
     learn(primecli, tmp_path, tmp_path / "p", tmp_path / "1", "--lr", 0)
-    policy, critic = (load_file(tmp_path / name / "trainer/master.safetensors") for name in ("p", "1"))
+    policy, critic = (load_file(tmp_path / name / "model.safetensors") for name in ("p", "1"))
     assert all(torch.equal(critic[name], policy[name]) for name in policy if name in critic)
     assert set(critic) - set(policy) == {"score.weight", "score.bias"}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from typer.main import get_command
 
 from primecli import cli
@@ -26,7 +27,8 @@ def texts(directory: Path) -> dict[str, str]:
 def test_it_lists_the_files_and_the_next_step(tmp_path: Path, primecli: Any) -> None:
     result = primecli("init", tmp_path / "a b", "--model", "some/model")
     *lines, last = map(str, result.paths)
-    assert lines == [f"wrote {tmp_path / 'a b' / name}" for name in NAMES]
+    assert lines[:-1] == [f"wrote {tmp_path / 'a b' / name}" for name in NAMES]
+    assert lines[-1].startswith("disk: an iteration writes 28 bytes for each parameter")  # its size is not known
     assert last.startswith(f"next: make -C '{tmp_path / 'a b'}' ITERATIONS=1")
     assert "MODEL      ?= some/model\n" in texts(tmp_path / "a b")["Makefile"]
 
@@ -101,7 +103,7 @@ def test_the_makefile_runs_the_stages_with_options_that_exist(
     variables: str, stages: str, tmp_path: Path, primecli: Any
 ) -> None:
     primecli("init", tmp_path, "--model", "some/model")
-    done = shell(f"make -n ITERATIONS=4 HELDOUT=other.jsonl EVAL_EVERY=2 KEEP=last {variables}", tmp_path)
+    done = shell(f"make -n ITERATIONS=4 HELDOUT=other.jsonl EVAL_EVERY=2 {variables}", tmp_path)
     assert done.returncode == 0, done.stderr
     commands = re.findall(r"primecli ([a-z-]+)([^|>]*)", done.stdout)
     evaluation, training = ["generate", "verify", "evaluate"], stages.split()
@@ -111,10 +113,34 @@ def test_the_makefile_runs_the_stages_with_options_that_exist(
         known = {f"--{option}" for option in options(get_command(cli.app).commands[name])}  # type: ignore[attr-defined]
         assert set(re.findall(r"--[a-z-]+", rest)) <= known
     assert re.findall(r"--step (\d)", done.stdout) == list("1234")
-    removed = re.findall(r"run/policy/(\d)/trainer", done.stdout)
-    assert removed == ["1", "2"]  # the two newest are kept
     wired = re.findall(r"update-policy --policy (\S+)", done.stdout)
     assert wired == ["some/model", "run/policy/1", "run/policy/2", "run/policy/3"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "policies", "others", "shards"),
+    [("all", "", "", ""), ("evaluated", "1", "12", ""), ("last", "12", "12", "1234")],
+)
+def test_what_stays_of_an_iteration(
+    keep: str, policies: str, others: str, shards: str, tmp_path: Path, primecli: Any
+) -> None:
+    """The two newest checkpoints always, and metrics; policies of which the model is removed, and so on."""
+    primecli("init", tmp_path, "--model", "some/model")
+    done = shell(f"make -n ITERATIONS=4 HELDOUT=other.jsonl EVAL_EVERY=2 KEEP={keep}", tmp_path)
+    assert re.findall(r"run/policy/(\d)/\*", done.stdout) == list(policies)
+    assert re.findall(r"run/policy/(\d)/trainer/\*", done.stdout) == list(others)
+    assert re.findall(r"run/prm/(\d)/\*", done.stdout) == list(others)
+    assert re.findall(r"run/(\d)/score-prm/\*", done.stdout) == list(shards)
+
+
+def test_a_loop_says_what_disk_it_needs_and_refuses_an_unknown_keep(tmp_path: Path, tiny: Path, primecli: Any) -> None:
+    lines = primecli("init", tmp_path, "--model", tiny).paths
+    (line,) = (str(line) for line in lines if str(line).startswith("disk: "))
+    parameters = sum(tensor.numel() for tensor in load_file(tiny / "model.safetensors").values())
+    assert f"(12 bytes for each of {parameters:,} parameters)" in line
+    assert f"free in {tmp_path}" in line
+    done = shell("make KEEP=some", tmp_path)
+    assert (done.returncode, "KEEP=some: give evaluated, last or all" in done.stderr) == (2, True)
 
 
 def test_a_killed_loop_continues_and_ends_with_a_policy_and_a_report(

@@ -49,7 +49,7 @@ def train(primecli: Any, policy: Path, directory: Path, target: Path, *options: 
 
 
 def weights(checkpoint: Path) -> torch.Tensor:
-    tensors = load_file(checkpoint / "trainer" / "master.safetensors")
+    tensors = load_file(checkpoint / "model.safetensors")
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Qwen2ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from primecli.models import scoring
 from primecli.models.identity import model_fingerprint
@@ -50,8 +57,7 @@ def command(stage: str, model: Path, ref: Path, checkpoint: Path) -> list[Any]:
 
 
 def weights(checkpoint: Path) -> dict[str, bytes]:
-    names = ["model.safetensors", "trainer/master.safetensors", "trainer/optimizer.safetensors"]
-    return {name: (checkpoint / name).read_bytes() for name in names}
+    return {str(path.relative_to(checkpoint)): path.read_bytes() for path in checkpoint.rglob("*.safetensors")}
 
 
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
@@ -168,6 +174,32 @@ def test_a_rerun_keeps_the_checkpoint_and_another_run_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp")) == []
 
 
+def test_a_checkpoint_behind_a_symbolic_link_is_replaced_where_it_is(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", tiny)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "ckpt").symlink_to("disk/1")  # which does not exist yet
+    arguments = [*command("update-prm", tiny, tiny, tmp_path / "ckpt"), directory]
+    primecli(*arguments)
+    first = weights(tmp_path / "disk/1")
+    primecli(*arguments)  # which finds it there
+    primecli(*arguments, "--lr", "1e-2", "--force")
+    assert (tmp_path / "ckpt").readlink() == Path("disk/1")
+    assert set(weights(tmp_path / "ckpt")) == set(first)
+    assert weights(tmp_path / "ckpt") != first
+    assert [path.name for path in (tmp_path / "disk").iterdir() if ".tmp" in path.name] == []
+
+
+def test_links_in_a_circle_and_mount_points_are_refused_before_any_work(
+    tiny: Path, tmp_path: Path, primecli: Any
+) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    result = primecli(*command("update-prm", tiny, tiny, tmp_path / "a"), tmp_path / "nowhere", check=False)
+    assert (result.code, "leads in a circle" in result.line()) == (2, True)
+    result = primecli(*command("update-prm", tiny, tiny, Path("/proc")), tmp_path / "nowhere", check=False)
+    assert (result.code, "is a mount point" in result.line()) == (2, True)
+
+
 def test_a_directory_that_is_not_a_checkpoint_is_never_overwritten(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").touch()
@@ -247,12 +279,49 @@ def test_a_gradient_limit_of_zero_is_no_limit(tiny: Path, tmp_path: Path, primec
     assert found[0] == found[1] != (tiny / "model.safetensors").read_bytes()
 
 
-def test_a_checkpoint_without_its_master_weights_is_damaged(tiny: Path, tmp_path: Path, primecli: Any) -> None:
-    directory = batch(tmp_path / "in", tiny)
-    primecli(*command("update-prm", tiny, tiny, tmp_path / "1"), directory)
+def test_a_checkpoint_without_its_master_weights_is_damaged(bfloat16: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = batch(tmp_path / "in", bfloat16)
+    primecli(*command("update-prm", bfloat16, bfloat16, tmp_path / "1"), directory)
     (tmp_path / "1/trainer/master.safetensors").unlink()
-    result = primecli(*command("update-prm", tmp_path / "1", tiny, tmp_path / "2"), directory, check=False)
+    result = primecli(*command("update-prm", tmp_path / "1", bfloat16, tmp_path / "2"), directory, check=False)
     assert (result.code, "master.safetensors: cannot be read" in result.line()) == (3, True)
+
+
+def test_a_float32_model_is_its_own_master(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    """A checkpoint that has a master file too, as one of an earlier version, is continued to the same bits."""
+    first, second = sorted(batch(tmp_path / "in", tiny).glob("*.parquet"))[:2]
+    primecli(*command("update-prm", tiny, tiny, tmp_path / "1"), first)
+    assert set(weights(tmp_path / "1")) == {"model.safetensors", "trainer/optimizer.safetensors"}
+    earlier = tmp_path / "earlier"
+    shutil.copytree(tmp_path / "1", earlier)
+    shutil.copyfile(earlier / "model.safetensors", earlier / "trainer/master.safetensors")
+    record = json.loads((earlier / "trainer/primecli.json").read_text())
+    assert record.pop("master") == "model"
+    (earlier / "trainer/primecli.json").write_text(json.dumps(record))
+    for name in ("1", "earlier"):
+        primecli(*command("update-prm", tmp_path / name, tiny, tmp_path / f"{name}-next"), second)
+    assert weights(tmp_path / "1-next") == weights(tmp_path / "earlier-next")
+
+
+def test_a_model_whose_files_have_other_names_than_its_parameters_keeps_a_master(tmp_path: Path, primecli: Any) -> None:
+    """Here the experts, which transformers stores one by one and computes with as one tensor."""
+    make_model(tmp_path / "model")
+    config = Qwen3MoeConfig(
+        vocab_size=258,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        moe_intermediate_size=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+    )
+    Qwen3MoeForCausalLM(config).save_pretrained(tmp_path / "model")  # type: ignore[no-untyped-call]
+    directory = batch(tmp_path / "in", tmp_path / "model")
+    for number in (1, 2):
+        model = tmp_path / (str(number - 1) if number > 1 else "model")
+        primecli(*command("update-policy", model, model, tmp_path / str(number)), directory)
+    assert {"model.safetensors", "trainer/master.safetensors"} < set(weights(tmp_path / "2"))
 
 
 def test_checkpoints_with_equal_weights_and_different_moments_differ(tiny: Path, tmp_path: Path, primecli: Any) -> None:

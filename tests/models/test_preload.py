@@ -158,7 +158,7 @@ def test_an_update_loads_ahead_what_it_trains_unless_its_checkpoint_is_there(
     assert set(piped(shards, *command, tmp_path / "ahead")) == {tiny, other}
     assert piped(shards, *command, tmp_path / "ahead") == []  # the output exists already
     primecli(*command, tmp_path / "plain", directory)
-    for name in ("model.safetensors", "trainer/master.safetensors"):
+    for name in ("model.safetensors", "trainer/optimizer.safetensors"):
         assert (tmp_path / "ahead" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 

@@ -17,6 +17,7 @@ from primecli.errors import UsageError
 from primecli.files import make_directory, remove_abandoned, write_text_atomically
 from primecli.printable import printable
 from primecli.setup.config import SHARED, options
+from primecli.setup.disk_needs import PAIRS_AT_ONCE, DiskNeeds, disk_needs, free_bytes, size
 
 PROMPTS = "prompts.jsonl"
 HELDOUT = "heldout.jsonl"
@@ -63,9 +64,23 @@ def write_starter(
         print(printable(f"wrote {directory / name}"))
     if prompts is not None and heldout is None:
         print("no held-out prompts, so nothing will be evaluated: name some with --heldout, or make HELDOUT=FILE")
+    if model is not None:
+        print(printable(_disk_line(model, directory)))
     missing = "" if model is not None else " MODEL=DIR_OR_HUB_ID"
     next_step = f"next: make -C {shlex.quote(str(directory))}{missing} ITERATIONS=1, and see {directory / 'README.md'}"
     print(printable(next_step))
+
+
+def _disk_line(model: str, directory: Path) -> str:
+    """How much disk the loop needs with this model, and how much is free."""
+    needs, free = disk_needs(model), f"{size(free_bytes(directory))} free in {directory}"
+    if needs is not None:
+        return f"disk: {needs.in_words()}; {free}"
+    each = DiskNeeds(1, 2).iteration()
+    return (
+        f"disk: an iteration writes {each} bytes for each parameter of a bfloat16 model, and the loop keeps the "
+        f"checkpoints of up to {PAIRS_AT_ONCE} iterations, see KEEP in the Makefile; {free}"
+    )
 
 
 def contents(
