@@ -42,6 +42,7 @@ class Encoder:
         self._recipe: dict[str, Json] = {}
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            self.tokenizer("1")  # uses settings that loading does not look at, such as model_max_length
         except Exception as error:  # the libraries raise what they like, even a plain Exception
             raise InputError(f"{directory}: its tokenizer cannot be loaded: {first_line(error)}") from error
         self.use_template = use_template and bool(self.tokenizer.chat_template)

@@ -289,7 +289,10 @@ def _read_rows(path: Path, rows: Sequence[int]) -> pa.Table:
         count = file.metadata.row_group(number).num_rows
         inside = [row - first for row in rows if first <= row < first + count]
         if inside:
-            parts.append(file.read_row_group(number, columns=columns).take(pa.array(inside)))
+            try:
+                parts.append(file.read_row_group(number, columns=columns).take(pa.array(inside)))
+            except (pa.ArrowException, OSError) as error:
+                raise parquet.unreadable(path, error) from error
             position_of |= {first + row: kept + index for index, row in enumerate(inside)}
             kept += len(inside)
         first += count

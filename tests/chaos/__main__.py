@@ -8,6 +8,7 @@ python -m tests.chaos --stage filter --strike kill      one kind of strike on on
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import shutil
 import sys
@@ -15,12 +16,13 @@ import time
 from collections.abc import Sequence
 
 from tests.chaos.campaign import AT_RANDOM, Campaign, Strike
+from tests.chaos.hostile import Programs
 from tests.chaos.interposer import STRIKES
 from tests.fuzz import campaign as fuzz
 from tests.fuzz import children, material
 from tests.fuzz.material import STAGES
 
-FUZZ_SHARE = 0.35  # of the time, where it is limited
+FUZZ_SHARE, PROGRAMS_SHARE = 0.35, 0.15  # of the time, where it is limited
 
 
 def arguments() -> argparse.Namespace:
@@ -52,12 +54,16 @@ def main() -> int:
         print(f"prepared in {time.monotonic() - started:.0f} s", flush=True)
         deadline = time.monotonic() + 60 * asked.minutes if asked.minutes else None
         fuzzing = None if asked.rounds == 0 or asked.at is not None else _broken_input(asked, base, scratch)
+        programs = Programs()
+        if asked.stage is None and asked.strike is None:
+            share = 60 * PROGRAMS_SHARE * asked.minutes if asked.minutes else None
+            programs.run(asked.seed, None if share is None else time.monotonic() + share, scratch)
         campaign = Campaign(base, scratch, asked.stage or tuple(STAGES))
         for strike in chosen(campaign, asked):
             if deadline is not None and time.monotonic() > deadline:
                 break
             campaign.run(strike)
-        return report(campaign, fuzzing, time.monotonic() - started)
+        return report(campaign, fuzzing, programs, time.monotonic() - started)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -90,17 +96,36 @@ def chosen(campaign: Campaign, asked: argparse.Namespace) -> list[Strike]:
     if AT_RANDOM in whats:
         strikes += campaign.at_random(12, asked.seed)
     if asked.minutes or asked.count:
-        random.Random(asked.seed).shuffle(strikes)
+        strikes = spread(strikes, campaign, asked.seed)
     return strikes[: asked.count]
 
 
-def report(campaign: Campaign, fuzzing: fuzz.Campaign | None, seconds: float) -> int:
+def spread(strikes: Sequence[Strike], campaign: Campaign, seed: int) -> list[Strike]:
+    """The strikes in random order, but each stage, strike and kind of operation once before any of them twice.
+
+    Nine operations in ten are writes of shards, one like another.
+    """
+    groups: dict[tuple[str, ...], list[Strike]] = {}
+    for strike in random.Random(seed).sample(strikes, len(strikes)):
+        operation = "" if strike.what == AT_RANDOM else campaign.kind(strike)
+        groups.setdefault((strike.stage, strike.what, operation), []).append(strike)
+    rounds = itertools.zip_longest(*groups.values())
+    ordered = []
+    for number, row in enumerate(rounds):
+        present = [strike for strike in row if strike is not None]
+        ordered += random.Random(seed + number).sample(present, len(present))
+    return ordered
+
+
+def report(campaign: Campaign, fuzzing: fuzz.Campaign | None, programs: Programs, seconds: float) -> int:
     """Prints what came of it; returns the exit code."""
     failures = list(campaign.outcome.failures)
     if fuzzing is not None:
         failures += fuzzing.tally.failures
         print(fuzzing.tally.table())
         print(f"broken input: {fuzzing.tally.cases.total()} cases, {len(fuzzing.tally.failures)} failures")
+    failures += programs.failures
+    print(programs.line())
     print(campaign.outcome.table())
     print(f"{len(failures)} failures, {seconds:.0f} s")
     for failure in failures:

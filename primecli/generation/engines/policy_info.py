@@ -39,9 +39,14 @@ def stop_ids(directory: Path, config: Any, tokenizer: Any) -> tuple[int, ...]:
     from transformers import GenerationConfig
 
     if (directory / "generation_config.json").exists():
-        stop = GenerationConfig.from_pretrained(directory, local_files_only=True).eos_token_id
+        try:
+            stop = GenerationConfig.from_pretrained(directory, local_files_only=True).eos_token_id
+        except Exception as error:  # it compares and converts what it finds, whatever its type
+            text = f"{directory}: its generation_config.json cannot be read: {first_line(error)}"
+            raise InputError(text) from error
     else:
         stop = GenerationConfig.from_model_config(config).eos_token_id
-    ids = set(stop if isinstance(stop, list) else [stop])
-    ids.add(tokenizer.eos_token_id)
-    return tuple(sorted(token for token in ids if token is not None))
+    ids = [*(stop if isinstance(stop, list) else [stop]), tokenizer.eos_token_id]
+    if not all(token is None or isinstance(token, int) for token in ids):
+        raise InputError(f"{directory}: eos_token_id is {stop!r}, not a token id or a list of them")
+    return tuple(sorted({token for token in ids if token is not None}))
