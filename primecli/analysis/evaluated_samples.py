@@ -11,6 +11,7 @@ import numpy as np
 from primecli.analysis.evaluation import NO_SOURCE, Key, PromptSamples, Samples
 from primecli.errors import InputError
 from primecli.shards import parquet, schema
+from primecli.shards.columns import flat_column, list_sums
 from primecli.shards.parquet import Shard
 from primecli.shards.streaming import stream
 from primecli.verifiers import Task, choose_verifier
@@ -94,7 +95,7 @@ def _add(prompts: dict[Key, PromptSamples], table: pa.Table, scores: np.ndarray 
 
 def _scores(table: pa.Table, shard: Shard, select: str, separator: str, spellers: Spellers | None) -> np.ndarray:
     """(B,) float64: the score of each response."""
-    sums, lengths = parquet.list_sums(table, schema.PROCESS_REWARDS)
+    sums, lengths = list_sums(table, schema.PROCESS_REWARDS)
     if spellers is None:
         return sums
     from primecli.models.steps import last_of_steps
@@ -105,7 +106,7 @@ def _scores(table: pa.Table, shard: Shard, select: str, separator: str, spellers
             f"{shard.path}: --select {select} needs the tokenizer that the rollouts were sampled with, to find steps",
             "name it with --tokenizer, or use --select sum",
         )
-    rewards, _ = parquet.flat_column(table, schema.PROCESS_REWARDS)
+    rewards, _ = flat_column(table, schema.PROCESS_REWARDS)
     scores = np.zeros(table.num_rows)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     for row, ids in enumerate(table[schema.RESPONSE_IDS].to_pylist()):

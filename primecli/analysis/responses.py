@@ -14,8 +14,10 @@ import numpy as np
 from primecli.analysis.search import RIGHT
 from primecli.errors import InputError
 from primecli.shards import parquet, schema
+from primecli.shards.columns import flat_column
+from primecli.shards.groups import check_groups, claim_groups
 from primecli.shards.parquet import Shard
-from primecli.shards.rollouts import check_lists, claim_groups
+from primecli.shards.rollouts import check_lists
 from primecli.shards.streaming import stream
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ def collect(shards: Iterable[Shard]) -> Responses:
         parquet.require_columns(shard.path, shard.footer.columns, REQUIRED_COLUMNS)
         optional = [schema.GROUP_SIZE] if schema.GROUP_SIZE in shard.footer.columns else []
         table = parquet.read_table(shard.path, [schema.GROUP_ID, schema.SAMPLE_INDEX, *optional])
-        parquet.check_groups(table, shard.path)
+        check_groups(table, shard.path)
         groups = table[schema.GROUP_ID].to_pylist()
         claim_groups(dict.fromkeys(groups), shard.path, owners)
         numbers = [group_numbers.setdefault(group, len(group_numbers)) for group in groups]
@@ -133,8 +135,8 @@ def _reduced(path: Path) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
 
 
 def _numbers(table: pa.Table, path: Path, first_row: int) -> dict[str, np.ndarray]:
-    rewards, lengths = parquet.flat_column(table, schema.PROCESS_REWARDS)
-    ids, _ = parquet.flat_column(table, schema.RESPONSE_IDS)
+    rewards, lengths = flat_column(table, schema.PROCESS_REWARDS)
+    ids, _ = flat_column(table, schema.RESPONSE_IDS)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     outcomes = table[schema.OUTCOME_REWARD].to_numpy().astype(np.float64)
     outside = np.flatnonzero((outcomes < 0) | (outcomes > 1))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primecli.shards import parquet, schema
+from primecli.shards.columns import flat_column, list_sums
 from primecli.shards.parquet import Shard
 from primecli.shards.streaming import stream
 
@@ -190,14 +191,14 @@ def sort_keys(table: Any, sort: Sort | None, outcomes: np.ndarray) -> np.ndarray
     if sort is Sort.outcome:
         return outcomes
     if sort is Sort.length:
-        return np.asarray(parquet.flat_column(table, schema.RESPONSE_IDS)[1], dtype=np.float64)
+        return np.asarray(flat_column(table, schema.RESPONSE_IDS)[1], dtype=np.float64)
     if sort is Sort.lowest_token:
-        values, lengths = parquet.flat_column(table, schema.PROCESS_REWARDS)
+        values, lengths = flat_column(table, schema.PROCESS_REWARDS)
         keys = np.full(len(lengths), np.nan)
         starts = np.cumsum(lengths) - lengths
         keys[lengths > 0] = -np.minimum.reduceat(values, starts[lengths > 0]) if len(values) else np.nan
         return keys
-    scores, _ = parquet.list_sums(table, schema.PROCESS_REWARDS)
+    scores, _ = list_sums(table, schema.PROCESS_REWARDS)
     if sort is Sort.reward:
         return scores
     return np.where(np.isnan(outcomes), np.nan, np.where(outcomes >= RIGHT, -scores, scores))

@@ -10,6 +10,7 @@ import numpy as np
 
 from primecli.analysis.at_k import pass_at_k, powers_up_to
 from primecli.shards import parquet, schema
+from primecli.shards.columns import list_sums
 from primecli.shards.parquet import Shard
 from primecli.shards.streaming import BATCH_ROWS, stream
 
@@ -127,7 +128,7 @@ def _reduce(table: pa.Table, verdicts: _Codes, sources: _Codes) -> dict[str, np.
     scores, outcomes, truncated = no_value, no_value, no_code
     verdict_codes, source_codes = no_code, no_code
     if schema.PROCESS_REWARDS in present:
-        scores, lengths = parquet.list_sums(table, schema.PROCESS_REWARDS)
+        scores, lengths = list_sums(table, schema.PROCESS_REWARDS)
     else:
         lengths = pc.list_value_length(table[schema.RESPONSE_IDS]).to_numpy()
     if schema.OUTCOME_REWARD in present:

@@ -16,6 +16,7 @@ from primecli.errors import InputError, ReaderClosed
 from primecli.files import fingerprint
 from primecli.printable import one_line
 from primecli.shards import parquet, schema
+from primecli.shards.columns import flat_column
 from primecli.shards.streaming import BATCH_ROWS, raw_stream
 from primecli.shards.texts import row_of_broken_text
 from primecli.verifiers import VERDICTS
@@ -257,7 +258,7 @@ def _check_lists(batch: _Batch, table: Any) -> Iterator[Problem]:
     for name in (schema.RESPONSE_IDS, schema.PROMPT_IDS, *schema.PER_RESPONSE_TOKEN):
         if name not in table.column_names:
             continue
-        values, lengths = parquet.flat_column(table, name)
+        values, lengths = flat_column(table, name)
         nulls = table[name].combine_chunks().flatten().is_null().to_numpy(zero_copy_only=False)
         if nulls.any():
             yield from batch.problems(_rows_with(nulls, lengths), name, lambda row: "holds a null")
@@ -358,7 +359,7 @@ def _check_rewards(batch: _Batch, table: Any, beta: float) -> Iterator[Problem]:
     names = (schema.PRM_LOGPROBS, schema.REF_LOGPROBS, schema.PROCESS_REWARDS)
     if not set(names) <= set(table.column_names):
         return
-    (prm, lengths), (ref, _), (rewards, _) = (parquet.flat_column(table, name) for name in names)  # (N,) each
+    (prm, lengths), (ref, _), (rewards, _) = (flat_column(table, name) for name in names)  # (N,) each
     if len(prm) != len(ref) or len(prm) != len(rewards):
         return  # the lengths are a problem of their own
     error = np.abs(beta * (prm.astype(np.float64) - ref) - rewards)

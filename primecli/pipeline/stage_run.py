@@ -29,6 +29,7 @@ from primecli.pipeline.recipe import Moment, Recipe
 from primecli.pipeline.run import Run
 from primecli.pipeline.summary import Status, Summary, read_summary
 from primecli.shards import parquet, schema
+from primecli.shards.groups import check_groups
 from primecli.shards.parquet import Footer, Shard
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class StageRun(Run):
         """
         table = parquet.read_table(shard.path, expected=shard.footer, verify=True)
         parquet.require_columns(shard.path, table.column_names, [schema.GROUP_ID, schema.SAMPLE_INDEX])
-        parquet.check_groups(table, shard.path)
+        check_groups(table, shard.path)
         return table
 
     def expect(self, shard: Shard) -> None:

@@ -16,6 +16,7 @@ from primecli.pipeline.summary import committed
 from primecli.report.payload import Payload, quantise
 from primecli.report.runs import FINISHED, TRAINING, Entry, Run
 from primecli.shards import parquet, schema
+from primecli.shards.columns import flat_column
 from primecli.shards.questions import questions
 from primecli.shards.rollouts import check_lists
 
@@ -304,7 +305,7 @@ def _read_rows(path: Path, rows: Sequence[int]) -> pa.Table:
 
 def _flat(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     """A column of lists as one array, with the indices at which to split it into rows."""
-    values, lengths = parquet.flat_column(table, name)
+    values, lengths = flat_column(table, name)
     return values, np.cumsum(lengths)[:-1]
 
 

@@ -24,7 +24,6 @@ from primecli.shards.texts import check_texts
 from primecli.structures import parse_json
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -261,48 +260,6 @@ def _check_numbers(values: pa.ChunkedArray, column: schema.Column, path: Path, f
             )
 
 
-def with_columns(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
-    """The table with these columns (Arrow arrays or lists, by name) added or replaced, in the schema's types."""
-    import pyarrow as pa
-
-    for name, values in columns.items():
-        field = schema.BY_NAME[name].field()
-        array = values if isinstance(values, pa.Array) else pa.array(values, type=field.type)
-        index = table.schema.get_field_index(name)
-        table = table.append_column(field, array) if index < 0 else table.set_column(index, field, array)
-    return table
-
-
-def list_column(values: Any, lengths: Any, name: str) -> pa.Array:
-    """The list column `name` from flat values and row lengths (NumPy arrays), without a Python loop."""
-    import numpy as np
-    import pyarrow as pa
-
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    kind = schema.BY_NAME[name].arrow_type()
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, type=kind.value_type)).cast(kind)
-
-
-def flat_column(table: pa.Table, name: str) -> tuple[Any, Any]:
-    """The flat values and row lengths of a list column, as NumPy arrays, without a Python loop."""
-    import numpy as np
-
-    array = table[name].combine_chunks()
-    offsets = array.offsets.to_numpy()
-    return array.flatten().to_numpy(zero_copy_only=False), np.diff(offsets)
-
-
-def list_sums(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The sum of each row's list, (B,) float64, and its length, (B,)."""
-    import numpy as np
-
-    values, lengths = flat_column(table, name)
-    totals = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    ends = np.cumsum(lengths)
-    return totals[ends] - totals[ends - lengths], lengths
-
-
 class _HashingFile:
     """A file that hashes what is written to it. It cannot seek, which Parquet's writer never does."""
 
@@ -402,42 +359,6 @@ def _content(file: IO[bytes], metadata: pq.FileMetaData) -> str:
         digest.update(data)
         end -= len(data)
     return digest.hexdigest()[:32]
-
-
-def check_groups(table: pa.Table, path: Path) -> int:
-    """Checks that every group of a shard is complete, and returns their number.
-
-    A group is complete when its `sample_index` values are 0 … n-1, each once, where n is its `group_size` if the shard
-    has that column. Raises InputError for the first group that is not.
-    """
-    samples: dict[str, list[int]] = {}
-    indices = table[schema.SAMPLE_INDEX].to_pylist()
-    groups = table[schema.GROUP_ID].to_pylist()
-    for group, index in zip(groups, indices, strict=True):
-        samples.setdefault(group, []).append(index)
-    sizes: dict[str, int] = {}
-    if schema.GROUP_SIZE in table.column_names:
-        sizes = dict(zip(groups, table[schema.GROUP_SIZE].to_pylist(), strict=True))
-    for group, present in samples.items():
-        expected = sizes.get(group, len(present))
-        if sorted(present) != list(range(expected)):
-            raise InputError(
-                f"{path}: group {group} is incomplete: it has {len(present)} of {expected} samples"
-                if len(present) < expected
-                else f"{path}: group {group} has the sample_index values {_abbreviated(sorted(present))}",
-                f"all samples of a prompt belong in one shard; {MAKE_AGAIN}",
-            )
-    return len(samples)
-
-
-def _abbreviated(numbers: Sequence[int]) -> str:
-    """The numbers as text, at most the first eight.
-
-    >>> _abbreviated([0, 1]), _abbreviated(range(500))
-    ('0, 1', '0, 1, 2, 3, 4, 5, 6, 7, … (500)')
-    """
-    shown = ", ".join(map(str, numbers[:8]))
-    return shown if len(numbers) <= 8 else f"{shown}, … ({len(numbers)})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,8 @@ import numpy as np
 
 from primecli.errors import InputError
 from primecli.shards import parquet, schema
+from primecli.shards.columns import flat_column
+from primecli.shards.groups import check_groups, claim_groups
 from primecli.shards.parquet import Shard
 
 if TYPE_CHECKING:
@@ -71,23 +73,12 @@ def load_rollouts(parts: Sequence[Shard], columns: Sequence[str], *, token_ids: 
     for part in parts:
         extra = [schema.GROUP_SIZE] if schema.GROUP_SIZE in part.footer.columns else []
         table = parquet.read_table(part.path, [*needed, *extra], expected=part.footer)
-        parquet.check_groups(table, part.path)
+        check_groups(table, part.path)
         claim_groups(table[schema.GROUP_ID].unique().to_pylist(), part.path, owners)
         check_lists(table, part.path)
         _check_rewards(table, part.path)
         tables.append(table.select(needed))
     return _gather(tables, columns, token_ids=token_ids)
-
-
-def claim_groups(groups: Iterable[str], shard: Path, owners: dict[str, Path]) -> None:
-    """Notes in `owners` that these groups are in this shard. Raises InputError where another shard has one of them."""
-    for group in groups:
-        if group in owners:
-            raise InputError(
-                f"group {group} is in two shards, {owners[group]} and {shard}",
-                "all samples of a prompt belong in one",
-            )
-        owners[group] = shard
 
 
 STORED_REFERENCES = {"rollout": schema.ROLLOUT_LOGPROBS, "shards": schema.REF_LOGPROBS}
@@ -142,18 +133,18 @@ def check_lists(table: pa.Table, path: object, *, first_row: int = 0) -> None:
 
     first_row: the table's first row in the shard, for the message.
     """
-    _, lengths = parquet.flat_column(table, schema.RESPONSE_IDS)
+    _, lengths = flat_column(table, schema.RESPONSE_IDS)
     for name in (schema.RESPONSE_IDS, schema.PROMPT_IDS):
         if name in table.column_names:
             if table[name].combine_chunks().flatten().null_count:
                 raise InputError(f"{path}: {name} holds a null token id")
-            _, sizes = parquet.flat_column(table, name)
+            _, sizes = flat_column(table, name)
             if (sizes == 0).any():
                 raise InputError(f"{path}: {name} is empty at row {first_row + int(np.argmin(sizes))}")
     for name in schema.PER_RESPONSE_TOKEN:
         if name not in table.column_names:
             continue
-        values, sizes = parquet.flat_column(table, name)
+        values, sizes = flat_column(table, name)
         if (sizes != lengths).any():
             row = int(np.argmax(sizes != lengths))
             raise InputError(
@@ -179,14 +170,14 @@ def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) 
     import pyarrow as pa
 
     whole = pa.concat_tables(tables)
-    _, lengths = parquet.flat_column(whole, schema.RESPONSE_IDS)
+    _, lengths = flat_column(whole, schema.RESPONSE_IDS)
     _, group_index = np.unique(np.asarray(whole[schema.GROUP_ID].to_pylist()), return_inverse=True)
     values: dict[str, np.ndarray] = {}
     strings: dict[str, list[str]] = {}
     for name in columns:
         column = whole[name]
         if pa.types.is_list(column.type):
-            values[name] = np.array(parquet.flat_column(whole, name)[0])  # a copy, since Arrow's memory is read-only
+            values[name] = np.array(flat_column(whole, name)[0])  # a copy, since Arrow's memory is read-only
         elif pa.types.is_string(column.type):
             strings[name] = column.to_pylist()
         else:
@@ -204,7 +195,7 @@ def _gather(tables: list[pa.Table], columns: Sequence[str], *, token_ids: bool) 
 
 def split_rows(table: pa.Table, name: str) -> tuple[np.ndarray, ...]:
     """The lists of a column, one array per row."""
-    values, lengths = parquet.flat_column(table, name)
+    values, lengths = flat_column(table, name)
     return tuple(np.split(values, np.cumsum(lengths)[:-1]))
 
 

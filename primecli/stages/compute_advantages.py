@@ -92,7 +92,7 @@ def _commit_shard(run: StageRun, shard: Shard, number: int, rollouts: Rollouts, 
 
     number: its index among the shards. columns: (N,) each, of the whole batch.
     """
-    from primecli.shards.parquet import list_column, with_columns
+    from primecli.shards.columns import list_column, with_columns
 
     first = sum(rollouts.shard_rows[:number])  # the shard's rows are those from `first` to `last` - 1
     last = first + rollouts.shard_rows[number]

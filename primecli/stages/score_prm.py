@@ -61,7 +61,7 @@ def _with_process_rewards(
 
     from primecli.core.rewards import implicit_process_rewards
     from primecli.shards import schema
-    from primecli.shards.parquet import flat_column, list_column, with_columns
+    from primecli.shards.columns import flat_column, list_column, with_columns
     from primecli.shards.rollouts import STORED_REFERENCES, check_untouched_distribution
 
     if options.ref == "rollout":

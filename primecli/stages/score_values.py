@@ -31,7 +31,7 @@ def score_values(options: ScoreValuesOptions) -> None:
     from primecli.models.scoring import sequence_values
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards import schema
-    from primecli.shards.parquet import flat_column, list_column, with_columns
+    from primecli.shards.columns import flat_column, list_column, with_columns
     from primecli.stages.scorer import Scorer
 
     with StageRun("score-values", options, finish=metrics) as run:

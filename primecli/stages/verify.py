@@ -242,7 +242,7 @@ class Graders:
 def _with_grades(table: pa.Table, grades: Sequence[Grade]) -> tuple[pa.Table, dict[str, float]]:
     """The table with the grades of its rows as columns, and its counts."""
     from primecli.shards import schema
-    from primecli.shards.parquet import with_columns
+    from primecli.shards.columns import with_columns
     from primecli.verifiers import VERDICTS
 
     fields = {

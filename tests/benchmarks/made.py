@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from primecli.shards import parquet, schema  # noqa: E402
+from primecli.shards.columns import list_column  # noqa: E402
 
 GROUP = 4
 STAGES = ("generate", "verify", "score-prm", "compute-advantages")
@@ -102,7 +103,7 @@ def write_rollouts(
         },
     }
     lists[schema.ROLLOUT_LOGPROBS] = (-np.abs(lists[schema.ROLLOUT_LOGPROBS][0]), lengths)
-    columns |= {name: parquet.list_column(values, sizes, name) for name, (values, sizes) in lists.items()}
+    columns |= {name: list_column(values, sizes, name) for name, (values, sizes) in lists.items()}
     names = [column.name for column in schema.COLUMNS if column.name in columns and column.stage in stages]
     arrays = [
         columns[name]

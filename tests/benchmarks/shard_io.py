@@ -30,11 +30,12 @@ LIMIT = 0.03  # of the stage's time
 def read(path: Path) -> tuple[Any, Any]:
     """The table and its sequences, as score-prm takes them in."""
     from primecli.shards import parquet, schema
+    from primecli.shards.groups import check_groups
     from primecli.shards.rollouts import Sequences, check_lists, split_rows
 
     parquet.read_footer(path)
     table = parquet.read_table(path)
-    parquet.check_groups(table, path)
+    check_groups(table, path)
     check_lists(table, path)
     return table, Sequences(split_rows(table, schema.PROMPT_IDS), split_rows(table, schema.RESPONSE_IDS))
 
@@ -44,16 +45,15 @@ def write(path: Path, table: Any) -> None:
     import numpy as np
 
     from primecli.shards import parquet, schema
+    from primecli.shards.columns import flat_column, list_column, with_columns
 
-    values, lengths = parquet.flat_column(table, schema.ROLLOUT_LOGPROBS)
+    values, lengths = flat_column(table, schema.ROLLOUT_LOGPROBS)
     columns = {
-        name: parquet.list_column(np.ascontiguousarray(values + shift), lengths, name)
+        name: list_column(np.ascontiguousarray(values + shift), lengths, name)
         for shift, name in enumerate((schema.PRM_LOGPROBS, schema.REF_LOGPROBS, schema.PROCESS_REWARDS))
     }
     record = {"stage": "score-prm", "command": "", "config": {}, "fingerprint": "f", "inputs": []}
-    parquet.write_shard(
-        path, parquet.with_columns(table, columns), fingerprint="f", recipe={}, counts={}, provenance=[record]
-    )
+    parquet.write_shard(path, with_columns(table, columns), fingerprint="f", recipe={}, counts={}, provenance=[record])
 
 
 def score_some(directory: Path, sequences: Any, rows: int, micro_batch_tokens: int) -> tuple[float, int]:

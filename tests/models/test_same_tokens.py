@@ -10,6 +10,7 @@ import pytest
 from primecli.models.identity import tokenizer_fingerprint
 from primecli.models.same_tokens import TOKEN_IDENTITY, TokenCheck, token_identity
 from primecli.shards import parquet
+from primecli.shards.columns import with_columns
 from primecli.shards.parquet import Shard, read_footer
 from tests.builders import rollouts, write_shards
 
@@ -60,7 +61,7 @@ def test_shards_from_before_the_identity_are_compared_by_their_text(tiny: Path, 
     with pytest.raises(Exception, match="another tokenizer"):
         TokenCheck({"prm": permuted}).check(same_files)
     spelled = parquet.read_table(same_files.path)
-    texts = parquet.with_columns(spelled, {"response": ["A", "B"], "response_ids": [[32], [33]]})
+    texts = with_columns(spelled, {"response": ["A", "B"], "response_ids": [[32], [33]]})
     chain = [{"stage": "generate", "models": {"tokenizer": "of another template"}}]
     parquet.write_shard(same_files.path, texts, fingerprint="f", recipe={}, counts={}, provenance=chain)
     again = Shard(same_files.path, read_footer(same_files.path))

@@ -91,33 +91,6 @@ def test_nulls_and_types_are_checked(tmp_path: Path) -> None:
         parquet.read_table(tmp_path / "type.parquet")
 
 
-@pytest.mark.parametrize(
-    ("index", "size", "message"),
-    [
-        ([0, 1, 0, 1], [2, 2, 3, 3], "group b is incomplete: it has 2 of 3 samples"),
-        ([0, 0, 0, 1], [2, 2, 2, 2], r"group a has the sample_index values 0, 0"),
-        ([0, 2, 0, 1], [2, 2, 2, 2], r"group a has the sample_index values 0, 2"),
-    ],
-)
-def test_groups_that_are_not_whole_are_named(index: list[int], size: list[int], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        parquet.check_groups(table(sample_index=index, group_size=size), Path("s.parquet"))
-
-
-def test_groups_may_stand_in_any_order() -> None:
-    rows = table(group_id=["a", "b", "a", "b"], sample_index=[1, 0, 0, 1])
-    assert parquet.check_groups(rows, Path("s.parquet")) == 2
-
-
-def test_list_columns_come_back(tmp_path: Path) -> None:
-    values, lengths = np.arange(6, dtype=np.float32), np.array([1, 0, 3, 2])
-    array = parquet.list_column(values, lengths, schema.ADVANTAGES)
-    rows = parquet.with_columns(table(), {schema.ADVANTAGES: array})
-    assert rows[schema.ADVANTAGES].to_pylist() == [[0], [], [1, 2, 3], [4, 5]]
-    back, sizes = parquet.flat_column(rows.slice(2), schema.ADVANTAGES)
-    assert (back.tolist(), sizes.tolist()) == ([1, 2, 3, 4, 5], [3, 2])
-
-
 def last_page_byte(path: Path) -> int:
     group = pq.read_metadata(path).row_group(0)
     chunks = [group.column(index) for index in range(group.num_columns)]

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from primecli.errors import InputError
-from primecli.shards import parquet, schema
+from primecli.shards import schema
+from primecli.shards.columns import flat_column, list_column
 from primecli.shards.streaming import read_row, stream
 from tests.builders import rollouts, write_shards
 
@@ -47,10 +48,8 @@ def test_any_row_comes_alone(row_group_size: int, tmp_path: Path) -> None:
 
 def test_lists_of_a_part_are_its_own(tmp_path: Path) -> None:
     path, table = shard(tmp_path / "a")
-    parts = [
-        parquet.flat_column(part, schema.RESPONSE_IDS)[0] for _, part in stream(path, [schema.RESPONSE_IDS], rows=2)
-    ]
-    assert np.concatenate(parts).tolist() == parquet.flat_column(table, schema.RESPONSE_IDS)[0].tolist()
+    parts = [flat_column(part, schema.RESPONSE_IDS)[0] for _, part in stream(path, [schema.RESPONSE_IDS], rows=2)]
+    assert np.concatenate(parts).tolist() == flat_column(table, schema.RESPONSE_IDS)[0].tolist()
 
 
 def test_what_does_not_fit_is_named_with_its_row(tmp_path: Path) -> None:
@@ -76,7 +75,7 @@ def test_a_row_group_is_not_held_whole(tmp_path: Path) -> None:
 
     rows, tokens = 20_000, 100
     values = np.frombuffer(os.urandom(4 * rows * tokens), dtype=np.uint32) / np.float32(2**32)
-    lists = parquet.list_column(values.astype(np.float32), np.full(rows, tokens), schema.ADVANTAGES)
+    lists = list_column(values.astype(np.float32), np.full(rows, tokens), schema.ADVANTAGES)
     pq.write_table(pa.table({schema.ADVANTAGES: lists}), tmp_path / "a.parquet", row_group_size=rows)
     del lists
     before = pa.total_allocated_bytes()
