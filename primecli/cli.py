@@ -19,7 +19,7 @@ import typer
 from typer.main import get_command
 
 from primecli import __version__, catalog
-from primecli.errors import Interrupted, PrimecliError, ReaderClosed, UsageError
+from primecli.errors import Interrupted, PrimecliError, ReaderClosed, UsageError, is_out_of_memory
 from primecli.pipeline import pipe
 from primecli.printable import clipped, one_line
 from primecli.setup import config
@@ -238,12 +238,16 @@ def _code_of(name: str, arguments: list[str], debug: bool) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         return _report(name, error, Interrupted.exit_code, debug, str(error) or "interrupted")
     except OSError as error:
+        if is_out_of_memory(error):
+            return _report_memory(name, error, debug)
         text = _outside(error)
         return _report_bug(name, error, debug) if text is None else _report(name, error, 1, debug, text)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # Typer's usage errors
             text = f"{config.origin(error)}{error.format_message()} (see `{name} --help`)"
             return _report(name, error, 2, debug, text)
+        if is_out_of_memory(error):
+            return _report_memory(name, error, debug)
         return _report_bug(name, error, debug)
 
 
@@ -255,6 +259,12 @@ def _outside(error: OSError) -> str | None:
         return None
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     return f"{where}{os.strerror(error.errno)}"
+
+
+def _report_memory(name: str, error: BaseException, debug: bool) -> int:
+    reason = " ".join(str(error).split())[:300]
+    hint = "free some memory, or raise the limit that `ulimit -v` shows"
+    return _report(name, error, 1, debug, f"out of memory{reason and f': {reason}'} ({hint})")
 
 
 def _report_bug(name: str, error: BaseException, debug: bool) -> int:

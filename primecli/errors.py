@@ -16,6 +16,8 @@ bug in primecli; it too ends in one line, and `--debug` shows the traceback.
 
 from __future__ import annotations
 
+import errno
+
 
 class PrimecliError(Exception):
     """Something that the user can act on; exit code 1.
@@ -38,6 +40,35 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text; the name of its type where it has no text."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+NO_MEMORY = (
+    "can't allocate memory",  # torch on a CPU
+    "cannot allocate memory",
+    "unable to mmap",  # torch, of a file
+    "failed to map segment",  # the loader of shared libraries
+    "failed to allocate memory",
+    "std::bad_alloc",
+    "can't start new thread",  # there is no room for its stack
+    "cuda error: out of memory",  # from the driver, when not even a context fits
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+)
+"""Texts, in lower case, of errors that mean a lack of memory and have no type of their own."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library means that memory has run out, a GPU's too. Imports none of them.
+
+    >>> is_out_of_memory(ImportError("libtorch.so: failed to map segment from shared object"))
+    True
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    return isinstance(error, (OSError, RuntimeError, ImportError)) and any(mark in text for mark in NO_MEMORY)
 
 
 class UsageError(PrimecliError):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from primecli.printable import printable
 
 TEMPORARY_PREFIX = ".tmp-primecli-"
 LOCK_NAME = ".primecli.lock"
+PIECE = 1 << 20  # bytes that are read at once
 LONGEST_HOLDER = 300  # bytes of a lock file that say who holds it
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
@@ -273,8 +275,8 @@ def read_bytes(path: Path, most: int) -> bytes:
     """All bytes of a regular file. Raises InputError where there is none, or it has more than `most` bytes."""
     require_regular_file(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read(most + 1)
+        with open(path, "rb") as file:  # in pieces: a buffer of `most` bytes at once may be more than there is memory
+            data = b"".join(itertools.takewhile(bool, (file.read(PIECE) for _ in range(most // PIECE + 1))))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from error
     if len(data) > most:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -70,6 +71,29 @@ def test_a_bug_is_one_line_and_debug_shows_the_traceback(primecli: Any, monkeypa
     result = primecli("verify", "x", check=False)
     assert (result.code, "unexpected ZeroDivisionError: two lines" in result.line()) == (1, True)
     assert "Traceback" in primecli("verify", "x", "--debug", check=False).err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 8.00 EiB for an array"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_a_lack_of_memory_is_no_bug_wherever_it_shows(
+    error: Exception, primecli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("primecli.pipeline.inputs.Inputs.__init__", broken)
+    result = primecli("verify", "x", check=False)
+    line = result.line()
+    assert (result.code, line.startswith("primecli verify: out of memory"), "ulimit -v" in line) == (1, True, True)
+    assert error.args[-1:] == () or str(error.args[-1]) in line
 
 
 def test_exit_codes_are_those_documented() -> None:

@@ -4,12 +4,13 @@ import contextlib
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
-from primecli.errors import PrimecliError
+from primecli.errors import InputError, PrimecliError
 from primecli.files import (
     TEMPORARY_PREFIX,
     Json,
@@ -17,6 +18,7 @@ from primecli.files import (
     fingerprint,
     is_locked,
     lock,
+    read_bytes,
     remove_abandoned,
     remove_leftovers,
     write_atomically,
@@ -150,3 +152,18 @@ def test_what_is_no_file_is_no_lock_and_nothing_waits_for_it(tmp_path: Path) -> 
     assert not is_locked(tmp_path / "lock")
     with pytest.raises(PrimecliError, match="lock: is not a file"), lock(tmp_path / "lock", "x"):
         pass
+
+
+def test_reading_a_small_file_takes_little_memory_and_the_limit_is_exact(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    content = bytes(range(256)) * (10 * 1024)  # 2.5 MiB, which is read in several pieces
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        assert read_bytes(path, 1 << 30) == content
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(content)
+    finally:
+        tracemalloc.stop()
+    assert read_bytes(path, len(content)) == content
+    with pytest.raises(InputError, match="has more than"):
+        read_bytes(path, len(content) - 1)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from primecli.errors import PrimecliError, UsageError, first_line
+from primecli.errors import is_out_of_memory as is_out_of_memory
 from primecli.printable import one_line
 
 if TYPE_CHECKING:
@@ -30,13 +31,6 @@ WAIT_SECONDS = 120.0
 POLL_SECONDS = 0.25
 OWN_OVERHEAD = 1 << 30  # bytes that a process holds on a GPU besides its tensors: above all, CUDA's context
 
-OUT_OF_MEMORY = (
-    "can't allocate memory",  # the CPU's
-    "CUDA error: out of memory",  # from the driver, when not even a context fits
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-"""Texts of errors that mean a lack of memory but are not torch.OutOfMemoryError."""
 BUSY = "busy or unavailable"
 """Text of the error for a GPU in exclusive mode that another process is using."""
 
@@ -268,15 +262,6 @@ def give_freed_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the memory of the CPU or of a GPU has run out."""
-    import torch
-
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 @contextlib.contextmanager
