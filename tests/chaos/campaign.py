@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from primecli.shards import parquet
 from tests.chaos.interposer import Interposer
 from tests.fuzz import children
-from tests.fuzz.campaign import NEVER, leftovers
+from tests.fuzz.campaign import NEVER, half_written, leftovers
 from tests.fuzz.children import Ended
 from tests.fuzz.material import STAGES
 
@@ -240,8 +240,10 @@ class Campaign:
             wrong.append("fails without an error on the last line of stderr")
         if struck.code == 0:
             wrong += self._differences(strike.stage, directory)
-        if struck.code is not None and struck.code >= 0:
+        if struck.code >= 0:
             wrong += leftovers(directory)
+        # whatever has its final name is whole: a reader may come before the second run
+        wrong += half_written(directory / output_of(strike.stage))
         return wrong
 
     def _differences(self, stage: str, directory: Path) -> list[str]:

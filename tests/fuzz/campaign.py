@@ -92,6 +92,8 @@ def half_written(out: Path) -> list[str]:
     """Files of the output that cannot be read."""
     wrong = []
     for path in sorted(out.rglob("*")):
+        if path.name.startswith(TEMPORARY_PREFIX):
+            continue
         try:
             if path.suffix == ".parquet":
                 pq.ParquetFile(path).metadata  # noqa: B018
