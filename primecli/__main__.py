@@ -41,6 +41,8 @@ def open_missing_descriptors() -> None:
                 os.close(null)
             else:
                 os.set_inheritable(number, True)
+    if sys.stderr is None:  # `print` would write to stdout instead
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def serve() -> None:

@@ -21,7 +21,7 @@ from typer.main import get_command
 from primecli import __version__, catalog
 from primecli.errors import Interrupted, PrimecliError, ReaderClosed, UsageError, is_out_of_memory
 from primecli.pipeline import pipe
-from primecli.printable import one_line
+from primecli.printable import clipped, one_line
 from primecli.setup import config
 from primecli.setup.command_line import typer_function
 from primecli.warm.protocol import first_word
@@ -141,6 +141,7 @@ OUTSIDE = frozenset(
     {
         errno.EACCES,
         errno.EDQUOT,
+        errno.EFBIG,
         errno.EIO,
         errno.ELOOP,
         errno.EMFILE,
@@ -237,25 +238,32 @@ def _code_of(name: str, arguments: list[str], debug: bool) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         return _report(name, error, Interrupted.exit_code, debug, str(error) or "interrupted")
     except OSError as error:
-        if is_out_of_memory(error):
-            return _report_memory(name, error, debug)
-        if error.errno not in OUTSIDE:
-            return _report_bug(name, error, debug)
-        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        return _report(name, error, 1, debug, f"{where}{os.strerror(error.errno)}")
+        text = _of_memory(error) or _outside(error)
+        return _report_bug(name, error, debug) if text is None else _report(name, error, 1, debug, text)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # Typer's usage errors
             text = f"{config.origin(error)}{error.format_message()} (see `{name} --help`)"
             return _report(name, error, 2, debug, text)
-        if is_out_of_memory(error):
-            return _report_memory(name, error, debug)
-        return _report_bug(name, error, debug)
+        text = _of_memory(error)
+        return _report_bug(name, error, debug) if text is None else _report(name, error, 1, debug, text)
 
 
-def _report_memory(name: str, error: BaseException, debug: bool) -> int:
-    reason = " ".join(str(error).split())[:300]
-    hint = "free some memory, or raise the limit that `ulimit -v` shows"
-    return _report(name, error, 1, debug, f"out of memory{reason and f': {reason}'} ({hint})")
+def _of_memory(error: BaseException) -> str | None:
+    """What an error says about a lack of memory; None where it is none."""
+    if not is_out_of_memory(error):
+        return None
+    reason = str(error) and f": {clipped(str(error))}"
+    return f"out of memory{reason} (free some memory, or raise the limit that `ulimit -v` shows)"
+
+
+def _outside(error: OSError) -> str | None:
+    """What an error says about the machine or a path; None where it can only be a bug."""
+    if "No usable temporary directory" in str(error):  # of tempfile, which has tried them all
+        return f"{error.strerror} (free some space, or set TMPDIR to a directory that can be written)"
+    if error.errno not in OUTSIDE:
+        return None
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{where}{os.strerror(error.errno)}"
 
 
 def _report_bug(name: str, error: BaseException, debug: bool) -> int:
@@ -296,5 +304,5 @@ def _report(name: str, error: BaseException, code: int, debug: bool, text: str |
         import traceback
 
         traceback.print_exception(error)
-    print(f"{name}: {one_line(text or str(error))}", file=sys.stderr, flush=True)
+    print(f"{name}: {clipped(one_line(text or str(error)))}", file=sys.stderr, flush=True)
     return code

@@ -54,6 +54,7 @@ def disk_error(error: OSError, action: str, path: Path) -> PrimecliError:
         errno.EACCES: "check the permissions of the directory or choose another one",
         errno.EPERM: "check the permissions of the directory or choose another one",
         errno.EROFS: "the file system is read-only; choose another directory",
+        errno.EFBIG: "`ulimit -f` limits the size of files here, or the file system does",
         errno.ENOTDIR: "part of the path is a file, not a directory",
     }
     reason = os.strerror(error.errno) if error.errno else str(error)
@@ -279,5 +280,5 @@ def read_bytes(path: Path, most: int) -> bytes:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from error
     if len(data) > most:
-        raise InputError(f"{path}: has more than {most >> 20} MiB")
+        raise InputError(f"{path}: has more than {most:,} bytes, too many for what it is")
     return data

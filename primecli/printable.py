@@ -38,3 +38,13 @@ def one_line(text: str) -> str:
     'first second␛[2J'
     """
     return printable(" ".join(text.split()))
+
+
+def clipped(line: str, most: int = 2000) -> str:
+    """The line, its middle left out if it is longer than this; a message says what to do at its end.
+
+    >>> clipped("0123456789" * 3, most=12)
+    '01234567 … 6789'
+    """
+    kept = most // 3
+    return line if len(line) <= most else f"{line[: most - kept]} … {line[-kept:]}"

@@ -90,6 +90,12 @@ def test_odd_paths_are_one_line(
     assert "bug" not in result.err
 
 
+def test_a_line_of_stdin_without_an_end_is_no_path(tmp_path: Path) -> None:
+    result = shell("head -c 8000000 /dev/zero | primecli stats -", tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (3, 1)
+    assert "stdin has a line that is longer than any path" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

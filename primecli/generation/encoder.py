@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class Encoder:
         self._recipe: dict[str, Json] = {}
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # the libraries raise what they like, even a plain Exception
             raise InputError(f"{directory}: its tokenizer cannot be loaded: {first_line(error)}") from error
         self.use_template = use_template and bool(self.tokenizer.chat_template)
         self.template: ChatTemplate | None = None
@@ -82,9 +81,9 @@ class Encoder:
                 "use a model with a chat template, or prompts in plain text",
             )
         if isinstance(prompt.content, str):
-            if mark := self._special.match(prompt.content.lstrip()):
+            if mark := next((text for text in self._special if prompt.content.lstrip().startswith(text)), None):
                 raise InputError(
-                    f"{prompt.name}: begins with {mark[0]}, as if the chat template had been applied already",
+                    f"{prompt.name}: begins with {mark}, as if the chat template had been applied already",
                     "--no-chat-template takes it as it is",
                 )
             self.wrapped += 1
@@ -95,15 +94,15 @@ class Encoder:
         if self.template.asks_time:
             self._recipe["template_time"] = NOW.isoformat()
         contents = [prompt.content] if isinstance(prompt.content, str) else [str(m["content"]) for m in prompt.content]
-        self.with_special += any(self._special.search(content) for content in contents)
+        self.with_special += any(special in content for content in contents for special in self._special)
         return text
 
     @functools.cached_property
-    def _special(self) -> re.Pattern[str]:
-        """Finds the text of a special token."""
+    def _special(self) -> list[str]:
+        """The texts of the special tokens."""
         added = self.tokenizer.added_tokens_decoder.values()
-        texts = {*self.tokenizer.all_special_tokens, *(str(token) for token in added if token.special)} - {""}
-        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+        texts = {*self.tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+        return sorted(texts - {""}, key=len, reverse=True)
 
     @functools.cached_property
     def added(self) -> tuple[list[int], list[int]]:

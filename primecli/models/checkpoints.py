@@ -48,6 +48,7 @@ MASTER = "master.safetensors"
 BASE = "base.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STEPS = "steps.jsonl"
+GENERATION_CONFIG = "generation_config.json"
 IN_MODEL = "model"  # in a checkpoint's record, as `master`: the exported model has the float32 parameters themselves
 
 NOT_COPIED = (
@@ -250,6 +251,7 @@ def _save_tensors(
     """Writes all tensors of a checkpoint; returns whether the exported model is the only copy of its parameters."""
     import torch
     from safetensors.torch import save_file
+    from transformers import GenerationConfig
 
     trainer = directory / TRAINER_DIRECTORY
     trainer.mkdir()
@@ -264,7 +266,11 @@ def _save_tensors(
         previous = source / TRAINER_DIRECTORY / BASE if same_base else None
         _save_base(trainer / BASE, lora.frozen(model), previous)
         lora.merge(model)
-    model.to(dtype).save_pretrained(directory)
+    model = model.to(dtype)
+    # the source's own file is copied; transformers refuses to write one with settings that contradict each other
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    model.save_pretrained(directory)
+    (directory / GENERATION_CONFIG).unlink(missing_ok=True)
     if not may_be_exported:
         return False
     # transformers stores some architectures under other names or in other shapes than it computes with

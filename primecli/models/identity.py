@@ -8,6 +8,7 @@ from typing import Any, Required, TypedDict
 
 from primecli.errors import InputError, first_line
 from primecli.files import file_hash, fingerprint, require_regular_file
+from primecli.models.fitness import CONVERT_GGUF, check_directory
 from primecli.shards.provenance import StoredRecipe, StoredRecord
 from primecli.structures import read_json
 
@@ -52,17 +53,17 @@ class TrainerRecord(TypedDict, total=False):
 def resolve_model(name: str) -> Path:
     """The local directory of a model: `name` itself, or the snapshot of the hub's model of that id.
 
-    Raises InputError where there is neither, or where the directory has no config.json or no safetensors weights.
+    Raises InputError where there is neither, or where the directory has no whole model; see `fitness.check_directory`.
     """
+    if name.endswith(".gguf"):
+        raise InputError(f"{name}: is GGUF, and primecli loads safetensors", CONVERT_GGUF)
     directory = Path(name)
     if not os.path.isdir(name):
         directory = _snapshot(name)
-    for needed, what in (("config.json", "config.json"), ("*.safetensors", "weights (*.safetensors)")):
-        if not any(directory.glob(needed)):
-            raise InputError(f"{name}: a model directory without {what}", "give a checkpoint directory")
     for path in (path for pattern in MODEL_FILES for path in sorted(directory.glob(pattern))):
         if path.exists() and not path.is_dir():
             require_regular_file(path)  # here, because the libraries would wait for ever for a pipe
+    check_directory(directory, name)
     return directory
 
 

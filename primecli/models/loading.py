@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import errno
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from primecli.models.device import (
     keep_freed_memory,
     wait_for_memory,
 )
+from primecli.models.fitness import check_unquantised, missing_weights
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +42,10 @@ def load_model(directory: Path, placement: Placement, *, dtype: torch.dtype | No
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if placement.device.type == "cpu":
         keep_freed_memory()
-    with _reporting_load_errors(directory, "a causal language model"):
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype or placement.dtype, use_safetensors=True, local_files_only=True
-        )
+    check_unquantised(directory)
+    with _reporting_load_errors(directory, "a causal language model"), _quiet():
+        model, found = _from_pretrained(AutoModelForCausalLM, directory, dtype=dtype or placement.dtype)
+    _check_complete(directory, found)
     model = move(model, placement).eval()
     check_head(model, directory)
     return model
@@ -57,46 +59,82 @@ def load_critic(directory: Path, placement: Placement, *, dtype: torch.dtype | N
     classifier of its architecture.
     """
     import torch
-    from safetensors import safe_open
     from transformers import AutoModelForTokenClassification
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        with _reporting_load_errors(directory, "a critic"):
-            names: set[str] = set()
-            for path in directory.glob("*.safetensors"):
-                with safe_open(path, framework="pt") as tensors:
-                    names.update(tensors.keys())
-            model = AutoModelForTokenClassification.from_pretrained(
-                directory, num_labels=1, dtype=dtype or placement.dtype, use_safetensors=True, local_files_only=True
-            )
-    finally:
-        logging.set_verbosity(verbosity)
+    check_unquantised(directory)
+    with _reporting_load_errors(directory, "a critic"), _quiet():
+        dtype = dtype or placement.dtype
+        model, found = _from_pretrained(AutoModelForTokenClassification, directory, dtype=dtype, num_labels=1)
     if not hasattr(model, "score"):
         raise InputError(
             f"{directory}: {type(model).__name__} has no value head `score`", "this architecture cannot be a critic yet"
         )
-    if "score.weight" not in names:
+    _check_complete(directory, found, but="score.")
+    if "score.weight" in found["missing_keys"]:
         with torch.no_grad():
             for parameter in model.score.parameters():
                 parameter.zero_()
     return move(model, placement).eval()
 
 
+def _from_pretrained(kind: Any, directory: Path, **options: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The model, and what transformers says of the loading. kind: one of transformers' Auto classes."""
+    options = {**options, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    # it would raise an error that names nothing; `_check_complete` names the weights
+    loaded: tuple[Any, Mapping[str, Any]] = kind.from_pretrained(directory, ignore_mismatched_sizes=True, **options)
+    return loaded
+
+
+def _check_complete(directory: Path, found: Mapping[str, Any], *, but: str | None = None) -> None:
+    """Raises InputError where weights were missing or of another shape, so that random ones stand in for them.
+
+    found: what transformers says of the loading. but: begins the names that may be missing.
+    """
+    missing = {name for name in found["missing_keys"] if but is None or not name.startswith(but)}
+    mismatched = {name for name, *_ in found["mismatched_keys"]}
+    if missing or mismatched:
+        raise missing_weights(directory, missing, mismatched, found["unexpected_keys"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from listing missing weights, which `_check_complete` says in a line."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
 @contextlib.contextmanager
 def _reporting_load_errors(directory: Path, what: str) -> Iterator[None]:
     """Turns what the libraries raise while they load a model into an InputError. what: such as "a critic"."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{directory}: cannot be loaded as {what}: {first_line(error)}") from error
     except SafetensorError as error:
         raise InputError(f"{directory}: damaged weights: {first_line(error)}") from error
+    except StrictDataclassError as error:  # a field of config.json of another type; its text has several lines
+        raise InputError(f"{directory}: its config.json cannot be read: {' '.join(str(error).split())}") from error
+    except Exception as error:  # a config.json that does not fit can make a model's code raise anything
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            raise _no_memory(directory) from error
+        raise InputError(f"{directory}: cannot be loaded as {what}: {first_line(error)}") from error
+
+
+def _no_memory(directory: Path) -> PrimecliError:
+    size = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    return PrimecliError(
+        f"{directory}: there is not enough memory for its weights ({size / 1e9:.1f} GB on disk)",
+        "free some memory, or raise the limit of `ulimit -v`; --dtype bfloat16 needs half of float32",
+    )
 
 
 def move(model: Any, placement: Placement) -> Any:

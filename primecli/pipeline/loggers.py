@@ -37,7 +37,7 @@ from typing import IO, Any, Protocol, TypeVar
 
 from primecli.catalog import COMMANDS
 from primecli.errors import MissingFileError, UsageError
-from primecli.files import lock, make_directory
+from primecli.files import lock, make_directory, read_bytes
 from primecli.pipeline.summary import run_name
 from primecli.structures import read_json
 
@@ -46,6 +46,7 @@ PREFIXES = {command.name: command.trains for command in COMMANDS if command.trai
 """The prefix of metric names by stage: the role of the model that it trains, such as "prm" for update-prm."""
 
 DIRECTORY = "log"
+LONGEST_ID = 1 << 10  # bytes of the file that holds the id of wandb's run
 FINISH_SECONDS = 60.0  # for wandb to upload the rest; the checkpoint is complete by then, but the next stage waits
 
 
@@ -258,7 +259,7 @@ def run_id(directory: Path) -> str:
             pass
         finally:
             temporary.unlink()
-    return path.read_text(encoding="utf-8").strip()
+    return read_bytes(path, LONGEST_ID).decode(errors="replace").strip()
 
 
 def read_state(path: Path, kind: type[T]) -> dict[str, T]:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from primecli.errors import PrimecliError, ReaderClosed
+from primecli.errors import InputError, PrimecliError, ReaderClosed
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+LONGEST_LINE = 1 << 20  # bytes; far more than the longest path, which has 4 KiB
 IDLE_SECONDS = 1.0  # if no line comes for this long, the stage before is still working
 
 
@@ -220,6 +221,8 @@ def stdin_lines(while_idle: Callable[[], None] | None = None) -> Iterator[str]:
             continue
         chunk = os.read(descriptor, 65536)
         *lines, pending = (pending + chunk).split(b"\n")
+        if len(pending) > LONGEST_LINE:
+            raise InputError("stdin has a line that is longer than any path", "pipe paths, one a line, into this stage")
         yield from (os.fsdecode(line) for line in lines)
         if not chunk:
             if pending:

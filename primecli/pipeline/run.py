@@ -22,12 +22,14 @@ class Run:
 
     stage: its name, such as "verify".
     models: fingerprints of the models that it uses, by role; the stage fills it in before it asks for a recipe.
+    facts: what else the provenance records, though the result does not depend on it.
     progress: the progress display, which counts `unit`.
     """
 
     def __init__(self, stage: str, options: RunOptions, unit: str = "rollouts") -> None:
         self.stage = stage
         self.models: dict[str, str | None] = {}
+        self.facts: dict[str, Json] = {}
         self.progress = Progress(stage, unit, quiet=options.quiet)
         self._options = options
         self._recipe = options.recipe()  # kept: resolving `auto` may have to import torch
@@ -70,7 +72,8 @@ class Run:
 
     def provenance(self, recipe: Recipe, inputs: Sequence[Shard], started: Moment | None = None) -> dict[str, Json]:
         """The record of how a result was made. started: when work on it began; by default, when the run started."""
-        return provenance_record(recipe, self._execution, self._started if started is None else started, inputs)
+        record = provenance_record(recipe, self._execution, self._started if started is None else started, inputs)
+        return {**record, **self.facts}
 
     def summary(self, status: Status) -> Summary:
         """A summary of this run without any shards or metrics yet."""

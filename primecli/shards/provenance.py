@@ -34,7 +34,8 @@ class StoredRecord(TypedDict, total=False):
     stage: such as verify. version: of primecli. command: its command line, quoted for a shell. directory: where it was
     run, which relative paths start from. elsewhere: options from environment variables and files, as words.
     config: all options, by name. inputs: the shards it read. models: fingerprints, by role. fingerprint: of the recipe.
-    started: in UTC, as ISO 8601. seconds: of wall time.
+    token_identity: hash of the text of every token id, from `generate`. started: in UTC, as ISO 8601. seconds: of wall
+    time.
     """
 
     stage: str
@@ -47,6 +48,7 @@ class StoredRecord(TypedDict, total=False):
     models: dict[str, str | None]
     seed: int | None
     fingerprint: str
+    token_identity: str
     started: str
     seconds: float
 

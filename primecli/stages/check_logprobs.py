@@ -42,6 +42,7 @@ def check_logprobs(options: CheckLogprobsOptions) -> None:
     from primecli.errors import GateError, ReaderClosed
     from primecli.models.identity import model_fingerprint, resolve_model
     from primecli.models.loading import load_model
+    from primecli.models.same_tokens import TokenCheck
     from primecli.pipeline.inputs import Inputs
     from primecli.pipeline.progress import Progress, say
 
@@ -54,6 +55,9 @@ def check_logprobs(options: CheckLogprobsOptions) -> None:
     # each directory by itself: two engines, or two runs of one, may have sampled the same groups
     batches = {engine: list(map(_load, by_engine[engine].values())) for engine in sorted(by_engine)}
     directory = resolve_model(options.model)
+    tokens_check = TokenCheck({"model": directory})
+    for shard in (shard for by_directory in by_engine.values() for shards in by_directory.values() for shard in shards):
+        tokens_check.check(shard)
     _compare_weights(batches, model_fingerprint(directory), options.model)
     placement = options.placement()
     model = load_model(directory, placement)

@@ -224,12 +224,14 @@ def generate(options: GenerateOptions) -> None:
     """Samples responses to prompts, and writes them as shards of whole groups, skipping those that exist."""
     from primecli.generation.encoder import Encoder
     from primecli.models.identity import model_fingerprint, resolve_model, tokenizer_fingerprint
+    from primecli.models.same_tokens import TOKEN_IDENTITY, token_identity
     from primecli.pipeline.stage_run import StageRun
 
     with StageRun("generate", options, finish=metrics) as run:
         prompts, content = _read_prompts(options)
         directory = resolve_model(options.model)
         run.models.update(policy=model_fingerprint(directory), tokenizer=tokenizer_fingerprint(directory))
+        run.facts[TOKEN_IDENTITY] = token_identity(directory)
         run.open(options.out)
         encoder = Encoder(
             directory,
@@ -343,6 +345,7 @@ def _sample(
         max_length=max(len(group.prompt_ids) for group in groups) + params.max_tokens,
     )
     _report_prompts(run, encoder)
+    _check_known(groups, policy.output_size)
     engine, engine_options = options.resolved_engine(), options.engine_options()
     with Sampler(engine, policy, engine_options, params, missing, done=run.progress.advance) as sampler:
         for number, part in enumerate(parts):
@@ -351,6 +354,17 @@ def _sample(
                 continue
             table = rollout_table(part, sampler.samples(number), params, encoder, policy.fingerprint)
             run.commit(table, _counts(table))
+
+
+def _check_known(groups: list[PromptGroup], tokens: int) -> None:
+    """Raises InputError for a prompt with a token that the model does not have. tokens: how many it has."""
+    for group in groups:
+        largest = max(group.prompt_ids)
+        if largest >= tokens:
+            raise InputError(
+                f"{group.prompt.name}: holds the token id {largest}, and the model has {tokens} tokens",
+                "its tokenizer has tokens for which it has no embedding: resize the embedding, or remove the token",
+            )
 
 
 def _counts(table: pa.Table) -> dict[str, float]:

@@ -61,19 +61,23 @@ class Scorer:
         """
         from primecli.models.device import free_device_memory
         from primecli.models.identity import model_fingerprint, resolve_model
+        from primecli.models.same_tokens import TokenCheck
         from primecli.shards import schema
 
+        tokens_check = TokenCheck({})
         tokens = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.PROMPT_IDS, schema.RESPONSE_IDS]
         for shard in self.run.shards([*tokens, *needs], while_idle=self.preload):
             if not self.directories:
                 # not earlier: an update before this stage may have to write the model first, and then passes shards on
                 self.directories = {role: resolve_model(name) for role, name in self.names.items()}
                 self.run.models.update({role: model_fingerprint(path) for role, path in self.directories.items()})
+                tokens_check = TokenCheck(self.directories)
                 first()
             self.run.expect(shard)
             if self.run.skip(shard):
                 self.run.progress.advance(shard.footer.rows)
                 continue
+            tokens_check.check(shard)
             self.run.commit(*score(self.run.read(shard), shard.path))
         self._models = None
         free_device_memory()  # before stdout closes and the next stage starts

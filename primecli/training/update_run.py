@@ -24,6 +24,7 @@ from primecli.models.identity import (
 )
 from primecli.models.loading import load_model
 from primecli.models.preload import Preloader
+from primecli.models.same_tokens import TokenCheck
 from primecli.pipeline import loggers, pipe
 from primecli.pipeline.inputs import Inputs
 from primecli.pipeline.progress import duration
@@ -125,12 +126,6 @@ class UpdateRun(Run):
                 raise PrimecliError(f"{directory} has changed while this stage waited for its input")
         return self.shards
 
-    def note_small_batch(self) -> None:
-        """Says so if all rows fit into one mini-batch, so that an epoch is a single step."""
-        rows, mini_batch = sum(shard.footer.rows for shard in self.shards), self.options.mini_batch
-        if rows < mini_batch:
-            self.note(f"the {rows} rollouts are fewer than --mini-batch {mini_batch}: each epoch is a single step")
-
     def skip(self) -> bool:
         """Whether the checkpoint exists already; if so, passes the input paths on.
 
@@ -177,6 +172,9 @@ class UpdateRun(Run):
         self._log.close(ok=True)  # before the next stage starts, which may continue the same wandb run
         if not self.options.quiet:
             show_metrics(summary, history)
+        if summary.rows < self.options.mini_batch:
+            size = self.options.mini_batch
+            self.note(f"the {summary.rows} rollouts are fewer than --mini-batch {size}: each epoch was a single step")
         if saved_nothing:
             self.note("--offload-optimizer saved nothing: on a CPU the moments are in its memory anyway")
         self.note(f"{summary.rows} rollouts in {summary.groups} groups, {duration(summary.seconds)} -> {self.target}")
@@ -236,7 +234,10 @@ def run_update(
             models.append((reference_directory, options.resolved_dtype()))
         run.read([*TOKENS, *needs], while_idle=lambda: preloader.begin(models))
         if not run.skip():
-            run.note_small_batch()
+            directories = {role: source, **({"ref": reference_directory} if reference_directory else {})}
+            tokens_check = TokenCheck(directories)
+            for shard in run.shards:
+                tokens_check.check(shard)
             train(run, source, reference_directory, preloader.load)
 
 

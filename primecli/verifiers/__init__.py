@@ -36,7 +36,7 @@ VERIFIERS: dict[str, str] = {
 }
 """`module:attribute` of each verifier that primecli brings, by name."""
 
-VERSIONS: dict[str, int] = {"code": 1, "math": 2}
+VERSIONS: dict[str, int] = {"code": 2, "math": 2}
 """Part of a shard's fingerprint. Raise a number when a change can alter a grade, so that shards are graded again."""
 
 DEFAULT_VERIFIER = "math"
@@ -71,6 +71,8 @@ class Grade:
     tests_passed: how many tests a program passed, such as 2.
     tests_total: how many tests there are, such as 3. Under the reward `all` those after a failure do not run.
     first_failure: which test failed first and why, shortened to MAX_DETAIL_CHARS.
+
+    Lone surrogates in the texts, which no column can hold, are escaped.
     """
 
     reward: float | None
@@ -85,6 +87,10 @@ class Grade:
         assert self.verdict in VERDICTS, self.verdict
         assert (self.reward is None) == (self.verdict == "error"), (self.reward, self.verdict)
         assert self.reward is None or 0.0 <= self.reward <= 1.0, self.reward
+        for name in ("extracted_answer", "detail", "first_failure"):
+            text = getattr(self, name)
+            if isinstance(text, str) and not text.isascii():  # a program can raise a lone surrogate, which UTF-8 lacks
+                object.__setattr__(self, name, text.encode("utf-8", "backslashreplace").decode())
 
 
 @dataclass(frozen=True, slots=True)

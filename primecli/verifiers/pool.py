@@ -229,12 +229,8 @@ class GradingPool:
         assert process.stdin is not None
         assert process.stdout is not None
         worker = _Worker(process, deadline=time.monotonic() + START_SECONDS)
-        config = {
-            "spec": self._spec,
-            "options": self._options,
-            "parent": os.getpid(),
-            "memory_bytes": self.memory_bytes,
-        }
+        config: dict[str, Any] = {"spec": self._spec, "options": self._options}
+        config |= {"parent": os.getpid(), "memory_bytes": self.memory_bytes}
         worker.unsent = json.dumps(config).encode() + b"\n"
         os.set_blocking(process.stdin.fileno(), False)
         os.set_blocking(process.stdout.fileno(), False)
@@ -269,12 +265,8 @@ class GradingPool:
                 break
             job = queue.popleft()
             worker.jobs.append(job)
-            message = {
-                "id": id(job),
-                "kind": job.kind,
-                "answer": job.pending.answer,
-                "ground_truth": job.pending.ground_truth,
-            }
+            pending = job.pending
+            message = {"id": id(job), "kind": job.kind, "answer": pending.answer, "ground_truth": pending.ground_truth}
             worker.unsent += json.dumps(message).encode() + b"\n"
         if was_idle and worker.jobs:
             worker.deadline = time.monotonic() + self.timeout
@@ -308,7 +300,7 @@ class GradingPool:
         *lines, worker.unread = (worker.unread + data).split(b"\n")
         done: list[tuple[Pending, Grade]] = []
         for line in lines:
-            report = json.loads(line)
+            report = _report(line)
             if not worker.ready:
                 if "ready" not in report:
                     self._remove(worker)
@@ -316,10 +308,9 @@ class GradingPool:
                 worker.ready = True
                 self._failed_starts = 0
                 continue
-            if "memory" in report:
+            if "memory" in report or not worker.jobs or report.get("id") != id(worker.jobs[0]):
                 return done + self._died(worker, queue)
             job = worker.jobs.popleft()
-            assert report["id"] == id(job)
             worker.deadline = time.monotonic() + self.timeout
             done += self._finished(job, report)
         return done
@@ -397,3 +388,11 @@ class GradingPool:
     def _extracted_answer(self, job: _Job) -> str | None:
         """What was extracted in this process; without `prepare` a job has the whole response instead."""
         return job.pending.answer if hasattr(self.verifier, "prepare") else None
+
+
+def _report(line: bytes) -> dict[str, Any]:
+    """The report in a line; an empty one where something other than the worker has written into its pipe."""
+    with contextlib.suppress(ValueError):
+        if isinstance(report := json.loads(line), dict):
+            return report
+    return {}

@@ -28,6 +28,8 @@ def main() -> None:
     if config is None:
         return
     _die_with_parent(config["parent"])
+    # whatever the environment says: reading an integer of millions of digits takes hours
+    sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
     try:
         _limit_memory(config["memory_bytes"])
         verifier = build_verifier(config["spec"], config["options"])

@@ -13,12 +13,29 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypedDict
 
 from primecli.warm.protocol import FORKED, REFUSED
 
 Request = dict[str, Any]
 """What a front sends: see `primecli.warm.front`."""
+
+
+class RequestFields(TypedDict):
+    """The fields of a request. Words and values of variables may have bytes that are not UTF-8, so they are objects."""
+
+    stage: str
+    argv: list[object]
+    orig_argv: list[object]
+    path: list[object]
+    environment: dict[str, object]
+    umask: int
+    ignored: list[int]
+    mask: list[int]
+    group: int
+    descriptors: list[int]
+    surroundings: dict[str, object]
+
 
 PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent exits
 

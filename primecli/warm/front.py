@@ -5,6 +5,7 @@ Imports the standard library and small modules of primecli alone: a warm stage w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -109,8 +110,9 @@ class _Front:
         self.connection.close()
 
     def say(self, text: str) -> None:
-        """Writes a line to stderr."""
-        print(f"primecli {self.command.name}: {one_line(text)}", file=sys.stderr, flush=True)
+        """Writes a line to stderr, if that takes it: no stage fails for a message."""
+        with contextlib.suppress(OSError):
+            os.write(2, f"primecli {self.command.name}: {one_line(text)}\n".encode())
 
     def run(self, path: str) -> int:
         """Runs the stage; returns its exit code. path: the helper's socket.

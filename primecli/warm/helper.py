@@ -23,6 +23,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
+from primecli.errors import PrimecliError
+from primecli.structures import parse_json
 from primecli.warm import child
 from primecli.warm.differences import differing_variable, files_on_disk, fork_problem
 from primecli.warm.imports import import_all
@@ -176,7 +178,7 @@ class Helper:
             if reason is None:
                 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child can handle them
                 process = os.fork()
-        except (OSError, ValueError) as error:
+        except (OSError, PrimecliError) as error:
             reason = f"the helper cannot start it: {error}"
         if process == 0:
             self._close_all_but(connection)
@@ -248,7 +250,7 @@ def tell(connection: socket.socket, line: str) -> None:
 
 
 def receive(connection: socket.socket, descriptors: list[int]) -> child.Request:
-    """A front's request; appends the descriptors that come with it. Raises OSError or ValueError if it is incomplete.
+    """A front's request; appends the descriptors that come with it. Raises OSError or InputError if it is incomplete.
 
     The descriptors are appended even then, so that the caller can close them.
     """
@@ -261,4 +263,4 @@ def receive(connection: socket.socket, descriptors: list[int]) -> child.Request:
         if not chunk:
             break
         body += chunk
-    return dict(json.loads(body.decode()))
+    return dict(parse_json(bytes(body), child.RequestFields, "the request"))

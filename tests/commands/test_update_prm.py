@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,18 @@ def test_a_stored_reference_equals_the_model(tiny: Path, other: Path, tmp_path: 
             3,
             True,
         )
+
+
+def test_a_generation_config_that_transformers_would_not_write_is_kept(
+    tmp_path: Path, tiny: Path, primecli: Any
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+    path = model / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "temperature": 0.6, "do_sample": False}))
+    shards = write_shards(tmp_path / "in", rollouts(2, 2))
+    primecli("update-prm", "--prm", model, "--ref", model, "--checkpoint", tmp_path / "prm", shards, "--quiet")
+    assert (tmp_path / "prm" / "generation_config.json").read_bytes() == path.read_bytes()
+    path.unlink()
+    primecli("update-prm", "--prm", model, "--ref", model, "--checkpoint", tmp_path / "without", shards, "--quiet")
+    assert not (tmp_path / "without" / "generation_config.json").exists()

@@ -43,6 +43,16 @@ def test_a_program_can_be_rewarded_for_a_fraction_of_its_tests(tmp_path: Path, p
     assert rewards == pytest.approx([1, 2 / 3, 1, 0])
 
 
+def test_what_a_program_raises_can_always_be_written(tmp_path: Path, primecli: Any) -> None:
+    program = "```python\ndef double(x): raise ValueError(chr(0xDC80))\n```"
+    rows = [rollout(0, 0, 2, ability="code", ground_truth=TRUTH, response=program)]
+    rows += [rollout(0, 1, 2, ability="code", ground_truth=TRUTH, response=RIGHT)]
+    primecli("verify", write_shards(tmp_path / "generate", rows), "--sandbox", SANDBOX, "--workers", 1)
+    found = read_rows(tmp_path / "verify")
+    assert [row[schema.OUTCOME_REWARD] for row in found] == [0.0, 1.0]
+    assert found[0][schema.FIRST_FAILURE] == r"test 1 of 3: ValueError: \udc80 (line 1 of the tests)"
+
+
 def test_options_of_the_code_verifier_matter_to_code_alone(tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "math", [rollout(1, index, 2) for index in range(2)])
     first = primecli("verify", directory, "--out", tmp_path / "a")

@@ -239,6 +239,27 @@ def test_what_is_decoded_is_marked(row: dict[str, Any], decoded: bool, tmp_path:
     assert prompt.decoded == decoded
 
 
+LEAVES = st.none() | st.booleans() | st.floats() | st.integers() | st.text(st.characters(codec=None), max_size=3)
+MESSAGES = st.dictionaries(st.sampled_from(["role", "content", "tool_calls", "type", "text", "ground_truth"]), LEAVES)
+VALUES = st.recursive(
+    LEAVES | MESSAGES, lambda inner: st.lists(inner, max_size=3) | inner.map(json.dumps), max_leaves=5
+)
+COLUMNS = ["prompt", "answer", "reward_model", "ground_truth", "ability", "data_source", "prompt_id", "tools"]
+
+
+@given(row=st.dictionaries(st.sampled_from(COLUMNS), VALUES))
+def test_any_row_is_read_or_named(row: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = jsonl(tmp_path_factory.getbasetemp() / "p.jsonl", [row])
+    for columns in (PromptColumns(), PromptColumns("reward_model.ground_truth", "prompt.text", "(.)", "!")):
+        try:
+            (prompt,) = read_prompts([path], columns)
+        except InputError:
+            continue
+        texts = (prompt.prompt_id, prompt.ground_truth, prompt.data_source, prompt.ability)
+        assert all(text is None or isinstance(text, str) for text in texts)
+        json.dumps([prompt.content, prompt.tools, *texts], ensure_ascii=False).encode()
+
+
 @given(st.integers(1, 20), st.integers(1, 8), st.integers(0, 3))
 def test_the_stream_is_one_shuffled_pass_after_another(total: int, batch: int, seed: int) -> None:
     steps = 3 * total // batch + 2

@@ -115,3 +115,8 @@ def test_a_verifier_is_identified_by_its_version_or_by_its_file(
     ):
         with pytest.raises(UsageError, match=message):
             verifier_identity(name)
+
+
+def test_texts_of_a_grade_can_be_encoded() -> None:
+    grade = Grade(0.0, "wrong", "é\udc80", None, 0, 1, "ValueError: \ud800")
+    assert (grade.extracted_answer, grade.first_failure) == ("é\\udc80", "ValueError: \\ud800")

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -33,6 +34,10 @@ class Scripted:
             os.kill(os.getpid(), signal.SIGSEGV)
         if task.response == "hoard":
             return Grade(1.0, "correct", str(len(bytearray(8 << 30))))  # never touched where it is granted
+        if task.response == "babble":
+            for number in range(3, 32):
+                with contextlib.suppress(OSError):
+                    os.write(number, b'[1]\n{"id":1}\n\xff\n')
         if task.response == "raise":
             raise RuntimeError("broken")
         if task.response.startswith("once "):
@@ -105,6 +110,11 @@ def test_a_worker_that_dies_is_replaced_and_its_task_is_an_error(scripted: Gradi
     assert [grade and grade.reward for grade in grades] == [None, 1.0, None, 1.0]
     assert grades[2] is not None
     assert grades[2].detail == "RuntimeError: broken"
+
+
+def test_words_among_the_reports_of_a_worker_harm_no_other_task(scripted: GradingPool) -> None:
+    grades = graded(scripted, "fine 1", "babble", "fine 2", "fine 3")
+    assert [grade and grade.verdict for grade in grades] == ["correct", "error", "correct", "correct"]
 
 
 def test_a_death_that_does_not_repeat_is_forgiven(scripted: GradingPool, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from primecli.models.identity import model_fingerprint
 from primecli.shards import parquet
+from primecli.warm.protocol import LENGTH_BYTES
 from tests.builders import rollouts, write_shards
 from tests.conftest import summary
 from tests.warm_processes import REFUSAL, Warm, eventually
@@ -45,14 +47,27 @@ def test_the_helper_keeps_nothing_that_it_was_started_with(warm: Warm) -> None:
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"{}", b"[]", b'{"stage": 1}', b"\xff"])
+def test_a_request_of_another_shape_is_refused_and_the_helper_goes_on(warm: Warm, body: bytes) -> None:
+    process = warm.process()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(60)
+        connection.connect(warm.socket)
+        assert connection.recv(100) == b"ready\n"
+        connection.sendall(len(body).to_bytes(LENGTH_BYTES) + body)
+        assert connection.recv(1000).startswith(b"refused the helper cannot start it: the request: ")
+    assert warm.process() == process
+    assert Path(f"/proc/{process}").exists()
+
+
 def without_times(path: Path) -> tuple[Any, Any]:
-    """A shard's rows, and its footer without times."""
+    """A shard's rows, and its footer without times and without where the commands were run."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         table, footer = file.read(), json.loads(file.metadata.metadata[b"primecli"])
     for record in footer["provenance"]:
-        del record["started"], record["seconds"]
+        del record["started"], record["seconds"], record["directory"]
     return table, footer
 
 

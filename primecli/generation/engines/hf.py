@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from primecli.errors import PrimecliError
+from primecli.errors import PrimecliError, first_line
 from primecli.generation.engines import EngineOptions, Policy, Request, Sample, SampledGroups, SamplingParams
 from primecli.generation.engines.decoding import Decoding, avoid_key_copies
 from primecli.models.device import (
     Placement,
     free_device_memory,
+    is_out_of_memory,
     reporting_memory,
     resolve_placement,
     set_threads,
@@ -30,6 +31,7 @@ from primecli.models.loading import load_model
 # When this share of a batch or less is still running, its ended rows are removed from the key-value cache. That copies
 # the rest of the cache, so it waits until a quarter of the rows have ended, which are computed in vain until then.
 COMPACT_AT = 0.75
+CACHE_TOLERANCE = 1e-2  # nats; rounding makes far less of a difference in float32, another state far more
 
 
 def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
@@ -37,7 +39,34 @@ def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
     set_threads(options.threads)
     placement = resolve_placement(options.device, options.dtype)
     model = load_model(policy.directory, placement)
+    check_cache(model, placement)
     return HfEngine(model, placement, stop_ids=policy.stop_ids, micro_batch_tokens=options.micro_batch_tokens)
+
+
+def check_cache(model: Any, placement: Placement) -> None:
+    """Raises PrimecliError unless ended rows can be removed from the model's cache and the rest decoded correctly.
+
+    Models with recurrent layers beside attention keep a state of another form. Two prompts of which one ends first are
+    decoded, and in float32 the result is compared with a forward pass without a cache.
+    """
+    tokens = torch.arange(1, 7, device=placement.device) % model.get_input_embeddings().num_embeddings  # (6,)
+    refusal = f"{type(model).__name__} keeps a state that --engine hf cannot decode with yet"
+    hint = "sample from it with --engine vllm or vllm-server"
+    try:
+        with torch.inference_mode():
+            state = Decoding(model, placement, [tokens[:3].tolist(), tokens[:2].tolist()], [1, 1])
+            state.advance(tokens[[3, 2]])
+            state.keep(torch.tensor([0]))
+            state.advance(tokens[[4]])
+            expected = model(input_ids=tokens[None, :5], use_cache=False).logits[:, -1]  # (1, V)
+    except Exception as error:  # whatever a cache of another form raises
+        if is_out_of_memory(error):
+            raise
+        raise PrimecliError(f"{refusal}: {first_line(error)}", hint) from error
+    # what is not finite is found while sampling, which names the prompt
+    gap = float((state.logits.float().log_softmax(-1) - expected.float().log_softmax(-1)).abs().max())
+    if placement.dtype == torch.float32 and gap > CACHE_TOLERANCE:
+        raise PrimecliError(f"{refusal}: its log-probabilities are off by {gap:.2g} nats", hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,14 @@ def read_policy(directory: Path, tokenizer: Any, *, fingerprint: str, max_length
     max_length: tokens of the longest sequence that can come up, prompt and response together. Raises InputError where
     the model has fewer positions than that.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except StrictDataclassError as error:  # whose first line names only the field
+        raise InputError(f"{directory}: its config.json cannot be read: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{directory}: its config.json cannot be read: {first_line(error)}") from error
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and max_length > limit:

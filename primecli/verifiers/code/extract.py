@@ -8,7 +8,8 @@ from dataclasses import dataclass
 MAX_CODE_CHARS = 200_000
 """Longer programs are not run: no solution is that long, and reading one costs more than it is worth."""
 
-_FENCE = re.compile(r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+#.-]*)[^`\n]*$", re.MULTILINE)
+# possessive throughout (*+): with backtracking, one long line after a fence takes quadratic time
+_FENCE = re.compile(r"^[ \t]*+(?P<fence>`{3,}+|~{3,}+)[ \t]*+(?P<language>[\w+#.-]*+)[^`\n]*+$", re.MULTILINE)
 _PYTHON = {"python", "python3", "py", "py3", "python2", "ipython"}
 
 
@@ -53,12 +54,14 @@ def _blocks(response: str) -> list[tuple[str, str]]:
     """The fenced blocks in order, each as (language, text)."""
     blocks = []
     position = 0
+    not_on_a_line: set[str] = set()  # fences that close no block from here on, and are not searched for again
     while opening := _FENCE.search(response, position):
         fence = opening["fence"]
         start = min(opening.end() + 1, len(response))
         closing = re.compile(rf"^[ \t]*{re.escape(fence)}{re.escape(fence[0])}*[ \t\r]*$", re.MULTILINE)
-        end = closing.search(response, start)
+        end = None if fence in not_on_a_line else closing.search(response, start)
         if end is None:  # some models close a block at the end of its last line
+            not_on_a_line.add(fence)
             end = re.compile(rf"{re.escape(fence)}[ \t\r]*$", re.MULTILINE).search(response, start)
         stop, position = (end.start(), end.end()) if end else (len(response), len(response))
         blocks.append((opening["language"], response[start:stop].replace("\r\n", "\n")))

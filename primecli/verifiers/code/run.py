@@ -12,12 +12,12 @@ from typing import Any
 
 from primecli.verifiers.code.compare import same_text, same_value
 from primecli.verifiers.code.ground_truth import AssertTests, CallTests, CheckTest, DataError, StdinTests, Truth
+from primecli.verifiers.code.show import MAX_SHOWN_CHARS, shorten, shown
 from primecli.verifiers.sandbox import codec
 from primecli.verifiers.sandbox.process import DeadlinePassed, Ended, Limits, Process
 from primecli.verifiers.sandbox.referee_host import RefereeHost
 
-MAX_SHOWN_CHARS = 120  # of a value in a failure
-MODULES = ("codec", "seccomp", "guest")
+MODULES = ("codec", "scratch", "seccomp", "leetcode", "guest")
 """What a program's process needs of the package `sandbox`, in the order in which it is loaded there."""
 
 KILLED, CPU_TIME_USED = -9, -24  # exit statuses for SIGKILL and SIGXCPU
@@ -81,7 +81,7 @@ class Runner:
         Raises SandboxFailed, and DataError where the tests themselves are at fault.
         """
         end = time.monotonic() + self.program_seconds
-        outcome = Outcome(_count(truth))
+        outcome = Outcome(count_tests(truth))
         following = 0
         over = True
         while over and following < outcome.total:
@@ -107,9 +107,9 @@ class Runner:
         index = first
         with Process(self.mode, self.limits, MODULES, config) as process:
             try:
-                loaded = process.receive(self._deadline(end))
-                if loaded != ["loaded"]:
-                    yield Result(first, _text(loaded[-1]), final=True, syntax=loaded[0] == "syntax")
+                kind, *text = _receive(process, self._deadline(end), _LOADED)
+                if text:
+                    yield Result(first, text[0].strip(), final=True, syntax=kind == "syntax")
                     return
                 for index, why in self._tests(process, truth, first, end):
                     yield Result(index, why)
@@ -118,7 +118,7 @@ class Runner:
                 yield Result(index, f"not done in {self.wall_seconds:g} seconds", timed_out=True, over=True)
             except Ended:
                 yield _ended(process, index)
-            except (codec.Malformed, LookupError, TypeError) as error:
+            except codec.Malformed as error:
                 # only a program that has taken over `guest` sends such messages
                 yield Result(index, f"the program spoke for the sandbox: {error}"[:MAX_SHOWN_CHARS], over=True)
 
@@ -141,18 +141,18 @@ class Runner:
             deadline = self._deadline(end)
             data = truth.inputs[index].encode("utf-8", "surrogateescape")
             process.send(codec.dump_line(["run", len(data)]) + data, deadline)
-            kind, status, size, stderr = process.receive(deadline)
-            if kind != "ran" or type(size) is not int or not 0 <= size <= self.limits.file_bytes:
-                raise codec.Malformed("not a report of a run")
+            _, status, size, stderr = _receive(process, deadline, _RAN)
+            if not 0 <= size <= self.limits.file_bytes:
+                raise codec.Malformed("not the size of an output")
             got = process.read(size, deadline).decode("utf-8", "replace")
             if status == CPU_TIME_USED:
                 raise DeadlinePassed
             if status != 0:
-                yield index, _shorten(f"exit status {status}: {_text(stderr)}", 2 * MAX_SHOWN_CHARS)
+                yield index, shorten(f"exit status {status}: {stderr.strip()}", 2 * MAX_SHOWN_CHARS)
             elif same_text(got, truth.outputs[index]):
                 yield index, None
             else:
-                yield index, f"stdout {_shown(got)}, expected {_shown(truth.outputs[index])}"
+                yield index, f"stdout {shown(got)}, expected {shown(truth.outputs[index])}"
 
     def _call_tests(
         self, process: Process, truth: CallTests, first: int, end: float
@@ -161,22 +161,15 @@ class Runner:
             deadline = self._deadline(end)
             arguments = [codec.encode(item, _keep_nothing) for item in truth.arguments[index]]
             process.send(codec.dump_line(["cpu"]) + codec.dump_line(["call", truth.name, arguments, {}]), deadline)
-            process.receive(deadline)
-            reply = process.receive(deadline)
-            if reply[0] == "x":
-                yield index, f"raised {_shorten(_text(reply[-1]), MAX_SHOWN_CHARS)}"
-                continue
-            if reply[0] != "r":
-                raise codec.Malformed("not a reply")
-            try:
-                got = codec.decode(reply[1], _Unknown)
-            except codec.Malformed:
-                got = _Unknown()
+            _receive(process, deadline, _REPLIES)
+            kind, got, *more = _receive(process, deadline, _REPLIES)
             expected = truth.outputs[index]
-            if same_value(got, expected) or (truth.wrapped and same_value(got, expected[0])):
+            if kind == "x":
+                yield index, f"raised {shorten(more[-1].strip(), MAX_SHOWN_CHARS)}"
+            elif same_value(got, expected) or (truth.wrapped and same_value(got, expected[0])):
                 yield index, None
             else:
-                yield index, f"returned {_shown(got)}, expected {_shown(expected)}"
+                yield index, f"returned {shown(got)}, expected {shown(codec.encode(expected, _keep_nothing))}"
 
     def _refereed_tests(
         self, process: Process, truth: CheckTest | AssertTests, first: int, end: float
@@ -197,14 +190,24 @@ class Runner:
                 yield report["test"], None if report["ok"] else report["why"]
 
 
-class _Unknown:
-    """Stands for a returned object that is not plain data, and so is not equal to any expected value."""
+_LOADED: dict[str, list[tuple[type, ...]]] = {"loaded": [()], "failed": [(str,)], "syntax": [(str,)]}
+_RAN: dict[str, list[tuple[type, ...]]] = {"ran": [(int, int, str)]}
+_REPLIES: dict[str, list[tuple[type, ...]]] = {"r": [(object,), (object, object)], "x": [(str, str, str)]}
+"""The kinds of messages from `guest`, and the types of what follows the kind."""
 
-    def __init__(self, number: int = 0, type_name: str = "object") -> None:
-        self.type_name = type_name
 
-    def __repr__(self) -> str:
-        return f"<{self.type_name}>"
+def _receive(process: Process, deadline: float, kinds: dict[str, list[tuple[type, ...]]]) -> list[Any]:
+    """The next message, which is of one of the kinds. Raises DeadlinePassed, Ended, Malformed."""
+    message = process.receive(deadline)
+    if type(message) is list and message and type(message[0]) is str:
+        for types in kinds.get(message[0], []):
+            if len(types) == len(message) - 1 and all(map(_is_of, message[1:], types)):
+                return message
+    raise codec.Malformed(f"not a message of {' or '.join(kinds)}")
+
+
+def _is_of(part: Any, kind: type) -> bool:
+    return kind is object or type(part) is kind
 
 
 def _keep_nothing(_: Any) -> int | None:
@@ -212,7 +215,8 @@ def _keep_nothing(_: Any) -> int | None:
     return None
 
 
-def _count(truth: Truth) -> int:
+def count_tests(truth: Truth) -> int:
+    """How many tests there are."""
     if isinstance(truth, CheckTest):
         return 1
     return len(truth.asserts) if isinstance(truth, AssertTests) else len(truth.outputs)
@@ -225,19 +229,3 @@ def _ended(process: Process, index: int) -> Result:
         return Result(index, "the CPU time is used up", timed_out=True, over=True)
     how = "" if status is None else f" with status {status}" if status >= 0 else f" by signal {-status}"
     return Result(index, f"the program ended before the tests did{how}", over=True)
-
-
-def _text(message: Any) -> str:
-    """The text in a message; a program that has taken over `guest` may send anything in its place."""
-    return message.strip() if isinstance(message, str) else type(message).__name__
-
-
-def _shown(value: Any) -> str:
-    try:
-        return _shorten(repr(value), MAX_SHOWN_CHARS)
-    except (ValueError, RecursionError):  # an integer with too many digits to convert, or deep nesting
-        return f"<{type(value).__name__}>"
-
-
-def _shorten(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -14,7 +14,7 @@ from primecli.errors import UsageError
 from primecli.verifiers import MAX_DETAIL_CHARS, Grade, Task
 from primecli.verifiers.code.extract import Program, extract_program
 from primecli.verifiers.code.ground_truth import CheckTest, DataError, Truth, read_truth
-from primecli.verifiers.code.run import Outcome, Runner
+from primecli.verifiers.code.run import Outcome, Runner, count_tests
 from primecli.verifiers.sandbox.names import prompt_helpers
 from primecli.verifiers.sandbox.process import NOTICES, Limits, SandboxFailed, resolve_mode
 
@@ -87,15 +87,17 @@ class CodeVerifier:
         if program is None:
             return Grade(0.0, "unparseable")
         sources = _sources(program, truth)
-        failure = ""
+        failure = SandboxFailed("")
         for _ in range(ATTEMPTS):
             try:
                 return self._grade(program, self._runner.run(sources, truth))
             except DataError as error:
                 return Grade(None, "error", program.text, str(error)[:MAX_DETAIL_CHARS])
             except SandboxFailed as error:
-                failure = str(error)
-        return Grade(None, "error", program.text, failure[:MAX_DETAIL_CHARS])
+                failure = error
+        if failure.by_program:
+            return Grade(0.0, "wrong", program.text, None, 0, count_tests(truth), str(failure)[:MAX_DETAIL_CHARS])
+        return Grade(None, "error", program.text, str(failure)[:MAX_DETAIL_CHARS])
 
     def _grade(self, program: Program, outcome: Outcome) -> Grade:
         failure = outcome.failure

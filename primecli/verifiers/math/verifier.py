@@ -13,6 +13,9 @@ from primecli.verifiers.math.equal import check_readable, equal
 from primecli.verifiers.math.equal_by_sympy import AnswerUnreadable, GoldUnreadable
 from primecli.verifiers.math.extract import MAX_ANSWER_CHARS, extract_answer
 
+PLAIN_ANSWER = "1"
+"""Any gold answer with a value can be compared with it."""
+
 
 class MathVerifier:
     """Compares the final answer of a response with `ground_truth`, both in LaTeX or plain text.
@@ -65,6 +68,22 @@ class MathVerifier:
             return Grade(None, "error", pending.answer, f"ground truth {error}"[:MAX_DETAIL_CHARS])
         except AnswerUnreadable:
             return Grade(0.0, "unparseable", pending.answer)
+        except MemoryError:
+            raise  # the pool decides whose fault it was, in a fresh worker
+        except Exception:  # sympy raises errors of any type; the answer is to blame if the gold answer raises none
+            return self._grade_without(pending)
+
+    def _grade_without(self, pending: Pending) -> Grade:
+        """The grade of an answer that cannot be compared: unparseable, unless the gold answer cannot be read either."""
+        try:
+            self.probe(pending.ground_truth)
+            equal(pending.ground_truth, PLAIN_ANSWER, bounded=False)  # a gold answer may compare with itself unread
+        except MemoryError:
+            raise
+        except Exception as error:
+            detail = f"ground truth: {type(error).__name__}: {error}"
+            return Grade(None, "error", pending.answer, detail[:MAX_DETAIL_CHARS])
+        return Grade(0.0, "unparseable", pending.answer)
 
     def probe(self, ground_truth: str) -> None:
         """Reads and evaluates the ground truth alone."""
@@ -79,7 +98,10 @@ class MathVerifier:
 
 @lru_cache(maxsize=2048)  # the rollouts of a group share one gold answer and give few different answers
 def _equal_if_bounded(gold: str, answer: str) -> bool | None:
-    return equal(gold, answer)
+    try:
+        return equal(gold, answer)
+    except Exception:  # whose fault it is, `settle` finds out
+        return None
 
 
 @lru_cache(maxsize=1024)

@@ -8,15 +8,17 @@
 | | *in the sandbox with the program* |
 | `guest` | compiles the program, runs it once for each stdin test, or answers calls of its functions |
 | `seccomp` | what the kernel then refuses it: system calls, and a view of other processes (Landlock) |
+| `scratch` | the directory in which it may write |
+| `leetcode` | the names that a class Solution finds without importing them |
 | | *in the sandbox of the referee* |
 | `referee` | runs the test code of HumanEval and MBPP, in which the program's functions are stand-ins |
 | `names` | which names in that code are the program's, and which the tests or Python define |
+| `mirror` | the program's exceptions, and what it did to the arguments of a call |
 | | *in all of them* |
 | `codec` | values as JSON messages, by exact type |
 
 A process in a sandbox cannot see the files of primecli, so `process` sends it the compiled code of its modules. Those
-modules import nothing but each other and the standard library; `codec`, `seccomp` and `guest`, which are loaded for
-every program, import only what is quick to import.
+modules import nothing but each other and the standard library, and what is loaded for every program is quick to import.
 
 For each program `primecli.verifiers.code.run` starts a `Process` with `guest` in it. It sends stdin tests and calls
 itself. For other test code it hands the pipes of that process to the referee, which asks the program and sends reports.

@@ -10,7 +10,7 @@ import builtins
 import os
 import sys
 
-from primecli.verifiers.sandbox import codec, seccomp
+from primecli.verifiers.sandbox import codec, leetcode, scratch, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes longer than most programs run
@@ -37,7 +37,7 @@ def main(config: dict[str, Any]) -> None:
     reader = os.fdopen(os.dup(0), "rb")
     out = os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
-    errors = _scratch_file()
+    errors = scratch.open_file()
     for target, source in ((0, null), (1, null), (2, errors)):
         os.dup2(source, target)
     limit_resources(config)
@@ -183,11 +183,11 @@ def _run_tests(code: CodeType, reader: BinaryIO, out: int, config: dict[str, Any
         data = reader.read(size)
         status, stdout, stderr = _run_test(code, data, config)
         write_all(out, codec.dump_line(["ran", status, len(stdout), stderr]) + stdout)
-        _clear(".")
+        scratch.clear(".")
 
 
 def _run_test(code: CodeType, data: bytes, config: dict[str, Any]) -> tuple[int, bytes, str]:
-    files = [_scratch_file(), _scratch_file(), _scratch_file()]
+    files = [scratch.open_file(), scratch.open_file(), scratch.open_file()]
     write_all(files[0], data)
     os.lseek(files[0], 0, os.SEEK_SET)
     pid = os.fork()
@@ -232,33 +232,12 @@ def _guarded(action: Callable[[], object]) -> int:
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return int(end.code or 0) & 0xFF
-        os.write(2, str(end.code).encode(errors="replace")[:MAX_STDERR_BYTES])
+        os.write(2, str(end.code).encode(errors="backslashreplace")[:MAX_STDERR_BYTES])
         return 1
     except BaseException as error:
-        os.write(2, _describe(error).encode(errors="replace"))
+        os.write(2, _describe(error).encode(errors="backslashreplace"))
         return 1
     return 0
-
-
-def _scratch_file() -> int:
-    """An open file in the working directory, without a name."""
-    name = f".scratch-{os.getpid()}-{os.urandom(6).hex()}"
-    number = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    os.unlink(name)
-    return number
-
-
-def _clear(directory: str) -> None:
-    """Empties a directory, so that a test finds no files of the one before."""
-    try:
-        for entry in list(os.scandir(directory)):
-            if entry.is_dir(follow_symlinks=False):
-                _clear(entry.path)
-                os.rmdir(entry.path)
-            else:
-                os.unlink(entry.path)
-    except (OSError, RecursionError):
-        return  # the program made it unreadable, and only its own tests will find what is left
 
 
 # programs whose functions are called ------------------------------------------------------------------
@@ -349,6 +328,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "setattr": setattr,
     "getitem": lambda target, key: target[key],
     "setitem": lambda target, key, value: target.__setitem__(key, value),
+    "bool": bool,
     "len": len,
     "iter": iter,
     "contains": lambda target, item: item in target,
@@ -361,6 +341,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 def _serve(code: CodeType, reader: BinaryIO, out: int, cpu_seconds: int) -> None:
     """Runs the program, then answers requests until the pipe closes."""
     module = _module("solution")
+    module.__dict__.update(leetcode.names_for(code))
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     try:

@@ -1,10 +1,10 @@
 """Starts processes that cannot do harm: bubblewrap limits what they see, and resource limits what they use.
 
 With bubblewrap, a process has no network, its own process tree, a read-only view of the interpreter and nothing else,
-a fixed environment, and a private /tmp of bounded size; it ends with its parent. The resource limits bound CPU time,
-memory, threads, files and output. A filter of system calls (Linux on x86_64 and aarch64) refuses new processes,
-signals, tracing, mounts and sockets. Landlock, where the kernel has it, hides other processes in /proc. Wall-clock time
-is bounded by the caller, with a deadline for each message.
+a fixed environment, and a private /tmp, whose size and number of files are bounded; it ends with its parent. The
+resource limits bound CPU time, memory, threads, files and output. A filter of system calls (Linux on x86_64 and
+aarch64) refuses new processes, signals, tracing, mounts and sockets. Landlock, where the kernel has it, hides other
+processes in /proc. Wall-clock time is bounded by the caller, with a deadline for each message.
 
 A program in bubblewrap can still learn some paths of the caller. Those of the interpreter and of the packages are in
 /proc/1/cmdline and in every mountinfo, since they are mounted from there; nothing beside them can be reached. On a
@@ -21,6 +21,7 @@ import platform
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -33,7 +34,7 @@ from types import CodeType
 from typing import Any, Self
 
 from primecli.errors import UsageError
-from primecli.verifiers.sandbox import codec
+from primecli.verifiers.sandbox import codec, scratch
 
 MODES = ("auto", "bwrap", "limits", "none")
 INSTALL = "apt-get install bubblewrap"
@@ -48,6 +49,7 @@ NOTICES = {
 """What each weaker mode does not protect, in one line for stderr."""
 
 START_SECONDS = 30.0  # a sandbox starts in tens of milliseconds; on a busy machine it may take seconds
+CLEAR_SECONDS = 1.0  # to delete what a program leaves behind; most leave nothing
 PACKAGES = ("numpy", "numpy.libs", "sortedcontainers")  # programs may import these, if they are installed
 
 _SYSTEM_PATHS = ("/usr/lib", "/usr/lib64", "/usr/lib32", "/lib", "/lib64", "/etc/ld.so.cache")
@@ -72,6 +74,8 @@ for name, code in modules:
     module = sys.modules[package + "." + name] = types.ModuleType(package + "." + name)
     exec(code, module.__dict__)
     setattr(sys.modules[package], name, module)
+if config["mount_bytes"]:
+    sys.modules[package].scratch.mount(config["mount_bytes"])
 if config["parent"]:
     sys.modules[package].seccomp.die_with_parent(config["parent"])
 module.main(config)
@@ -80,7 +84,14 @@ module.main(config)
 
 
 class SandboxFailed(Exception):
-    """The sandbox did not start, or broke without the program's doing."""
+    """The sandbox did not start, or broke.
+
+    by_program: whether values of the program broke it, as far as can be told.
+    """
+
+    def __init__(self, message: str, by_program: bool = False) -> None:
+        super().__init__(message)
+        self.by_program = by_program
 
 
 class DeadlinePassed(Exception):
@@ -150,8 +161,7 @@ def interpreter() -> str:
 def package_paths() -> list[str]:
     """Directories of the installed packages that programs may import."""
     folders = dict.fromkeys((sysconfig.get_path("platlib"), sysconfig.get_path("purelib")))
-    paths = [os.path.join(folder, name) for folder in folders for name in PACKAGES]
-    return [path for path in paths if os.path.isdir(path)]
+    return [path for f in folders for name in PACKAGES if os.path.isdir(path := os.path.join(f, name))]
 
 
 @functools.cache
@@ -181,6 +191,7 @@ def bwrap_command(limits: Limits) -> list[str]:
     return [
         os.path.abspath(shutil.which("bwrap") or "/usr/bin/bwrap"),  # it starts without the caller's PATH and directory
         *("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+        *(() if _is_setuid() else ("--cap-add", "CAP_SYS_ADMIN")),  # in its namespaces only; see scratch.mount
         *("--uid", "1000", "--gid", "1000", "--hostname", "sandbox"),
         *_view(),
         *("--proc", "/proc", "--dev", "/dev", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp"),
@@ -188,6 +199,13 @@ def bwrap_command(limits: Limits) -> list[str]:
         *("--chdir", "/tmp", "--clearenv"),
         *(word for name, value in _environment("/tmp").items() for word in ("--setenv", name, value)),
     ]
+
+
+@functools.cache
+def _is_setuid() -> bool:
+    """Whether bubblewrap has root's rights, and so gives none away."""
+    path = shutil.which("bwrap")
+    return path is not None and bool(os.stat(path).st_mode & stat.S_ISUID)
 
 
 def _environment(home: str) -> dict[str, str]:
@@ -221,15 +239,22 @@ class Process:
     modules: the modules of this package that it loads, in this order. It runs `main(config)` of the last one.
     config: what that `main` needs; the sandbox adds its own entries.
     pass_fds: file descriptors that it inherits.
+    own_home: whether it has a directory of its own without bubblewrap, too, which is deleted when it ends.
     """
 
     def __init__(
-        self, mode: str, limits: Limits, modules: Sequence[str], config: dict[str, Any], pass_fds: Sequence[int] = ()
+        self,
+        mode: str,
+        limits: Limits,
+        modules: Sequence[str],
+        config: dict[str, Any],
+        pass_fds: Sequence[int] = (),
+        own_home: bool = True,
     ) -> None:
         assert mode in ("bwrap", "limits", "none"), mode
         self.mode = mode
         self._unread = b""
-        self._home: tempfile.TemporaryDirectory[str] | None = None
+        self._home: str | None = None
         arguments = [interpreter(), "-s", "-S", "-P", "-c", _BOOT]
         home = "/"  # bubblewrap keeps its working directory in memory, and a program may see that memory
         environment: dict[str, str] = {}
@@ -239,8 +264,9 @@ class Process:
             arguments = [*bwrap_command(limits), *arguments]
             packages = ["/packages"]
         else:
-            self._home = tempfile.TemporaryDirectory(prefix="primecli-", ignore_cleanup_errors=True)
-            home, environment = self._home.name, _environment(self._home.name)
+            home = tempfile.mkdtemp(prefix="primecli-") if own_home else tempfile.gettempdir()
+            self._home = home if own_home else None
+            environment = _environment(home)
             packages = list(dict.fromkeys(os.path.dirname(path) for path in package_paths()))
         try:
             self._process = subprocess.Popen(
@@ -267,6 +293,7 @@ class Process:
             "memory_bytes": limits.memory_bytes,
             "file_bytes": limits.file_bytes,
             "packages": packages,
+            "mount_bytes": limits.tmp_bytes if mode == "bwrap" else 0,
             "parent": os.getpid() if mode != "bwrap" and platform.system() == "Linux" else 0,
         }
         try:
@@ -341,10 +368,7 @@ class Process:
         return data
 
     def status(self, seconds: float = 1.0) -> int | None:
-        """The exit status, or minus the number of the signal that ended the process; None if it is still running.
-
-        seconds: how long to wait for the end.
-        """
+        """The exit status, or minus the signal that ended the process; None if it runs on for so many seconds."""
         try:
             status = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -371,4 +395,5 @@ class Process:
 
     def _forget_home(self) -> None:
         if self._home is not None:
-            self._home.cleanup()
+            scratch.remove(self._home, CLEAR_SECONDS, interpreter())
+            self._home = None

@@ -15,10 +15,11 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from primecli.verifiers.sandbox import codec, guest
+from primecli.verifiers.sandbox import codec, guest, mirror
 from primecli.verifiers.sandbox import names as scope
 
 MAX_WHY_CHARS = 300  # of the reason for a failure
@@ -32,10 +33,6 @@ class ProgramEnded(BaseException):
 
 class TimeIsUp(BaseException):
     """The test has used its time."""
-
-
-class ProgramError(Exception):
-    """An exception of the program whose type is not a builtin."""
 
 
 def main(config: dict[str, Any]) -> None:
@@ -69,7 +66,7 @@ def main(config: dict[str, Any]) -> None:
 def _run_job(job_fd: int, verdict_fd: int, to_program: int, from_program: int) -> None:
     with os.fdopen(job_fd, "rb") as file:
         job = json.load(file)
-    program = Program(to_program, os.fdopen(from_program, "rb"), lambda: referee.report({"called": True}))
+    program = Program(to_program, os.fdopen(from_program, "rb"), lambda: referee.report({"given": True}))
     referee = Referee(verdict_fd, program, job["seconds"])
     if "test" in job:
         referee.check(job["prompt"], job["test"], job["entry_point"])
@@ -83,28 +80,45 @@ class Program:
 
     out: file descriptor of the pipe to it.
     reader: of the pipe from it.
-    on_call: called before the first call.
-    touched: whether the tests have had anything from the program, so that a failure may be its fault.
-    called: whether the tests have called it.
-    raised: its last exception.
+    on_value: called before the first value of it is read.
+    touched: whether the tests have had a reply of the program, so that a failure may be its fault.
+    given: whether the tests have had a value of it: only from then on a test may be slow because of it.
+    waited: seconds that the tests of now have waited for replies of it, those before the current one.
+    asked_at: when they began to wait for the current one, on the monotonic clock; None while they do not.
     ended: whether it has closed its pipe.
     timed_out: whether the time of a test has run out.
     """
 
-    def __init__(self, out: int, reader: BinaryIO, on_call: Callable[[], None]) -> None:
+    def __init__(self, out: int, reader: BinaryIO, on_value: Callable[[], None]) -> None:
         self.out = out
         self.reader = reader
-        self.on_call = on_call
+        self.on_value = on_value
         self.touched = False
-        self.called = False
-        self.raised: Exception | None = None
+        self.given = False
+        self.waited = 0.0
+        self.asked_at: float | None = None
         self.ended = False
         self.timed_out = False
 
     def ask(self, *request: Any) -> list[Any]:
         """Sends a request and returns the reply. Raises ProgramEnded, or the exception that the program raised."""
+        if self.timed_out:
+            raise TimeIsUp  # the test has swallowed the first one
+        self.asked_at = time.monotonic()
         try:
-            guest.write_all(self.out, codec.dump_line(request))
+            reply = self._reply(codec.dump_line(request))
+        finally:
+            self.waited = self.seconds_waited()
+            self.asked_at = None
+        if type(reply) is not list or len(reply) < 2 or reply[0] not in ("r", "x"):
+            raise codec.Malformed("not a reply")
+        if reply[0] == "x":
+            raise mirror.exception(str(reply[1]), str(reply[2:3] and reply[2]), iterating=request[0] == "do")
+        return reply
+
+    def _reply(self, request: bytes) -> Any:
+        try:
+            guest.write_all(self.out, request)
             line = self.reader.readline(codec.MAX_LINE)
         except BrokenPipeError:
             line = b""
@@ -112,13 +126,11 @@ class Program:
         if not line.endswith(b"\n"):
             self.ended = True
             raise ProgramEnded
-        reply = codec.load_line(line)
-        if type(reply) is not list or len(reply) < 2 or reply[0] not in ("r", "x"):
-            raise codec.Malformed("not a reply")
-        if reply[0] == "x":
-            self.raised = _exception(str(reply[1]), str(reply[2:3] and reply[2]), iterating=request[0] == "do")
-            raise self.raised
-        return reply
+        return codec.load_line(line)
+
+    def seconds_waited(self) -> float:
+        """How long this test has waited for replies."""
+        return self.waited + (0.0 if self.asked_at is None else time.monotonic() - self.asked_at)
 
     def keep(self, value: Any) -> int | None:
         """The number of a stand-in's object, for the codec; no other object leaves this process but as plain data."""
@@ -130,20 +142,20 @@ class Program:
 
     def unpack(self, message: Any) -> Any:
         """The value in a message from the program's process."""
+        if not self.given:
+            self.given = True
+            self.on_value()
         return codec.decode(message, lambda number, type_name: Remote(self, number, type_name))
 
     def call(self, target: str | int, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Calls a function of the program, and makes the changes that it made to its arguments here too."""
-        if not self.called:
-            self.called = True
-            self.on_call()
         reply = self.ask(
             "call", target, [self.pack(item) for item in arguments], {k: self.pack(v) for k, v in named.items()}
         )
         changed = reply[2] if len(reply) > 2 else None
         if type(changed) is list and len(changed) == len(arguments):
             for original, message in zip(arguments, changed, strict=True):
-                _overwrite(original, self.unpack(message))
+                mirror.overwrite(original, self.unpack(message))
         return self.unpack(reply[1])
 
     def function(self, name: str) -> Callable[..., Any]:
@@ -157,7 +169,7 @@ class Program:
 
 
 class Remote:
-    """Stands for an object that the program keeps. It is equal only to itself, and neither true nor false."""
+    """Stands for an object that the program keeps. It is equal only to itself, and true where the program says so."""
 
     __slots__ = ("_number", "_program", "_type_name")
 
@@ -177,7 +189,7 @@ class Remote:
         return hash(self._number)
 
     def __bool__(self) -> bool:
-        raise TypeError(f"a {self._type_name} of the program is neither true nor false here")
+        return self._do("bool") is True
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Calls it in the program's process."""
@@ -212,42 +224,6 @@ class Remote:
 
     def __repr__(self) -> str:
         return str(self._do("repr"))
-
-
-def _exception(type_name: str, text: str, iterating: bool) -> Exception:
-    """The exception of the program, of the same builtin type. iterating: whether an iterator of its raised it."""
-    kind = getattr(builtins, type_name, None)
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        kind = ProgramError
-    if issubclass(kind, StopIteration) and not iterating:
-        kind = ProgramError  # otherwise `all(map(f, cases))` would end early and be true
-    error: Exception = ProgramError(text)
-    with contextlib.suppress(Exception):  # some types need more than a text, such as UnicodeDecodeError
-        error = kind(text)
-    return error
-
-
-def _overwrite(original: Any, new: Any) -> None:
-    """Makes a mutable argument equal to the program's copy of it; objects inside it stay the same objects."""
-    if type(original) is not type(new) or original is new:
-        return
-    if isinstance(original, (list, tuple)):
-        kept = list(original)
-        for index, item in enumerate(new):
-            if index < len(kept) and type(kept[index]) is type(item) and isinstance(item, (list, dict, set)):
-                _overwrite(kept[index], item)
-            elif isinstance(original, list):
-                kept[index : index + 1] = [item]
-        if isinstance(original, list):
-            original[:] = kept[: len(new)]
-    elif isinstance(original, (dict, set)):
-        original.clear()
-        original.update(new)
-    elif isinstance(original, bytearray):
-        original[:] = new
-    elif hasattr(original, "extend") and hasattr(original, "clear"):  # a deque
-        original.clear()
-        original.extend(new)
 
 
 class Referee:
@@ -287,7 +263,7 @@ class Referee:
             names.update(self._stand_ins([*missing, entry_point]))
             if entry_point not in names:
                 raise NameError(f"the program does not define {entry_point}")
-            self.program.touched = False
+            self.program.touched = self.program.given
             exec(code, names)
             self.program.touched = True
             names["check"](names[entry_point])
@@ -335,8 +311,10 @@ class Referee:
         return {name: self._stand_in(name) for name in defined}
 
     def _stand_in(self, name: str) -> Any:
-        value = self.program.unpack(self.program.ask("name", name)[1])
-        return self.program.function(name) if isinstance(value, Remote) else value
+        message = self.program.ask("name", name)[1]
+        if type(message) is dict and "h" in message:
+            return self.program.function(name)
+        return self.program.unpack(message)
 
     def _read_tests(self, read: Callable[[], Any]) -> Any:
         """What `read` returns; None, after a report, where the tests cannot be read."""
@@ -354,7 +332,12 @@ class Referee:
         """Runs one test within its time, reports how it went, and returns whether it passed."""
         program = self.program
 
+        program.waited = 0.0
+        slow = False  # whether the program or its values took the time
+
         def ring(*_: Any) -> None:
+            nonlocal slow
+            slow = slow or program.given or program.seconds_waited() > self.seconds / 2
             program.timed_out = True
             signal.setitimer(signal.ITIMER_REAL, 1.0)  # again, in case a test swallows the exception
             raise TimeIsUp
@@ -369,11 +352,12 @@ class Referee:
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except BaseException as error:
             why = _why(error)
-            blamed = program.touched and not (isinstance(error, ImportError) and error is not program.raised)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            blamed = program.touched and (mirror.is_mirrored(error) or not isinstance(error, ImportError))
         if program.ended:
             why, blamed = "the program ended before the tests did", True
         if program.timed_out:
-            why, blamed = f"not done in {self.seconds:g} seconds", program.called
+            why, blamed = f"not done in {self.seconds:g} seconds", slow
         fault = "program" if blamed else "data"
         how = {"timeout": program.timed_out, "ended": program.ended}
         self.report({"test": index, "ok": not why, "why": why, "fault": fault} | how)

@@ -13,10 +13,11 @@ from typing import Any
 
 from primecli.verifiers.sandbox.process import DeadlinePassed, Limits, Process, SandboxFailed
 
-MODULES = ("codec", "seccomp", "guest", "names", "referee")
+MODULES = ("codec", "scratch", "seccomp", "leetcode", "guest", "names", "mirror", "referee")
 """What the referee needs of this package, in the order in which it is loaded there."""
 
-SLACK_SECONDS = 3.0  # beyond the referee's own deadline; after that it is stuck
+MIN_SLACK_SECONDS, MAX_SLACK_SECONDS = 0.5, 3.0
+"""Bounds of the time beyond a test's own deadline after which the referee is stuck; else it is as long again."""
 
 
 class RefereeHost:
@@ -41,7 +42,7 @@ class RefereeHost:
         end: the deadline of all tests, on the monotonic clock.
 
         Raises DeadlinePassed where the program's values keep the tests busy for too long, and SandboxFailed where the
-        referee is lost.
+        referee is lost, by values of the program or otherwise.
         """
         control = self._ready()
         job_read, job_write = os.pipe()
@@ -72,23 +73,24 @@ class RefereeHost:
         Their number and size need no limit: there is one for each test, the referee cuts its text, and no program has
         this pipe.
         """
-        called = False  # whether the tests have called the program; until then a stall is not its doing
+        given = False  # whether the tests have a value of the program; until then a stall is not its doing
+        slack = min(max(MIN_SLACK_SECONDS, seconds), MAX_SLACK_SECONDS)
         unread = b""
         while True:
-            wait = min(seconds, max(0.0, end - time.monotonic())) + SLACK_SECONDS
-            ready, _, _ = select.select([verdict_read], [], [], wait)
+            stuck = min(time.monotonic() + seconds, end) + slack
+            ready, _, _ = select.select([verdict_read], [], [], max(0.0, stuck - time.monotonic()))
             data = os.read(verdict_read, 1 << 16) if ready else b""
             if not data:
                 self.close()
-                if called and not ready:
+                if given and not ready:
                     raise DeadlinePassed
-                raise SandboxFailed("the tests do not end" if not ready else "the process with the tests died")
+                raise SandboxFailed("the process with the tests died" if ready else "the tests do not end", given)
             *lines, unread = (unread + data).split(b"\n")
             for line in lines:
                 report = json.loads(line)
                 if "end" in report:
                     return
-                called = called or "called" in report
+                given = given or "given" in report
                 if "test" in report:
                     yield report
 
@@ -100,7 +102,10 @@ class RefereeHost:
         with theirs:
             config = {"control": theirs.fileno()}
             try:
-                self._process = Process(self.mode, Limits(), MODULES, config, pass_fds=[theirs.fileno()])
+                # no directory of its own: it would be left behind when this process is killed, as workers are
+                self._process = Process(
+                    self.mode, Limits(), MODULES, config, pass_fds=[theirs.fileno()], own_home=False
+                )
             except BaseException:
                 ours.close()
                 raise

@@ -1,7 +1,8 @@
 """What the kernel refuses the process of a program: system calls, by a filter, and other processes, by Landlock.
 
-The process may start threads. It may not start processes, run another program, send signals, trace, mount, make
-namespaces, allocate memory that no limit counts, or open a socket other than a local one. Each of these fails with an
+The process may start threads. It may not start processes, run another program, send signals, leave its group, change
+the limits or priority of others, trace, mount, make namespaces, allocate memory that no limit counts, or open a socket
+other than a local one. Each of these fails with an
 error, which the program can handle as on any other machine. Reading about other processes in /proc needs no system
 call that could be refused, so Landlock does that.
 
@@ -30,6 +31,19 @@ _REFUSED = {  # the number of each system call on x86_64 and on aarch64
     "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424),
     "pidfd_getfd": (438, 438),
+    "setpgid": (109, 154),  # a process stays in the group that its caller kills
+    "setsid": (112, 157),
+    "setpriority": (141, 140),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
+    "ioprio_set": (251, 30),
+    "kcmp": (312, 272),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -60,7 +74,10 @@ _REFUSED = {  # the number of each system call on x86_64 and on aarch64
     "keyctl": (250, 219),
 }
 _CLONE, _CLONE3, _SOCKET = (56, 220), (435, 435), (41, 198)
+_PRLIMIT, _FCNTL, _IOCTL = (302, 261), (72, 25), (16, 29)
 _CLONE_THREAD = 0x00010000
+_SIGNAL_OWNER = (8, 10, 15)  # F_SETOWN, F_SETSIG and F_SETOWN_EX: the kernel would signal any process of this user
+_SOCKET_OWNER = (0x8901, 0x8902)  # FIOSETOWN and SIOCSPGRP: the same for sockets
 _AF_UNIX = 1
 
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446  # system calls; the same numbers on every machine
@@ -72,7 +89,7 @@ _CAP_FILES = 1 << 1 | 1 << 2
 
 # instructions of the filter, offsets in struct seccomp_data (little-endian), and what the filter returns
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _ARCH, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 _ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _X32 = 0x40000000  # in the numbers of a second set of system calls on x86_64, all refused
 
@@ -107,12 +124,23 @@ def program() -> list[tuple[int, int, int, int]]:
         (_JUMP_BITS, 1, 0, _CLONE_THREAD),
         refuse,
         (_RETURN, 0, 0, _ALLOW),
-        (_JUMP_EQUAL, 0, 3, _SOCKET[column]),
+        (_JUMP_EQUAL, 0, 4, _SOCKET[column]),
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
         (_JUMP_EQUAL, 1, 0, _AF_UNIX),
         refuse,
         (_RETURN, 0, 0, _ALLOW),
+        (_JUMP_EQUAL, 0, 4, _PRLIMIT[column]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_JUMP_EQUAL, 1, 0, 0),  # the limits of this process, not of another
+        refuse,
+        (_RETURN, 0, 0, _ALLOW),
     ]
+    for numbers, commands in ((_FCNTL, _SIGNAL_OWNER), (_IOCTL, _SOCKET_OWNER)):
+        lines += [(_JUMP_EQUAL, 0, 2 + 2 * len(commands), numbers[column]), (_LOAD, 0, 0, _SECOND_ARGUMENT)]
+        for command in commands:
+            lines += [(_JUMP_EQUAL, 0, 1, command), refuse]
+        lines.append((_RETURN, 0, 0, _ALLOW))
+    lines.append((_RETURN, 0, 0, _ALLOW))
     return lines
 
 

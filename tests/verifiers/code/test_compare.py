@@ -1,8 +1,10 @@
+import time
 from typing import Any
 
 import pytest
 
 from primecli.verifiers.code.compare import same_text, same_value
+from primecli.verifiers.sandbox import codec
 
 
 @pytest.mark.parametrize(
@@ -59,8 +61,35 @@ def test_texts(got: str, expected: str, same: bool) -> None:
         ({1: [2]}, {"1": [2]}, True),
         ({1: 2, "1": 2}, {"1": 2}, False),
         ({(1,): 2}, {"(1,)": 2}, False),
+        ([10**3000], [10**3000], True),
+        ([10**3000 + 1], [10**3000], False),
+        ([10**5000], [float("nan")], False),
+        ([1 << 10**6], [10**3000], False),
+        ({"a": {"b": (1,)}}, {"a": {"b": [1]}}, True),
+        ({"a": 1}, {"b": 1}, False),
         (b"a", "a", False),
     ],
 )
 def test_values(got: Any, expected: Any, same: bool) -> None:
-    assert same_value(got, expected) is same
+    assert same_value(codec.encode(got, lambda _: None), expected) is same
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{}, {"t": 1}, {"d": 1}, {"d": [1]}, {"d": [[1]]}, {"d": [["a", 1], ["a", 1]]}, {"i": 1}, {"i": [1]}, {"s": [1]}],
+)
+@pytest.mark.parametrize("expected", [1, [1], {"a": 1}, {"a": 1, "b": 1}, None, float("nan")])
+def test_what_no_value_has_as_its_message_is_equal_to_nothing(message: Any, expected: Any) -> None:
+    assert same_value(message, expected) is False
+
+
+def test_the_time_of_a_comparison_is_bounded_by_what_is_expected() -> None:
+    equal_hashes = [number * (2**61 - 1) for number in range(300_000)]
+    start = time.process_time()
+    for tag in "sfqg":
+        assert not same_value({tag: equal_hashes}, [1])
+    assert not same_value({"d": [[number, 1] for number in equal_hashes]}, {"1": 1})
+    assert not same_value([equal_hashes], [[1]])
+    for text in ("1 " * 4_000_000, "1\n" * 4_000_000, "\n " * 4_000_000 + "2", "1" + " " * 8_000_000 + "x"):
+        assert not same_text(text, "1\n2")
+    assert time.process_time() - start < 1

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from primecli.verifiers.code.extract import Program, extract_program
@@ -27,3 +29,20 @@ def test_extraction(response: str, code: str) -> None:
 @pytest.mark.parametrize("response", ["", "```python\n\n```", "```\na\n```\n```\nb\n```", "x" * 300_000])
 def test_nothing_to_extract(response: str) -> None:
     assert extract_program(response) is None
+
+
+def test_the_time_is_linear_in_the_length_of_the_response() -> None:
+    size = 200_000
+    start = time.process_time()
+    for response in (
+        "```" + "a" * size + "`",
+        "```" + " " * size + "`",
+        "~" * size + "`",
+        "`" * size + "x`",
+        "```a\nb```\n" * (size // 10),
+        "```\n" + "` " * size,
+        "```\n```" + " " * size + "x",
+        "".join("`" * length + "\n" for length in range(3, 500)),
+    ):
+        extract_program(response)
+    assert time.process_time() - start < 2

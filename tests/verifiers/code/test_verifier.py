@@ -186,6 +186,10 @@ def test_asserts(verifier: CodeVerifier, fraction: CodeVerifier) -> None:
         ("def f(*a, k=0, **m): return [a, k, m]", "assert f(1, 2, k=3, z=4) == [(1, 2), 3, {'z': 4}]"),
         ("def f(x): return '\\ud800' + x", "assert f('é') == '\\ud800é'"),
         ("LIMIT = 7\ndef f(x): return LIMIT", "assert f(0) == LIMIT"),
+        (
+            "import re\ndef f(x): return re.match('a', x)",
+            "assert f('a'); assert not f('b'); assert f('a').group() == 'a'",
+        ),
     ],
 )
 def test_values_cross_and_keep_their_types(verifier: CodeVerifier, program: str, statement: str) -> None:
@@ -198,7 +202,9 @@ def test_values_cross_and_keep_their_types(verifier: CodeVerifier, program: str,
     [
         ("def f(x): return [1, 2]", "assert f(0) == (1, 2)"),
         ("def f(x): return map(int, '12')", "assert f(0) == [1, 2]"),
-        ("def f(x): return object()", "assert f(0)"),
+        ("def f(x): return object()", "assert not f(0)"),
+        ("class A:\n    def __len__(self): return 0\ndef f(x): return A()", "assert f(0)"),
+        ("import re\ndef f(x): return re.match('a', x)", "assert f('b')"),
         ("def f(x): return 1.0000001", "assert f(0) == 1"),
         ("def f(x): raise StopIteration", "assert all(map(f, [1, 2]))"),
         ("def f(x): return 3\ndef set(x): return 1", "assert set(f(0)) == set([1])"),
@@ -294,3 +300,26 @@ def test_options() -> None:
 
 def test_the_pools_deadline_leaves_time_for_two_attempts() -> None:
     assert CodeVerifier(sandbox="bwrap", program_timeout=60.0).pool_timeout == 210.0
+
+
+LEETCODE = """
+class Solution:
+    def f(self, head: Optional[ListNode], pairs: List[Tuple[int, int]]) -> Dict[str, int]:
+        heap: Deque[int] = deque(sorted(a * b for a, b in pairs))
+        heapify(counts := [*heap])
+        best = max(accumulate(counts), default=-inf)
+        return {"best": best, "first": bisect_left(counts, 12), "root": math.isqrt(best), "all": Counter(counts)[12]}
+"""
+
+
+def test_a_class_solution_finds_the_names_that_leetcode_gives(verifier: CodeVerifier) -> None:
+    outputs = [{"best": 14, "first": 1, "root": 3, "all": 1}]
+    truth = {"fn_name": "f", "inputs": [[None, [[1, 2], [3, 4]]]], "outputs": outputs}
+    grade = graded(verifier, LEETCODE, truth)
+    assert grade.verdict == "correct", grade.first_failure
+    test = "def check(f):\n    assert f(None, [(1, 2), (3, 4)])['best'] == 14"
+    assert graded(verifier, LEETCODE, {"test": test, "entry_point": "f"}).verdict == "correct"
+    plain = graded(verifier, "def f(a: List[int]): return 1", {"fn_name": "f", "inputs": [[1]], "outputs": [1]})
+    assert plain.first_failure == "test 1 of 1: NameError: name 'List' is not defined"
+    own = "class Deque(int): pass\nclass Solution:\n    def f(self, a): return Deque(a)"
+    assert graded(verifier, own, {"fn_name": "f", "inputs": [[7]], "outputs": [7]}).verdict == "correct"

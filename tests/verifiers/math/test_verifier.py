@@ -69,11 +69,18 @@ def test_a_ground_truth_that_cannot_be_read_is_an_error(gold: str) -> None:
         (r"\boxed{" + "1" * 2500 + "}", "unparseable"),
         (r"\boxed{6}", "wrong"),
         (r"\boxed{cat}", "wrong"),
+        (r"\boxed{10 \mod 0}", "unparseable"),
     ],
 )
 def test_what_the_model_caused_is_reward_zero(response: str, verdict: str) -> None:
     grade = MathVerifier().grade(Task(response, "5"))
     assert (grade.reward, grade.verdict) == (0.0, verdict)
+
+
+@pytest.mark.parametrize("gold", [r"10 \mod 0", r"\sqrt{2} + (10 \mod 0)"])
+def test_a_gold_answer_without_a_value_is_not_the_models_fault(gold: str) -> None:
+    grade = MathVerifier().grade(Task(r"\boxed{7}", gold))
+    assert (grade.reward, grade.verdict) == (None, "error")
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_bent_results(hostile_grades: dict[tuple[str, str], Grade | None], name:
 
 
 def test_a_loose_test_is_not_passed_by_operators(verifier: CodeVerifier) -> None:
-    statements = ["assert abs(f(1) - 7919) < 1e-6", "assert f(1) > 7000", "assert f(1)", "assert f(1) in [7919]"]
+    statements = ["assert abs(f(1) - 7919) < 1e-6", "assert f(1) > 7000", "assert f(1) in [7919]"]
     for name in ("equal to everything", "operators of everything", "class that claims to be int"):
         for statement in statements:
             grade = verifier.grade(Task(BENT[name], json.dumps({"asserts": [statement]})))
@@ -325,12 +325,54 @@ def test_the_other_modes_grade_alike_and_say_what_they_give_up(mode: str, form: 
     verifier.close()
 
 
+def test_nothing_is_left_among_the_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with GradingPool("code", workers=1, options={"sandbox": "limits"}) as pool:
+        grades = pool.grade_list([Task(RIGHT[form], json.dumps(truth)) for form, truth in TRUTHS.items()])
+    assert {grade and grade.verdict for grade in grades} == {"correct"}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_limits_bind_without_bubblewrap() -> None:
     verifier = CodeVerifier(sandbox="limits", test_timeout=0.6, program_timeout=4)
     for name in ("memory hog", "slow memory hog", "endless output", "fork bomb that gives up", "killing the parent"):
         grade = verifier.grade(Task(HOSTILE[name], json.dumps(TRUTHS["stdin"])))
         assert grade.reward == 0.0, name
     verifier.close()
+
+
+REACH = """
+import fcntl, os, resource, socket
+parent = os.getppid()
+pair = socket.socketpair()
+refused = []
+for attempt in (
+    lambda: resource.prlimit(parent, resource.RLIMIT_CPU, (0, 0)),
+    lambda: fcntl.fcntl(pair[0], fcntl.F_SETOWN, parent),
+    lambda: fcntl.ioctl(pair[0], 0x8901, parent.to_bytes(4, "little")),
+    lambda: os.setpriority(os.PRIO_PROCESS, parent, 19),
+    lambda: os.sched_setaffinity(parent, {0}),
+    os.setsid,
+    lambda: os.setpgid(0, 0),
+):
+    try:
+        attempt()
+        refused.append("done")
+    except PermissionError:
+        refused.append("refused")
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))  # its own limits are its own
+fcntl.fcntl(pair[0], fcntl.F_GETFL)
+"""
+
+
+@pytest.mark.parametrize("form", ["stdin", "calls"])
+def test_other_processes_are_out_of_reach_without_bubblewrap(form: str) -> None:
+    verifier = CodeVerifier(sandbox="limits")
+    last = "print(*refused)" if form == "stdin" else "def f(*a): return ' '.join(refused)"
+    expected = " ".join(["refused"] * 7)
+    truth = {"inputs": [""], "outputs": [expected]} | ({} if form == "stdin" else {"fn_name": "f"})
+    grade = verifier.grade(Task(f"```python\n{REACH}{last}\n```", json.dumps(truth)))
+    assert grade.verdict == "correct", grade.first_failure
 
 
 def test_auto_is_bubblewrap_or_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Kills and faults at every file operation of every stage: `make chaos`. docs/architecture.md explains it."""
