@@ -238,17 +238,22 @@ def _code_of(name: str, arguments: list[str], debug: bool) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         return _report(name, error, Interrupted.exit_code, debug, str(error) or "interrupted")
     except OSError as error:
-        if is_out_of_memory(error):
-            return _report_memory(name, error, debug)
-        text = _outside(error)
+        text = _of_memory(error) or _outside(error)
         return _report_bug(name, error, debug) if text is None else _report(name, error, 1, debug, text)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # Typer's usage errors
             text = f"{config.origin(error)}{error.format_message()} (see `{name} --help`)"
             return _report(name, error, 2, debug, text)
-        if is_out_of_memory(error):
-            return _report_memory(name, error, debug)
-        return _report_bug(name, error, debug)
+        text = _of_memory(error)
+        return _report_bug(name, error, debug) if text is None else _report(name, error, 1, debug, text)
+
+
+def _of_memory(error: BaseException) -> str | None:
+    """What an error says about a lack of memory; None where it is none."""
+    if not is_out_of_memory(error):
+        return None
+    reason = str(error) and f": {clipped(str(error))}"
+    return f"out of memory{reason} (free some memory, or raise the limit that `ulimit -v` shows)"
 
 
 def _outside(error: OSError) -> str | None:
@@ -259,12 +264,6 @@ def _outside(error: OSError) -> str | None:
         return None
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     return f"{where}{os.strerror(error.errno)}"
-
-
-def _report_memory(name: str, error: BaseException, debug: bool) -> int:
-    reason = " ".join(str(error).split())[:300]
-    hint = "free some memory, or raise the limit that `ulimit -v` shows"
-    return _report(name, error, 1, debug, f"out of memory{reason and f': {reason}'} ({hint})")
 
 
 def _report_bug(name: str, error: BaseException, debug: bool) -> int:

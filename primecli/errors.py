@@ -50,6 +50,7 @@ NO_MEMORY = (
     "failed to allocate memory",
     "std::bad_alloc",
     "can't start new thread",  # there is no room for its stack
+    "failed to launch worker thread",  # nor for one of Arrow's
     "cuda error: out of memory",  # from the driver, when not even a context fits
     "cublas_status_alloc_failed",
     "cudnn_status_alloc_failed",
@@ -68,7 +69,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     text = str(error).lower()
-    return isinstance(error, (OSError, RuntimeError, ImportError)) and any(mark in text for mark in NO_MEMORY)
+    return any(mark in text for mark in NO_MEMORY)
 
 
 class UsageError(PrimecliError):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from primecli.errors import InputError
+from primecli.errors import InputError, first_line, is_out_of_memory
 from primecli.files import require_regular_file
 
 if TYPE_CHECKING:
@@ -143,6 +143,8 @@ def _parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     def unreadable(error: Exception) -> NoReturn:
+        if is_out_of_memory(error):
+            raise MemoryError(f"{file}: {first_line(error)}") from error
         raise InputError(f"{file}: not a readable Parquet file") from error
 
     try:

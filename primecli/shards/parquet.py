@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from primecli.errors import InputError
+from primecli.errors import InputError, PrimecliError, first_line, is_out_of_memory
 from primecli.files import Json, file_hash, require_regular_file, write_atomically
 from primecli.shards import schema
 from primecli.shards.provenance import StoredFooter
@@ -113,8 +113,11 @@ def _stamp(file: IO[bytes]) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def unreadable(path: Path, error: BaseException) -> InputError:
-    """The error to raise for a file that Arrow cannot read: it says what is wrong with the file."""
+def unreadable(path: Path, error: BaseException) -> PrimecliError:
+    """The error to raise for a file that Arrow cannot read: it says what is wrong with the file, or that memory is."""
+    if is_out_of_memory(error):
+        hint = "free some memory, or raise the limit that `ulimit -v` shows; a damaged file can ask for too much, too"
+        return PrimecliError(f"{path}: takes more memory than there is: {first_line(error)}", hint)
     if path.is_dir():
         return InputError(f"{path}: is a directory, not a shard")
     try:
