@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from primecli.catalog import SHARD_STAGES
+from primecli.errors import InputError
 from primecli.models.token_text import Speller, Spellers
 from primecli.pipeline.summary import committed
 from primecli.report.payload import Payload, quantise
@@ -81,7 +82,10 @@ class Choice:
 
 
 def choose(runs: Sequence[Run], limit: int) -> Choice:
-    """At most `limit` rollouts in whole groups, spread evenly over runs, purposes and iterations, and within them."""
+    """At most `limit` rollouts in whole groups, spread evenly over runs, purposes and iterations, and within them.
+
+    A shard that cannot be read is left out, and named in the problems of its run.
+    """
     if not limit:
         return Choice([], 0)  # without reading any shard
     by_run = [list(_groups(index, run)) for index, run in enumerate(runs)]
@@ -126,19 +130,27 @@ def _groups(index: int, run: Run) -> Iterator[list[RolloutGroup]]:
         groups: dict[str, RolloutGroup] = {}
         for entry in latest_first:
             dropped = filtered and entry.stage in ("generate", "verify")
-            for path, name, rows in _groups_in(entry):
+            for path, name, rows in _groups_in(entry, run.problems):
                 groups.setdefault(name, RolloutGroup(index, purpose, iteration, entry.stage, path, name, rows, dropped))
         if groups:
             yield list(groups.values())
 
 
-def _groups_in(entry: Entry) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
-    """The groups in the shards of a directory that have not been deleted: shard, group_id and rows."""
+def _groups_in(entry: Entry, problems: list[str]) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
+    """The groups in the shards of a directory that have not been deleted: shard, group_id and rows.
+
+    problems: gets a line for each shard that cannot be read.
+    """
     for shard in committed(entry.path, entry.summary):
         path = entry.path / shard
         if path.exists():
+            try:
+                names = parquet.read_table(path, [schema.GROUP_ID])[schema.GROUP_ID].to_pylist()
+            except InputError as error:
+                problems.append(error.message)
+                continue
             rows_of: dict[str, list[int]] = {}
-            for row, name in enumerate(parquet.read_table(path, [schema.GROUP_ID])[schema.GROUP_ID].to_pylist()):
+            for row, name in enumerate(names):
                 rows_of.setdefault(name, []).append(row)
             yield from ((path, name, tuple(rows)) for name, rows in rows_of.items())
 
@@ -268,11 +280,22 @@ class Embedding:
         return payload.encode({"rows": len(self._rows), "values": present, **index}, compress=compress)
 
 
-def embed(choice: Choice, spellers: Spellers) -> Embedding:
-    """Reads the chosen groups shard by shard, and of each shard only the row groups and columns that it needs."""
+def embed(choice: Choice, spellers: Spellers, runs: Sequence[Run] = ()) -> Embedding:
+    """Reads the chosen groups shard by shard, and of each shard only the row groups and columns that it needs.
+
+    runs: of the choice. Groups of a shard that is damaged further on are taken out of the choice, and the shard is
+    named in the problems of its run. Without runs, that is an error.
+    """
     embedding = Embedding(spellers)
-    for _, groups in itertools.groupby(choice.groups, key=lambda group: group.path):
-        embedding.add(list(groups))
+    for _, some in itertools.groupby(list(choice.groups), key=lambda group: group.path):
+        groups = list(some)
+        try:
+            embedding.add(groups)
+        except InputError as error:
+            if not runs:
+                raise
+            runs[groups[0].run].problems.append(error.message)
+            choice.groups = [group for group in choice.groups if group.path != groups[0].path]
     return embedding
 
 

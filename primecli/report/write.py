@@ -42,8 +42,9 @@ def write_report(
     is Markdown. max_rollouts: how many the page shows, in whole groups. tokenizer: spells the tokens; None for that of
     the model that sampled. compress: gzip the rollouts in the page. force: overwrite a file that is not a report.
 
-    Raises UsageError for a run given twice and for a directory as `out`, InputError for a directory that is not a run
-    and for a damaged shard, PrimecliError for a file that must not be overwritten.
+    A shard that is damaged is named on stderr and on the page, which shows the rest. Raises UsageError for a run given
+    twice and for a directory as `out`, InputError for a directory that is not a run, PrimecliError for a file that must
+    not be overwritten.
     """
     from primecli.report import markdown, page
 
@@ -101,8 +102,11 @@ def _page(runs: Sequence[Run], limit: int, tokenizer: str | None, compress: bool
     from primecli.report.page import build_page
     from primecli.report.rollouts import choose, embed
 
+    known = {id(run): len(run.problems) for run in runs}
     choice = choose(runs, limit)
-    embedding = embed(choice, Spellers(tokenizer))
+    embedding = embed(choice, Spellers(tokenizer), runs)
+    for problem in (problem for run in runs for problem in run.problems[known[id(run)] :]):
+        say("report", f"{problem}; the page shows the rest")
     about: dict[str, Any] = {
         "shown": choice.rollouts,
         "encoding": "gzip" if compress else "plain",
