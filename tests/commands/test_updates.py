@@ -339,7 +339,7 @@ def test_checkpoints_with_equal_weights_and_different_moments_differ(tiny: Path,
 def test_outcomes_outside_their_range_are_refused(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     directory = write_shards(tmp_path / "in", rollouts(2, 2, outcome_reward=7.0))
     result = primecli(*command("update-prm", tiny, tiny, tmp_path / "1"), directory, check=False)
-    assert (result.code, "outcome_reward is 7; it must be between 0 and 1" in result.line()) == (3, True)
+    assert (result.code, "outcome_reward is 7 at row 0; it must be between 0 and 1" in result.line()) == (3, True)
 
 
 def test_truncated_rollouts_cannot_give_old_logprobs(tiny: Path, tmp_path: Path, primecli: Any) -> None:
