@@ -352,7 +352,8 @@ def where_to_change() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("what", "where"), where_to_change())
 def test_what_is_to_be_changed_is_where_it_says(what: str, where: str) -> None:
     names = [name for name in re.findall(r"`([^`]+)`", where) if not name.startswith("verify --")]
-    paths = [ROOT / "primecli" / name for name in names if "/" in name or name.endswith(".py")]
+    named = [name for name in names if "/" in name or name.endswith(".py")]
+    paths = [ROOT / name if name.startswith("tests/") else ROOT / "primecli" / name for name in named]
     assert paths
     assert not [path for path in paths if not path.exists()]
     text = "\n".join(path.read_text(encoding="utf-8") for path in paths if path.is_file())
@@ -384,7 +385,8 @@ def test_names_in_the_text_of_the_architecture_exist() -> None:
 def test_paths_in_the_text_of_the_architecture_exist() -> None:
     for code in inline_code(ARCHITECTURE):
         if re.fullmatch(r"(?:[\w.]+/)+[\w.]*|\w+\.py", code) and "NAME" not in code:
-            assert any((base / code).exists() for base in (ROOT, ROOT / "primecli")), code
+            bases = (ROOT, ROOT / "primecli", ROOT / "tests/fuzz", ROOT / "tests/chaos")
+            assert any((base / code).exists() for base in bases), code
 
 
 def test_run_is_not_changed_by_the_environment(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
