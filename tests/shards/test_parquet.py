@@ -138,3 +138,11 @@ def test_a_number_that_is_not_finite_is_named(tmp_path: Path, value: float) -> N
         parquet.read_table(tmp_path / "s.parquet")
     pq.write_table(table(outcome_reward=[None, 1.0, 0.5, 0.0]), tmp_path / "s.parquet")
     assert parquet.read_table(tmp_path / "s.parquet")["outcome_reward"].null_count == 1
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_damaged_shard(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts-00000-of-00001.parquet"
+    path.write_bytes(b"PAR1")
+    for error in (pa.ArrowMemoryError("malloc of size 64 failed"), pa.ArrowException("Failed to launch worker thread")):
+        assert parquet.unreadable(path, error).exit_code == 1
+    assert parquet.unreadable(path, pa.ArrowInvalid("no magic bytes")).exit_code == 3
