@@ -51,7 +51,7 @@ def test_a_changed_row_is_noticed(
     for name, rows in [("same", table), ("changed", changed)]:
         (tmp_path / name).mkdir()
         target = tmp_path / name / path.name
-        with pq.ParquetWriter(target, rows.schema, compression="zstd") as writer:
+        with pq.ParquetWriter(target, rows.schema, compression="zstd", write_page_checksum=True) as writer:
             writer.write_table(rows, row_group_size=parquet.ROW_GROUP_ROWS)
             writer.add_key_value_metadata({parquet.FOOTER_KEY: raw})
     assert run(capfd, tmp_path / "same")[0] == 0
