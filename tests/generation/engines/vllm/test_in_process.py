@@ -150,7 +150,9 @@ def test_on_the_command_line_only_paths_come_out_and_a_closed_pipe_ends_it(
     )
     done = shell(f"{command} | head -n 1", tmp_path)
     assert done.stdout == "g/rollouts-00000-of-00006.parquet\n"
-    *progress, line = done.stderr.splitlines()  # on a busy machine it takes so long that progress is reported
+    # on a busy machine it takes so long that progress is reported
+    note, *progress, line = done.stderr.splitlines()
+    assert "each becomes a user message in the model's chat template" in note
     assert all(re.fullmatch(r"primecli generate: \d+ of 24 rollouts, .*", each) for each in progress), progress
     assert "stopped early because the reader closed the pipe" in line
     found = summary(tmp_path / "g")

@@ -46,7 +46,7 @@ def responses(directory: Path) -> list[list[int]]:
     return [row[schema.RESPONSE_IDS] for row in read_rows(directory)]
 
 
-GREEDY = ["--n", 1, "--temperature", 0, "--max-tokens", 12, "--prompts-per-shard", 4]
+GREEDY = ["--n", 1, "--temperature", 0, "--max-tokens", 12, "--prompts-per-shard", 4, "--quiet"]
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])
@@ -90,7 +90,7 @@ def test_raw_logprobs_are_refused_where_they_differ(
     tied: VllmServer, models: dict[str, Path], prompts: Path, tmp_path: Path, primecli: Any
 ) -> None:
     command = ["generate", "--engine", "vllm-server", "--url", tied.url, "--prompts", prompts, "--max-tokens", 8]
-    command += ["--model", models["tied-0"], "--reload"]
+    command += ["--model", models["tied-0"], "--reload", "--quiet"]
     result = primecli(*command, "--temperature", 0.7, "--out", tmp_path / "g", check=False)
     assert (result.code, "--logprobs-mode processed_logprobs" in result.line()) == (1, True)
     primecli(*command, "--out", tmp_path / "h")
