@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from primecli.analysis.evaluation import NO_SOURCE, Key, PromptSamples, Samples
+from primecli.analysis.select import Select
 from primecli.errors import InputError
 from primecli.shards import parquet, schema
 from primecli.shards.columns import flat_column, list_sums
@@ -21,18 +22,15 @@ if TYPE_CHECKING:
 
     from primecli.models.token_text import Spellers
 
-SELECTS = ("sum", "min", "mean", "last")
-"""How a response's score is made of its process rewards: their sum, or the least, the mean or the last over steps."""
-
 BATCH_ROWS = 256  # in memory at once, with their process rewards
 
 
 def read_samples(
-    shards: Iterable[Shard], *, select: str | None = None, separator: str = "\n", tokenizer: str | None = None
+    shards: Iterable[Shard], *, select: Select | None = None, separator: str = "\n", tokenizer: str | None = None
 ) -> Samples:
     """The graded samples of the shards, by prompt, their answers not yet told apart (see `tell_answers_apart`).
 
-    select: one of SELECTS; None for `sum` where every shard has process rewards, and no scores else. separator: the
+    select: None for `sum` where every shard has process rewards, and no scores else. separator: the
     text between two steps. tokenizer: finds the separators; None for that of the model that sampled.
 
     Raises InputError if a shard has not been through `verify`, if no sample is graded, for process rewards that are
@@ -42,12 +40,12 @@ def read_samples(
 
     prompts: dict[Key, PromptSamples] = {}
     ungraded, scored = 0, True
-    spellers = Spellers(tokenizer) if select not in (None, "sum") else None
+    spellers = Spellers(tokenizer) if select not in (None, Select.sum) else None
     for shard in shards:
         parquet.require_columns(shard.path, shard.footer.columns, [schema.GROUP_ID, schema.OUTCOME_REWARD])
         scored = scored and (select is not None or schema.PROCESS_REWARDS in shard.footer.columns)
         for table in _tables(shard, scored, steps=spellers is not None):
-            scores = _scores(table, shard, select or "sum", separator, spellers) if scored else None
+            scores = _scores(table, shard, select or Select.sum, separator, spellers) if scored else None
             ungraded += _add(prompts, table, scores)
     if not prompts:
         raise InputError(
@@ -57,7 +55,7 @@ def read_samples(
     if not scored:
         for prompt in prompts.values():
             prompt.scores.clear()
-    return Samples(prompts, ungraded, (select or "sum") if scored else None)
+    return Samples(prompts, ungraded, (select or Select.sum) if scored else None)
 
 
 def _tables(shard: Shard, scored: bool, *, steps: bool) -> Iterator[pa.Table]:
@@ -93,7 +91,7 @@ def _add(prompts: dict[Key, PromptSamples], table: pa.Table, scores: np.ndarray 
     return ungraded
 
 
-def _scores(table: pa.Table, shard: Shard, select: str, separator: str, spellers: Spellers | None) -> np.ndarray:
+def _scores(table: pa.Table, shard: Shard, select: Select, separator: str, spellers: Spellers | None) -> np.ndarray:
     """(B,) float64: the score of each response."""
     sums, lengths = list_sums(table, schema.PROCESS_REWARDS)
     if spellers is None:
@@ -114,7 +112,7 @@ def _scores(table: pa.Table, shard: Shard, select: str, separator: str, spellers
             ends = np.flatnonzero(last_of_steps(speller.known_texts(ids), separator))
             of_row = rewards[starts[row] : starts[row + 1]].astype(np.float64)
             steps = np.add.reduceat(of_row, [0, *(ends[:-1] + 1)])
-            scores[row] = {"min": steps.min(), "mean": steps.mean(), "last": steps[-1]}[select]
+            scores[row] = {Select.min: steps.min(), Select.mean: steps.mean(), Select.last: steps[-1]}[select]
     return scores
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from primecli.analysis.at_k import best_of_k, majority_at_k, pass_at_k, weighted_majority
 from primecli.analysis.estimates import Estimate, Statistic, estimate
+from primecli.analysis.select import Select
 from primecli.errors import InputError
 
 ALL = "all"
@@ -68,12 +69,12 @@ class Samples:
 
     prompts: by prompt, in the order in which they were read.
     ungraded: samples without an outcome reward, which are in none of them.
-    select: how a response's score is made of its process rewards: min, sum, mean or last; None without process rewards.
+    select: how a response's score is made of its process rewards; None without process rewards.
     """
 
     prompts: dict[Key, PromptSamples]
     ungraded: int
-    select: str | None
+    select: Select | None
 
     def sources(self) -> list[str]:
         """The data sources, sorted."""

@@ -13,8 +13,9 @@ from primecli.analysis.at_k import powers_up_to
 from primecli.analysis.evaluated_samples import read_samples, tell_answers_apart
 from primecli.analysis.evaluation import ALL, Samples, evaluate
 from primecli.analysis.labels import inputs_by_label, shortened
+from primecli.analysis.select import Select
 from primecli.analysis.terminal import plain_table, print_in_full, printable_text, safe_json
-from primecli.errors import InputError, ReaderClosed
+from primecli.errors import InputError, PrimecliError, ReaderClosed
 from primecli.files import lock, make_directory, write_text_atomically
 from primecli.pipeline.evaluation import write_evaluation
 from primecli.pipeline.inputs import Inputs
@@ -32,7 +33,7 @@ def show_evaluation(
     shards: Sequence[str],
     *,
     ks: Sequence[int],
-    select: str | None,
+    select: Select | None,
     separator: str,
     tokenizer: str | None,
     baseline: str | None,
@@ -90,7 +91,7 @@ def _leave(paths: Sequence[Path], report: Report) -> None:
         return
     try:
         write_evaluation(directory, {**report, "shards": [path.name for path in paths]})
-    except Exception as error:  # the directory may be somebody else's
+    except PrimecliError as error:  # the directory may be somebody else's
         say("evaluate", f"{error}; the report and `watch` will not show this evaluation")
 
 

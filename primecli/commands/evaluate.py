@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from primecli.analysis.select import Select
 from primecli.options import Option, Partial, Seed, Shards, StepSeparator, separator
-
-SELECTS = ("sum", "min", "mean", "last")
 
 
 def evaluate(
@@ -17,11 +16,10 @@ def evaluate(
         Option("Show pass@k, maj@k and best@k for this k; may be repeated.  [default: 1, 2, 4, … up to n]", min=1),
     ] = (),
     select: Annotated[
-        str | None,
+        Select | None,
         Option(
             "How best@k scores a response by its process rewards: their sum, or the least, mean or last over steps.  "
             "[default: sum, if the shards have process rewards]",
-            choices=SELECTS,
         ),
     ] = None,
     step_separator: StepSeparator = "\\n",
