@@ -19,7 +19,7 @@ import typer
 from typer.main import get_command
 
 from primecli import __version__, catalog
-from primecli.errors import Interrupted, PrimecliError, ReaderClosed, UsageError, is_out_of_memory
+from primecli.errors import Interrupted, NothingCameError, PrimecliError, ReaderClosed, UsageError, is_out_of_memory
 from primecli.pipeline import pipe
 from primecli.printable import clipped, one_line
 from primecli.setup import config
@@ -231,6 +231,9 @@ def _code_of(name: str, arguments: list[str], debug: bool) -> int:
         return result if isinstance(result, int) else 0
     except ReaderClosed:  # the reader has seen enough
         return 0
+    except NothingCameError as error:
+        pipe.mark_said()
+        return error.exit_code
     except PrimecliError as error:
         return _report(name, error, error.exit_code, debug)
     except typer.Exit as error:
@@ -305,4 +308,5 @@ def _report(name: str, error: BaseException, code: int, debug: bool, text: str |
 
         traceback.print_exception(error)
     print(f"{name}: {clipped(one_line(text or str(error)))}", file=sys.stderr, flush=True)
+    pipe.mark_said()
     return code

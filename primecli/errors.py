@@ -88,6 +88,10 @@ class MissingFileError(InputError):
     """A file that was to be read does not exist; exit code 3."""
 
 
+class NothingCameError(InputError):
+    """No shard came through the pipe, and the stage before has said why; ends with exit code 3 and without a line."""
+
+
 class QuarantineError(PrimecliError):
     """The stage finished, but too many rows were quarantined; exit code 4."""
 

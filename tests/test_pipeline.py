@@ -294,3 +294,19 @@ def test_one_process_per_step_equals_one_process_of_all_steps(
     assert done.returncode == 0, done.stderr
     for name in ("model.safetensors", "trainer/master.safetensors", "trainer/optimizer.safetensors"):
         assert (tmp_path / "3" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_why_nothing_comes_is_said_once_in_a_pipeline(tmp_path: Path) -> None:
+    rows = [{**row, schema.OUTCOME_REWARD: 0.0} for row in rollouts(2, 2)]
+    write_shards(tmp_path / "verify", rows)
+    rest = "primecli verify --out b | primecli filter --out c | primecli verify --out d"
+    done = shell(f"primecli filter verify --out a --quiet | {rest}", tmp_path)
+    assert done.returncode == 3
+    assert [line for line in done.stderr.splitlines() if line] == [
+        line for line in done.stderr.splitlines() if line.startswith("primecli filter: no group has passed")
+    ]
+    done = shell(f"primecli filter nowhere --out a | {rest}", tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == ["primecli filter: nowhere: no such file or directory"]
+    done = shell(f"true | {rest}", tmp_path)  # no stage of ours has said anything
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["primecli verify"]

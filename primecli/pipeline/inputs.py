@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from primecli.errors import InputError, UsageError
+from primecli.errors import InputError, NothingCameError, UsageError
 from primecli.files import require_utf8
 from primecli.pipeline import pipe
 from primecli.pipeline.summary import check_producer, committed, read_summary
@@ -92,6 +92,8 @@ class Inputs:
         if not self.partial:
             for directory, names in self._directories.items():
                 check_producer(directory, names if self.from_stdin else None)
+        if not self._seen and self.from_stdin and pipe.was_said():
+            raise NothingCameError("nothing came, and the stage before this one has said why")
         if not self._seen:
             where = "came through the pipe" if self.from_stdin else "found"
             hint = "see the messages of the stage before this one" if self.from_stdin else None

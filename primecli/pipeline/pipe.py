@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import os
 import select
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 LONGEST_LINE = 1 << 20  # bytes; far more than the longest path, which has 4 KiB
+SAID_BYTES = 32768  # the size of a pipe whose writer has said why nothing comes; pipes have 65536, or far less
 IDLE_SECONDS = 1.0  # if no line comes for this long, the stage before is still working
 
 
@@ -191,6 +193,24 @@ def _abandon(descriptor: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)
+
+
+def mark_said() -> None:
+    """Tells the stage after this one that a message has said why no path comes, by the size of the pipe to it.
+
+    Otherwise each stage of a pipeline would say again that nothing came. A pipe carries paths alone, so it cannot tell
+    by a line. Does nothing where stdout is no pipe, and where pipes have no size (they do on Linux).
+    """
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, SAID_BYTES)
+
+
+def was_said() -> bool:
+    """Whether the stage before has said why no path comes; see `mark_said`."""
+    try:
+        return fcntl.fcntl(0, fcntl.F_GETPIPE_SZ) == SAID_BYTES
+    except (OSError, AttributeError, ValueError):
+        return False
 
 
 def close_stdin() -> None:

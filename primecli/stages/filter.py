@@ -48,6 +48,7 @@ class FilterOptions(StageOptions):
 
 def filter(options: FilterOptions) -> None:
     """Writes the groups that pass, shard by shard, until there are enough of them."""
+    from primecli.pipeline import pipe
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards import schema
 
@@ -67,6 +68,7 @@ def filter(options: FilterOptions) -> None:
                 break
         if not run.counts.get("kept"):
             run.warn(f"no group has passed: {_advice(run.counts)}")
+            pipe.mark_said()
         elif options.groups is not None and passed < options.groups:
             run.note(f"the input ended after {passed} of {options.groups} groups")
 
