@@ -33,7 +33,7 @@ def warm_imports() -> None:
 def skeleton(load: Callable[..., Any], directory: Path, dtype: torch.dtype) -> Any:
     """The model that `load` would load, with parameters on the meta device: they have a shape, and no numbers.
 
-    Its buffers are real. load: `load_model` or `load_critic`. dtype: of its parameters. Raises InputError as `load` does.
+    Its buffers are real. load: `load_model` or `load_critic`. dtype: of its parameters. Raises what `load` raises.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
 
@@ -54,8 +54,8 @@ def skeleton(load: Callable[..., Any], directory: Path, dtype: torch.dtype) -> A
 def _parameters_on_meta() -> Iterator[None]:
     """Moves every parameter to the meta device as a module registers it, before it is initialised.
 
-    Not torch.device("meta"): buffers, such as the frequencies of RoPE, are computed when a module is made, and stored in
-    no file.
+    Not torch.device("meta"): buffers, such as the frequencies of RoPE, are computed when a module is made, and are
+    stored in no file.
     """
     import torch
 
@@ -67,7 +67,7 @@ def _parameters_on_meta() -> Iterator[None]:
             on_meta = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
             module._parameters[name] = on_meta
 
-    torch.nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
+    torch.nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

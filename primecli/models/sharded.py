@@ -76,8 +76,8 @@ def load_to_train(
 ) -> Any:
     """A model with float32 parameters, spread over the ranks, at the point where its checkpoint stopped.
 
-    What `load` and then `checkpoints.load_parameters` give one process. state: that of the directory. adapters: those to
-    train, which start from `seed` where the checkpoint has none. of: as in `load`.
+    What `load` and then `checkpoints.load_parameters` give one process. state: that of the directory. adapters: those
+    to train, which start from `seed` where the checkpoint has none. of: as in `load`.
     """
     import torch
 
@@ -294,8 +294,8 @@ def exported(directory: Path, model: Any, of: Callable[..., Any], *, fresh_head:
     """The weights of a model directory: read by rows where the files name them as the model does.
 
     Some architectures are stored under other names or in other shapes, such as mixtures of experts. Those are loaded
-    whole, in the dtype of their files, by each rank. model: a skeleton. of: as in `load`. fresh_head: a critic's head may
-    be missing.
+    whole, in the dtype of their files, by each rank. model: a skeleton. of: as in `load`. fresh_head: a critic's head
+    may be missing.
     """
     with TensorFiles(sorted(directory.glob("*.safetensors"))) as files:
         names: dict[str, str] = {}

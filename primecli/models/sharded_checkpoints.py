@@ -52,7 +52,7 @@ def save(
     by_name = bool(getattr(model, BY_NAME))
     in_model = dtype == torch.float32 and not adapted and by_name
     if not in_model:
-        _write(trainer / MASTER, kept, {name: torch.float32 for name in kept}, ranks)
+        _write(trainer / MASTER, kept, dict.fromkeys(kept, torch.float32), ranks)
     _write_moments(trainer / OPTIMIZER, lora.trained(model), moments, ranks)
     if adapted:
         _write_base(trainer / BASE, lora.frozen(model), source if same_base else None, ranks)
@@ -207,7 +207,7 @@ def _export_whole(directory: Path, model: Any, dtype: torch.dtype, ranks: Ranks)
         for name, buffer in stored_buffers(model).items():
             state[name] = buffer.to("cpu", dtype if buffer.is_floating_point() else buffer.dtype)
         model.config.dtype = torch_name(dtype)
-        model.generation_config = GenerationConfig()
+        model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         model.save_pretrained(directory, state_dict=state)
         (directory / GENERATION_CONFIG).unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
 """Safetensors files read and written by rows, so that many ranks share a file and none holds all of it.
 
-A tensor lies in its file row after row, so a rank's rows are one range of bytes. Every rank writes its own ranges of one
-file; the result is byte for byte what safetensors would write.
+A tensor lies in its file row after row, so a rank's rows are one range of bytes. Every rank writes its own ranges of
+one file; the result is byte for byte what safetensors would write.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class TensorFiles:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._stack = contextlib.ExitStack()
-        self._files: dict[str, tuple[Path, Any]] = {}
+        self._files: dict[str, Any] = {}  # the open file of each tensor
         from safetensors import SafetensorError, safe_open
 
         for path in paths:
             try:
                 file = self._stack.enter_context(safe_open(path, framework="pt"))
-                self._files.update({name: (path, file) for name in file.keys()})  # noqa: SIM118 (not a dict)
+                self._files.update(dict.fromkeys(file.keys(), file))
             except (OSError, SafetensorError) as error:
                 self._stack.close()
                 raise InputError(f"{path}: cannot be read: {error}", "the checkpoint is damaged") from error
@@ -58,15 +58,15 @@ class TensorFiles:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a whole tensor."""
-        return tuple(self._files[name][1].get_slice(name).get_shape())
+        return tuple(self._files[name].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
         """The dtype of a tensor, by safetensors' name, such as BF16."""
-        return str(self._files[name][1].get_slice(name).get_dtype())
+        return str(self._files[name].get_slice(name).get_dtype())
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Some rows of a tensor, as they are stored; a tensor without dimensions is one row."""
-        path, file = self._files[name]
+        file = self._files[name]
         stored = file.get_slice(name)
         tensor: Tensor = stored[start:stop] if stored.get_shape() else file.get_tensor(name)
         return tensor
@@ -84,7 +84,8 @@ class Stored:
         """Bytes from one row to the next."""
         import torch
 
-        return math.prod(self.shape[1:]) * getattr(torch, self.dtype).itemsize
+        size: int = getattr(torch, self.dtype).itemsize
+        return math.prod(self.shape[1:]) * size
 
 
 @dataclass(slots=True)
@@ -151,7 +152,7 @@ class SharedWriter:
 
         place = self.places[name]
         converted: Tensor = rows.detach().to("cpu", getattr(torch, place.dtype)).contiguous()
-        data = memoryview(converted.reshape(-1).view(torch.uint8).numpy())
+        data = memoryview(converted.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
         offset = place.start + start * place.bytes_per_row()
         while data:
             written = os.pwrite(self.descriptor, data, offset)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from primecli.errors import Interrupted, NothingCameError, PrimecliError, UsageError
-from primecli.parallel.ranks import FAILURES, RankError, Ranks, join, place
+from primecli.parallel.ranks import FAILURES, RankError, place
 from primecli.warm.protocol import VARIABLE as WARM
 
 GRACE_SECONDS = 10  # that ranks have to end by themselves once one has failed
@@ -38,39 +38,34 @@ def number_of_ranks(nproc: str) -> int:
     return max(1, torch.cuda.device_count())
 
 
-class _Started:
-    """The answer that the ranks have been started, and have done the work."""
-
-
-STARTED = _Started()
-
-
-def join_or_start(stage: str, nproc: str | None) -> Ranks | _Started | None:
-    """The ranks that this process is one of; STARTED once those that `--nproc` asks for are done; None for neither.
+def started_ranks(nproc: str | None) -> bool:
+    """Starts the ranks that --nproc asks for, and returns when they are done; False where there are none to start.
 
     Raises UsageError for --nproc in a process that another launcher has made a rank.
     """
     if place() is not None:
         if nproc is not None and not os.environ.get(FAILURES):
             raise UsageError(f"--nproc {nproc}: torchrun or srun has started the ranks already", "leave --nproc out")
-        return join()
+        return False
     if nproc is None:
-        return None
-    run_ranks(stage, number_of_ranks(nproc))
-    return STARTED
+        return False
+    run_ranks(number_of_ranks(nproc))
+    return True
 
 
-def run_ranks(stage: str, world: int) -> None:
+def run_ranks(world: int) -> None:
     """Runs this very command line in `world` ranks, and returns when all of them are done.
 
     Rank 0 inherits stdin and stdout. Raises RankError with the words and the exit code of the rank that failed first,
     PrimecliError where one was killed, and Interrupted for a signal.
     """
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what happened is said in one line of ours
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what happened is said in one line of ours
     with tempfile.TemporaryDirectory(prefix="primecli-ranks-") as directory, _environment(directory, world):
         config = LaunchConfig(
             min_nodes=1,
@@ -87,7 +82,7 @@ def run_ranks(stage: str, world: int) -> None:
         try:
             elastic_launch(config, sys.executable)("-P", "-m", "primecli", *sys.argv[1:])
         except ChildFailedError as error:
-            raise _failure(stage, Path(directory), error.failures) from error
+            raise _failure(Path(directory), error.failures) from error
         except SignalException as error:
             raise Interrupted.by_signal(signal.Signals(error.sigval).name) from error
 
@@ -121,7 +116,7 @@ class _environment:
                 os.environ[name] = value
 
 
-def _failure(stage: str, directory: Path, failures: Mapping[int, Any]) -> PrimecliError:
+def _failure(directory: Path, failures: Mapping[int, Any]) -> PrimecliError:
     """The error of the rank that failed first, as it put it, or that it was killed.
 
     failures: by rank, what the launcher saw of each that failed: its exit code, or minus its signal.

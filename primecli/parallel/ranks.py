@@ -181,7 +181,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """The time of this rank's work. Raises LostRankError where an exchange failed because another rank has ended."""
+        """The time of this rank's work. Raises LostRankError where an exchange fails because another rank has ended."""
         import torch.distributed as dist
 
         global _joined
@@ -213,6 +213,7 @@ class RankError(PrimecliError):
 
 
 _joined: Ranks | None = None
+_joins = 0  # how often this process has joined: each time the keys in the store are others
 
 
 def joined() -> Ranks | None:
@@ -226,22 +227,24 @@ def join() -> Ranks | None:
     From then on, ranks other than 0 read nothing from stdin and write nothing to stdout, and all of them end when
     their launcher does. Raises PrimecliError where the ranks do not find each other.
     """
-    global _joined
+    global _joined, _joins
     found = place()
     if found is None or _joined is not None:
         return _joined
+    _joins += 1
     _end_with_parent()
     if found.rank:
         _give_streams_up()
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(found.local_rank % torch.cuda.device_count())
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
-        store = dist.TCPStore(
+        store = dist.TCPStore(  # type: ignore[attr-defined]
             found.address,
             found.port,
             found.world,
@@ -249,10 +252,10 @@ def join() -> Ranks | None:
             timeout=START_TIMEOUT,
             wait_for_workers=False,
         )
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        prefix = f"primecli/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{_joins}"
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore(f"primecli/group/{restart}", store),
+            store=PrefixStore(f"{prefix}/group", store),
             rank=found.rank,
             world_size=found.world,
             timeout=COLLECTIVE_TIMEOUT,
@@ -263,7 +266,7 @@ def join() -> Ranks | None:
             f"{str(error).splitlines()[0]}",
             "MASTER_ADDR and MASTER_PORT must be free and the same for all ranks",
         ) from error
-    own = dist.PrefixStore(f"primecli/said/{restart}", store)
+    own = PrefixStore(f"{prefix}/said", store)
     _joined = Ranks(found.rank, found.world, found.local_rank, own)
     return _joined
 
@@ -288,7 +291,7 @@ def _give_streams_up() -> None:
 def report_failure(text: str, code: int, *, lost: bool) -> bool:
     """Leaves word of why this rank failed to the launcher, which prints one line for all; returns whether there is one.
 
-    text: what to print; nothing where another stage has said it. lost: whether it failed because another rank had ended.
+    text: what to print; nothing where another stage has said it. lost: whether another rank had ended before.
 
     Where there is none, as under torchrun, the rank prints its own.
     """

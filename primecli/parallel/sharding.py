@@ -3,10 +3,10 @@
 Each rank holds some of the rows of every matrix: weights, gradients and the optimizer's moments. A layer's whole
 matrices exist only while it computes. Vectors, such as the weights of norms, are small: every rank holds them whole.
 
-What is computed is what one process computes. Under autocast, which is how bfloat16 is computed with float32 weights, a
-linear layer rounds its weight to bfloat16 anyway, so the layers' matrices travel in bfloat16; the embedding and the head
-stay float32, as in one process. Gradients are added up in float32, and never divided by the number of ranks: a loss has
-the denominator of its whole mini-batch already.
+What is computed is what one process computes. Under autocast, which is how bfloat16 is computed with float32 weights,
+a linear layer rounds its weight to bfloat16 anyway, so the layers' matrices travel in bfloat16; the embedding and the
+head stay float32, as in one process. Gradients are added up in float32, and never divided by the number of ranks: a
+loss has the denominator of its whole mini-batch already.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def shard(model: Any, ranks: Ranks, device: torch.device, dtype: torch.dtype) ->
 def spread_gradient(model: Any, *, now: bool) -> None:
     """Whether the next backward pass adds up the gradient over the ranks, or keeps it for one that does.
 
-    A single rank keeps it until the last micro-batch, so that its sums are in the order of a process without ranks. More
-    ranks add it up each time, because each would otherwise hold the gradient of the whole model.
+    A single rank keeps it until the last micro-batch, so that its sums are in the order of a process without ranks.
+    More ranks add it up each time, because each would otherwise hold the gradient of the whole model.
     """
     found = sharded(model)
     if found is not None and found.ranks.world == 1:
@@ -207,5 +207,5 @@ def _sum_over_ranks(tensors: Iterable[Tensor]) -> None:
         return
     flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
     dist.all_reduce(flat)
-    for tensor, piece in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, piece in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(piece.view_as(tensor))

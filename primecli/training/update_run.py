@@ -27,8 +27,8 @@ from primecli.models.identity import (
 from primecli.models.loading import load_model
 from primecli.models.preload import Preloader
 from primecli.models.same_tokens import TokenCheck
-from primecli.parallel.launch import STARTED, join_or_start
-from primecli.parallel.ranks import Ranks, joined
+from primecli.parallel.launch import started_ranks
+from primecli.parallel.ranks import Ranks, join, joined
 from primecli.pipeline import loggers, pipe
 from primecli.pipeline.inputs import Inputs
 from primecli.pipeline.progress import duration
@@ -194,12 +194,15 @@ class UpdateRun(Run):
 class Follower(UpdateRun):
     """The run of an update on a rank other than 0: it trains, and leaves files, messages and the pipe to rank 0.
 
-    shards: the whole input, as rank 0 has found it.
+    shards: the whole input, as rank 0 has found it. models: fingerprints by role, likewise.
     """
 
-    def __init__(self, stage: str, options: UpdateOptions, shards: Sequence[Shard]) -> None:
+    def __init__(
+        self, stage: str, options: UpdateOptions, shards: Sequence[Shard], models: Mapping[str, str | None]
+    ) -> None:
         super().__init__(stage, replace(options, log=(), quiet=True))
         self.shards = list(shards)
+        self.models = dict(models)
 
     def warn(self, text: str) -> None:
         """Says nothing: rank 0 says the same."""
@@ -265,9 +268,9 @@ def run_update(
     reference: the reference model, as the user named it; None if none is loaded.
     load: loads the model to train.
     """
-    ranks = join_or_start(stage, options.nproc)
-    if ranks is STARTED:
+    if started_ranks(options.nproc):
         return
+    ranks = join()
     if ranks is None:
         with UpdateRun(stage, options) as run:
             found = _prepare(run, role, model, needs, reference, load)
@@ -336,7 +339,9 @@ def _lead(ranks: Ranks, run: UpdateRun, train: Train, prepare: Callable[[UpdateR
             if found is not None:
                 paths = [str(shard.path) for shard in run.shards]
                 reference = None if found.reference is None else str(found.reference)
-                ranks.announce(WORK, {"shards": paths, "source": str(found.source), "reference": reference})
+                source = str(found.source)
+                work = {"shards": paths, "source": source, "reference": reference, "models": run.models}
+                ranks.announce(WORK, work)
                 announced = True
                 train(run, found.source, found.reference, found.load)
     finally:
@@ -350,7 +355,7 @@ def _follow(ranks: Ranks, stage: str, options: UpdateOptions, train: Train, load
     if NOTHING in work:
         return
     shards = [Shard(Path(path), read_footer(Path(path))) for path in work["shards"]]
-    run = Follower(stage, options, shards)
+    run = Follower(stage, options, shards, work["models"])
     reference = work["reference"]
     train(run, Path(work["source"]), None if reference is None else Path(reference), load)
 
