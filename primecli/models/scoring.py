@@ -239,10 +239,10 @@ def sequence_values(model: Any, placement: Placement, sequences: Sequences, batc
     def compute() -> Tensor:
         with placement.autocast():
             states = _states(model, inputs)
-        values: Tensor = model.score(states.to(model.score.weight.dtype)).squeeze(-1).float()
+        values: Tensor = model.score(states.to(model.score.weight.dtype))  # (n, 1)
         return values
 
-    return computing(model, compute)
+    return computing(model, compute).squeeze(-1).float()
 
 
 def _logprobs_only(model: Any, placement: Placement, sequences: Sequences, batch: Batch) -> Tensor:
