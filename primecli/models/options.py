@@ -102,11 +102,15 @@ class RankOptions(Options):
         Option(
             "Spread the model and the work over this many processes of this machine, a GPU each (FSDP); auto: one for "
             "each GPU. Under torchrun or srun leave it out.  [default: compute in this process]",
-            "execution",
+            "call",
             metavar="<N|auto>",
             check=nproc_problem,
         ),
     ] = None
+
+    def execution(self) -> dict[str, Json]:
+        """Adds the number of ranks where one was given, so that records are as before where not."""
+        return {**super().execution(), **({} if self.nproc is None else {"nproc": self.nproc})}
 
 
 Prm = Annotated[str, Option("The process reward model, a causal LM.", "execution", metavar="DIR|HUB_ID")]

@@ -193,6 +193,8 @@ class Ranks:
             raise
         finally:
             _joined = None
+            if self.world > 1:
+                _end_by_signals()  # everything is cleaned up, and handlers would raise in the middle of Python's exit
             if dist.is_initialized():
                 dist.destroy_process_group()
 
@@ -283,7 +285,11 @@ def _give_streams_up() -> None:
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.close(null)
-    # nothing here has to be cleaned up, and a handler in Python would not run while a collective waits
+    _end_by_signals()  # nothing has to be cleaned up, and a handler in Python would not run while a collective waits
+
+
+def _end_by_signals() -> None:
+    """Makes signals end this process at once."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
