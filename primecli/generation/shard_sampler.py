@@ -61,3 +61,9 @@ class ShardSampler:
         ordered = [samples[index] for index in range(len(groups))]
         table = rollout_table(groups, ordered, self.params, self.encoder, self.policy.fingerprint)
         return Product(table, sampled_counts(table), {})
+
+    def close(self) -> None:
+        """Closes the engine."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None

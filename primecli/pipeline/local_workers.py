@@ -78,7 +78,7 @@ class LocalWorkers(Workers):
 
     def fileno(self) -> int:
         """As in `Workers`: a descriptor of the kernel's that watches all children."""
-        return self._selector.fileno()  # type: ignore[attr-defined, no-any-return]
+        return self._selector.fileno()
 
     def prepare(self) -> None:
         """Starts all children, and has them load what they can."""
@@ -145,7 +145,10 @@ class LocalWorkers(Workers):
 
     def _report(self, child: _Child, report: Mapping[str, Any]) -> None:
         if "failed" in report:
-            raise report["failed"]
+            if child.job is None:  # it could not even be opened
+                raise report["failed"]
+            self.failed(child.job, report["failed"])
+            return
         if "ready" in report:
             child.ready, self._failed_starts = True, 0
             return

@@ -11,6 +11,7 @@ machine, so that the columns are the same.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from primecli.pipeline.stage_run import Output, StageRun
     from primecli.pipeline.workers import Workers
+
+CHECK_SECONDS = 0.02  # between two looks at the reader of our stdout: a row may take far less
 
 Facts = Callable[[Mapping[str, Any]], None]
 """Takes what a maker has found out besides its rows."""
@@ -50,7 +53,14 @@ class Maker(Protocol):
         ...
 
     def make(self, item: Any, advance: Callable[[int], None]) -> Product:
-        """The rows of one shard. item: what they are made from. advance: called with the number of rows just made."""
+        """The rows of one shard. item: what they are made from. advance: called with the number of rows just made.
+
+        Where it is called with 0 rows, it only ends the work if nobody wants it any more, as it may always do.
+        """
+        ...
+
+    def close(self) -> None:
+        """Lets go of what it holds: models, processes."""
         ...
 
 
@@ -67,6 +77,7 @@ class Here:
         self.run = run
         self.maker = maker
         self.facts = facts
+        self._checked = 0.0  # when the reader was last looked at
 
     def __enter__(self) -> Self:
         return self
@@ -89,15 +100,18 @@ class Here:
         self.run.commit_output(output, product.table, product.counts)
 
     def _advance(self, rows: int) -> None:
-        pipe.check_reader()
+        now = time.monotonic()
+        if not rows or now - self._checked > CHECK_SECONDS:
+            pipe.check_reader()
+            self._checked = now
         self.run.progress.advance(rows)
 
     def finish(self) -> None:
         """Does nothing: all that was put is committed."""
 
     def close(self) -> None:
-        """Lets go of the maker, and so of its models."""
-        del self.maker
+        """Closes the maker."""
+        self.maker.close()
 
 
 class Elsewhere:

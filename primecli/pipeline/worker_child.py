@@ -92,7 +92,8 @@ def main() -> None:
 
             traceback.print_exception(error)
         reports.send({"failed": portable(error)})
-        queue.get()  # the parent ends this process when it has read that
+        while True:  # it may have no job yet, and then does not begin one; the parent ends this process
+            queue.get()
 
 
 def _read(stream: BinaryIO) -> bytes:

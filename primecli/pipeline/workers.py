@@ -51,6 +51,7 @@ class Job:
     retries: how often it has been given to another worker because one died.
     done: whether it waits only for its turn to be delivered.
     result: what the worker returned.
+    error: what the worker raised.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Job:
     retries: int = 0
     done: bool = False
     result: Any = None
+    error: BaseException | None = None
 
 
 class Workers(ABC):
@@ -145,12 +147,24 @@ class Workers(ABC):
             job = self._order.popleft()
             if not self._order:
                 self.idle_since = time.monotonic()
+            if job.error is not None:
+                raise job.error
             job.deliver(job.result)
-            job.result = None
 
     def finished(self, job: Job, result: Any) -> None:
-        """For subclasses: a worker has done a job."""
+        """For subclasses: a worker has done a job, perhaps one that is not wanted any more."""
         job.result, job.done = result, True
+
+    def failed(self, job: Job, error: BaseException) -> None:
+        """For subclasses: a job has failed. The error is raised once all earlier jobs have been delivered.
+
+        So the same shards are committed as by a single worker. What would come after is not begun any more.
+        """
+        job.error, job.done = error, True
+        while self._order[-1] is not job:
+            later = self._order.pop()
+            if later in self._waiting:
+                self._waiting.remove(later)
 
     def lost(self, job: Job, how: str, hint: str) -> None:
         """For subclasses: the worker of a job has died. how: such as "was killed by SIGKILL".
@@ -159,6 +173,8 @@ class Workers(ABC):
         """
         self.advance(-job.rows)
         job.rows = 0
+        if job not in self._order:
+            return  # it comes after one that has failed
         if job.retries == RETRIES:
             raise PrimecliError(f"{RETRIES + 1} workers died while they made {job.name}; the last {how}", hint)
         job.retries += 1

@@ -109,12 +109,19 @@ class LoadedModels:
                 self.placement,
                 sequences,
                 micro_batch_tokens=self.options.micro_batch_tokens,
-                done=lambda rows, role=role: advance(rows if role == last_role else 0),
+                done=advance if role == last_role else (lambda rows: advance(0)),
                 per_token=self.per_token,
                 name_row=lambda row: f"{path}: row {row}",
             )
             for role, model in loaded.items()
         }
+
+    def close(self) -> None:
+        """Releases the models, and their GPU memory."""
+        from primecli.models.device import free_device_memory
+
+        self._models = None
+        free_device_memory()
 
     def peak_memory(self) -> float:
         """The most memory that this process has held so far, GiB; call it after `scores`."""
@@ -141,6 +148,10 @@ class ShardScorer:
     def prepare(self, *, alone: bool) -> None:
         """As in `LoadedModels`."""
         self.models.prepare(alone=alone)
+
+    def close(self) -> None:
+        """Releases the models."""
+        self.models.close()
 
     def make(self, item: tuple[Shard, Models], advance: Callable[[int], None]) -> Product:
         """The rows of a shard with the new columns."""
@@ -172,7 +183,6 @@ def score_shards(
     needs: the columns that the stage reads besides the token ids.
     first: called with the models' directories, by role, when the first shard has arrived.
     """
-    from primecli.models.device import free_device_memory
     from primecli.models.same_tokens import TokenCheck
     from primecli.shards import schema
     from primecli.stages.spread import open_making
@@ -196,5 +206,4 @@ def score_shards(
             if not output.existing:
                 tokens_check.check(shard)
             making.put(output, (shard, models), shard.footer.rows)
-        making.finish()
-    free_device_memory()  # before stdout closes and the next stage starts
+        making.finish()  # then the models are released, before stdout closes and the next stage starts

@@ -63,7 +63,7 @@ def places(options: SpreadOptions) -> Places:
     if numbers and options.device == "cpu":
         raise UsageError("--devices names GPUs, and --device is cpu", "leave out one")
     if numbers and max(numbers) >= gpus:
-        raise UsageError(f"--devices {options.devices}: there is no GPU {max(numbers)}; {_how_many(gpus)}")
+        raise UsageError(f"--devices {options.devices}: there is no GPU {max(numbers)}", _how_many(gpus))
     if not numbers and gpus == 0:
         threads = options.threads or _threads_each(workers)
         return Places(({name: str(threads) for name in THREADS},) * workers, "cpu", threads)
