@@ -10,6 +10,7 @@ import os
 import select
 import stat
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,6 +139,39 @@ def _guarded_stdout() -> Iterator[None]:
     finally:
         if sys.stdout is guarded:
             sys.stdout = original
+
+
+class _OfOneThread(io.TextIOWrapper):
+    """A text stream that drops what any thread but its maker writes."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        super().__init__(
+            stream.buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=stream.line_buffering
+        )
+        self._owner = threading.get_ident()
+
+    def write(self, text: str, /) -> int:
+        return super().write(text) if threading.get_ident() == self._owner else len(text)
+
+
+@contextlib.contextmanager
+def stdout_of_this_thread() -> Iterator[None]:
+    """Keeps what the threads of a library print from getting among the paths."""
+    original = sys.stdout
+    if not isinstance(original, io.TextIOWrapper):
+        yield
+        return
+    original.flush()
+    own = _OfOneThread(original)
+    sys.stdout = own
+    try:
+        yield
+    finally:
+        if sys.stdout is own:
+            sys.stdout = original
+        with contextlib.suppress(ReaderClosed, PrimecliError):  # it has been said
+            own.flush()
+        own.detach()  # or the buffer, which is also the original's, would be closed together with it
 
 
 def _is_pipe(stream: object) -> bool:

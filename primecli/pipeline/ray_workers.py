@@ -16,13 +16,12 @@ import os
 import pickle
 import select
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -30,16 +29,19 @@ from typing import Any
 from primecli import __version__
 from primecli.errors import PrimecliError, UsageError, first_line
 from primecli.pipeline import pipe
+from primecli.pipeline.ray_cluster import (
+    check_listening,
+    import_ray,
+    lacking,
+    our_signals,
+    plan,
+    quiet_descriptors,
+    reason_of,
+)
 from primecli.pipeline.workers import Job, Worker, Workers, portable
 
 PATIENCE_SECONDS = 30.0  # without any worker, before we say that the cluster may have no room for one
-CONNECT_SECONDS = 10.0  # to see whether anything listens at an address; Ray itself tries for minutes
 OBJECT_STORE_BYTES = 100 << 20  # of a cluster that we start: only reports go through it. Ray's minimum is 75 MiB
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the behaviour that Ray is about to adopt; otherwise it warns
-}
 PASSED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "PRIMECLI_DEBUG")
 """Variables that mean the same on every machine."""
 
@@ -98,6 +100,7 @@ class RayWorkers(Workers):
         self._news: SimpleQueue[tuple[_Remote, bool, Any]] = SimpleQueue()  # actor, whether of a job, Ray's future
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._temporary: str | None = None
+        self._stack = contextlib.ExitStack()
         self._lacking = ""
         self._started = 0.0
         self._connected = self._ever_ready = self._warned = False
@@ -119,9 +122,10 @@ class RayWorkers(Workers):
                 with contextlib.suppress(Exception):  # the cluster may have gone, and nothing is left to be done then
                     ray.kill(actor.handle, no_restart=True)
             self._actors.clear()
-            with _our_signals(), contextlib.suppress(Exception):
+            with our_signals(), contextlib.suppress(Exception):
                 ray.shutdown()
         self._connected = False
+        self._stack.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary = None
@@ -130,6 +134,7 @@ class RayWorkers(Workers):
 
     def _connect(self) -> None:
         ray = import_ray()
+        self._stack.enter_context(pipe.stdout_of_this_thread())  # Ray's threads print, whatever it is told
         self._connected = True  # before it is, so that `close` ends what an interrupt has left half-started
         self._started = time.monotonic()
         debug = bool(os.environ.get("PRIMECLI_DEBUG"))
@@ -145,9 +150,9 @@ class RayWorkers(Workers):
             if wanted > (os.cpu_count() or 1):  # the user says so, and this machine is all there is
                 options["num_cpus"] = wanted
         elif self._address != "auto":
-            _check_listening(self._address)
+            check_listening(self._address)
         try:
-            with _our_signals(), _quiet_descriptors(debug), warnings.catch_warnings():
+            with our_signals(), quiet_descriptors(debug), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 ray.init(address=self._address, **options)
             self._start_actors(ray)
@@ -157,12 +162,12 @@ class RayWorkers(Workers):
             raise PrimecliError(
                 f"--ray {self._address}: no Ray cluster runs here"
                 if self._address == "auto"
-                else f"--ray {self._address}: {_reason(error)}",
+                else f"--ray {self._address}: {reason_of(error)}",
                 "start one with `ray start --head`, or use --ray local",
             ) from error
         except Exception as error:  # Ray raises what it likes, even for an address that is none
             hint = "is it running? `ray status` shows a cluster; `ray start --head` starts one"
-            raise PrimecliError(f"--ray {self._address}: {_reason(error)}", hint) from error
+            raise PrimecliError(f"--ray {self._address}: {reason_of(error)}", hint) from error
 
     def _start_actors(self, ray: Any) -> None:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -238,7 +243,7 @@ class RayWorkers(Workers):
             version = future.result()
         except Exception as error:
             raise PrimecliError(
-                f"a worker on the Ray cluster cannot start: {_reason(error)}",
+                f"a worker on the Ray cluster cannot start: {reason_of(error)}",
                 "every machine needs the same primecli, and a file system with the same paths",
             ) from error
         if version != __version__:
@@ -254,7 +259,7 @@ class RayWorkers(Workers):
         try:
             kind, content = pickle.loads(future.result())
         except exceptions.RayTaskError as error:  # none of ours: those are in the answer
-            raise PrimecliError(f"a worker on the Ray cluster failed: {_reason(error)}") from error
+            raise PrimecliError(f"a worker on the Ray cluster failed: {reason_of(error)}") from error
         except exceptions.RayError as error:  # of the system: a process, a node or the memory of one has gone
             self._await_start(actor)
             self.lost(job, f"was lost ({type(error).__name__})", "see `ray status`; memory may have run out there")
@@ -300,120 +305,3 @@ class _Actor:
             return pickle.dumps(("done", {"rows": rows, "result": result}))
         except Exception as error:
             return pickle.dumps(("failed", portable(error)))
-
-
-def plan(
-    nodes: list[Mapping[str, float]],
-    number: int | None,
-    resources: Mapping[str, float],
-    *,
-    gpus: bool,
-    cpus: int | None = None,
-) -> tuple[int, dict[str, float]]:
-    """How many actors, and what each takes. nodes: what each node has, by Ray's names; the rest as in `RayWorkers`.
-
-    >>> plan([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}], None, {}, gpus=True)
-    (4, {'num_gpus': 1, 'num_cpus': 1})
-    >>> plan([{"CPU": 8.0}, {"CPU": 8.0}], 4, {}, gpus=True)
-    (4, {'num_cpus': 4})
-    """
-    takes = dict(resources)
-    all_gpus = sum(node.get("GPU", 0.0) for node in nodes)
-    if gpus and all_gpus:
-        takes.setdefault("num_gpus", 1)
-    per_node = [int(node.get("CPU", 0.0)) for node in nodes if node.get("CPU", 0.0) >= 1] or [1]
-    if takes.get("num_gpus"):
-        count = number or max(1, int(all_gpus // takes["num_gpus"]))
-        takes.setdefault("num_cpus", cpus or 1)
-    else:
-        count = number or len(per_node)
-        takes.setdefault("num_cpus", cpus or max(1, min(per_node) // -(-count // len(per_node))))
-    return count, takes
-
-
-def lacking(nodes: list[Mapping[str, float]], takes: Mapping[str, float]) -> str:
-    """What no node has enough of for an actor, such as "num_gpus 1"; empty if one has room for it. As in `plan`.
-
-    >>> lacking([{"CPU": 8.0}], {"num_cpus": 4}), lacking([{"CPU": 8.0}], {"num_cpus": 4, "num_gpus": 1})
-    ('', 'num_gpus 1')
-    """
-    names = {"num_cpus": "CPU", "num_gpus": "GPU"}
-    missing: list[list[str]] = [
-        [f"{name} {amount:g}" for name, amount in takes.items() if node.get(names.get(name, name), 0.0) < amount]
-        for node in nodes
-    ]
-    return ", ".join(min(missing, key=lambda names: len(names), default=[]))
-
-
-def assigned_cpus() -> int:
-    """The CPUs that Ray has given to the actor in which this is called; at least 1."""
-    assigned = import_ray().get_runtime_context().get_assigned_resources()
-    return max(1, int(assigned.get("CPU", 1)))
-
-
-def import_ray() -> Any:
-    """The package ray. Raises PrimecliError where it is not installed."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import ray
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise PrimecliError("--ray needs the package ray, which is not installed", "pip install ray") from None
-    return ray
-
-
-def _check_listening(address: str) -> None:
-    """Raises PrimecliError where nothing listens at an address, UsageError where it is none."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise UsageError(f"--ray {address}: is neither local nor auto, nor an address such as 10.0.0.1:6379")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise PrimecliError(
-            f"--ray {address}: nothing answers there: {error.strerror or error}", "is the cluster running?"
-        ) from None
-
-
-def _reason(error: BaseException) -> str:
-    """The last line of what Ray says: before it come the traces of its own processes."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _our_signals() -> Iterator[None]:
-    """Keeps the handlers of signals, which Ray replaces by its own."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _quiet_descriptors(show: bool) -> Iterator[None]:
-    """Hides our stdin and stdout from the processes that are started meanwhile, and stderr, too, unless `show`.
-
-    They may outlive this process for a moment, and would hold the pipes open.
-    """
-    kept = [os.dup(number) for number in range(3)]
-    null = os.open(os.devnull, os.O_RDWR)
-    try:
-        os.dup2(null, 0)
-        os.dup2(2 if show else null, 1)
-        if not show:
-            os.dup2(null, 2)
-        yield
-    finally:
-        for number, descriptor in enumerate(kept):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        os.close(null)

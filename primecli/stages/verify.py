@@ -185,7 +185,7 @@ def _open_making(run: StageRun, options: VerifyOptions, facts: Facts) -> Here | 
 
 def open_graders(options: VerifyOptions) -> Graders:
     """What grades shards in a worker on a Ray cluster: with --workers processes, or one for each of its CPUs."""
-    from primecli.pipeline.ray_workers import assigned_cpus
+    from primecli.pipeline.ray_cluster import assigned_cpus
 
     return Graders(options, options.workers or assigned_cpus(), cancelled=lambda: False)
 
