@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.measuring import environment
@@ -71,9 +72,9 @@ def killed_stage(work: Path) -> None:
 
 def interrupted(work: Path) -> None:
     """Ctrl-C, while the workers start and while they work: exit code 130, one line, and nothing left."""
-    for ready in (lambda stage: stage.others(), lambda stage: stage.first_line()):
+    for ready in (Stage.others, Stage.first_line):
         stage = Stage(score(work, "interrupted", *TWO, "--force", "--quiet"), work)
-        within(lambda: ready(stage), "no worker has started", 60)  # noqa: B023
+        within(partial(ready, stage), "no worker has started", 60)
         interrupt(stage)
         code, _, err = stage.end()
         check(code == 130 and len(err.splitlines()) == 1, f"exit code {code}\n{err}")
