@@ -40,7 +40,7 @@ from primecli.pipeline.ray_cluster import (
 )
 from primecli.pipeline.workers import Job, Worker, Workers, portable
 
-PATIENCE_SECONDS = 30.0  # without any worker, before we say that the cluster may have no room for one
+PATIENCE_SECONDS = 60.0  # without any worker, before we say that the cluster may have no room for one
 OBJECT_STORE_BYTES = 100 << 20  # of a cluster that we start: only reports go through it. Ray's minimum is 75 MiB
 PASSED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "PRIMECLI_DEBUG")
 """Variables that mean the same on every machine."""
