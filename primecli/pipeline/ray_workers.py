@@ -40,7 +40,8 @@ from primecli.pipeline.ray_cluster import (
 )
 from primecli.pipeline.workers import Job, Worker, Workers, portable
 
-PATIENCE_SECONDS = 30.0  # without any worker, before we say that the cluster may have no room for one
+PATIENCE_SECONDS = 60.0  # without any worker, before we say that the cluster may have no room for one
+ASK_AGAIN_SECONDS = 1.0  # whether a worker that is being restarted runs
 OBJECT_STORE_BYTES = 100 << 20  # of a cluster that we start: only reports go through it. Ray's minimum is 75 MiB
 PASSED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "PRIMECLI_DEBUG")
 """Variables that mean the same on every machine."""
@@ -101,6 +102,7 @@ class RayWorkers(Workers):
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._temporary: str | None = None
         self._stack = contextlib.ExitStack()
+        self._unavailable: list[tuple[float, _Remote]] = []  # when to ask again whether they run
         self._lacking = ""
         self._started = 0.0
         self._connected = self._ever_ready = self._warned = False
@@ -223,6 +225,11 @@ class RayWorkers(Workers):
         select.select([self._read_end], [], [], seconds)
         with contextlib.suppress(BlockingIOError):
             os.read(self._read_end, 65536)
+        now = time.monotonic()
+        due = [actor for when, actor in self._unavailable if when <= now]
+        self._unavailable = [(when, actor) for when, actor in self._unavailable if when > now]
+        for actor in due:
+            self._await_start(actor)
         while not self._news.empty():
             actor, of_job, future = self._news.get()
             if not of_job:
@@ -241,6 +248,9 @@ class RayWorkers(Workers):
     def _started_or_not(self, actor: _Remote, future: Any) -> None:
         try:
             version = future.result()
+        except import_ray().exceptions.ActorUnavailableError:  # while it is being restarted
+            self._unavailable.append((time.monotonic() + ASK_AGAIN_SECONDS, actor))
+            return
         except Exception as error:
             raise PrimecliError(
                 f"a worker on the Ray cluster cannot start: {reason_of(error)}",
