@@ -101,11 +101,11 @@ class Loops:
             "KEEP=all",
         ]
         words += ["ASYNC=1"] if asynchronous else []
-        others = busy_cores(LOOK_SECONDS)
-        self._make(
-            [*words, f"EVAL_EVERY={given.iterations}", f"{runs}/rloo-process-seed{seed}/.done/{given.iterations}"]
-        )
         run = runs / f"rloo-process-seed{seed}"
+        timed = [*words, f"EVAL_EVERY={given.iterations}"]
+        self._make([*timed, f"{run}/.done/eval-0"])
+        others = busy_cores(LOOK_SECONDS)
+        self._make([*timed, f"{run}/.done/{given.iterations}"])
         first, last = ((run / ".done" / str(number)).stat().st_mtime for number in (1, given.iterations))
         self._make([*words, f"EVAL_EVERY={given.eval_every}"])
         with open(run / "accuracy.csv", encoding="utf-8") as file:
