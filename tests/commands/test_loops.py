@@ -103,6 +103,11 @@ def test_processes_and_machines_are_passed_to_the_stages_that_have_them(loop: Pa
         **dict.fromkeys(updates, "srun -N2"),
         **dict.fromkeys(on_ray, "--ray h:6379 --ray-workers 3"),
     }
+    assert given("WORKERS=3 SAMPLE_WORKERS=") == dict.fromkeys(("score-prm", "score-values"), "--workers 3")
+    assert given("RAY=auto WORKERS=3 SAMPLE_WORKERS=5") == {
+        **dict.fromkeys(("generate", "verify"), "--ray auto --ray-workers 5"),
+        **dict.fromkeys(("score-prm", "score-values"), "--ray auto --ray-workers 3"),
+    }
     assert given("LAUNCH='srun -N2'") == dict.fromkeys([*updates, "score-prm"], "srun -N2")
     done = shell("make -n NPROC=2 LAUNCH=srun", loop)
     assert (done.returncode, "NPROC and LAUNCH both start the ranks" in done.stderr) == (2, True)
