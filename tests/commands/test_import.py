@@ -117,16 +117,15 @@ def test_labels_of_other_scales_become_rewards(ended: Path, tmp_path: Path, prim
 
 
 def test_what_cannot_be_used_is_counted_and_said(ended: Path, tmp_path: Path, primecli: Any) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"prompt": "a", "response": "b", "label": 1},
         {"prompt": "a", "response": "c", "label": None},
         {"prompt": "a", "response": "  ", "label": 1},
         {"prompt": "a", "response": "x<pad>y", "label": 1},
         {"prompt": "a", "response": "d" * 40, "label": 1},
         {"prompt": "b", "response": "e<eos>", "label": 0},
-        {"prompt": "c", "response": None, "messages": [{"role": "user", "content": "c"}], "label": 0},
+        {"prompt": "c", "response": "", "label": 0},
     ]
-    rows[-1] = {"prompt": "c", "response": "", "label": 0}
     file = write(tmp_path / "a.jsonl", rows)
     common = ["import", file, "--model", ended, "--max-tokens", 50, "--prompts-per-shard", 1]
     done = primecli(*common, "--out", tmp_path / "import", check=False)
