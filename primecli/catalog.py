@@ -117,6 +117,7 @@ COMMANDS = (
     Command("stats", "Summarise shards: accuracy, pass@k, verdicts, lengths, rewards."),
     Command("evaluate", "Evaluate a policy: avg@n, pass@k, maj@k, best-of-k, with intervals."),
     Command("query", "Query shards with SQL."),
+    Command("export", "Write rollouts as JSON lines for other trainers: TRL, verl."),
     Command("lineage", "Show what made a shard or a checkpoint."),
     Command("validate", "Check shards: types, list lengths, complete groups, finite numbers, provenance."),
     Command("audit", "Check whether the process reward is being gamed."),

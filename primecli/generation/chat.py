@@ -105,11 +105,15 @@ class ChatTemplate:
     def after_answer(self) -> str:
         """What the template puts after an answer of the assistant: "" where it puts nothing or refuses the messages."""
         messages = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": ANSWER}]
-        try:
-            text = self._apply(messages, None, parts=self.wants_parts, asks=False)
-        except Exception:  # a template is a program: it may raise anything
-            return ""
+        text = self.text_of(messages, asks=False) or ""
         return text.rpartition(ANSWER)[2] if ANSWER in text else ""
+
+    def text_of(self, messages: list[Message], *, asks: bool = True) -> str | None:
+        """The messages as text, unchecked; None where the template refuses them. asks: whether an answer follows."""
+        try:
+            return self._apply(messages, None, parts=self.wants_parts, asks=asks)
+        except Exception:  # a template is a program: it may raise anything
+            return None
 
     def _render(self, prompt: Prompt, messages: list[Message]) -> str:
         try:

@@ -93,6 +93,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "inspect": ("inspect", "1/compute-advantages", "--row", "3"),
     "stats": ("stats", "1/compute-advantages"),
     "evaluate": ("evaluate", "1/compute-advantages"),
+    "export": output(("export", "1/compute-advantages", "--format", "trl")),
     "query": ("query", "1/compute-advantages", "SELECT * FROM rollouts"),
     "lineage": ("lineage", "1/compute-advantages", "--replay"),
     "validate": ("validate", "1/compute-advantages"),
