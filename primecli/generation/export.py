@@ -126,7 +126,7 @@ def _read_prompts(inputs: Sequence[Shard], spellers: Spellers, done: Exported, *
         speller = spellers.find(shard.path, shard.footer.provenance)
         if speller is None:
             raise InputError(
-                f"{shard.path}: its prompts are texts after a chat template, and the tokenizer that has it is not found",
+                f"{shard.path}: the tokenizer, whose chat template made the prompts, is not found",
                 "name it with --tokenizer",
             )
         arguments = _template_arguments(shard)
