@@ -44,9 +44,12 @@ Prompt = str | list[Message]
 class Exported:
     """What was written, and what was not.
 
-    lines: of the file. left_out: responses that have no place in it. as_text: whether prompts are the texts after the
-    chat template rather than messages. bare: prompts that went through no chat template. unanswered: prompts without a
-    ground truth. prompts: the messages of each text.
+    lines: of the file.
+    left_out: responses that have no place in it.
+    as_text: whether prompts are the texts after the chat template rather than messages.
+    bare: prompts that are not what the chat template makes of messages.
+    unanswered: prompts without a ground truth.
+    prompts: the messages of each text.
     """
 
     lines: int = 0
@@ -104,7 +107,7 @@ _WANTS = {
 def _report(layout: Layout, done: Exported, out: Path) -> None:
     if done.bare:
         how = "each becomes a message of the user" if layout is Layout.verl else "all prompts are written as text"
-        say("export", f"{done.bare} prompts are not what the chat template makes of messages: {how}")
+        say("export", f"{done.bare} prompts did not go through this model's chat template: {how}")
     if done.left_out:
         why = {
             Layout.trl: "are not graded",

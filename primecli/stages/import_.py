@@ -45,7 +45,11 @@ class ImportOptions(RunOptions):
     ]
     model: Annotated[
         str,
-        Option("The model whose tokenizer and chat template are used.", "execution", metavar="DIR|HUB_ID"),
+        Option(
+            "The model whose tokenizer and chat template are used; its weights are not read.",
+            "execution",
+            metavar="DIR|HUB_ID",
+        ),
     ]
     out: Annotated[Path, Option("Output directory.", "call", metavar="DIR")]
     prompt_column: Annotated[
@@ -153,13 +157,13 @@ def import_(options: ImportOptions) -> None:
     from primecli.generation.encoder import Encoder
     from primecli.generation.labelled import read_labelled
     from primecli.generation.responses import ResponseEncoder
-    from primecli.models.identity import resolve_model, tokenizer_fingerprint
+    from primecli.models.identity import resolve_tokenizer, tokenizer_fingerprint
     from primecli.models.same_tokens import TOKEN_IDENTITY, token_identity
     from primecli.pipeline.recipe import Recipe
     from primecli.pipeline.stage_run import StageRun
 
     with StageRun("import", options, finish=metrics) as run:
-        directory = resolve_model(options.model)
+        directory = resolve_tokenizer(options.model)
         run.models["tokenizer"] = tokenizer_fingerprint(directory)
         run.facts[TOKEN_IDENTITY] = token_identity(directory)
         labelled = read_labelled(options.files, options.columns())

@@ -194,6 +194,8 @@ def test_every_stage_of_offline_training_takes_the_shards(ended: Path, tmp_path:
         assert changes == row[schema.STEP_ENDS][:-1]
     (shown,) = [json.loads(str(line)) for line in primecli("inspect", scored, "--row", 0, "--json").paths]
     assert [step["text"] for step in shown["steps"]] == ["a\n\n", "b<eos>"]
+    assert shown["first_wrong_step"] == -1
+    assert any("first wrong step none" in str(line) for line in primecli("inspect", scored, "--row", 0).paths)
     rewards = read_rows(scored)[0][schema.PROCESS_REWARDS]
     assert shown["steps"][0]["sum"] == pytest.approx(sum(rewards[:3]), rel=1e-5)
     primecli("evaluate", scored, "--select", "min")
