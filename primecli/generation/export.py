@@ -223,9 +223,14 @@ def _stepwise(inputs: Sequence[Shard], done: Exported, spellers: Spellers) -> It
                 labelled = len(steps) if first < 0 else first + 1
                 yield {
                     "prompt": row[schema.PROMPT],
-                    "completions": [step.removesuffix(STEP_JOINT) for step in steps[:labelled]],
+                    "completions": [_without_separator(step) for step in steps[:labelled]],
                     "labels": [index != first for index in range(labelled)],
                 }
+
+
+def _without_separator(step: str) -> str:
+    """A step without the empty line or the line's end that parts it from the next, which TRL puts there itself."""
+    return step.removesuffix(STEP_JOINT) if step.endswith(STEP_JOINT) else step.removesuffix("\n")
 
 
 def _step_texts(response: str, texts: Sequence[str], ends: Sequence[int]) -> list[str]:
