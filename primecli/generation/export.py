@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from primecli.errors import InputError, PrimecliError
+from primecli.errors import InputError, PrimecliError, ReaderClosed
 from primecli.files import make_directory, write_atomically
 from primecli.generation.encoder import Encoder
 from primecli.generation.layout import Layout
@@ -16,6 +17,7 @@ from primecli.generation.messages import Message
 from primecli.generation.responses import STEP_JOINT
 from primecli.generation.unchat import ChatReader
 from primecli.models.token_text import TOKENISING, Spellers
+from primecli.pipeline import pipe
 from primecli.pipeline.inputs import Inputs
 from primecli.pipeline.progress import say
 from primecli.shards import parquet, schema
@@ -63,7 +65,7 @@ class Exported:
 def export_rollouts(
     shards: Sequence[str], *, layout: Layout, out: Path, tokenizer: str | None, force: bool, partial: bool
 ) -> None:
-    """Writes the rollouts of shards to a file, whole or not at all, and says what was written.
+    """Writes the rollouts of shards to a file, whole or not at all, says what was written, and prints the file's path.
 
     shards, partial: as on the command line. tokenizer: the one whose chat template made the prompts; None for that of
     the model that sampled.
@@ -94,6 +96,8 @@ def export_rollouts(
     make_directory(out.parent)
     write_atomically(out, write)
     _report(layout, done, out)
+    with contextlib.suppress(ReaderClosed):
+        pipe.emit(out)
 
 
 _WANTS = {

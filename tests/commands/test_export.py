@@ -17,7 +17,7 @@ def exported(primecli: Any, tmp_path: Path) -> Any:
     def run(*arguments: object) -> list[dict[str, Any]]:
         out = tmp_path / "new" / "out.jsonl"
         done = primecli("export", *arguments, "--out", out, "--force")
-        assert done.paths == []
+        assert done.paths == [out]
         run.said = done.err  # type: ignore[attr-defined]
         return [json.loads(line) for line in out.read_text().splitlines()]
 
