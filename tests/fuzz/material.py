@@ -110,6 +110,8 @@ def make_iteration(directory: Path) -> None:
     for stage in STAGES.values():
         _must(stage, directory)
     _must(["evaluate", "1/verify"], directory)
+    _must(["import", "labelled.jsonl", "--model", REF, "--out", "offline/import"], directory)
+    _must(["score-prm", "offline/import", "--prm", PRM, "--ref", REF, *CPU], directory)
 
 
 def first_rollouts(model: Path) -> list[dict[str, object]]:

@@ -174,6 +174,17 @@ def _others() -> list[Target]:
     for kind in ("prompts.jsonl", "prompts.jsonl.gz", "prompts.parquet", "texts.jsonl"):
         arguments = tuple(kind if word == "prompts.jsonl" else word for word in generate)
         made.append(Target("generate", kind, arguments, kind))
+    imported = "offline/score-prm"  # the only shards that say where steps end
+    reading_steps = (
+        ("evaluate", imported, "--step-labels"),
+        ("evaluate", imported, "--select", "min"),
+        ("audit", imported),
+        ("inspect", imported, "--row", "3"),
+        ("validate", imported),
+        output(("compute-advantages", imported, "--granularity", "step", "--estimator", "reinforce")),
+        output(("export", imported, "--format", "trl-steps")),
+    )
+    made += [Target(arguments[0], "shard columns", arguments, imported) for arguments in reading_steps]
     for kind in ("labelled.jsonl", "labelled.parquet"):
         arguments = tuple(kind if word == "labelled.jsonl" else word for word in COMMANDS["import"])
         made.append(Target("import", kind, arguments, kind))
