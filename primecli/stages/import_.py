@@ -99,7 +99,7 @@ class ImportOptions(RunOptions):
             metavar="KEY=VALUE",
         ),
     ] = ()
-    max_tokens: Annotated[
+    max_length: Annotated[
         int | None,
         Option(
             "Maximum length of prompt and response together, in tokens; longer ones are left out, and counted.  "
@@ -175,7 +175,7 @@ def import_(options: ImportOptions) -> None:
             system=options.system,
             arguments=options.chat_template_args(),
         )
-        importer = _Importer(ResponseEncoder(encoder), labels, options.max_tokens)
+        importer = _Importer(ResponseEncoder(encoder), labels, options.max_length)
         names = [] if options.data_source else [file.name.partition(".")[0] for file in options.files]
         content = fingerprint([*map(file_hash, options.files), *names])
         run.progress.advance(0, total=len(labelled))
@@ -261,15 +261,15 @@ class _Labels:
 class _Importer:
     """Makes the rows of shards.
 
-    responses: encodes responses. labels: what the labels mean. max_tokens: of prompt and response; None for any.
+    responses: encodes responses. labels: what the labels mean. max_length: of prompt and response; None for any.
     first: the first response that could not be used, such as "a.jsonl: row 3, without a label"; "" so far.
     ends_written: responses that had the text of the end token.
     """
 
-    def __init__(self, responses: ResponseEncoder, labels: _Labels, max_tokens: int | None) -> None:
+    def __init__(self, responses: ResponseEncoder, labels: _Labels, max_length: int | None) -> None:
         self.responses = responses
         self.labels = labels
-        self.max_tokens = max_tokens
+        self.max_length = max_length
         self.first = ""
         self.ends_written = 0
 
@@ -326,7 +326,7 @@ class _Importer:
         return without
 
     def _room(self, prompt_ids: Sequence[int]) -> float:
-        return float("inf") if self.max_tokens is None else self.max_tokens - len(prompt_ids)
+        return float("inf") if self.max_length is None else self.max_length - len(prompt_ids)
 
     def _row(
         self, one: LabelledResponse, text: str, ids: list[int] | None, *, room: float
@@ -397,7 +397,7 @@ def _write(
                 run.count(counts)
         run.progress.advance(sum(len(group) for _, group in part))
     if not run.counts.get("rollouts"):
-        first = f"the first: {importer.first}" if importer.first else "raise --max-tokens"
+        first = f"the first: {importer.first}" if importer.first else "raise --max-length"
         raise InputError(f"none of the {sum(map(len, groups))} responses can be used", first)
 
 
@@ -418,7 +418,7 @@ def _report(run: StageRun, labels: _Labels, importer: _Importer, encoder: Encode
         end = importer.responses.end
         run.note(f"every response ends with {end[0]}" if end else "the chat template ends no message with an end token")
     if run.counts.get(TOO_LONG):
-        run.warn(f"{int(run.counts[TOO_LONG])} responses are longer than --max-tokens, and left out")
+        run.warn(f"{int(run.counts[TOO_LONG])} responses are longer than --max-length, and left out")
     if encoder.with_special:
         run.warn(
             f"{encoder.with_special} of {encoder.encoded} prompts hold the text of a special token of the tokenizer, "

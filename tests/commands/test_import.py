@@ -127,7 +127,7 @@ def test_what_cannot_be_used_is_counted_and_said(ended: Path, tmp_path: Path, pr
         {"prompt": "c", "response": "", "label": 0},
     ]
     file = write(tmp_path / "a.jsonl", rows)
-    common = ["import", file, "--model", ended, "--max-tokens", 50, "--prompts-per-shard", 1]
+    common = ["import", file, "--model", ended, "--max-length", 50, "--prompts-per-shard", 1]
     done = primecli(*common, "--out", tmp_path / "import", check=False)
     assert done.code == 4
     last = done.err.splitlines()[-1]
@@ -136,7 +136,7 @@ def test_what_cannot_be_used_is_counted_and_said(ended: Path, tmp_path: Path, pr
         "not decode to the text), and --max-errors allows 0"
     ) in last
     assert f"the first: {file}: row 2, without a label" in last
-    assert "1 responses are longer than --max-tokens, and left out" in done.err
+    assert "1 responses are longer than --max-length, and left out" in done.err
     assert "1 responses end with the text of the end token" in done.err
     assert [row[schema.RESPONSE] for row in read_rows(done.paths)] == ["b", "e"]
     assert [path.name for path in done.paths] == ["rollouts-00000-of-00003.parquet", "rollouts-00001-of-00003.parquet"]
@@ -144,7 +144,7 @@ def test_what_cannot_be_used_is_counted_and_said(ended: Path, tmp_path: Path, pr
     assert summary(tmp_path / "import")["metrics"]["too_long"] == 1
     again = primecli(*common, "--out", tmp_path / "import", check=False)  # the counts are in the shards
     assert (again.code, again.paths, "4 of 7 responses" in again.err) == (4, done.paths, True)
-    none = primecli("import", file, "--model", ended, "--max-tokens", 1, "--out", tmp_path / "none", check=False)
+    none = primecli("import", file, "--model", ended, "--max-length", 1, "--out", tmp_path / "none", check=False)
     assert (none.code, "none of the 7 responses can be used" in none.err) == (3, True)
 
 
