@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,8 @@ from primecli.models.token_text import Speller
 
 STEP_JOINT = "\n\n"
 """What stands between the steps of a response that is given as a list of them."""
+
+FALLBACK = "<0x0A>"  # a token of this name stands for one byte
 
 
 class ResponseEncoder:
@@ -60,11 +63,53 @@ class ResponseEncoder:
         ids: of the response, whose text is the steps joined by STEP_JOINT. None where a step has no token of its own,
         or where the tokens' texts do not add up to the response.
         """
+        ends = self._byte_ends(ids, steps)
+        if ends is None:
+            ends = self._spelled_ends(ids, steps)
+        if ends is None:
+            return None
+        found = [*ends, len(ids) - 1]
+        return found if all(first < second for first, second in pairwise(found)) else None
+
+    def _byte_ends(self, ids: Sequence[int], steps: Sequence[str]) -> list[int] | None:
+        """Where all steps but the last end, found by counting bytes; None where tokens are not made of bytes."""
+        if self._token_bytes is None:
+            return None
+        own = ids if self.end is None else ids[:-1]
+        token_ends = np.cumsum(self._token_bytes[np.asarray(own, dtype=np.int64)])  # (T,) where each token's bytes end
+        step_ends = np.cumsum([len(step.encode()) + len(STEP_JOINT) for step in steps])
+        if not len(own) or token_ends[-1] != step_ends[-1] - len(STEP_JOINT):
+            return None
+        return list(np.searchsorted(token_ends, step_ends[:-1]).tolist())
+
+    @functools.cached_property
+    def _token_bytes(self) -> np.ndarray | None:
+        """(V,): how many bytes of text each id stands for; None for a tokenizer that is not byte-level."""
+        from tokenizers.pre_tokenizers import ByteLevel
+
+        backend = self.tokenizer.backend_tokenizer
+        vocabulary = backend.get_vocab(with_added_tokens=False)
+        letters = set().union(*vocabulary)
+        if (
+            "ByteLevel" not in repr(backend.decoder)
+            or not letters <= set(ByteLevel.alphabet())
+            or FALLBACK in vocabulary
+        ):
+            return None
+        added = backend.get_added_tokens_decoder()
+        sizes = np.zeros(1 + max([*vocabulary.values(), *added]), dtype=np.int64)
+        for text, number in vocabulary.items():
+            sizes[number] = len(text)  # each of its characters stands for a byte
+        for number, token in added.items():
+            sizes[number] = len(token.content.encode())
+        return sizes
+
+    def _spelled_ends(self, ids: Sequence[int], steps: Sequence[str]) -> list[int] | None:
+        """Where all steps but the last end, by the text of each token; None where these are not the response."""
         self._speller = self._speller or Speller(self.encoder.directory)
         texts = self._speller.texts(ids)
-        text_ends = np.cumsum([len(text) for text in texts])  # (T,) where each token's text ends
         if not "".join(texts).startswith(STEP_JOINT.join(steps)):
             return None
-        characters = np.cumsum([len(step) + len(STEP_JOINT) for step in steps[:-1]], dtype=np.int64)
-        ends: Any = [*np.searchsorted(text_ends, characters).tolist(), len(ids) - 1]
-        return ends if all(first < second for first, second in pairwise(ends)) else None
+        text_ends = np.cumsum([len(text) for text in texts])  # (T,) where each token's text ends
+        step_ends = np.cumsum([len(step) + len(STEP_JOINT) for step in steps[:-1]], dtype=np.int64)
+        return list(np.searchsorted(text_ends, step_ends).tolist())

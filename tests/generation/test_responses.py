@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,14 @@ def test_a_response_that_the_tokenizer_changes_has_no_ids(tiny: Path, tmp_path: 
     assert responses.encode([]) == []
 
 
+@pytest.mark.parametrize("byte_level", [True, False])
 @pytest.mark.parametrize("steps", [["a", "b"], ["€", "a€", "b"], ["a\n", "\nb", "c"], ["one"], ["a ", " b"]])
-def test_steps_end_where_the_separator_says_too(steps: list[str], tiny: Path, tmp_path: Path) -> None:
+def test_steps_end_where_the_separator_says_too(steps: list[str], byte_level: bool, tiny: Path, tmp_path: Path) -> None:
     model = with_template(tiny, tmp_path / "model", ENDED)
+    if not byte_level:
+        settings = json.loads((model / "tokenizer.json").read_text())
+        settings["model"]["vocab"]["<0x0A>"] = 258  # so that the bytes of tokens are not counted
+        (model / "tokenizer.json").write_text(json.dumps(settings))
     responses = ResponseEncoder(Encoder(model))
     (ids,) = responses.encode(["\n\n".join(steps)])
     assert ids is not None
