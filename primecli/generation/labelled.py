@@ -136,6 +136,8 @@ def _responses(row: Row, columns: ResponseColumns) -> Iterator[tuple[Any, Fields
         prompt, text = _conversation(row, response, _prompt(row, columns))
     elif conversation is not None:
         prompt, text = _conversation(row, conversation, None)
+    elif set(RESPONSES) & set(row.values):  # it is null in this row
+        prompt, text = _prompt(row, columns), ""
     else:
         raise InputError(f"{row.where}: no response in its columns {', '.join(sorted(row.values))}", LAYOUTS)
     yield prompt, {"text": text, "outcome": _outcome(row, columns, (*LABELS, *OUTCOMES_OF_STEPS))}

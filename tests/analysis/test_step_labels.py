@@ -99,6 +99,11 @@ def test_no_threshold_is_better_than_the_one_that_is_found(seed: int) -> None:
     assert first_best - 1 <= threshold <= first_best + 1  # the lowest of equally good ones
 
 
+def test_a_step_at_the_threshold_is_not_wrong() -> None:
+    scores = np.array([2.0, 0.5, 0.25])
+    assert [first_below(scores, limit) for limit in (0.25, 0.5, 0.75, 3.0)] == [-1, 2, 1, 0]
+
+
 def test_neighbouring_scores_leave_a_threshold_between() -> None:
     low = 1.0
     high = float(np.nextafter(low, 2))

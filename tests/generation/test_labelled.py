@@ -173,6 +173,13 @@ def test_what_cannot_be_read_is_said_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_null_response_is_an_empty_one(tmp_path: Path) -> None:
+    null, _ = read(
+        tmp_path, [{"prompt": "a", "response": None, "label": 1}, {"prompt": "a", "response": "b", "label": 1}]
+    )
+    assert (null.text, null.outcome) == ("", 1.0)
+
+
 def test_labels_mean_what_their_file_says() -> None:
     assert (scale_of([0, 1, None]).low, scale_of([-1, 1]).low, scale_of([-3, 1]).low) == (0, -1, 0)
     assert scale_of([]).reward(0.25) == 0.25
