@@ -83,16 +83,11 @@ def evaluate_step_labels(
     """The evaluation as plain values, as `--json` prints it: over all responses, and for each data source.
 
     by: the scores of a step to evaluate. threshold: for all of them; None for the one with the best F1 on the data
-    source `threshold_from`, or on all responses. seed: of the resampling.
+    source `threshold_from`, which is one of theirs, or on all responses. seed: of the resampling.
 
     Raises InputError where the responses that a threshold is to be found on do not have both kinds.
     """
     sources = sorted({one.source for one in responses})
-    if threshold_from is not None and threshold_from not in sources:
-        raise InputError(
-            f"--threshold-from {threshold_from}: there is no such data source among the labelled responses",
-            f"there {'is' if len(sources) == 1 else 'are'} {', '.join(sources)}",
-        )
     chosen = [one for one in responses if threshold_from in (None, one.source)]
     parts = {
         ALL: list(responses),

@@ -12,7 +12,7 @@ from primecli.analysis.labels import inputs_by_label
 from primecli.analysis.step_label_report import OUTCOME, evaluate_step_labels, read_labelled_steps
 from primecli.analysis.step_scores import By
 from primecli.analysis.terminal import plain_table, print_in_full, printable_text, safe_json
-from primecli.errors import ReaderClosed
+from primecli.errors import InputError, ReaderClosed
 from primecli.pipeline.inputs import Inputs
 from primecli.pipeline.progress import say
 from primecli.printable import printable
@@ -44,9 +44,18 @@ def show_step_labels(
     The arguments are the options of `primecli evaluate`; by: empty for those that are shown unasked.
     """
     reports: dict[str, Report] = {}
-    for label, arguments in inputs_by_label(shards).items():
+    inputs_apart = inputs_by_label(shards)
+    for label, arguments in inputs_apart.items():
         inputs = Inputs(arguments, partial=partial, together=True, warn=lambda text: say("evaluate", text))
         responses, others = read_labelled_steps(inputs)
+        sources = sorted({one.source for one in responses})
+        if threshold_from is not None and threshold_from not in sources:
+            together = "; name DIR/*.parquet to take directories together" if len(inputs_apart) > 1 else ""
+            raise InputError(
+                f"--threshold-from {threshold_from}: there is no such data source among the labelled responses"
+                + (f" of {label}" if len(inputs_apart) > 1 else ""),
+                f"there {'is' if len(sources) == 1 else 'are'} {', '.join(sources)}{together}",
+            )
         report = evaluate_step_labels(
             responses,
             by=tuple(dict.fromkeys(by)) or DEFAULT_BY,

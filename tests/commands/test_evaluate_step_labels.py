@@ -140,6 +140,20 @@ def test_what_cannot_be_is_one_line(
     assert (refused.code, message in refused.line()) == (code, True)
 
 
+def test_directories_are_apart_and_their_shards_together(tmp_path: Path, primecli: Any) -> None:
+    easy, hard = write_shards(tmp_path / "easy", rows(STEPS[:4])), write_shards(tmp_path / "hard", rows(STEPS[4:]))
+    command = ["evaluate", easy, hard, "--step-labels"]
+    apart = primecli(*command, "--threshold-from", "easy", check=False)
+    assert (
+        f"no such data source among the labelled responses of {hard} (there is hard; name DIR/*.parquet" in apart.line()
+    )
+    text = "\n".join(map(str, primecli(*command).paths))
+    assert f"{easy}: 4 responses" in text
+    assert f"{hard}: 3 responses" in text
+    text = str(primecli("evaluate", f"{tmp_path}/*/*.parquet", "--step-labels", "--threshold-from", "easy").paths[0])
+    assert "7 responses" in text
+
+
 def test_shards_that_lack_something_are_one_line_each(tmp_path: Path, primecli: Any) -> None:
     def line(name: str, made: list[dict[str, Any]], *options: object) -> str:
         refused = primecli("evaluate", write_shards(tmp_path / name, made), "--step-labels", *options, check=False)
