@@ -25,6 +25,8 @@ REWARD_MODEL = "reward_model"
 TOOLS = "tools"
 IDS = (schema.PROMPT_ID, "unique_id", "task_id")
 ANSWERS = (schema.GROUND_TRUTH, "answer")
+BESIDE_PROMPT = (REWARD_MODEL, TOOLS, schema.DATA_SOURCE, schema.ABILITY, *IDS, *ANSWERS)
+"""Columns that are read besides the prompt, where a file has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +88,25 @@ class PromptColumns:
 def read_prompts(files: Sequence[Path], columns: PromptColumns) -> list[Prompt]:
     """All prompts of the files, in order. Raises InputError, naming the file and the row, where one cannot be read."""
     pattern = columns.pattern()
-    needed = [REWARD_MODEL, TOOLS, schema.DATA_SOURCE, schema.ABILITY, *IDS, *ANSWERS]
-    for name in (columns.prompt, columns.answer or ""):
-        parts = name.split(".")
-        needed += [".".join(parts[:size]) for size in range(1, len(parts) + 1)]
-    prompts = [_prompt(row, columns, pattern) for file in files for row in read_rows(file, needed)]
+    needed = [*BESIDE_PROMPT, *parts_of(columns.prompt), *parts_of(columns.answer or "")]
+    prompts = [prompt_of(row, columns, pattern) for file in files for row in read_rows(file, needed)]
     if not prompts:
         raise InputError(f"{', '.join(map(str, files))}: no prompts found")
     return prompts
 
 
-def _prompt(row: Row, columns: PromptColumns, pattern: re.Pattern[str] | None) -> Prompt:
+def parts_of(name: str) -> list[str]:
+    """The columns that a name may refer to, as `values.find` looks for it.
+
+    >>> parts_of("extra.answers.short")
+    ['extra', 'extra.answers', 'extra.answers.short']
+    """
+    parts = name.split(".")
+    return [".".join(parts[:size]) for size in range(1, len(parts) + 1)]
+
+
+def prompt_of(row: Row, columns: PromptColumns, pattern: re.Pattern[str] | None) -> Prompt:
+    """The prompt in a row. pattern: that of `columns`. Raises InputError where it cannot be read."""
     value = _column(row, columns.prompt, "--prompt-column")
     try:
         content = with_suffix(read_content(value, padded=row.padded), columns.suffix)
@@ -113,7 +123,7 @@ def _prompt(row: Row, columns: PromptColumns, pattern: re.Pattern[str] | None) -
         truth = ((match[1] if pattern.groups else match[0]) or "").strip()
     identity = next((text for name in IDS if (text := texts.read(name))), None)
     for name, read in {"the prompt": [content, tools], "the answer": truth, **texts.seen}.items():
-        _check_unicode(row.where, name, read)
+        check_unicode(row.where, name, read)
     return Prompt(
         prompt_id=identity or _hash(content, tools, truth),
         content=content,
@@ -192,7 +202,8 @@ def _ground_truth(row: Row, column: str | None, texts: _Texts, is_maths: bool) -
     return text
 
 
-def _check_unicode(where: str, name: str, value: Any) -> None:
+def check_unicode(where: str, name: str, value: Any) -> None:
+    """Raises InputError for a value that holds half of a character. where, name: the row and the column, to name."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
