@@ -12,13 +12,15 @@ from functools import lru_cache
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|\S")
 
-_NUMBER_WORDS = {
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty",
-    "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "thousand", "million", "billion", "dozen", "half",
-    "twice", "thrice", "double", "triple", "quadruple", "third", "quarter", "first", "second", "fourth", "fifth",
-    "sixth", "seventh", "eighth", "ninth", "tenth", "once",
+_CARDINALS = {
+    "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
+    "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "fourteen": "14", "fifteen": "15",
+    "sixteen": "16", "seventeen": "17", "eighteen": "18", "nineteen": "19", "twenty": "20", "thirty": "30",
+    "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80", "ninety": "90",
 }  # fmt: skip
+_AMOUNTS = {"hundred", "thousand", "million", "billion", "dozen", "half", "quarter", "once", "twice", "thrice"}
+_AMOUNTS |= {"double", "triple", "quadruple"}
+_ORDINALS = {"first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"}
 _SIGNS = frozenset("+-−*×·÷/=<>≤≥^±%")
 _ADDED_SIGNS = frozenset("+-−/^±%")
 """Signs that make another problem where only one of two prompts has them; the others may be markup, as in **Note**."""
@@ -44,14 +46,17 @@ def tokens(text: str) -> tuple[str, ...]:
 
     >>> tokens("He pays $3.50  for 1,000 g of RICE.")
     ('he', 'pays', '$', '3.50', 'for', '1,000', 'g', 'of', 'rice', '.')
+    >>> tokens("Ten well-known words")
+    ('10', 'well', 'known', 'words')
     """
-    return tuple(_TOKEN.findall(_HYPHEN.sub(" ", unicodedata.normalize("NFKC", text).lower())))
+    found = _TOKEN.findall(_HYPHEN.sub(" ", unicodedata.normalize("NFKC", text).lower()))
+    return tuple(_CARDINALS.get(token, token) for token in found)
 
 
 def compare(first: str, second: str, allowed: float) -> Alike:
     """Compares two prompts. allowed: how many words may be changed, added or left out.
 
-    A number or a sign in place of another means another problem, however alike the words are.
+    A number or a sign in place of another of its kind means another problem, however alike the words are.
 
     >>> compare("Add 3 and 4 please.", "Add 3 and 4, please!", 0).name, compare("Add 3 to 4", "Add 5 to 4", 3).name
     ('yes', 'no')
@@ -63,7 +68,7 @@ def compare(first: str, second: str, allowed: float) -> Alike:
         changed += max(sum(map(_is_word, mine)), sum(map(_is_word, other)))
         if changed > allowed:
             return Alike.no
-        for kind in (is_number, _SIGNS.__contains__):
+        for kind in (_is_digits, _AMOUNTS.__contains__, _ORDINALS.__contains__, _SIGNS.__contains__):
             numbers, other_numbers = list(filter(kind, mine)), list(filter(kind, other))
             if numbers and other_numbers and numbers != other_numbers:
                 return Alike.no
@@ -77,7 +82,11 @@ def compare(first: str, second: str, allowed: float) -> Alike:
 
 def is_number(token: str) -> bool:
     """Whether a token is a number, in digits or as a word."""
-    return token[0].isdigit() or token in _NUMBER_WORDS
+    return _is_digits(token) or token in _AMOUNTS or token in _ORDINALS or token in _CARDINALS
+
+
+def _is_digits(token: str) -> bool:
+    return token[0].isdigit()
 
 
 def _counts(token: str) -> bool:
@@ -90,7 +99,7 @@ def _is_word(token: str) -> bool:
 
 def _is_plain(token: str) -> bool:
     """Whether it is a word that is no number."""
-    return token[0].isalpha() and token not in _NUMBER_WORDS
+    return token[0].isalpha() and not is_number(token)
 
 
 def _differing(first: Sequence[str], second: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
