@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,8 +53,8 @@ def gram_sizes(words: Words, size: int) -> np.ndarray:
     return np.where(lengths >= SHORT * size, size, np.minimum(lengths, short))
 
 
-def find_hits(words: Words, texts: Sequence[str], benchmark: Benchmark, size: int) -> Hits:
-    """Compares prompts with a benchmark. words: of the prompts, by the same vocabulary. texts: as they stand.
+def find_hits(words: Words, text: Callable[[int], str], benchmark: Benchmark, size: int) -> Hits:
+    """Compares prompts with a benchmark. words: of the prompts, by the same vocabulary. text: of each, by number.
 
     A benchmark's prompt of fewer than 8 words must stand in the prompt as a whole, with its signs and numbers.
     """
@@ -63,7 +63,7 @@ def find_hits(words: Words, texts: Sequence[str], benchmark: Benchmark, size: in
     sizes = gram_sizes(benchmark.words, size)
     parts = [_hits_of_size(words, benchmark, sizes, int(n)) for n in np.unique(sizes[sizes > 0])]
     table = np.concatenate([np.zeros((4, 0)), *parts], axis=1)
-    table = table[:, _keep(table, texts, benchmark, sizes)]
+    table = table[:, _keep(table, text, benchmark, sizes)]
     best = np.lexsort((table[1], -table[3], -table[2], table[0]))  # by prompt, then the largest share
     table = table[:, best]
     is_first = np.ones(table.shape[1], bool)
@@ -72,7 +72,7 @@ def find_hits(words: Words, texts: Sequence[str], benchmark: Benchmark, size: in
     return Hits(prompt.astype(np.int64), item.astype(np.int64), share, longest.astype(np.int64))
 
 
-def _keep(table: np.ndarray, texts: Sequence[str], benchmark: Benchmark, sizes: np.ndarray) -> np.ndarray:
+def _keep(table: np.ndarray, text: Callable[[int], str], benchmark: Benchmark, sizes: np.ndarray) -> np.ndarray:
     """(H,) False for hits of a very short prompt whose signs and numbers do not stand there too."""
     import numpy as np
 
@@ -80,7 +80,7 @@ def _keep(table: np.ndarray, texts: Sequence[str], benchmark: Benchmark, sizes: 
     for place in np.flatnonzero(sizes[table[1].astype(np.int64)] < SHORT_GRAM):
         prompt, item = int(table[0, place]), int(table[1, place])
         wanted = " ".join(tokens(benchmark.texts[item].strip(BETWEEN_DOLLARS_AND_STOPS)))
-        kept[place] = f" {wanted} " in f" {' '.join(tokens(texts[prompt]))} "
+        kept[place] = f" {wanted} " in f" {' '.join(tokens(text(prompt)))} "
     return kept
 
 

@@ -191,7 +191,7 @@ def _mark_contaminated(
         return []
     run.say("looking for the benchmarks")
     benchmark, files_of = read_benchmark(options.contamination, vocabulary)
-    hits: Hits = find_hits(words, prompts.table["text"], benchmark, options.ngram)
+    hits: Hits = find_hits(words, prompts.text, benchmark, options.ngram)
     marked = hits.share >= options.contamination_share - RATE_ROUNDING
     for number, item, share, longest, is_marked in zip(
         *(each.tolist() for each in (hits.prompt, hits.item, hits.share, hits.longest, marked)), strict=True
