@@ -86,7 +86,7 @@ def is_number(token: str) -> bool:
 
 
 def _is_digits(token: str) -> bool:
-    return token[0].isdigit()
+    return token[:1].isdigit()
 
 
 def _counts(token: str) -> bool:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from primecli.errors import InputError, UsageError
 from primecli.files import Json
@@ -38,6 +38,8 @@ REASONS = (
     "too_easy",
 )
 """All marks, in the order in which a row lists them."""
+
+MANY = 50_000  # prompts, from which on it takes long enough to say what is being done
 
 RATE_ROUNDING = 1e-6  # rewards are float32, so a mean of 0.2 may be stored as 0.20000000298
 
@@ -75,9 +77,9 @@ class Marks:
 def marked_table(run: PrepareRun, shards: Sequence[Shard]) -> tuple[pa.Table, dict[str, Json]]:
     """The table to write, and the summary of what was found. shards: with pass rates."""
     options = run.options
-    run.say("reading the prompts")
     prompts = rows.read(options.files, options.columns(), options.prompt_column)
     run.progress.advance(0, total=prompts.table.num_rows)
+    run.says_steps = prompts.table.num_rows >= MANY
     vocabulary = Vocabulary()
     words = vocabulary.encode(prompts.table["text"].chunks)
     marks = Marks()
@@ -155,11 +157,18 @@ def _without_common(prompts: rows.Prompts, words: Words, vocabulary: Vocabulary)
     return without_common(words, np.asarray(coded.indices), coded.dictionary.to_pylist(), vocabulary)
 
 
-def read_benchmark(files: Sequence[Path], vocabulary: Vocabulary) -> tuple[Benchmark, list[int]]:
-    """The prompts of benchmark files, each once, and the number of the file of each."""
+def read_benchmark(files: Sequence[Path], vocabulary: Vocabulary) -> tuple[Benchmark, list[int], list[int]]:
+    """The prompts of benchmark files, each once; the number of the file of each; unreadable rows of each file.
+
+    Raises InputError where a file has no column that prompts are looked for in.
+    """
     import numpy as np
 
-    prompts = rows.read(files, PromptColumns(), None)
+    try:
+        prompts = rows.read(files, PromptColumns(), None)
+    except InputError as error:
+        hint = f"the prompts of a benchmark are looked for in the columns {', '.join(rows.PROMPT_COLUMNS)}"
+        raise InputError(f"--contamination {error.message}", hint) from error
     words = vocabulary.encode(prompts.table["text"].chunks)
     words, _ = _without_common(prompts, words, vocabulary)
     first: dict[bytes, int] = {}
@@ -170,7 +179,8 @@ def read_benchmark(files: Sequence[Path], vocabulary: Vocabulary) -> tuple[Bench
     names = [prompts.where(number) for number in numbers]
     texts = [prompts.text(number) for number in numbers]
     files_of = [prompts.table["file"][number].as_py() for number in numbers]
-    return Benchmark(names, texts, words.take(np.array(numbers, np.int64))), files_of
+    unreadable = [file.unreadable for file in prompts.files]
+    return Benchmark(names, texts, words.take(np.array(numbers, np.int64))), files_of, unreadable
 
 
 def _mark_contaminated(
@@ -190,7 +200,7 @@ def _mark_contaminated(
     if not options.contamination:
         return []
     run.say("looking for the benchmarks")
-    benchmark, files_of = read_benchmark(options.contamination, vocabulary)
+    benchmark, files_of, unreadable = read_benchmark(options.contamination, vocabulary)
     hits: Hits = find_hits(words, prompts.text, benchmark, options.ngram)
     marked = hits.share >= options.contamination_share - RATE_ROUNDING
     for number, item, share, longest, is_marked in zip(
@@ -206,6 +216,7 @@ def _mark_contaminated(
         {
             "file": file.name,
             "prompts": files_of.count(place),
+            "unreadable": unreadable[place],
             "found": len(np.unique(hits.item[marked & (of_hit == place)])),
             "in_prompts": int((marked & (of_hit == place)).sum()),
         }
@@ -290,8 +301,3 @@ def _as_json(common: Common) -> Mapping[str, Json]:
         "prompts": common.prompts,
         "of": common.looked_at,
     }
-
-
-def known_reasons(value: Any) -> bool:
-    """Whether a text lists marks of this version, for tests and readers of old files."""
-    return isinstance(value, str) and all(reason in REASONS for reason in value.split(", "))

@@ -101,11 +101,15 @@ class PrepareOptions(RunOptions):
 
 
 class PrepareRun(Run):
-    """One run of `prepare`: its lock, and the recipe and the summary of the file that it writes."""
+    """One run of `prepare`: its lock, and the recipe and the summary of the file that it writes.
+
+    says_steps: whether each step is announced.
+    """
 
     def __init__(self, options: PrepareOptions) -> None:
         super().__init__("prepare", options, "prompts")
         self.options = options
+        self.says_steps = False
 
     def __enter__(self) -> PrepareRun:
         out = self.options.out
@@ -124,8 +128,9 @@ class PrepareRun(Run):
         self._stack.close()
 
     def say(self, text: str) -> None:
-        """Says what is done now, on a terminal or in a log."""
-        self.note(text)
+        """Says what is done now, if it may take long."""
+        if self.says_steps:
+            self.note(text)
 
     def recipe_of(self, shards: Sequence[Shard]) -> Recipe:
         """What the file depends on: contents and names of what is read. shards: those with pass rates."""

@@ -66,8 +66,9 @@ def _reasons(console: Console, summary: Mapping[str, Any]) -> None:
 def _benchmarks(console: Console, summary: Mapping[str, Any]) -> None:
     for each in summary["benchmarks"]:
         line = (
-            f"{each['file']}: {each['found']:,} of its {each['prompts']:,} prompts stand in {each['in_prompts']:,} here"
+            f"{each['file']}: {each['found']:,} of its {each['prompts']:,} prompts are in {each['in_prompts']:,} here"
         )
+        line += f"; {each['unreadable']:,} rows of it cannot be read" if each["unreadable"] else ""
         console.print(one_line(line), markup=False, soft_wrap=True)
 
 
