@@ -16,7 +16,11 @@ BANDS, ROWS = 42, 3
 10,000 times, one of 0.48 once in 100, and pairs that share a phrase or two hardly ever meet."""
 
 NEIGHBOURS = 8
-"""Pairs for each prompt in a bucket, at most: prompts made from one template fill buckets with millions of pairs."""
+"""Pairs for each prompt in a bucket, at most."""
+
+LARGE = 32
+"""In a bucket of more prompts, only those with the same numbers are paired: they are made from one template, and other
+numbers are other problems."""
 
 LEAST_SIMILARITY = 0.2
 """Of the estimate, which is off by 0.04 or so: one word in ten changed leaves 0.33."""
@@ -66,8 +70,7 @@ def _shingles(words: Words) -> tuple[np.ndarray, np.ndarray]:
 def candidates(signature: np.ndarray, order: np.ndarray) -> np.ndarray:
     """(P, 2) int64: pairs of texts that may be near duplicates, each once, the lower number first, sorted.
 
-    order: (D,) uint64: texts of a large bucket are sorted by it, and only neighbours are paired; those with the same
-    numbers should be equal in it.
+    order: (D,) uint64: equal for texts with the same numbers.
     """
     import numpy as np
 
@@ -77,12 +80,15 @@ def candidates(signature: np.ndarray, order: np.ndarray) -> np.ndarray:
         rows = signature[:, band * ROWS : (band + 1) * ROWS].astype(np.uint64)
         key = mixed(mixed(rows[:, 0] << np.uint64(32) | rows[:, 1]) ^ rows[:, 2])
         sorting = np.lexsort((order, key))  # stable, so by number last
-        keys = key[sorting]
+        keys, numbers = key[sorting], order[sorting]
+        _, size = np.unique(keys, return_counts=True)
+        is_large = np.repeat(size > LARGE, size)
         pairs = []
         for distance in range(1, NEIGHBOURS + 1):
             same = np.flatnonzero(keys[distance:] == keys[:-distance])
             if not len(same):
                 break
+            same = same[~is_large[same] | (numbers[same] == numbers[same + distance])]
             ends = np.sort(np.stack([sorting[same], sorting[same + distance]]), axis=0)
             pairs.append(ends[0] * total + ends[1])
         if pairs:

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from primecli.printable import one_line, printable
+from primecli.printable import clipped, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+LONGEST = 300  # characters of an example
 EXAMPLES = 3  # of each reason in the table; the JSON has more
 
 MEANING = {
@@ -44,7 +45,7 @@ def show(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -
     _reasons(console, summary)
     _benchmarks(console, summary)
     for line in _lines(summary):
-        console.print(one_line(line), markup=False, soft_wrap=True)
+        console.print(clipped(one_line(line)), markup=False, soft_wrap=True)
     console.print(_closing(summary, out), markup=False, soft_wrap=True)
 
 
@@ -58,7 +59,7 @@ def _reasons(console: Console, summary: Mapping[str, Any]) -> None:
     table.add_column("prompts", justify="right", no_wrap=True)
     table.add_column("meaning, and the first examples")
     for reason, count in summary["reasons"].items():
-        shown = [printable(one_line(text)) for text in summary["examples"].get(reason, [])[:EXAMPLES]]
+        shown = [clipped(one_line(text), LONGEST) for text in summary["examples"].get(reason, [])[:EXAMPLES]]
         table.add_row(reason, f"{count:,}", "\n".join([MEANING[reason], *(f"  {text}" for text in shown)]))
     console.print(table)
 
@@ -69,7 +70,7 @@ def _benchmarks(console: Console, summary: Mapping[str, Any]) -> None:
             f"{each['file']}: {each['found']:,} of its {each['prompts']:,} prompts are in {each['in_prompts']:,} here"
         )
         line += f"; {each['unreadable']:,} rows of it cannot be read" if each["unreadable"] else ""
-        console.print(one_line(line), markup=False, soft_wrap=True)
+        console.print(clipped(one_line(line)), markup=False, soft_wrap=True)
 
 
 def _lines(summary: Mapping[str, Any]) -> list[str]:

@@ -53,7 +53,7 @@ def test_pairs_with_one_word_in_twenty_changed_meet_and_unrelated_ones_do_not() 
     assert len(found) <= 200
 
 
-def test_a_bucket_of_one_template_pairs_those_with_the_same_numbers() -> None:
+def test_of_one_template_mostly_those_with_the_same_numbers_meet() -> None:
     texts = [["so"] * 4 + ["many", "pears", "and", str(number // 2)] for number in range(200)]
     words = words_of(texts)
     is_number = np.zeros(300, bool)
@@ -62,7 +62,7 @@ def test_a_bucket_of_one_template_pairs_those_with_the_same_numbers() -> None:
     assert len(np.unique(keys)) == 100
     found = set(map(tuple, candidates(signatures(words), keys).tolist()))
     assert {(number, number + 1) for number in range(0, 200, 2)} <= found
-    assert len(found) <= 42 * 8 * 200
+    assert len(found) < 600  # of 19,900 pairs that share most of their words
 
 
 def test_leaders_are_no_duplicates_and_alike_to_what_follows_them() -> None:
