@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from primecli.generation.preparation import answers
 from primecli.generation.preparation.alike import Alike, compare, is_number
-from primecli.generation.preparation.near import candidates, leaders, number_keys, signatures
+from primecli.generation.preparation.near import candidates, leaders, number_keys, plausible, signatures
 from primecli.generation.preparation.words import Vocabulary, Words
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ def _near(
         return {}
     part = words.take(numbers)
     lengths = part.lengths()
-    keys = number_keys(part, np.array([is_number(word) for word in vocabulary.words]))
-    pairs = candidates(signatures(part), keys)
-    allowed = _allowed(lengths, pairs, near)
-    pairs, allowed = pairs[allowed >= 0], allowed[allowed >= 0]
+    numeric = np.array([is_number(word) for word in vocabulary.words])
+    pairs = candidates(signatures(part), number_keys(part, numeric))
+    digits = np.array([word[:1].isdigit() for word in vocabulary.words])
+    pairs = pairs[plausible(part, pairs, _allowed(lengths, pairs, near), digits)]
     known: dict[tuple[int, int], bool] = {}
 
     def alike(first: int, second: int) -> bool:

@@ -25,6 +25,7 @@ numbers are other problems."""
 LEAST_SIMILARITY = 0.2
 """Of the estimate, which is off by 0.04 or so: one word in ten changed leaves 0.33."""
 
+BAG = 64  # kinds of words by which pairs are looked at before they are compared word by word
 MAX_LEADERS = 64  # of a cluster that a prompt is compared with
 SEED = 0x5EED
 
@@ -107,6 +108,46 @@ def _similar(signature: np.ndarray, first: np.ndarray, second: np.ndarray) -> np
         for begin, end in blocks(len(first), 1 << 16)
     ]
     return np.concatenate(parts) if parts else np.zeros(0, bool)
+
+
+def plausible(words: Words, pairs: np.ndarray, allowed: np.ndarray, is_number: np.ndarray) -> np.ndarray:
+    """(P,) bool: False for pairs that a comparison word by word would surely call different, which is most of them.
+
+    allowed: (P,) how many words each may differ in. is_number: by word.
+    """
+    import numpy as np
+
+    bags = _bags(words)
+    kept = np.zeros(len(pairs), bool)
+    for begin, end in blocks(len(pairs), 1 << 16):
+        first, second = (bags[pairs[begin:end, side]].astype(np.int16) for side in (0, 1))
+        more = np.maximum(first - second, 0).sum(axis=1), np.maximum(second - first, 0).sum(axis=1)
+        kept[begin:end] = np.maximum(*more) <= allowed[begin:end]
+    places = np.flatnonzero(kept)
+    lengths = words.lengths()
+    places = places[lengths[pairs[places, 0]] == lengths[pairs[places, 1]]]
+    for begin, end in blocks(len(places)):
+        some = places[begin:end]
+        first, second = (words.take(pairs[some, side]) for side in (0, 1))
+        differs = first.ids != second.ids
+        other_number = differs & is_number[first.ids] & is_number[second.ids]
+        few = np.add.reduceat(differs, first.starts[:-1], dtype=np.int64) <= allowed[some]
+        kept[some[few & np.logical_or.reduceat(other_number, first.starts[:-1])]] = False
+    return kept
+
+
+def _bags(words: Words) -> np.ndarray:
+    """(D, BAG) uint8: how often a word of each kind is in a text; words are sorted into kinds by a hash."""
+    import numpy as np
+
+    kinds = (mixed(words.ids.astype(np.uint64)) % np.uint64(BAG)).astype(np.int64)
+    found = np.zeros((len(words.starts) - 1, BAG), np.uint8)
+    for first, last in blocks(len(found)):
+        lengths = words.lengths()[first:last]
+        places = np.repeat(np.arange(last - first) * BAG, lengths) + kinds[words.starts[first] : words.starts[last]]
+        counts = np.bincount(places, minlength=(last - first) * BAG).reshape(-1, BAG)
+        found[first:last] = np.minimum(counts, 255)
+    return found
 
 
 def number_keys(words: Words, is_number: np.ndarray) -> np.ndarray:

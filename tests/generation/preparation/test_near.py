@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from primecli.generation.preparation.near import candidates, leaders, number_keys, signatures
+from primecli.generation.preparation.near import candidates, leaders, number_keys, plausible, signatures
 from primecli.generation.preparation.words import Vocabulary, Words
 
 WORDS = [f"w{number}" for number in range(3000)]
@@ -71,3 +71,21 @@ def test_leaders_are_no_duplicates_and_alike_to_what_follows_them() -> None:
     assert found == {1: 0, 3: 2, 5: 4}
     found = leaders(iter([(0, 1)]), lambda text: (int(text == 0), text), lambda a, b: True)
     assert found == {0: 1}  # the first has a mark already
+
+
+def test_pairs_that_cannot_be_duplicates_are_seen_at_once() -> None:
+    texts = [
+        "a b c d e 1 g h i j",
+        "a b c d e 2 g h i j",
+        "a b c d e f 1 g h i",
+        "a b x y e 1 g h i j",
+        "a b c d e 1 g h i",
+    ]
+    vocabulary = Vocabulary()
+    words = vocabulary.encode([pa.array(texts)])
+    pairs = np.array([[0, other] for other in range(5)])
+    digits = np.array([word.isdigit() for word in vocabulary.words])
+    found = plausible(words, pairs, np.full(5, 1.0), digits)
+    assert found.tolist() == [True, False, True, False, True]
+    assert plausible(words, pairs, np.full(5, 2.0), digits).tolist() == [True, False, True, True, True]
+    assert plausible(words, pairs[[3]], np.full(1, 2.0), np.ones(len(digits), bool)).tolist() == [False]
