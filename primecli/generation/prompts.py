@@ -103,13 +103,13 @@ class AnswerError(InputError):
 def read_prompts(files: Sequence[Path], columns: PromptColumns) -> list[Prompt]:
     """All prompts of the files, in order. Raises InputError, naming the file and the row, where one cannot be read."""
     pattern, needed = columns.pattern(), columns.needed()
-    prompts = [read_prompt(row, columns, pattern) for file in files for row in read_rows(file, needed)]
+    prompts = [prompt_of(row, columns, pattern) for file in files for row in read_rows(file, needed)]
     if not prompts:
         raise InputError(f"{', '.join(map(str, files))}: no prompts found")
     return prompts
 
 
-def read_prompt(
+def prompt_of(
     row: Row,
     columns: PromptColumns,
     pattern: re.Pattern[str] | None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from primecli.errors import InputError
 from primecli.generation.messages import Message
 from primecli.generation.prompt_files import Row, read_rows
-from primecli.generation.prompts import REWARD_MODEL, Prompt, PromptColumns, read_prompt
+from primecli.generation.prompts import REWARD_MODEL, Prompt, PromptColumns, prompt_of
 from primecli.generation.values import as_object, is_null, unwrapped
 from primecli.verifiers import choose_verifier
 
@@ -150,7 +150,7 @@ def _rows(prompts: Prompts, columns: PromptColumns, prompt_column: str | None, n
             prompts.left_out.update(row.values)
         problems: list[InputError] = []
         try:
-            prompt = read_prompt(row, columns, pattern, problems.append)
+            prompt = prompt_of(row, columns, pattern, problems.append)
         except InputError as error:
             first = first or error
             found.unreadable += 1
