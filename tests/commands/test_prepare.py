@@ -78,7 +78,7 @@ def test_the_layout_of_verl_from_several_layouts(tmp_path: Path, primecli: Any) 
     assert (second["data_source"], second["ability"], second["extra_info"]) == ("gsm8k", "math", None)
     assert (third["prompt_id"], third["ability"], third["reason"]) == ("2", "code", None)
     assert json.loads(third["reward_model"]["ground_truth"]) == {"asserts": ["assert f(1) == 1"]}
-    assert "numina.parquet: 1 rows, prompts in the column prompt" in result.err
+    assert "numina.parquet: 1 row, prompts in the column prompt" in result.err
     assert "columns left out: id" in result.err
 
 
@@ -253,6 +253,18 @@ def test_a_rerun_skips_and_another_run_is_refused(tmp_path: Path, primecli: Any)
     primecli("prepare", source, "--out", out, "--force")
     (record,) = read_footer(out).provenance
     assert (record["stage"], record["config"]["near"], len(read_rows(out))) == ("prepare", 0.9, 3)
+
+
+def test_what_is_no_prepared_file_is_not_overwritten(tmp_path: Path, primecli: Any) -> None:
+    source, out = lines(tmp_path / "in.jsonl", PLAIN), tmp_path / "out.parquet"
+    for content in (b"PAR1 and no more", b"notes"):
+        out.write_bytes(content)
+        result = primecli("prepare", source, "--out", out, check=False)
+        assert (result.code, "no prompt file that prepare wrote" in result.line()) == (1, True)
+        assert out.read_bytes() == content
+    pq.write_table(pa.table({"prompt": ["mine"]}), out)
+    result = primecli("prepare", source, "--out", out, check=False)
+    assert (result.code, "it was not written by primecli" in result.line()) == (1, True)
 
 
 def test_the_same_id_of_different_problems_becomes_two(tmp_path: Path, primecli: Any) -> None:

@@ -17,7 +17,11 @@ SHORT = 3
 """A benchmark's prompt of fewer than this many n-grams' length is short: with one word changed in its middle, it would
 have no long n-gram left."""
 
-BETWEEN_DOLLARS_AND_STOPS = ".?!$ "
+WHOLE = 3
+"""A benchmark's prompt of fewer words than this says nothing inside of another: "Compute" stands in thousands."""
+
+AT_THE_ENDS = ".?!$ "
+"""Characters at the ends of a prompt that do not matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ def gram_sizes(words: Words, size: int) -> np.ndarray:
 def find_hits(words: Words, text: Callable[[int], str], benchmark: Benchmark, size: int) -> Hits:
     """Compares prompts with a benchmark. words: of the prompts, by the same vocabulary. text: of each, by number.
 
-    A benchmark's prompt of fewer than 8 words must stand in the prompt as a whole, with its signs and numbers.
+    A benchmark's prompt of fewer than 8 words must stand in the prompt as a whole, with its signs and numbers; one of
+    fewer than 3 words must be the prompt.
     """
     import numpy as np
 
@@ -79,9 +84,14 @@ def _keep(table: np.ndarray, text: Callable[[int], str], benchmark: Benchmark, s
     kept = np.ones(table.shape[1], bool)
     for place in np.flatnonzero(sizes[table[1].astype(np.int64)] < SHORT_GRAM):
         prompt, item = int(table[0, place]), int(table[1, place])
-        wanted = " ".join(tokens(benchmark.texts[item].strip(BETWEEN_DOLLARS_AND_STOPS)))
-        kept[place] = f" {wanted} " in f" {' '.join(tokens(text(prompt)))} "
+        wanted = _signs_and_words(benchmark.texts[item])
+        found = _signs_and_words(text(prompt))
+        kept[place] = wanted == found if sizes[item] < WHOLE else f" {wanted} " in f" {found} "
     return kept
+
+
+def _signs_and_words(text: str) -> str:
+    return " ".join(tokens(text.strip(AT_THE_ENDS)))
 
 
 def _hits_of_size(words: Words, benchmark: Benchmark, sizes: np.ndarray, size: int) -> np.ndarray:

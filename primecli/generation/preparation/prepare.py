@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from primecli.errors import UsageError
+from primecli.errors import InputError, PrimecliError, UsageError
 from primecli.files import Json, file_hash, lock, make_directory, remove_leftovers
 from primecli.generation.preparation import report
 from primecli.generation.prompts import PromptColumns
@@ -157,7 +157,13 @@ class PrepareRun(Run):
         out = self.options.out
         if self.options.force or not out.exists():
             return None
-        footer = read_footer(out)
+        try:
+            footer = read_footer(out)
+        except InputError as error:
+            raise PrimecliError(
+                f"{out} exists and is no prompt file that prepare wrote: {error.message}",
+                "choose another --out, or overwrite it with --force",
+            ) from error
         self.refuse_other(out, footer.fingerprint, footer.recipe, recipe, "--out")
         found = footer.provenance[-1].get("summary") if footer.provenance else None
         return found if isinstance(found, dict) else None

@@ -69,7 +69,7 @@ def _benchmarks(console: Console, summary: Mapping[str, Any]) -> None:
         line = (
             f"{each['file']}: {each['found']:,} of its {each['prompts']:,} prompts are in {each['in_prompts']:,} here"
         )
-        line += f"; {each['unreadable']:,} rows of it cannot be read" if each["unreadable"] else ""
+        line += f"; {_rows(each['unreadable'])} of it cannot be read" if each["unreadable"] else ""
         console.print(clipped(one_line(line)), markup=False, soft_wrap=True)
 
 
@@ -77,8 +77,8 @@ def _lines(summary: Mapping[str, Any]) -> list[str]:
     """What else there is to say."""
     lines = []
     for file in summary["files"]:
-        left_out = f", {file['unreadable']:,} left out because they cannot be read" if file["unreadable"] else ""
-        lines.append(f"{file['file']}: {file['rows']:,} rows, prompts in the column {file['prompt_column']}{left_out}")
+        left_out = f", {file['unreadable']:,} left out as unreadable" if file["unreadable"] else ""
+        lines.append(f"{file['file']}: {_rows(file['rows'])}, prompts in the column {file['prompt_column']}{left_out}")
     lines += [f"  {text}" for text in summary["unreadable"][:EXAMPLES]]
     for each in summary["common"]:
         lines.append(
@@ -95,6 +95,10 @@ def _lines(summary: Mapping[str, Any]) -> list[str]:
             f"{count:,} prompts are graded by the verifier {name}: whether it can read their answers is not checked"
         )
     return [*lines, *summary["notes"]]
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _closing(summary: Mapping[str, Any], out: Path) -> str:

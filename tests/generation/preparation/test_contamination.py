@@ -8,12 +8,13 @@ from primecli.generation.preparation.words import Vocabulary
 LONG = [f"b{number}" for number in range(60)]
 SHORT = [f"s{number}" for number in range(12)]
 TINY = ["compute", "3", "+", "4"]
+NOTHING = ["compute", "5"]
 
 
 def hits(*texts: str, size: int = 13) -> dict[int, tuple[str, float, int]]:
     vocabulary = Vocabulary()
-    items = [" ".join(item) for item in (LONG, SHORT, TINY)]
-    benchmark = Benchmark(["long", "short", "tiny"], items, vocabulary.encode([pa.array(items)]))
+    items = [" ".join(item) for item in (LONG, SHORT, TINY, NOTHING)]
+    benchmark = Benchmark(["long", "short", "tiny", "nothing"], items, vocabulary.encode([pa.array(items)]))
     found = find_hits(vocabulary.encode([pa.array(texts)]), texts.__getitem__, benchmark, size)
     return {
         int(prompt): (benchmark.names[item], share, int(longest))
@@ -41,6 +42,10 @@ def test_short_prompts_are_looked_for_by_8_words() -> None:
 
 def test_a_tiny_prompt_counts_with_its_signs_only() -> None:
     assert hits("Compute 3 + 4.", "compute $3$ - 4", "compute 3 +\n4 and more").keys() == {0, 2}
+
+
+def test_two_words_say_nothing_inside_of_another_prompt() -> None:
+    assert hits("Compute 5 + 6", "Compute 5.") == {1: ("nothing", 1.0, 2)}
 
 
 def test_the_prompt_of_which_most_is_there_is_named() -> None:
