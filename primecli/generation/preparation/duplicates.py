@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -35,21 +35,53 @@ class Duplicates:
         return {**self.exact, **self.near}
 
 
-def text_keys(prompts: Prompts) -> list[bytes]:
-    """A hash of each text that leaves out case, the amount of white space, and white space beside signs."""
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """The different texts of prompts, in the order in which they come.
+
+    members: the numbers of the prompts with each text. of_prompt: (D,) the place of each prompt's text among them.
+    """
+
+    members: Sequence[list[int]]
+    of_prompt: np.ndarray
+
+    def first(self) -> np.ndarray:
+        """The first prompt with each text."""
+        import numpy as np
+
+        return np.array([numbers[0] for numbers in self.members], np.int64)
+
+
+def unique_texts(prompts: Prompts) -> Unique:
+    """The different texts. Case, the amount of white space, and white space beside signs make no difference."""
+    import numpy as np
+
+    places: dict[bytes, int] = {}
+    members: list[list[int]] = []
+    of_prompt = []
+    for number, key in enumerate(_text_keys(prompts)):
+        place = places.setdefault(key, len(members))
+        if place == len(members):
+            members.append([])
+        members[place].append(number)
+        of_prompt.append(place)
+    return Unique(members, np.array(of_prompt, np.int64))
+
+
+def _text_keys(prompts: Prompts) -> Iterator[bytes]:
     import pyarrow.compute as pc
 
-    keys = []
     for chunk in prompts.table["text"].chunks:
         plain = pc.utf8_lower(pc.utf8_normalize(chunk, "NFKC"))
         plain = pc.replace_substring_regex(plain, r"\s*([^\pL\pM\pN\s])\s*", r"\1")
         plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(plain, r"\s+", " "))
-        keys += [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in plain.to_pylist()]
-    return keys
+        for text in plain.to_pylist():
+            yield hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def find(
     prompts: Prompts,
+    unique: Unique,
     words: Words,
     vocabulary: Vocabulary,
     *,
@@ -61,23 +93,20 @@ def find(
 ) -> Duplicates:
     """Finds duplicates. Of several that are alike the first is kept, one without another mark if there is one.
 
-    words: of each text, without what its data source shares. near: the share of the words that near duplicates have in
-    common; 1 for none but exact ones. is_marked: whether a prompt has a mark already. verifiers: of each prompt. step:
-    called with what is done next.
+    unique: the different texts. words: of each of them, without what its data source shares. near: the share of the
+    words that near duplicates have in common; 1 for none but exact ones. is_marked: whether a prompt has a mark already.
+    verifiers: of each prompt. step: called with what is done next.
     """
     truths = prompts.table["ground_truth"].to_pylist()
     found = Duplicates()
-    same: dict[bytes, list[int]] = {}
-    for number, key in enumerate(text_keys(prompts)):
-        same.setdefault(key, []).append(number)
-    first_of = []
-    for members in same.values():
-        members.sort(key=lambda number: (is_marked[number], number))
-        found.exact |= dict.fromkeys(members[1:], members[0])
-        first_of.append(members[0])
+    kept = []
+    for members in unique.members:
+        original = min(members, key=lambda number: (is_marked[number], number))
+        found.exact |= {number: original for number in members if number != original}
+        kept.append(original)
     if near < 1:
         step("looking for near duplicates")
-        found.near = _near(prompts, words, vocabulary, first_of, near, is_marked, truths, verifiers)
+        found.near = _near(prompts, words, vocabulary, kept, near, is_marked, truths, verifiers)
         found.exact = {number: found.near.get(first, first) for number, first in found.exact.items()}
     step("comparing the answers of duplicates")
     found.conflicts = _conflicts(found.of(), truths, verifiers, workers)
@@ -88,20 +117,21 @@ def _near(
     prompts: Prompts,
     words: Words,
     vocabulary: Vocabulary,
-    first_of: Sequence[int],
+    kept: Sequence[int],
     near: float,
     is_marked: Sequence[bool],
     truths: Sequence[str | None],
     verifiers: Sequence[str],
 ) -> dict[int, int]:
-    """The near duplicates among the prompts that are the first with their text, each with what it repeats."""
+    """The near duplicates among prompts of different texts, each with what it repeats. kept: one of each text."""
     import numpy as np
 
-    numbers = np.array(first_of)
-    numbers = numbers[words.lengths()[numbers] > 0]
-    if len(numbers) < 2:
+    numbers = np.array(kept)
+    has_words = words.lengths() > 0
+    if has_words.sum() < 2:
         return {}
-    part = words.take(numbers)
+    part = words if has_words.all() else words.take(np.flatnonzero(has_words))
+    numbers = numbers[has_words]
     lengths = part.lengths()
     numeric = np.array([is_number(word) for word in vocabulary.words])
     pairs = candidates(signatures(part), number_keys(part, numeric))

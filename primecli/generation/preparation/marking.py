@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from primecli.generation.preparation.words import Common, Vocabulary, Words, wit
 from primecli.generation.prompts import PromptColumns
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from primecli.generation.preparation.prepare import PrepareOptions, PrepareRun
@@ -81,17 +82,19 @@ def marked_table(run: PrepareRun, shards: Sequence[Shard]) -> tuple[pa.Table, di
     run.progress.advance(0, total=prompts.table.num_rows)
     run.says_steps = prompts.table.num_rows >= MANY
     vocabulary = Vocabulary()
-    words = vocabulary.encode(prompts.table["text"].chunks)
+    unique = duplicates.unique_texts(prompts)
+    words = vocabulary.encode(_texts_once(prompts, unique))
     marks = Marks()
     verifiers = answers.verifier_names(*(prompts.table[name].to_pylist() for name in ("ability", "data_source")))
-    _mark_texts(marks, prompts, words, verifiers, options.max_words)
+    _mark_texts(marks, prompts, words.lengths()[unique.of_prompt], verifiers, options.max_words)
     run.say("reading the answers")
     others = _mark_answers(marks, prompts, verifiers, run)
-    words, common = _without_common(prompts, words, vocabulary)
-    benchmarks = _mark_contaminated(marks, prompts, words, vocabulary, run)
+    words, common = _without_common(prompts, unique, words, vocabulary)
+    benchmarks = _mark_contaminated(marks, prompts, unique, words, vocabulary, run)
     rates = _mark_rates(marks, prompts, shards, options)
     found = duplicates.find(
         prompts,
+        unique,
         words,
         vocabulary,
         near=options.near,
@@ -115,10 +118,26 @@ def marked_table(run: PrepareRun, shards: Sequence[Shard]) -> tuple[pa.Table, di
     return table, summary
 
 
-def _mark_texts(marks: Marks, prompts: rows.Prompts, words: Words, verifiers: Sequence[str], max_words: int) -> None:
+def _texts_once(prompts: rows.Prompts, unique: duplicates.Unique) -> Iterator[pa.Array]:
+    """The different texts, in chunks: some sets have each prompt a hundred times."""
+    import numpy as np
+    import pyarrow as pa
+
+    is_first = np.zeros(prompts.table.num_rows, bool)
+    is_first[unique.first()] = True
+    start = 0
+    for chunk in prompts.table["text"].chunks:
+        yield chunk.filter(pa.array(is_first[start : start + len(chunk)]))
+        start += len(chunk)
+
+
+def _mark_texts(
+    marks: Marks, prompts: rows.Prompts, lengths: np.ndarray, verifiers: Sequence[str], max_words: int
+) -> None:
+    """Marks what the texts alone show. lengths: words of each prompt."""
     import numpy as np
 
-    texts, lengths = prompts.table["text"], words.lengths()
+    texts = prompts.table["text"]
     for number in np.flatnonzero(lengths == 0):
         marks.add(int(number), "empty", prompts.where(int(number)))
     for number in np.flatnonzero(lengths > max_words):
@@ -150,10 +169,12 @@ def _mark_answers(marks: Marks, prompts: rows.Prompts, verifiers: Sequence[str],
     return dict(Counter(name for name in verifiers if name not in ("math", "code")))
 
 
-def _without_common(prompts: rows.Prompts, words: Words, vocabulary: Vocabulary) -> tuple[Words, list[Common]]:
+def _without_common(
+    prompts: rows.Prompts, unique: duplicates.Unique, words: Words, vocabulary: Vocabulary
+) -> tuple[Words, list[Common]]:
     import numpy as np
 
-    coded = prompts.table["data_source"].combine_chunks().dictionary_encode()
+    coded = prompts.table["data_source"].take(unique.first()).combine_chunks().dictionary_encode()
     return without_common(words, np.asarray(coded.indices), coded.dictionary.to_pylist(), vocabulary)
 
 
@@ -169,22 +190,25 @@ def read_benchmark(files: Sequence[Path], vocabulary: Vocabulary) -> tuple[Bench
     except InputError as error:
         hint = f"the prompts of a benchmark are looked for in the columns {', '.join(rows.PROMPT_COLUMNS)}"
         raise InputError(f"--contamination {error.message}", hint) from error
-    words = vocabulary.encode(prompts.table["text"].chunks)
-    words, _ = _without_common(prompts, words, vocabulary)
-    first: dict[bytes, int] = {}
-    for number in range(prompts.table.num_rows):
-        if len(words.of(number)):
-            first.setdefault(words.of(number).tobytes(), number)
-    numbers = list(first.values())
+    unique = duplicates.unique_texts(prompts)
+    words = vocabulary.encode(_texts_once(prompts, unique))
+    words, _ = _without_common(prompts, unique, words, vocabulary)
+    has_words = words.lengths() > 0
+    numbers = unique.first()[has_words].tolist()
     names = [prompts.where(number) for number in numbers]
     texts = [prompts.text(number) for number in numbers]
     files_of = [prompts.table["file"][number].as_py() for number in numbers]
     unreadable = [file.unreadable for file in prompts.files]
-    return Benchmark(names, texts, words.take(np.array(numbers, np.int64))), files_of, unreadable
+    return Benchmark(names, texts, words.take(np.flatnonzero(has_words))), files_of, unreadable
 
 
 def _mark_contaminated(
-    marks: Marks, prompts: rows.Prompts, words: Words, vocabulary: Vocabulary, run: PrepareRun
+    marks: Marks,
+    prompts: rows.Prompts,
+    unique: duplicates.Unique,
+    words: Words,
+    vocabulary: Vocabulary,
+    run: PrepareRun,
 ) -> list[Json]:
     """Marks prompts that hold a benchmark's prompt. Returns for each benchmark how many were found, and where."""
     import numpy as np
@@ -201,7 +225,8 @@ def _mark_contaminated(
         return []
     run.say("looking for the benchmarks")
     benchmark, files_of, unreadable = read_benchmark(options.contamination, vocabulary)
-    hits: Hits = find_hits(words, prompts.text, benchmark, options.ngram)
+    first = unique.first()
+    hits = _of_prompts(find_hits(words, lambda text: prompts.text(int(first[text])), benchmark, options.ngram), unique)
     marked = hits.share >= options.contamination_share - RATE_ROUNDING
     for number, item, share, longest, is_marked in zip(
         *(each.tolist() for each in (hits.prompt, hits.item, hits.share, hits.longest, marked)), strict=True
@@ -222,6 +247,18 @@ def _mark_contaminated(
         }
         for place, file in enumerate(options.contamination)
     ]
+
+
+def _of_prompts(hits: Hits, unique: duplicates.Unique) -> Hits:
+    """The hits of all prompts, from those of the different texts."""
+    import numpy as np
+
+    members = [unique.members[text] for text in hits.prompt.tolist()]
+    prompt = np.array([number for numbers in members for number in numbers], np.int64)
+    of = np.repeat(np.arange(len(members)), [len(numbers) for numbers in members])
+    order = np.argsort(prompt)
+    of = of[order]
+    return Hits(prompt[order], hits.item[of], hits.share[of], hits.longest[of])
 
 
 def _mark_rates(
