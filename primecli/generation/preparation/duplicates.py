@@ -94,8 +94,8 @@ def find(
     """Finds duplicates. Of several that are alike the first is kept, one without another mark if there is one.
 
     unique: the different texts. words: of each of them, without what its data source shares. near: the share of the
-    words that near duplicates have in common; 1 for none but exact ones. is_marked: whether a prompt has a mark already.
-    verifiers: of each prompt. step: called with what is done next.
+    words that near duplicates have in common; 1 for none but exact ones. is_marked: whether a prompt has a mark
+    already. verifiers: of each prompt. step: called with what is done next.
     """
     truths = prompts.table["ground_truth"].to_pylist()
     found = Duplicates()

@@ -49,12 +49,15 @@ RATE_ROUNDING = 1e-6  # rewards are float32, so a mean of 0.2 may be stored as 0
 class Marks:
     """The marks of the prompts.
 
-    reasons: of each prompt, by number. examples: for each reason, the first few prompts with it, in words.
-    duplicate_of: the number of the prompt that each duplicate repeats. contaminated_by, shares, words: of each prompt
-    with words of a benchmark: its prompt, how much of it, and the longest run. rates: the pass rate of each prompt.
+    flags: (D,) int32: the reasons of each prompt, a bit for each, in the order of REASONS.
+    examples: for each reason, the first few prompts with it, in words.
+    duplicate_of: the number of the prompt that each duplicate repeats.
+    contaminated_by, shares, words: of each prompt with words of a benchmark: its prompt, how much of it, and the
+        longest run.
+    rates: the pass rate of each prompt, where it is known.
     """
 
-    reasons: dict[int, set[str]] = field(default_factory=dict)
+    flags: np.ndarray
     examples: dict[str, list[str]] = field(default_factory=dict)
     duplicate_of: dict[int, int] = field(default_factory=dict)
     contaminated_by: dict[int, str] = field(default_factory=dict)
@@ -64,19 +67,29 @@ class Marks:
 
     def add(self, number: int, reason: str, example: str) -> None:
         """Gives a prompt a reason. example: what it is about, in words."""
-        assert reason in REASONS, reason
-        self.reasons.setdefault(number, set()).add(reason)
+        self.flags[number] |= 1 << REASONS.index(reason)
         shown = self.examples.setdefault(reason, [])
         if len(shown) < rows.SHOWN:
             shown.append(example)
 
-    def of(self, number: int) -> list[str]:
-        """The reasons of a prompt, in the order of REASONS."""
-        return sorted(self.reasons.get(number, ()), key=REASONS.index)
+    def texts(self) -> list[str | None]:
+        """The reasons of each prompt as the file has them: in the order of REASONS, None for a prompt without any."""
+        known = {flags: ", ".join(_names(flags)) or None for flags in set(self.flags.tolist())}
+        return [known[flags] for flags in self.flags.tolist()]
+
+    def counts(self) -> dict[str, int]:
+        """How many prompts have each reason."""
+        return {reason: int((self.flags >> place & 1).sum()) for place, reason in enumerate(REASONS)}
+
+
+def _names(flags: int) -> list[str]:
+    return [reason for place, reason in enumerate(REASONS) if flags >> place & 1]
 
 
 def marked_table(run: PrepareRun, shards: Sequence[Shard]) -> tuple[pa.Table, dict[str, Json]]:
     """The table to write, and the summary of what was found. shards: with pass rates."""
+    import numpy as np
+
     options = run.options
     prompts = rows.read(options.files, options.columns(), options.prompt_column)
     run.progress.advance(0, total=prompts.table.num_rows)
@@ -84,7 +97,7 @@ def marked_table(run: PrepareRun, shards: Sequence[Shard]) -> tuple[pa.Table, di
     vocabulary = Vocabulary()
     unique = duplicates.unique_texts(prompts)
     words = vocabulary.encode(_texts_once(prompts, unique))
-    marks = Marks()
+    marks = Marks(np.zeros(prompts.table.num_rows, np.int32))
     verifiers = answers.verifier_names(*(prompts.table[name].to_pylist() for name in ("ability", "data_source")))
     _mark_texts(marks, prompts, words.lengths()[unique.of_prompt], verifiers, options.max_words)
     run.say("reading the answers")
@@ -98,7 +111,7 @@ def marked_table(run: PrepareRun, shards: Sequence[Shard]) -> tuple[pa.Table, di
         words,
         vocabulary,
         near=options.near,
-        is_marked=[number in marks.reasons for number in range(prompts.table.num_rows)],
+        is_marked=(marks.flags != 0).tolist(),
         verifiers=verifiers,
         workers=options.workers,
         step=run.say,
@@ -311,15 +324,15 @@ def _mark_duplicates(marks: Marks, prompts: rows.Prompts, found: duplicates.Dupl
         mine, other = (str(truths[each].as_py())[:60] for each in (number, original))
         example = f"{prompts.where(number)} has the answer {mine!r}, {prompts.where(original)} has {other!r}"
         marks.add(number, "conflict", example)
-        marks.reasons.setdefault(original, set()).add("conflict")
+        marks.flags[original] |= 1 << REASONS.index("conflict")
 
 
 def _counts(prompts: rows.Prompts, marks: Marks, written: int) -> dict[str, Json]:
-    counted = Counter(reason for reasons in marks.reasons.values() for reason in reasons)
+    counted = marks.counts()
     total = prompts.table.num_rows
     return {
         "prompts": total,
-        "unmarked": total - len(marks.reasons),
+        "unmarked": int((marks.flags == 0).sum()),
         "written": written,
         "files": [
             {"file": str(each.file), "rows": each.rows, "unreadable": each.unreadable, "prompt_column": each.column}

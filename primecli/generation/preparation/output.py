@@ -46,12 +46,12 @@ def table(prompts: rows.Prompts, marks: Marks, *, as_text: bool, drop: bool) -> 
         rows.CONTAMINATION_SHARE: marked(marks.shares, pa.float64()),
         rows.CONTAMINATION_WORDS: marked(marks.words, pa.int32()),
         rows.PASS_RATE: marked(marks.rates, pa.float64()),
-        rows.REASON: marked({number: ", ".join(marks.of(number)) for number in marks.reasons}, pa.string()),
+        rows.REASON: pa.array(marks.texts(), pa.string()),
     }
     made = pa.table(columns)
     if not drop:
         return made
-    kept = made.filter(pa.array([number not in marks.reasons for number in range(total)]))
+    kept = made.filter(pa.array(marks.flags == 0))
     if not kept.num_rows:
         raise UsageError("every prompt has a mark, and --drop would leave none", "look at the marks without --drop")
     return kept
