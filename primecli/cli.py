@@ -20,6 +20,7 @@ from typer.main import get_command
 
 from primecli import __version__, catalog
 from primecli.errors import Interrupted, NothingCameError, PrimecliError, ReaderClosed, UsageError, is_out_of_memory
+from primecli.parallel import ranks
 from primecli.pipeline import pipe
 from primecli.printable import clipped, one_line
 from primecli.setup import config
@@ -233,6 +234,7 @@ def _code_of(name: str, arguments: list[str], debug: bool) -> int:
         return 0
     except NothingCameError as error:
         pipe.mark_said()
+        ranks.report_failure("", error.exit_code, lost=False)
         return error.exit_code
     except PrimecliError as error:
         return _report(name, error, error.exit_code, debug)
@@ -307,6 +309,8 @@ def _report(name: str, error: BaseException, code: int, debug: bool, text: str |
         import traceback
 
         traceback.print_exception(error)
-    print(f"{name}: {clipped(one_line(text or str(error)))}", file=sys.stderr, flush=True)
+    words = text or str(error)
+    if not ranks.report_failure(words, code, lost=isinstance(error, ranks.LostRankError)):
+        print(f"{name}: {clipped(one_line(words))}", file=sys.stderr, flush=True)
     pipe.mark_said()
     return code

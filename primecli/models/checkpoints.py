@@ -231,6 +231,22 @@ def save(
     except SafetensorError as error:
         code = errno.ENOSPC if "os error 28" in str(error) or "No space left" in str(error) else errno.EIO
         raise OSError(code, str(error)) from error
+    complete(directory, source, record, lineage, steps, master_in_model=master_in_model)
+
+
+def complete(
+    directory: Path,
+    source: Path,
+    record: Mapping[str, Json],
+    lineage: Sequence[str],
+    steps: Sequence[Mapping[str, float]],
+    *,
+    master_in_model: bool,
+) -> None:
+    """Adds to a checkpoint all that is no tensor; the arguments are those of `save`.
+
+    master_in_model: whether the exported model is the only copy of its parameters.
+    """
     for path in sorted(source.iterdir()):
         if path.is_file() and not any(fnmatch(path.name, pattern) for pattern in NOT_COPIED):
             shutil.copyfile(path, directory / path.name)
@@ -298,7 +314,12 @@ def _save_base(path: Path, frozen: Mapping[str, torch.nn.Parameter], previous: P
 
     if previous is None:
         save_file({name: lora.compact(value.detach()).contiguous() for name, value in frozen.items()}, path)
-        return
+    else:
+        link_base(previous, path)
+
+
+def link_base(previous: Path, path: Path) -> None:
+    """Makes an earlier checkpoint's base file this one's too, by a hard link where that is possible."""
     try:
         os.link(previous, path)
     except OSError:  # on another file system, or one without hard links

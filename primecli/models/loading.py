@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,56 @@ def warm_imports() -> None:
     """Imports torch and transformers' model classes. It takes seconds, so a stage does it while it waits for input."""
     import torch  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+
+def skeleton(load: Callable[..., Any], directory: Path, dtype: torch.dtype) -> Any:
+    """The model that `load` would load, with parameters on the meta device: they have a shape, and no numbers.
+
+    Its buffers are real. load: `load_model` or `load_critic`. dtype: of its parameters. Raises what `load` raises.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+
+    check_unquantised(directory)
+    is_critic = load is load_critic
+    kind: Any = AutoModelForTokenClassification if is_critic else AutoModelForCausalLM
+    with _reporting_load_errors(directory, "a critic" if is_critic else "a causal language model"), _quiet():
+        options: dict[str, Any] = {"num_labels": 1} if is_critic else {}
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, **options)
+        with _parameters_on_meta():
+            model = kind.from_config(config, dtype=dtype)
+    if is_critic and not hasattr(model, "score"):
+        raise _no_value_head(directory, model)
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Moves every parameter to the meta device as a module registers it, before it is initialised.
+
+    Not torch.device("meta"): buffers, such as the frequencies of RoPE, are computed when a module is made, and are
+    stored in no file.
+    """
+    import torch
+
+    register = torch.nn.Module.register_parameter
+
+    def register_on_meta(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        register(module, name, parameter)
+        if parameter is not None and parameter.device.type != "meta":
+            on_meta = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+            module._parameters[name] = on_meta
+
+    torch.nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _no_value_head(directory: Path, model: Any) -> InputError:
+    return InputError(
+        f"{directory}: {type(model).__name__} has no value head `score`", "this architecture cannot be a critic yet"
+    )
 
 
 def load_model(directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
@@ -68,9 +118,7 @@ def load_critic(directory: Path, placement: Placement, *, dtype: torch.dtype | N
         dtype = dtype or placement.dtype
         model, found = _from_pretrained(AutoModelForTokenClassification, directory, dtype=dtype, num_labels=1)
     if not hasattr(model, "score"):
-        raise InputError(
-            f"{directory}: {type(model).__name__} has no value head `score`", "this architecture cannot be a critic yet"
-        )
+        raise _no_value_head(directory, model)
     _check_complete(directory, found, but="score.")
     if "score.weight" in found["missing_keys"]:
         with torch.no_grad():

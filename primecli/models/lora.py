@@ -7,7 +7,7 @@ float32 numbers and nothing is merged twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,16 @@ def attach(model: Any, options: LoraOptions, seed: int) -> None:
     The initial A depends on the seed only, not on the device. Raises UsageError where the model has no such layers.
     """
     import torch
+
+    inject(model, options)
+    with torch.no_grad():
+        for parameter, value in initial_values(model, seed):
+            parameter.copy_(value)
+
+
+def inject(model: Any, options: LoraOptions) -> None:
+    """As `attach`, with adapters whose values are those of peft, or, for a model on the meta device, none."""
+    import torch
     from peft import LoraConfig, inject_adapter_in_model
 
     names = _target_names(model, options.targets)
@@ -91,15 +101,20 @@ def attach(model: Any, options: LoraOptions, seed: int) -> None:
     holder.model = model
     inject_adapter_in_model(config, holder, ADAPTER)
     model.eval()
-    generator = torch.Generator().manual_seed(seed)
-    for layer in _layers(model).values():
-        weight = layer.lora_A[ADAPTER].weight
-        bound = weight.shape[1] ** -0.5  # Kaiming's bound for a = sqrt(5), as in the paper's code
-        drawn = torch.empty(weight.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
-        with torch.no_grad():
-            weight.copy_(drawn)
     if hasattr(model, HEAD):
         model.get_submodule(HEAD).requires_grad_(True)
+
+
+def initial_values(model: Any, seed: int) -> Iterator[tuple[torch.nn.Parameter, Tensor]]:
+    """Each adapter's matrices, A and then B, with the values from which training starts."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    for layer in _layers(model).values():
+        a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        bound = a.shape[1] ** -0.5  # Kaiming's bound for a = sqrt(5), as in the paper's code
+        yield a, torch.empty(a.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
+        yield b, torch.zeros(b.shape, dtype=torch.float32)
 
 
 def _target_names(model: Any, targets: Sequence[str]) -> list[str]:
@@ -181,6 +196,11 @@ def hold_compactly(model: Any) -> None:
             for parameter in module.parameters(recurse=False):
                 if not parameter.requires_grad:
                     parameter.data = compact(parameter.data)
+
+
+def scales(model: Any) -> dict[str, float]:
+    """What the product of each adapter's matrices is multiplied by, by the name of its layer in a checkpoint."""
+    return {name: layer.scaling[ADAPTER] for name, layer in _layers(model).items()}
 
 
 def merge(model: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from primecli.files import Json
 from primecli.models.device import device_problem, resolve_dtype, resolve_placement, set_threads
 from primecli.options import Option, Options
+from primecli.parallel.launch import nproc_problem
 
 if TYPE_CHECKING:
     from primecli.models.device import Placement
@@ -90,6 +91,26 @@ class ComputeOptions(DeviceOptions):
         """The device and precision to compute with. Also sets the number of CPU threads of this process."""
         set_threads(self.threads)
         return resolve_placement(self.device, self.resolved_dtype(), self.packing.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions(Options):
+    """Over how many processes a model is spread."""
+
+    nproc: Annotated[
+        str | None,
+        Option(
+            "Spread the model and the work over this many processes of this machine, a GPU each (FSDP); auto: one for "
+            "each GPU. Under torchrun or srun leave it out.  [default: compute in this process]",
+            "call",
+            metavar="<N|auto>",
+            check=nproc_problem,
+        ),
+    ] = None
+
+    def execution(self) -> dict[str, Json]:
+        """Adds the number of ranks where one was given, so that records are as before where not."""
+        return {**super().execution(), **({} if self.nproc is None else {"nproc": self.nproc})}
 
 
 Prm = Annotated[str, Option("The process reward model, a causal LM.", "execution", metavar="DIR|HUB_ID")]

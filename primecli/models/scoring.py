@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,9 +92,10 @@ def plan(
         if packed_tokens > (1 - PACKING_PAYS) * padded_tokens:
             return padded
     from primecli.models.packed_attention import can_pack
+    from primecli.parallel.sharding import computing
 
     with placement.autocast():
-        possible = can_pack(model)
+        possible = computing(model, lambda: can_pack(model))
     if not possible:
         if placement.packing == "on":
             raise UsageError(
@@ -209,28 +210,39 @@ def sequence_logprobs(
     Logits are computed for response tokens only, tile by tile.
     """
     from primecli.core.logprobs import token_logprobs
+    from primecli.parallel.sharding import computing
 
     inputs = _inputs(model, placement, sequences, batch)
-    with placement.autocast():
-        states = _states(model, inputs)
-        head = model.get_output_embeddings()
-    return token_logprobs(
-        placement.for_head(states),
-        head.weight,
-        inputs.targets,
-        bias=head.bias,
-        temperature=inputs.temperature,
-        with_entropy=with_entropy,
-    )
+
+    def compute() -> TokenLogprobs:
+        with placement.autocast():
+            states = _states(model, inputs)
+            head = model.get_output_embeddings()
+        return token_logprobs(
+            placement.for_head(states),
+            head.weight,
+            inputs.targets,
+            bias=head.bias,
+            temperature=inputs.temperature,
+            with_entropy=with_entropy,
+        )
+
+    return computing(model, compute)
 
 
 def sequence_values(model: Any, placement: Placement, sequences: Sequences, batch: Batch) -> Tensor:
     """What a critic predicts before each response token, in one forward pass: (N,) float32, row after row."""
+    from primecli.parallel.sharding import computing
+
     inputs = _inputs(model, placement, sequences, batch)
-    with placement.autocast():
-        states = _states(model, inputs)
-    values: Tensor = model.score(states.to(model.score.weight.dtype)).squeeze(-1).float()
-    return values
+
+    def compute() -> Tensor:
+        with placement.autocast():
+            states = _states(model, inputs)
+        values: Tensor = model.score(states.to(model.score.weight.dtype))  # (n, 1)
+        return values
+
+    return computing(model, compute).squeeze(-1).float()
 
 
 def _logprobs_only(model: Any, placement: Placement, sequences: Sequences, batch: Batch) -> Tensor:
@@ -258,19 +270,48 @@ def score(
     import numpy as np
     import torch
 
+    from primecli.parallel.sharding import sharded
+
     lengths = [len(response) for response in sequences.response_ids]
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    values = np.empty(starts[-1], dtype=np.float32)
-    with torch.inference_mode(), reporting_memory():
-        for batch in plan(model, placement, sequences, range(len(lengths)), micro_batch_tokens):
-            values_of_batch = (per_token or _logprobs_only)(model, placement, sequences, batch)
+    values = np.zeros(starts[-1], dtype=np.float32)  # of several ranks, each adds what it has computed to zeros
+    per_token = per_token or _logprobs_only
+    # FSDP cannot train a model whose parameters it has first gathered in inference mode
+    without_gradient = torch.inference_mode() if sharded(model) is None else torch.no_grad()
+    with without_gradient, reporting_memory():
+        batches = plan(model, placement, sequences, range(len(lengths)), micro_batch_tokens)
+        for batch, counts in shares(model, sequences, batches):
+            values_of_batch = per_token(model, placement, sequences, batch)
+            if not counts:
+                continue
             pieces = torch.split(values_of_batch.float().cpu(), [lengths[row] for row in batch.rows])
             for row, piece in zip(batch.rows, pieces, strict=True):
                 if not bool(piece.isfinite().all()):
                     raise _not_finite(model, placement, name_row(row), piece)
                 values[starts[row] : starts[row + 1]] = piece.numpy()
             done(len(batch.rows))
-    return values
+    found = sharded(model)
+    return values if found is None else found.ranks.total(values)
+
+
+def shares(model: Any, sequences: Sequences, batches: Sequence[Batch]) -> Iterator[tuple[Batch, bool]]:
+    """This rank's share of the batches, each with whether it counts; all of them where the model is on one process.
+
+    Rank r takes number r, r + W, r + 2 W, ... of W ranks. One that runs out computes the shortest row again and again,
+    which does not count, because every rank has to take part in each exchange of parameters.
+    """
+    from primecli.parallel.sharding import sharded
+
+    found = sharded(model)
+    if found is None:
+        yield from ((batch, True) for batch in batches)
+        return
+    rank, world = found.ranks.rank, found.ranks.world
+    lengths = sequences.lengths()
+    shortest = min((row for batch in batches for row in batch.rows), key=lambda row: lengths[row])
+    for first in range(0, len(batches), world):
+        mine = first + rank < len(batches)
+        yield (batches[first + rank], True) if mine else (Batch([shortest]), False)
 
 
 def _not_finite(model: Any, placement: Placement, row: str, values: Tensor) -> PrimecliError:

@@ -89,15 +89,17 @@ def _take_steps(
     options: UpdatePolicyOptions, run: UpdateRun, trainer: Trainer, rollouts: Rollouts
 ) -> tuple[OldLogprobs, dict[str, float]]:
     """Takes all optimizer steps. Returns the old log-probabilities, and metrics of their gap to the sampler's."""
+    import numpy as np
+
     from primecli.shards import schema
     from primecli.training import policy
 
     recompute = options.old_logprobs is OldLogprobsSource.recompute
     # with a single step in all, the step's own forward pass yields them
     extra_pass = recompute and trainer.total_steps(len(rollouts)) > 1
-    old = policy.OldLogprobs(
-        rollouts.values[schema.ROLLOUT_LOGPROBS].copy(), from_first_forward=recompute and not extra_pass
-    )
+    from_first_forward = recompute and not extra_pass
+    sampled = rollouts.values[schema.ROLLOUT_LOGPROBS]
+    old = policy.OldLogprobs(np.zeros_like(sampled) if from_first_forward else sampled.copy(), from_first_forward)
     gap: dict[str, float] = {}
     run.progress.advance(0, total=len(rollouts) * (options.epochs + extra_pass))
     if extra_pass:
@@ -107,5 +109,6 @@ def _take_steps(
         policy.take_step(trainer, rollouts, rows, old, options)
         run.progress.advance(len(rows))
     if old.from_first_forward:
+        old.values = trainer.over_ranks(old.values)
         gap = policy.logprob_gap(rollouts, old, options.max_logprob_gap)
     return old, gap

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,13 +53,20 @@ class AdamW:
                     **{moment: torch.zeros_like(parameter, device=device) for moment in MOMENTS},
                 }
 
-    def load(self, path: Path) -> None:
-        """Loads the moments from a checkpoint's file. Raises InputError if they do not fit the parameters."""
-        saved = checkpoints.load_tensors(path)
+    def load(self, path: Path, read: Callable[[str, Tensor], Tensor] | None = None) -> None:
+        """Loads the moments from a checkpoint's file. Raises InputError if they do not fit the parameters.
+
+        read: returns a moment, by its name in the file and the parameter; by default the whole tensor of that name.
+        """
+        if read is None:
+            saved = checkpoints.load_tensors(path)
+
+            def read(name: str, parameter: Tensor) -> Tensor:
+                return checkpoints.fitting_tensor(saved, name, parameter, path)
+
         for name, parameter in self.parameters.items():
             for moment in MOMENTS:
-                stored = checkpoints.fitting_tensor(saved, f"{name}.{moment}", parameter, path)
-                self._states[parameter][moment].copy_(stored)
+                self._states[parameter][moment].copy_(read(f"{name}.{moment}", parameter))
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments, by the names under which a checkpoint stores them, such as lm_head.weight.exp_avg."""

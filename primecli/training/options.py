@@ -11,7 +11,7 @@ from primecli.core.registry import ESTIMATORS, choices_help
 from primecli.errors import UsageError
 from primecli.files import Json
 from primecli.models.lora import LoraOptions, lora_options
-from primecli.models.options import ComputeOptions
+from primecli.models.options import ComputeOptions, RankOptions
 from primecli.options import Force, Option, Options, Partial, Quiet, Seed, StepSeparator, positive, separator
 from primecli.pipeline.loggers import LoggerName
 from primecli.pipeline.options import InputOptions, RunOptions
@@ -124,7 +124,7 @@ class AdapterOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(OptimizerOptions, ComputeOptions, MemoryOptions, AdapterOptions):
+class TrainingOptions(OptimizerOptions, ComputeOptions, MemoryOptions, AdapterOptions, RankOptions):
     """How a model is trained."""
 
 

@@ -143,7 +143,8 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
         return MicroBatch(value, sums)
 
     def pair_accuracy() -> dict[str, float]:
-        accuracy = count_pairs(all_scores[rows], outcomes[rows], rollouts.group_index[rows]).accuracy()
+        scores = trainer.over_ranks(all_scores)
+        accuracy = count_pairs(scores[rows], outcomes[rows], rollouts.group_index[rows]).accuracy()
         return {} if accuracy is None else {"pair_accuracy": accuracy}
 
     trainer.take_step(sequences, rows, micro_batch, len(rows), pair_accuracy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 from primecli import __version__
 from primecli.errors import PrimecliError
 from primecli.files import Json
-from primecli.models import checkpoints, loading, lora, scoring
+from primecli.models import checkpoints, loading, lora, scoring, sharded, sharded_checkpoints
 from primecli.models.device import Placement, free_device_memory, reporting_memory, wait_for_memory
 from primecli.models.identity import TRAINER_DIRECTORY
+from primecli.parallel.ranks import Ranks, joined, reduced
 from primecli.pipeline.recipe import Recipe
 from primecli.shards.rollouts import Rollouts, Sequences
 from primecli.training import memory
@@ -25,6 +27,8 @@ from primecli.training.options import TrainingOptions
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from primecli.parallel.sharding import Shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,9 @@ class Trainer:
     state: what `directory` says of earlier training.
     step: optimizer steps so far, over all processes.
     history: the metrics of each optimizer step of this process, as in trainer/steps.jsonl.
+    ranks: the processes that train together, each with some rows of every matrix; None where this one is alone.
+    trained: the parameters that are trained, by their names in a checkpoint.
+    seconds: how long loading and saving took: load_seconds, save_seconds.
     """
 
     def __init__(
@@ -67,8 +74,6 @@ class Trainer:
         load: Callable[..., Any] = loading.load_model,
         on_step: Callable[[Mapping[str, float]], None] | None = None,
     ) -> None:
-        import torch
-
         self.directory = directory
         self.placement = placement
         self.options = options
@@ -76,25 +81,49 @@ class Trainer:
         self.state = checkpoints.read_state(directory, stage)
         self.step = self.state.step
         self.lora = options.lora()
-        self.model = load(directory, placement, dtype=torch.float32)
-        checkpoints.load_parameters(self.model, directory, self.state, self.lora, options.seed)
-        if self.lora is not None and placement.dtype == torch.bfloat16:
-            lora.hold_compactly(self.model)
+        self.ranks = joined()
+        self.seconds: dict[str, float] = {}
+        started = time.monotonic()
+        self.model = self._load(load)
         memory.accumulate_embedding_gradient(self.model)
         if options.gradient_checkpointing:
             memory.recompute_activations(self.model)
-        trained = lora.trained(self.model)
-        wait_for_memory(placement.device, memory.bytes_to_come(trained.values(), offload=options.offload_optimizer))
+        self.trained = lora.trained(self.model)
+        self._shares = None if self.ranks is None else _shares(self.trained, self.ranks)
+        own = self.trained if self._shares is None else self._shares.parameters
+        wait_for_memory(placement.device, memory.bytes_to_come(own.values(), offload=options.offload_optimizer))
         with reporting_memory(self._remedies(0), "the optimizer's moments"):
             self.optimizer = AdamW(
-                trained,
+                own,
                 weight_decay=options.weight_decay,
                 steps=self.step,
                 offload=options.offload_optimizer,
             )
         if self.state.has_moments:
-            self.optimizer.load(directory / TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
+            self._load_moments(directory / TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
+        self.seconds["load_seconds"] = time.monotonic() - started
         self.history: list[dict[str, float]] = []
+        self._idle: Callable[[scoring.Batch], Tensor] | None = None
+
+    def _load(self, load: Callable[..., Any]) -> Any:
+        """The model, with float32 parameters and, with LoRA, its adapters; spread over the ranks if there are any."""
+        import torch
+
+        directory, placement, seed = self.directory, self.placement, self.options.seed
+        if self.ranks is not None:
+            return sharded.load_to_train(directory, placement, self.state, self.lora, seed, of=load, ranks=self.ranks)
+        model = load(directory, placement, dtype=torch.float32)
+        checkpoints.load_parameters(model, directory, self.state, self.lora, seed)
+        if self.lora is not None and placement.dtype == torch.bfloat16:
+            lora.hold_compactly(model)
+        return model
+
+    def _load_moments(self, path: Path) -> None:
+        if self.ranks is None:
+            self.optimizer.load(path)
+            return
+        with sharded.moments(path, self.trained, self.ranks) as read:
+            self.optimizer.load(path, read)
 
     def mini_batches(self, rows: int) -> Iterator[list[int]]:
         """The row numbers of each mini-batch, epoch by epoch; the last one of an epoch may be smaller."""
@@ -146,13 +175,14 @@ class Trainer:
         Weights, moments, random numbers and metrics do not change. Raises PrimecliError, saying which options need less
         memory.
         """
+        self._idle = forward
         if not memory.runs_preflight(self.options, self.placement.device):
             return
         plans = [
             scoring.plan(self.model, self.placement, sequences, rows, self.options.micro_batch_tokens)
             for rows in mini_batches
         ]
-        memory.try_largest_micro_batches(plans, sequences, forward, self.optimizer.parameters.values(), self._remedies)
+        memory.try_largest_micro_batches(plans, sequences, forward, self.trained.values(), self._remedies)
 
     def _remedies(self, rows: int) -> str:
         return memory.remedies(self.options, self.placement.device, rows)
@@ -175,7 +205,10 @@ class Trainer:
 
     def score_reference(self, directory: Path, sequences: Sequences, load: Callable[..., Any]) -> np.ndarray:
         """(N,) float32: the same under a reference model, which is loaded for this and then freed."""
-        reference = load(directory, self.placement)
+        if self.ranks is None:
+            reference = load(directory, self.placement)
+        else:
+            reference = sharded.load(directory, self.placement, of=load, ranks=self.ranks)
         budget = self.options.micro_batch_tokens
         return scoring.score(reference, self.placement, sequences, micro_batch_tokens=budget)
 
@@ -215,14 +248,19 @@ class Trainer:
 
         Raises PrimecliError for a gradient that is not finite.
         """
-        import torch
+        from primecli.parallel.sharding import spread_gradient
 
         self.optimizer.zero_grad()
         loss = 0.0
         sums: dict[str, float] = {}
         extremes: dict[str, float] = {}
         with reporting_memory(self._remedies(len(rows))):
-            for batch in scoring.plan(self.model, self.placement, sequences, rows, self.options.micro_batch_tokens):
+            batches = scoring.plan(self.model, self.placement, sequences, rows, self.options.micro_batch_tokens)
+            for number, (batch, counts) in enumerate(scoring.shares(self.model, sequences, batches), start=1):
+                spread_gradient(self.model, now=number == len(batches))
+                if not counts:
+                    self._take_part(batch)
+                    continue
                 part = micro_batch(batch)
                 part.loss.backward()  # type: ignore[no-untyped-call]
                 loss += float(part.loss.detach())
@@ -230,8 +268,7 @@ class Trainer:
                     sums[name] = sums.get(name, 0.0) + value
                 for name, value in part.extremes.items():
                     extremes[name] = reduce_metric(name, [extremes.get(name, value), value])
-            limit = self.options.grad_clip or math.inf
-            norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+            norm = self._clip_gradient()
             if not math.isfinite(norm):
                 raise PrimecliError(
                     f"the gradient is not finite ({norm}) at step {self.step + 1}",
@@ -240,11 +277,32 @@ class Trainer:
             lr = self.learning_rate()
             self.optimizer.step(lr)
         self.step += 1
+        if self.ranks is not None:
+            loss, sums, extremes = _over_ranks(self.ranks.gather((loss, sums, extremes)))
         means = {name: value / denominator for name, value in sums.items()}
         metrics = {**means, "loss": loss, **extremes, **more_metrics()}
         self.history.append({"step": self.step, **metrics, "grad_norm": norm, "lr": lr})
         if self.on_step is not None:
             self.on_step(self.history[-1])
+
+    def _take_part(self, batch: scoring.Batch) -> None:
+        """Computes a batch that counts nothing, because this rank has no other and all of them exchange parameters."""
+        assert self._idle is not None, "preflight() comes first"
+        (self._idle(batch) * 0.0).backward()  # type: ignore[no-untyped-call]
+
+    def _clip_gradient(self) -> float:
+        """The norm of the mini-batch's gradient, which is scaled down where it is above the limit."""
+        import torch
+
+        limit = self.options.grad_clip or math.inf
+        if self._shares is None:
+            return float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        self._shares.take_gradients()
+        return self._shares.clip_gradient(limit)
+
+    def over_ranks(self, values: np.ndarray) -> np.ndarray:
+        """What all ranks have computed, where each has put its own numbers among zeros."""
+        return values if self.ranks is None else self.ranks.total(values)
 
     def metrics(self) -> dict[str, float]:
         """Each metric over the optimizer steps of this process that have it: the mean, or of an extreme the extreme.
@@ -256,17 +314,17 @@ class Trainer:
         over_steps = {
             name: reduce_metric(name, [step[name] for step in self.history if name in step]) for name in names
         }
-        trained = sum(parameter.numel() for parameter in self.optimizer.parameters.values())
+        trained = sum(parameter.numel() for parameter in self.trained.values())
         adapters = {"trained_parameters": trained} if self.lora else {}
         return {**over_steps, **adapters, "steps": len(self.history), "step": self.step}
 
     def release(self) -> None:
         """Releases the memory of the model and the optimizer. The trainer cannot be used after that."""
-        del self.model, self.optimizer
+        del self.model, self.optimizer, self.trained, self._shares, self._idle
         free_device_memory(self.placement.device)
 
-    def save(self, directory: Path, recipe: Recipe, provenance: Mapping[str, Json]) -> None:
-        """Writes the checkpoint. The trainer cannot be used after that.
+    def record(self, recipe: Recipe, provenance: Mapping[str, Json]) -> dict[str, Json]:
+        """What the checkpoint says of itself.
 
         recipe: what the checkpoint depends on. provenance: the record of how it was made.
         """
@@ -280,16 +338,44 @@ class Trainer:
         }
         if self.lora is not None:
             record["lora"] = {**self.lora.as_json(), "base": self.state.base or self.state.lineage[-1]}
-        checkpoints.save(
-            directory,
-            self.model,
-            self.optimizer.tensors(),
-            source=self.directory,
-            same_base=self.state.lora is not None,
-            record=record,
-            lineage=self.state.lineage,
-            steps=self.history,
-        )
+        return record
+
+    def save(self, directory: Path, record: Mapping[str, Json]) -> None:
+        """Writes the checkpoint. The trainer cannot be used after that.
+
+        record: as `record` makes it; rank 0 writes it.
+        """
+        started = time.monotonic()
+        what: dict[str, Any] = {
+            "source": self.directory,
+            "same_base": self.state.lora is not None,
+            "record": record,
+            "lineage": self.state.lineage,
+            "steps": self.history,
+        }
+        moments = self.optimizer.tensors()
+        if self.ranks is None:
+            checkpoints.save(directory, self.model, moments, **what)
+        else:
+            sharded_checkpoints.save(directory, self.model, moments, **what, ranks=self.ranks)
+        self.seconds["save_seconds"] = time.monotonic() - started
+
+
+def _shares(trained: Mapping[str, Any], ranks: Ranks) -> Shares:
+    from primecli.parallel.sharding import Shares
+
+    return Shares(trained, ranks)
+
+
+def _over_ranks(
+    parts: Sequence[tuple[float, dict[str, float], dict[str, float]]],
+) -> tuple[float, dict[str, float], dict[str, float]]:
+    """The loss, the sums and the extremes of a mini-batch, from those of every rank."""
+    extremes: dict[str, float] = {}
+    for _, _, part in parts:
+        for name, value in part.items():
+            extremes[name] = reduce_metric(name, [extremes.get(name, value), value])
+    return sum(loss for loss, _, _ in parts), reduced([sums for _, sums, _ in parts]), extremes
 
 
 def reduce_metric(name: str, values: Sequence[float]) -> float:

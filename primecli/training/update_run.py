@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from primecli.errors import PrimecliError, ReaderClosed, UsageError
 from primecli.files import directory_atomically, lock, make_directory, remove_leftovers
+from primecli.models import loading
 from primecli.models.checkpoints import check_adapters
 from primecli.models.device import peak_memory_gib
 from primecli.models.identity import (
@@ -25,13 +27,15 @@ from primecli.models.identity import (
 from primecli.models.loading import load_model
 from primecli.models.preload import Preloader
 from primecli.models.same_tokens import TokenCheck
+from primecli.parallel.launch import started_ranks
+from primecli.parallel.ranks import Ranks, join, joined
 from primecli.pipeline import loggers, pipe
 from primecli.pipeline.inputs import Inputs
 from primecli.pipeline.progress import duration
 from primecli.pipeline.run import Run
 from primecli.pipeline.summary import Summary
 from primecli.shards import schema
-from primecli.shards.parquet import Shard, require_columns
+from primecli.shards.parquet import Shard, read_footer, require_columns
 from primecli.shards.rollouts import Rollouts
 from primecli.training.options import UpdateOptions
 from primecli.training.trainer import Trainer
@@ -51,6 +55,9 @@ class UpdateRun(Run):
     def __init__(self, stage: str, options: UpdateOptions) -> None:
         super().__init__(stage, options)
         self.options = options
+        self.ranks = joined()
+        if self.ranks is not None:
+            self.facts["ranks"] = self.ranks.world
         self.target = _behind_links(options.checkpoint)
         self.shards: list[Shard] = []
         self._signatures: dict[Path, tuple[tuple[str, int, int], ...]] = {}  # of the models' directories, at the start
@@ -163,9 +170,12 @@ class UpdateRun(Run):
         summary.rows = len(rollouts)
         summary.groups = int(rollouts.group_index.max()) + 1
         summary.seconds = self.seconds(self._waited)
-        summary.metrics = {**trainer.metrics(), **metrics, "peak_memory_gib": peak_memory_gib(trainer.placement)}
+        summary.metrics = {**trainer.metrics(), **metrics, "peak_memory_gib": _peak_memory_gib(trainer)}
         with directory_atomically(self.target, replace=self.options.force) as directory:
-            trainer.save(directory, recipe, provenance)
+            if self.ranks is not None:
+                self.ranks.share(str(directory))
+            trainer.save(directory, trainer.record(recipe, provenance))
+            summary.metrics |= trainer.seconds
             summary.write(directory)
         history, saved_nothing = trainer.history, trainer.optimizer.offload and trainer.placement.device.type == "cpu"
         trainer.release()
@@ -179,6 +189,39 @@ class UpdateRun(Run):
             self.note("--offload-optimizer saved nothing: on a CPU the moments are in its memory anyway")
         self.note(f"{summary.rows} rollouts in {summary.groups} groups, {duration(summary.seconds)} -> {self.target}")
         pipe.emit_all([shard.path for shard in self.shards])
+
+
+class Follower(UpdateRun):
+    """The run of an update on a rank other than 0: it trains, and leaves files, messages and the pipe to rank 0.
+
+    shards: the whole input, as rank 0 has found it. models: fingerprints by role, likewise.
+    """
+
+    def __init__(
+        self, stage: str, options: UpdateOptions, shards: Sequence[Shard], models: Mapping[str, str | None]
+    ) -> None:
+        super().__init__(stage, replace(options, log=(), quiet=True))
+        self.shards = list(shards)
+        self.models = dict(models)
+
+    def warn(self, text: str) -> None:
+        """Says nothing: rank 0 says the same."""
+
+    def log_step(self, step: Mapping[str, float]) -> None:
+        """Logs nothing: rank 0 does."""
+
+    def commit(self, trainer: Trainer, rollouts: Rollouts, metrics: Mapping[str, float]) -> None:
+        """Writes this rank's rows into the checkpoint that rank 0 makes."""
+        assert self.ranks is not None, "a follower is a rank"
+        _peak_memory_gib(trainer)
+        trainer.save(Path(self.ranks.share(None)), {})
+        trainer.release()
+
+
+def _peak_memory_gib(trainer: Trainer) -> float:
+    """The most memory that this process has held so far, GiB; of many ranks, the most of any."""
+    own = peak_memory_gib(trainer.placement)
+    return own if trainer.ranks is None else max(trainer.ranks.gather(own))
 
 
 def _behind_links(checkpoint: Path) -> Path:
@@ -225,20 +268,96 @@ def run_update(
     reference: the reference model, as the user named it; None if none is loaded.
     load: loads the model to train.
     """
-    with UpdateRun(stage, options) as run:
-        source = run.use_trained_model(role, model)
-        reference_directory = None if reference is None else run.use_model("ref", reference)
-        preloader = Preloader(options.threads, load)
-        models = [(source, "float32")]
-        if reference_directory is not None:
-            models.append((reference_directory, options.resolved_dtype()))
-        run.read([*TOKENS, *needs], while_idle=lambda: preloader.begin(models))
-        if not run.skip():
-            directories = {role: source, **({"ref": reference_directory} if reference_directory else {})}
-            tokens_check = TokenCheck(directories)
-            for shard in run.shards:
-                tokens_check.check(shard)
-            train(run, source, reference_directory, preloader.load)
+    if started_ranks(options.nproc):
+        return
+    ranks = join()
+    if ranks is None:
+        with UpdateRun(stage, options) as run:
+            found = _prepare(run, role, model, needs, reference, load)
+            if found is not None:
+                train(run, found.source, found.reference, found.load)
+        return
+    options = replace(options, device=ranks.device(options.device))
+    with ranks.working():
+        if ranks.first:
+            _lead(
+                ranks, UpdateRun(stage, options), train, lambda run: _prepare(run, role, model, needs, reference, load)
+            )
+        else:
+            loading.warm_imports()  # while rank 0 waits for its input
+            _follow(ranks, stage, options, train, load)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What an update starts from, once its input is complete.
+
+    source: directory of the model to train. reference: of the reference model; None without one. load: as in `Train`.
+    """
+
+    source: Path
+    reference: Path | None
+    load: Callable[..., Any]
+
+
+def _prepare(
+    run: UpdateRun, role: str, model: str, needs: Sequence[str], reference: str | None, load: Callable[..., Any]
+) -> _Prepared | None:
+    """Reads the input and checks it and the models; None where the checkpoint exists already.
+
+    The arguments are those of `run_update`.
+    """
+    source = run.use_trained_model(role, model)
+    reference_directory = None if reference is None else run.use_model("ref", reference)
+    preloader = Preloader(run.options.threads, load)
+    models = [(source, "float32")]
+    if reference_directory is not None:
+        models.append((reference_directory, run.options.resolved_dtype()))
+    # ranks read their rows of the weights when the model is spread over them
+    run.read(
+        [*TOKENS, *needs],
+        while_idle=loading.warm_imports if run.ranks else lambda: preloader.begin(models),
+    )
+    if run.skip():
+        return None
+    directories = {role: source, **({"ref": reference_directory} if reference_directory else {})}
+    tokens_check = TokenCheck(directories)
+    for shard in run.shards:
+        tokens_check.check(shard)
+    return _Prepared(source, reference_directory, load if run.ranks else preloader.load)
+
+
+WORK, NOTHING = "work", "nothing"  # under which rank 0 announces what there is to do; and that there is nothing
+
+
+def _lead(ranks: Ranks, run: UpdateRun, train: Train, prepare: Callable[[UpdateRun], _Prepared | None]) -> None:
+    """Runs an update as rank 0."""
+    announced = False
+    try:
+        with run:
+            found = prepare(run)
+            if found is not None:
+                paths = [str(shard.path) for shard in run.shards]
+                reference = None if found.reference is None else str(found.reference)
+                source = str(found.source)
+                work = {"shards": paths, "source": source, "reference": reference, "models": run.models}
+                ranks.announce(WORK, work)
+                announced = True
+                train(run, found.source, found.reference, found.load)
+    finally:
+        if not announced:
+            ranks.announce(WORK, {NOTHING: True})
+
+
+def _follow(ranks: Ranks, stage: str, options: UpdateOptions, train: Train, load: Callable[..., Any]) -> None:
+    """Takes part in an update as a rank other than 0."""
+    work = ranks.hear(WORK)
+    if NOTHING in work:
+        return
+    shards = [Shard(Path(path), read_footer(Path(path))) for path in work["shards"]]
+    run = Follower(stage, options, shards, work["models"])
+    reference = work["reference"]
+    train(run, Path(work["source"]), None if reference is None else Path(reference), load)
 
 
 def show_metrics(summary: Summary, history: Sequence[Mapping[str, float]]) -> None:

@@ -130,7 +130,7 @@ def measure_saving(context: Context) -> None:
 
     def save() -> None:
         with directory_atomically(target) as temporary:
-            trainer.save(temporary, Recipe("update-policy", {}, {}, [], 0), {})
+            trainer.save(temporary, trainer.record(Recipe("update-policy", {}, {}, [], 0), {}))
 
     seconds = seconds_of(save, device)
     size = gib_of(target)

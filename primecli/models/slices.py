@@ -1,0 +1,169 @@
+"""Safetensors files read and written by rows, so that many ranks share a file and none holds all of it.
+
+A tensor lies in its file row after row, so a rank's rows are one range of bytes. Every rank writes its own ranges of
+one file; the result is byte for byte what safetensors would write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from primecli.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+DTYPES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64", "bool": "BOOL"}
+"""Safetensors' names of dtypes, by torch's."""
+ORDER = ("I64", "F64", "F32", "BF16", "F16", "BOOL")
+"""Safetensors puts the tensors of a file in this order of dtypes, then in that of their names."""
+
+
+class TensorFiles:
+    """The tensors of some safetensors files, by name, read by rows. Use it as a context manager.
+
+    Raises InputError for a file that cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._stack = contextlib.ExitStack()
+        self._files: dict[str, Any] = {}  # the open file of each tensor
+        from safetensors import SafetensorError, safe_open
+
+        for path in paths:
+            try:
+                file = self._stack.enter_context(safe_open(path, framework="pt"))
+                self._files.update(dict.fromkeys(file.keys(), file))
+            except (OSError, SafetensorError) as error:
+                self._stack.close()
+                raise InputError(f"{path}: cannot be read: {error}", "the checkpoint is damaged") from error
+
+    def __enter__(self) -> TensorFiles:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.clear()
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a whole tensor."""
+        return tuple(self._files[name].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """The dtype of a tensor, by safetensors' name, such as BF16."""
+        return str(self._files[name].get_slice(name).get_dtype())
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Some rows of a tensor, as they are stored; a tensor without dimensions is one row."""
+        file = self._files[name]
+        stored = file.get_slice(name)
+        tensor: Tensor = stored[start:stop] if stored.get_shape() else file.get_tensor(name)
+        return tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor's place in a file. shape: of the whole tensor. dtype: torch's name. start: its first byte."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    start: int
+
+    def bytes_per_row(self) -> int:
+        """Bytes from one row to the next."""
+        import torch
+
+        size: int = getattr(torch, self.dtype).itemsize
+        return math.prod(self.shape[1:]) * size
+
+
+@dataclass(slots=True)
+class SharedFile:
+    """A safetensors file that several ranks write: rank 0 calls `create`, then each writes its rows.
+
+    path: of the file. tensors: shape and dtype (torch's name) of each, by name. metadata: of the file.
+    """
+
+    path: Path
+    tensors: Mapping[str, tuple[tuple[int, ...], str]]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    places: dict[str, Stored] = field(init=False)
+    _header: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        import torch
+
+        entries: dict[str, Any] = {"__metadata__": dict(self.metadata)} if self.metadata else {}
+        starts, end = {}, 0
+        for name in sorted(self.tensors, key=lambda name: (ORDER.index(DTYPES[self.tensors[name][1]]), name)):
+            shape, dtype = self.tensors[name]
+            size = math.prod(shape) * getattr(torch, dtype).itemsize
+            entries[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [end, end + size]}
+            starts[name], end = end, end + size
+        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        self._header = len(text).to_bytes(8, "little") + text
+        self._size = len(self._header) + end
+        self.places = {
+            name: Stored(shape, dtype, len(self._header) + starts[name])
+            for name, (shape, dtype) in self.tensors.items()
+        }
+
+    _size: int = field(init=False)
+
+    def create(self) -> None:
+        """Makes the file, in full length, with its header."""
+        with open(self.path, "xb") as file:
+            file.write(self._header)
+            file.truncate(self._size)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[SharedWriter]:
+        """The file, to write rows into; it is on disk when the block ends."""
+        descriptor = os.open(self.path, os.O_WRONLY)
+        try:
+            yield SharedWriter(descriptor, self.places)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedWriter:
+    """Writes rows into a `SharedFile` that is open."""
+
+    descriptor: int
+    places: Mapping[str, Stored]
+
+    def write(self, name: str, rows: Tensor, start: int) -> None:
+        """Writes some rows of a tensor, converted to its dtype. start: the first one's number."""
+        import torch
+
+        place = self.places[name]
+        converted: Tensor = rows.detach().to("cpu", getattr(torch, place.dtype)).contiguous()
+        data = memoryview(converted.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        offset = place.start + start * place.bytes_per_row()
+        while data:
+            written = os.pwrite(self.descriptor, data, offset)
+            data, offset = data[written:], offset + written
+
+
+def torch_name(dtype: torch.dtype) -> str:
+    """A dtype's name without `torch.`.
+
+    >>> import torch
+    >>> torch_name(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
