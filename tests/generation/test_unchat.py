@@ -46,7 +46,8 @@ def test_a_text_of_another_kind_is_not_read(tiny: Path, tmp_path: Path) -> None:
     for text in ("3+4=", "user: a<eos>\n", "user: a<eos>\nassistant: b", "user: <pad><eos>\nassistant: ", ""):
         assert reading.read(text) is None, text
     trimmed = reader(tiny, tmp_path / "trimmed", DEFAULT_SYSTEM)
-    assert trimmed.read("user:  a <eos>\nassistant: ") is None
+    assert trimmed.read("system: Be kind.<eos>\nuser: a<eos>\nassistant: ") == [{"role": "user", "content": "a"}]
+    assert trimmed.read("system: Be kind.<eos>\nuser:  a <eos>\nassistant: ") is None  # the template trims contents
 
 
 def test_the_arguments_of_the_template_count(tiny: Path, tmp_path: Path) -> None:
