@@ -357,7 +357,7 @@ def where_to_change() -> list[tuple[str, str]]:
 def test_what_is_to_be_changed_is_where_it_says(what: str, where: str) -> None:
     names = [name for name in re.findall(r"`([^`]+)`", where) if not name.startswith("verify --")]
     named = [name for name in names if "/" in name or name.endswith(".py")]
-    paths = [ROOT / name if name.startswith("tests/") else ROOT / "primecli" / name for name in named]
+    paths = [ROOT / name if name.startswith(("tests/", "examples/")) else ROOT / "primecli" / name for name in named]
     assert paths
     assert not [path for path in paths if not path.exists()]
     text = "\n".join(path.read_text(encoding="utf-8") for path in paths if path.is_file())

@@ -57,7 +57,7 @@ class Part:
 
 PARTS = {
     "right": Part(90, "log-probabilities and gradients: GPU against CPU, packed against padded, LoRA, offload"),
-    "pipeline": Part(200, "all stages in one pipe, its checkpoint resumed, and running out of memory"),
+    "pipeline": Part(260, "all stages in one pipe, its checkpoint resumed, one rank, and running out of memory"),
     "memory": Part(150, "the GPU's memory between stages, and stages that wait for it"),
     "fast": Part(140, "model FLOP utilization and peak memory of scoring and updates at 1.5B"),
     "choices": Part(120, "packed attention three ways, torch.compile of a layer, tiles of the head"),

@@ -1,4 +1,4 @@
-"""The pipeline: every stage in one pipe on one device, its checkpoint resumed, the line for memory that runs out."""
+"""The pipeline: every stage in one pipe on one device, its checkpoint resumed, one rank, memory that runs out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,54 @@ def run(context: Context) -> None:
     report.figure("iteration 1", time.perf_counter() - start, "s")
     look_at(context, directory, 1)
     resume(context, directory)
+    compare_ranks(context, directory)
     run_out_of_memory(context, directory)
+
+
+def compare_ranks(context: Context, directory: Path) -> None:
+    """score-prm and update-policy on one rank (NCCL on a GPU) against the same without ranks, and the latter twice."""
+    report = context.report
+    device = f"--device {'auto --dtype bfloat16' if context.gpu else 'cpu'} --quiet"
+    update = f"update-policy --policy sft --lr 1e-4 --mini-batch 16 {device} runs/1/compute-advantages"
+    score = f"score-prm --prm ckpt/prm/1 --ref sft {device} runs/1/filter"
+    lines = ["set -euo pipefail"]
+    for name, ranks in (("plain", ""), ("again", ""), ("rank", "--nproc 1")):
+        lines.append(f"{pipe.PRIMECLI} {score} --out ranks/score-{name} {ranks} > /dev/null")
+        lines.append(f"{pipe.PRIMECLI} {update} --checkpoint ranks/policy-{name} {ranks} > /dev/null")
+    done = pipe.run_script("\n".join(lines) + "\n", directory)
+    report.holds("score-prm and update-policy on one rank", done.returncode == 0, done.stderr[-700:] or "done", "done")
+    if done.returncode:
+        return
+    gaps = {name: gaps_to_plain(directory / "ranks", name) for name in ("again", "rank")}
+    for number, what in enumerate(("log-probabilities of score-prm, nats", "master weights of update-policy")):
+        text = f"one rank - none, {what}, largest"
+        # a GPU need not add up in the same order twice
+        report.at_most(text, gaps["rank"][number], 2 * gaps["again"][number] + (1e-6 if context.gpu else 0.0))
+
+
+def gaps_to_plain(directory: Path, name: str) -> tuple[float, float]:
+    """How far the log-probabilities and the master weights of a run are from the plain one's, at most."""
+    import numpy as np
+    import pyarrow.parquet as pq
+    from safetensors.torch import load_file
+
+    from primecli.shards import schema
+    from primecli.shards.columns import flat_column
+
+    def logprobs(side: str) -> np.ndarray:
+        table = pq.ParquetDataset(directory / f"score-{side}").read([schema.PRM_LOGPROBS])
+        return np.asarray(flat_column(table, schema.PRM_LOGPROBS)[0])
+
+    def weights(side: str) -> dict[str, Any]:
+        checkpoint = directory / f"policy-{side}"
+        master = checkpoint / "trainer" / "master.safetensors"
+        return load_file(master if master.exists() else checkpoint / "model.safetensors")
+
+    one, plain = weights(name), weights("plain")
+    return (
+        float(np.abs(logprobs(name) - logprobs("plain")).max()),
+        max(float((one[key] - plain[key]).abs().max()) for key in plain),
+    )
 
 
 def look_at(context: Context, directory: Path, number: int) -> None:
