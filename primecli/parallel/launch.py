@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from primecli.errors import Interrupted, NothingCameError, PrimecliError, UsageError
-from primecli.parallel.ranks import FAILURES, RankError, place
-from primecli.warm.protocol import VARIABLE as WARM
+from primecli.parallel.ranks import RankError, place
+from primecli.warm.protocol import FAILURES
 
 GRACE_SECONDS = 10  # that ranks have to end by themselves once one has failed
 
@@ -80,33 +80,33 @@ def run_ranks(world: int) -> None:
             shutdown_timeout=GRACE_SECONDS,
         )
         try:
-            elastic_launch(config, sys.executable)("-P", "-m", "primecli", *sys.argv[1:])
+            elastic_launch(config, sys.executable)("-c", _program(), *sys.argv[1:])
         except ChildFailedError as error:
             raise _failure(Path(directory), error.failures) from error
         except SignalException as error:
             raise Interrupted.by_signal(signal.Signals(error.sigval).name) from error
 
 
+def _program() -> str:
+    """What a rank's Python runs, with the flags of this one: this primecli, also where `primecli warm` forks it."""
+    package = str(Path(__file__).parents[2])
+    # in place of the working directory, which must not hold modules for it
+    return f"import sys; sys.path[0] = {package!r}; from primecli.__main__ import main; main()"
+
+
 class _environment:
     """The variables that the ranks inherit, for as long as they run."""
 
     def __init__(self, failures: str, world: int) -> None:
-        inherited = os.environ.get("PYTHONPATH")
-        package = str(Path(__file__).parents[2])  # so that they import this primecli
         self._set = {
             FAILURES: failures,
-            "PYTHONPATH": os.pathsep.join([package, *([inherited] if inherited else [])]),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // world)),
-            "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
         }
         self._before: dict[str, str | None] = {}
 
     def __enter__(self) -> None:
-        names = [*self._set, WARM]
-        self._before = {name: os.environ.get(name) for name in names}
+        self._before = {name: os.environ.get(name) for name in self._set}
         os.environ.update(self._set)
-        # a rank is a process of its own: the helper's children belong to the session of their shell
-        os.environ.pop(WARM, None)
 
     def __exit__(self, *error: object) -> None:
         for name, value in self._before.items():

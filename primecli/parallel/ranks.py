@@ -8,13 +8,11 @@ same order: one that is missing would leave the others waiting until it times ou
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import json
 import os
 import re
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,12 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from primecli.errors import PrimecliError, UsageError
 from primecli.files import Json
+from primecli.warm.protocol import FAILURES, end_with_parent
 
 if TYPE_CHECKING:
     import numpy as np
-
-FAILURES = "PRIMECLI_RANK_FAILURES"
-"""Variable with the directory where ranks that `--nproc` has started say why they failed; see launch.py."""
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others in one exchange. A rank that has died is noticed at once on most networks."""
@@ -38,8 +34,6 @@ WAIT_FOR_WORK = timedelta(days=30)
 
 PEER_HAS_GONE = ("closed by peer", "reset by peer", "gloo/transport", "NCCL", "Broken pipe")
 """Texts in errors of torch's backends that mean that another process has ended, or does not answer."""
-
-PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent exits
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +246,8 @@ def join() -> Ranks | None:
     if found is None or _joined is not None:
         return _joined
     _joins += 1
-    _end_with_parent()
+    if os.environ.get(FAILURES):
+        end_with_parent()  # by torchrun or srun, that is its own affair
     if found.rank:
         _give_streams_up()
     import torch
@@ -289,12 +284,6 @@ def join() -> Ranks | None:
     own = PrefixStore(f"{prefix}/said", store)
     _joined = Ranks(found.rank, found.world, found.local_rank, own)
     return _joined
-
-
-def _end_with_parent() -> None:
-    """Makes the kernel end this process when its launcher is killed, which could not end it itself."""
-    if sys.platform == "linux" and os.environ.get(FAILURES):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _give_streams_up() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import io
 import os
@@ -15,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypedDict
 
-from primecli.warm.protocol import FORKED, REFUSED
+from primecli.warm.protocol import FORKED, REFUSED, end_with_parent
 
 Request = dict[str, Any]
 """What a front sends: see `primecli.warm.front`."""
@@ -37,9 +36,6 @@ class RequestFields(TypedDict):
     surroundings: dict[str, object]
 
 
-PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent exits
-
-
 def become(
     request: Request,
     descriptors: Sequence[int],
@@ -55,8 +51,8 @@ def become(
     above = max(request["descriptors"], default=2) + 1  # so that the answer's descriptor takes no number of the front's
     answer = fcntl.fcntl(connection.detach(), fcntl.F_DUPFD_CLOEXEC, above)
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.setpgid(0, request["group"])  # the front's session is the helper's, so its group can be joined
+        end_with_parent()
+        _join_group(request["group"])
         os.fchdir(descriptors[-1])
         os.umask(request["umask"])
         take_descriptors(descriptors[:-1], request["descriptors"])
@@ -74,6 +70,18 @@ def become(
     os.close(answer)
     signal.pthread_sigmask(signal.SIG_SETMASK, request["mask"])
     return request
+
+
+def _join_group(group: int) -> None:
+    """Joins the front's process group, so that the terminal's signals reach both.
+
+    A front in a session of its own, such as a rank that torch's launcher has started, has no terminal, and forwards its
+    signals.
+    """
+    try:
+        os.setpgid(0, group)
+    except PermissionError:
+        os.setsid()
 
 
 def take_descriptors(received: Sequence[int], numbers: Sequence[int]) -> None:

@@ -24,6 +24,16 @@ MAY_DIFFER = frozenset(
 """Variables that a child can still adopt, or that only shells and Makefiles read. A library may remember the terminal's
 size from its import (accelerate's menus do), but no output of a stage depends on that."""
 
+OF_LAUNCHERS = frozenset(
+    {
+        *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+        *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING",
+    }
+)
+"""Variables that torch's launcher sets for a rank, besides those in TORCHELASTIC_. They are read when the ranks find
+each other, not by imports."""
+
 
 def files_on_disk(package: Path = PACKAGE) -> list[tuple[str, int, int]]:
     """Name, size and modification time of primecli's modules and of each library's main file.
@@ -48,7 +58,9 @@ def differing_variable(ours: Mapping[str, str], theirs: Mapping[str, str], read:
     >>> differing_variable({"HF_HUB_OFFLINE": "1", "SEED": "0"}, {"SEED": "1"}, {"HF_HUB_OFFLINE"})
     'HF_HUB_OFFLINE is unset here and 1 in the helper'
     """
-    for name in sorted({*ours, *theirs} - MAY_DIFFER):
+    for name in sorted({*ours, *theirs} - MAY_DIFFER - OF_LAUNCHERS):
+        if name.startswith("TORCHELASTIC_"):
+            continue
         if ours.get(name) != theirs.get(name) and (name in read or name.startswith(READ_BY_LIBRARIES)):
             return f"{name} is {theirs.get(name, 'unset')} here and {ours.get(name, 'unset')} in the helper"
     threads = theirs.get("OMP_NUM_THREADS")

@@ -20,12 +20,14 @@ from primecli.errors import Interrupted, PrimecliError
 from primecli.printable import one_line
 from primecli.warm.protocol import (
     EXIT,
+    FAILURES,
     FORKED,
     LENGTH_BYTES,
     MOST_DESCRIPTORS,
     READY,
     SIGNAL,
     VARIABLE,
+    end_with_parent,
     first_word,
     ready_file,
     same_user,
@@ -93,6 +95,8 @@ class _Front:
         self.mask = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
         self.descriptors = _inherited_descriptors()
         # signals wake the loop through a pipe, so that none is missed between checking and waiting
+        if os.environ.get(FAILURES):
+            end_with_parent()  # the launcher of ranks, which nobody else would end
         self.signals, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._handlers = {}  # as they were before
         for number in FORWARDED:

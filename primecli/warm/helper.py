@@ -30,10 +30,12 @@ from primecli.warm.differences import differing_variable, files_on_disk, fork_pr
 from primecli.warm.imports import import_all
 from primecli.warm.protocol import (
     EXIT,
+    FAILURES,
     LENGTH_BYTES,
     MOST_DESCRIPTORS,
     READY,
     REFUSED,
+    SESSION,
     SIGNAL,
     ready_file,
     same_user,
@@ -201,8 +203,9 @@ class Helper:
         variable = differing_variable(self.environment, request["environment"], self.read)
         if variable:
             return variable
+        is_rank = FAILURES in request["environment"]  # its launcher has made a session for it
         for name, value in self.surroundings.items():
-            if request["surroundings"].get(name) != value:
+            if request["surroundings"].get(name) != value and not (is_rank and name == SESSION):
                 return f"{name} differs from the helper's"
         if files_on_disk() != self.files:
             return "the code on disk has changed since the helper imported it"

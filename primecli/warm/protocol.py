@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+FAILURES = "PRIMECLI_RANK_FAILURES"
+"""Variable with the directory where ranks that `--nproc` has started say why they failed; see parallel/launch.py."""
+
 VARIABLE = "PRIMECLI_WARM"
 """The environment variable with the path of the helper's socket."""
 
@@ -67,6 +70,9 @@ def same_user(connection: socket.socket) -> bool:
     return bool(user == os.geteuid())
 
 
+SESSION = "the session"  # in `surroundings`
+
+
 def surroundings() -> dict[str, Any]:
     """What a process is given at its start and a forked child could not adopt, as JSON values by name.
 
@@ -83,7 +89,7 @@ def surroundings() -> dict[str, Any]:
     return {
         "Python": [sys.version, sys.prefix, *map(int, sys.flags), *sys.warnoptions],
         "the directory of primecli": os.path.dirname(os.path.dirname(os.path.realpath(__file__))),
-        "the session": os.getsid(0),
+        SESSION: os.getsid(0),
         "the user": [*os.getresuid(), *os.getresgid(), *sorted(os.getgroups())],
         "a resource limit (ulimit)": {name: list(limit) for name, limit in limits.items()},
         "the niceness": os.getpriority(os.PRIO_PROCESS, 0),
@@ -92,3 +98,15 @@ def surroundings() -> dict[str, Any]:
         "a capability or seccomp mode": [line for line in status if line.startswith(("Cap", "NoNewPrivs", "Seccomp:"))],
         "the control group": group,
     }
+
+
+PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent exits
+
+
+def end_with_parent() -> None:
+    """Makes the kernel end this process when the process that started it is gone, even by SIGKILL. On Linux only."""
+    if sys.platform == "linux":
+        import ctypes
+        import signal
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -9,6 +9,7 @@ import pytest
 
 from primecli.errors import UsageError
 from primecli.parallel import ranks
+from primecli.warm.protocol import FAILURES
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
@@ -17,7 +18,7 @@ SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NO
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """No launcher."""
-    for name in (*VARIABLES, *SLURM, ranks.FAILURES):
+    for name in (*VARIABLES, *SLURM, FAILURES):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -56,7 +57,7 @@ def test_a_variable_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_failure_goes_to_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not ranks.report_failure("the disk is full", 1, lost=False)
-    monkeypatch.setenv(ranks.FAILURES, str(tmp_path))
+    monkeypatch.setenv(FAILURES, str(tmp_path))
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert ranks.report_failure("the disk is full", 1, lost=False)
