@@ -127,6 +127,7 @@ COMMANDS = (
         torch=True,
         models={"policy": "model"},
     ),
+    Command("prepare", "Prepare prompts: one clean file, with duplicates and contamination marked."),
     Command("report", "Report on runs, as a single page or as Markdown."),
     Command("watch", "Follow a run in the terminal: its numbers, the running stages, the time left."),
     Command("doctor", "Check that everything works here: versions, devices, disk space, sandbox, extras."),

@@ -30,12 +30,32 @@ END_OF_TEXT = 256  # of make_byte_tokenizer
 BETA = 0.05
 STARTED = "2026-01-02T03:04:05+00:00"
 
+STORY = (
+    "A baker sells {} loaves in the morning and twice as many in the afternoon, when the school next door is out. "
+    "How many loaves does the baker sell on {} in all?"
+)
+HELD_OUT = "The sum of two numbers is 30 and their difference is 4. What is the larger of the two numbers?"
+PROBLEMS = {
+    "train.jsonl": [
+        (STORY.format(20, "Monday"), "60"),
+        (STORY.format(25, "Monday"), "75"),
+        (STORY.format(20, "Friday").upper(), "60"),
+        ("Half of a number is 6. What is the number?", "12"),
+        ("Half of a number is 6.  What is the number?", "3"),
+        ("In the figure, the two sides marked x are equal. Find x.", "4"),
+        (f"Here is a riddle. {HELD_OUT} Show your work.", "17"),
+        ("Simplify the sum of cot x and tan x.", "\\secx \\cscx"),
+    ],
+    "heldout.jsonl": [(HELD_OUT, "17")],
+}
+"""Prompt files with something of each kind for `prepare` to find."""
+
 POLICY, PRM = "d9f13985997672788986f0836b10c7d3", "087900c3611aaf3050b1cc9d07bb269d"
 """Fingerprints of the models that sampled and scored."""
 
 
 def make_docs_run(root: Path) -> Path:
-    """`runs/1` with all stages of an iteration, and the tokenizer of `ckpt/sft`. Returns `root`."""
+    """`runs/1` with all stages of an iteration, the tokenizer of `ckpt/sft`, and prompt files. Returns `root`."""
     tokenizer = make_byte_tokenizer(root / "ckpt" / "sft")
     write_json_atomically(tokenizer / "config.json", {"model_type": "qwen2"})
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"}
@@ -54,6 +74,9 @@ def make_docs_run(root: Path) -> Path:
     _write(root, _scored(pq.ParquetFile(kept).read(), rows), "score-prm", record, parquet.read_footer(kept).provenance)
     _primecli(root, "compute-advantages", "runs/1/score-prm")
     write_solutions(root, rows)
+    for name, problems in PROBLEMS.items():
+        rows = [{"problem": problem, "answer": answer} for problem, answer in problems]
+        (root / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return root
 
 

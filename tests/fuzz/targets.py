@@ -101,6 +101,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "check-logprobs": ("check-logprobs", "1/generate", "--model", "policy/1", *CPU),
     "report": ("report", ".", "--out", "out/report.html"),
     "watch": ("watch", ".", "--once"),
+    "prepare": ("prepare", "prompts.jsonl", "--out", "out/prompts.parquet", "--workers", "1"),
     "doctor": ("doctor", "--no-iteration", "--config", "primecli.toml"),
     "init": ("init", "out/run", "--model", "model", "--prompts", "prompts.jsonl"),
     "warm": ("warm", "--config", "primecli.toml", "--", "true"),
@@ -130,6 +131,7 @@ READ = {
     "generate": None,
     "import": None,
     "watch": None,
+    "prepare": None,
     "doctor": None,
     "init": None,
     "warm": None,
@@ -188,6 +190,13 @@ def _others() -> list[Target]:
     for kind in ("labelled.jsonl", "labelled.parquet"):
         arguments = tuple(kind if word == "labelled.jsonl" else word for word in COMMANDS["import"])
         made.append(Target("import", kind, arguments, kind))
+        arguments = tuple(kind if word == "prompts.jsonl" else word for word in COMMANDS["prepare"])
+        made.append(Target("prepare", kind, arguments, kind))
+    with_rates = (*COMMANDS["prepare"], "--pass-rate", "1/verify", "--contamination", "texts.jsonl")
+    for kind in SHARDS:
+        path = f"1/verify/{kind}" if kind == "_summary.json" else "1/verify"
+        made.append(Target("prepare", kind, with_rates, path))
+    made.append(Target("prepare", "texts.jsonl", with_rates, "texts.jsonl"))
     made.append(Target("init", "prompts.jsonl", COMMANDS["init"], "prompts.jsonl"))
     for command in ("report", "watch"):
         made.append(Target(command, "_summary.json", COMMANDS[command], "policy/2/_summary.json"))

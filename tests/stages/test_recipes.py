@@ -119,8 +119,18 @@ def test_what_changes_the_result_changes_the_recipe(options: Options, changed: d
         replace(OPTIONS["generate"], tensor_parallel=2, concurrency=3),
         replace(OPTIONS["generate"], no_chat_template=True),  # the texts decide whether it changes anything
         replace(OPTIONS["verify"], workers=3, max_errors=4),
+        replace(OPTIONS["verify"], ray="auto", ray_workers=2, ray_resources='{"num_cpus": 4}'),
+        replace(OPTIONS["score-prm"], workers=2, devices="0,1"),
+        replace(OPTIONS["generate"], ray="10.0.0.1:6379"),
     ],
 )
 def test_what_leaves_the_result_leaves_the_recipe(options: Options) -> None:
     stage = next(name for name, one in OPTIONS.items() if type(one) is type(options))
     assert options.recipe() == OPTIONS[stage].recipe()
+
+
+def test_what_shares_the_work_is_recorded_where_it_is_given() -> None:
+    before = OPTIONS["score-prm"].execution()
+    assert replace(OPTIONS["score-prm"], workers=2).execution() == {**before, "workers": 2}
+    there = replace(OPTIONS["score-prm"], ray="auto", ray_resources='{"num_gpus": 0.5}').execution()
+    assert there == {**before, "ray": "auto", "ray_resources": {"num_gpus": 0.5}}
