@@ -118,7 +118,7 @@ def best_threshold(
         shares.append(np.cumsum(change)[:-1] / kind.sum())
     f1 = [harmonic_mean(*pair) for pair in zip(*shares, strict=True)]
     best = int(np.argmax(f1))
-    return float(thresholds[best]), f1[best]
+    return float(thresholds[best]), float(f1[best])
 
 
 def _span(scores: np.ndarray, first_wrong: int) -> tuple[float, float]:

@@ -152,7 +152,10 @@ def test_responses_without_labels_are_for_verify(ended: Path, tmp_path: Path, pr
     rows = [{key: value for key, value in row.items() if key != "label"} for row in ROWS]
     common = ["import", write(tmp_path / "a.jsonl", rows), "--model", ended, "--out", tmp_path / "import"]
     refused = primecli(*common, check=False)
-    assert (refused.code, "no response has a label (name the column with --label-column" in refused.line()) == (3, True)
+    assert (
+        refused.code,
+        "a.jsonl: row 1: has no label, and neither has any other response (name the column with" in refused.line(),
+    ) == (3, True)
     primecli(*common, "--unlabelled")
     graded = primecli("verify", tmp_path / "import", "--max-errors", 1)
     assert [row[schema.VERDICT] for row in read_rows(graded.paths)] == ["correct", "wrong", "error"]
