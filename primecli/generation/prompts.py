@@ -26,6 +26,8 @@ REWARD_MODEL = "reward_model"
 TOOLS = "tools"
 IDS = (schema.PROMPT_ID, "unique_id", "task_id")
 ANSWERS = (schema.GROUND_TRUTH, "answer")
+BESIDE_PROMPT = (REWARD_MODEL, TOOLS, schema.DATA_SOURCE, schema.ABILITY, *IDS, *ANSWERS, *programs.COLUMNS)
+"""Columns that are read besides the prompt, where a file has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,7 @@ class PromptColumns:
 
     def needed(self) -> list[str]:
         """The columns of a file that may have to be read."""
-        needed = [REWARD_MODEL, TOOLS, schema.DATA_SOURCE, schema.ABILITY, *IDS, *ANSWERS, *programs.COLUMNS]
-        for name in (self.prompt, self.answer or ""):
-            parts = name.split(".")
-            needed += [".".join(parts[:size]) for size in range(1, len(parts) + 1)]
-        return needed
+        return [*BESIDE_PROMPT, *parts_of(self.prompt), *parts_of(self.answer or "")]
 
 
 class AnswerError(InputError):
@@ -107,6 +105,16 @@ def read_prompts(files: Sequence[Path], columns: PromptColumns) -> list[Prompt]:
     if not prompts:
         raise InputError(f"{', '.join(map(str, files))}: no prompts found")
     return prompts
+
+
+def parts_of(name: str) -> list[str]:
+    """The columns that a name may refer to, as `values.find` looks for it.
+
+    >>> parts_of("extra.answers.short")
+    ['extra', 'extra.answers', 'extra.answers.short']
+    """
+    parts = name.split(".")
+    return [".".join(parts[:size]) for size in range(1, len(parts) + 1)]
 
 
 def prompt_of(
@@ -147,7 +155,7 @@ def prompt_of(
         truth = error.text
     identity = next((text for name in IDS if (text := texts.read(name))), None)
     for name, read in {"the prompt": [content, tools], "the answer": truth, **texts.seen}.items():
-        _check_unicode(row.where, name, read)
+        check_unicode(row.where, name, read)
     return Prompt(
         prompt_id=identity or _hash(content, tools, truth),
         content=content,
@@ -246,7 +254,8 @@ def _ground_truth(row: Row, column: str | None, texts: _Texts, is_maths: bool) -
     return text
 
 
-def _check_unicode(where: str, name: str, value: Any) -> None:
+def check_unicode(where: str, name: str, value: Any) -> None:
+    """Raises InputError for a value that holds half of a character. where, name: the row and the column, to name."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

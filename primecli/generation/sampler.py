@@ -157,3 +157,14 @@ def rollout_table(
                 }
             )
     return pa.Table.from_pylist(rows, schema=schema.arrow_schema(schema.made_by("generate")))
+
+
+def sampled_counts(table: pa.Table) -> dict[str, float]:
+    """The sums over the rows of a shard from which the metrics of `generate` are made."""
+    import pyarrow.compute as pc
+
+    return {
+        "rollouts": table.num_rows,
+        "tokens": pc.sum(pc.list_value_length(table[schema.RESPONSE_IDS])).as_py(),
+        "truncated": pc.sum(pc.equal(table[schema.FINISH_REASON], "length")).as_py(),
+    }

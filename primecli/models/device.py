@@ -89,6 +89,15 @@ def resolve_dtype(device: str, dtype: str) -> str:
     return "bfloat16" if device.startswith("cuda") or torch.cuda.is_available() else "float32"
 
 
+def count_gpus(device: str) -> int:
+    """The GPUs that a device such as `auto` may stand for; imports torch only where there may be any."""
+    if device == "cpu" or (device == "auto" and sys.platform == "linux" and not _has_accelerator_files()):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def _has_accelerator_files() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
 

@@ -24,7 +24,8 @@ class Inputs:
     together: shards of several directories are read as one set, so two of them may have the same name.
     warn: called with each message for the user.
     while_idle: called once if the stage before sends nothing for a second, such as to load a model meanwhile.
-    waited: seconds spent waiting for the stage before, so far.
+    watched: handled while the stage before sends nothing, such as the stage's workers.
+    waited: seconds spent waiting for the stage before with nothing else to do, so far.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Inputs:
         self.arguments = arguments
         self.partial = partial
         self.while_idle: Callable[[], None] | None = None
+        self.watched: pipe.Watched | None = None
         self.waited = 0.0
         self._seen: dict[
             str, Path
@@ -78,11 +80,14 @@ class Inputs:
         return directory_shards(directory, self.warn)
 
     def _piped_paths(self) -> Iterator[Path]:
-        lines = pipe.stdin_lines(self.while_idle)
+        lines = pipe.stdin_lines(self.while_idle, self.watched)
         while True:
             waiting_since = time.monotonic()
             line = next(lines, None)
-            self.waited += time.monotonic() - waiting_since
+            if self.watched is None:
+                self.waited += time.monotonic() - waiting_since
+            elif not self.watched.busy:
+                self.waited += time.monotonic() - max(waiting_since, self.watched.idle_since)
             if line is None:
                 return
             if line.strip():

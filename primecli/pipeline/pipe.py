@@ -10,9 +10,11 @@ import os
 import select
 import stat
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from primecli.errors import InputError, PrimecliError, ReaderClosed
 
@@ -22,6 +24,25 @@ if TYPE_CHECKING:
 LONGEST_LINE = 1 << 20  # bytes; far more than the longest path, which has 4 KiB
 SAID_BYTES = 32768  # the size of a pipe whose writer has said why nothing comes; pipes have 65536, or far less
 IDLE_SECONDS = 1.0  # if no line comes for this long, the stage before is still working
+
+
+class Watched(Protocol):
+    """Something that goes on while a stage waits for its input, such as the work of other processes.
+
+    busy: whether anything goes on. idle_since: since when nothing did, on the monotonic clock.
+    """
+
+    @property
+    def busy(self) -> bool: ...  # noqa: D102
+    @property
+    def idle_since(self) -> float: ...  # noqa: D102
+    def fileno(self) -> int:
+        """A descriptor that can be read from when there is something to handle."""
+        ...
+
+    def handle(self) -> None:
+        """Handles it, without waiting."""
+        ...
 
 
 def _descriptor(stream: object) -> int | None:
@@ -118,6 +139,39 @@ def _guarded_stdout() -> Iterator[None]:
     finally:
         if sys.stdout is guarded:
             sys.stdout = original
+
+
+class _OfOneThread(io.TextIOWrapper):
+    """A text stream that drops what any thread but its maker writes."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        super().__init__(
+            stream.buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=stream.line_buffering
+        )
+        self._owner = threading.get_ident()
+
+    def write(self, text: str, /) -> int:
+        return super().write(text) if threading.get_ident() == self._owner else len(text)
+
+
+@contextlib.contextmanager
+def stdout_of_this_thread() -> Iterator[None]:
+    """Keeps what the threads of a library print from getting among the paths."""
+    original = sys.stdout
+    if not isinstance(original, io.TextIOWrapper):
+        yield
+        return
+    original.flush()
+    own = _OfOneThread(original)
+    sys.stdout = own
+    try:
+        yield
+    finally:
+        if sys.stdout is own:
+            sys.stdout = original
+        with contextlib.suppress(ReaderClosed, PrimecliError):  # it has been said
+            own.flush()
+        own.detach()  # or the buffer, which is also the original's, would be closed together with it
 
 
 def _is_pipe(stream: object) -> bool:
@@ -222,10 +276,10 @@ def close_stdin() -> None:
         os.close(null)
 
 
-def stdin_lines(while_idle: Callable[[], None] | None = None) -> Iterator[str]:
+def stdin_lines(while_idle: Callable[[], None] | None = None, watched: Watched | None = None) -> Iterator[str]:
     """The lines of stdin without their newlines, each as soon as it arrives.
 
-    while_idle: called once, when nothing has come for IDLE_SECONDS.
+    while_idle: called once, when nothing has come for IDLE_SECONDS. watched: handled while nothing comes.
 
     Watches the reader of our stdout while it waits, and raises ReaderClosed as soon as that has gone.
     """
@@ -235,9 +289,10 @@ def stdin_lines(while_idle: Callable[[], None] | None = None) -> Iterator[str]:
         return
     pending = b""
     while True:
-        if not _wait_for_input(descriptor, IDLE_SECONDS if while_idle else None) and while_idle:
-            while_idle()
-            while_idle = None
+        if not _wait_for_input(descriptor, IDLE_SECONDS if while_idle else None, watched):
+            if while_idle:
+                while_idle()
+                while_idle = None
             continue
         chunk = os.read(descriptor, 65536)
         *lines, pending = (pending + chunk).split(b"\n")
@@ -250,7 +305,7 @@ def stdin_lines(while_idle: Callable[[], None] | None = None) -> Iterator[str]:
             return
 
 
-def _wait_for_input(descriptor: int, seconds: float | None) -> bool:
+def _wait_for_input(descriptor: int, seconds: float | None, watched: Watched | None = None) -> bool:
     """Waits for input or its end; False if `seconds` have passed without either. Raises ReaderClosed."""
     if not hasattr(select, "poll"):
         return True
@@ -259,8 +314,16 @@ def _wait_for_input(descriptor: int, seconds: float | None) -> bool:
     output = _descriptor(sys.stdout)
     if output is not None and output != descriptor:
         poller.register(output, 0)
-    events = poller.poll(None if seconds is None else seconds * 1000)
-    if output is not None and any(fd == output and event & select.POLLERR for fd, event in events):
-        _abandon(output)
-        raise ReaderClosed
-    return any(fd == descriptor for fd, _ in events)
+    if watched is not None:
+        poller.register(watched.fileno(), select.POLLIN)
+    end = None if seconds is None else time.monotonic() + seconds
+    while True:
+        left = None if end is None else max(0.0, end - time.monotonic())
+        events = dict(poller.poll(None if left is None else left * 1000))
+        if output is not None and events.get(output, 0) & select.POLLERR:
+            _abandon(output)
+            raise ReaderClosed
+        if descriptor in events or not events:
+            return descriptor in events
+        if watched is not None and watched.fileno() in events:
+            watched.handle()

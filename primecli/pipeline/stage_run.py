@@ -20,16 +20,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from primecli.errors import InputError, PrimecliError, ReaderClosed, UsageError
-from primecli.files import LOCK_NAME, Json, lock, make_directory, remove_leftovers
+from primecli.files import (
+    LOCK_NAME,
+    Json,
+    fsync_directory,
+    lock,
+    make_directory,
+    remove_leftovers,
+    reporting_disk_errors,
+)
 from primecli.pipeline import pipe
 from primecli.pipeline.inputs import Inputs
 from primecli.pipeline.options import RunOptions, StageOptions
+from primecli.pipeline.orders import Made, Order, read_whole
 from primecli.pipeline.progress import duration, say
 from primecli.pipeline.recipe import Moment, Recipe
 from primecli.pipeline.run import Run
 from primecli.pipeline.summary import Status, Summary, read_summary
-from primecli.shards import parquet, schema
-from primecli.shards.groups import check_groups
+from primecli.shards import parquet
 from primecli.shards.parquet import Footer, Shard
 
 if TYPE_CHECKING:
@@ -38,19 +46,21 @@ if TYPE_CHECKING:
 LARGEST_SUM = 1e9  # shards' counts that can be added up without passing the largest float
 
 
-class _Output(NamedTuple):
+class Output(NamedTuple):
     """A shard to be written.
 
     name: of its file.
     recipe: what it depends on.
     inputs: the shards that it is made from; none in a stage that does not read any.
     chain: the provenance records of its input, the oldest first.
+    existing: the footer of the shard where it exists already.
     """
 
     name: str
     recipe: Recipe
-    inputs: tuple[Shard, ...]
-    chain: tuple[Mapping[str, Any], ...]
+    inputs: tuple[Shard, ...] = ()
+    chain: tuple[Mapping[str, Any], ...] = ()
+    existing: Footer | None = None
 
 
 class StageRun(Run):
@@ -81,20 +91,27 @@ class StageRun(Run):
         self._inputs: Inputs | None = None  # None before `shards`, and in a stage that does not read any
         self._previous: Summary | None = None  # the summary that an earlier run left in the directory
         self._written = 0  # shards committed by this run, without those it skipped
-        self._pending: _Output | None = None  # the shard that `skip` has found missing and `commit` will write
+        self._pending: Output | None = None  # the shard that `skip` has found missing and `commit` will write
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.progress)
         return self
 
-    def shards(self, needs: Sequence[str] = (), *, while_idle: Callable[[], None] | None = None) -> Iterator[Shard]:
+    def shards(
+        self,
+        needs: Sequence[str] = (),
+        *,
+        while_idle: Callable[[], None] | None = None,
+        watched: pipe.Watched | None = None,
+    ) -> Iterator[Shard]:
         """The input shards as they arrive, each checked for the columns that the stage needs.
 
         while_idle: called once if the stage before sends nothing for a second, such as to load a model meanwhile.
+        watched: handled while nothing comes, such as the stage's workers.
         """
         assert isinstance(self.options, StageOptions), "a stage that reads shards has the options for them"
         self._inputs = Inputs(self.options.shards, partial=self.options.partial, warn=self.warn)
-        self._inputs.while_idle = while_idle
+        self._inputs.while_idle, self._inputs.watched = while_idle, watched
         for shard in self._inputs:
             self._open_for(shard)
             parquet.require_columns(shard.path, shard.footer.columns, needs)
@@ -138,26 +155,43 @@ class StageRun(Run):
 
         Raises PrimecliError if the existing output was made by another recipe.
         """
-        all_inputs = tuple(inputs or (shard,))
-        return self.skip_name(shard.name, self.recipe(all_inputs, extra), all_inputs, shard.footer.provenance)
+        return self._skip(self.output(shard, inputs=inputs, extra=extra))
 
-    def skip_name(
+    def skip_name(self, name: str, recipe: Recipe) -> bool:
+        """As `skip`, for an output that is not made from shards."""
+        return self._skip(self.output_named(name, recipe))
+
+    def _skip(self, output: Output) -> bool:
+        self._pending = None if output.existing else output
+        if output.existing:
+            self.pass_on(output)
+        return output.existing is not None
+
+    def output(
+        self, shard: Shard, *, inputs: Sequence[Shard] | None = None, extra: Mapping[str, Json] | None = None
+    ) -> Output:
+        """The output that belongs to a shard. The arguments and what is raised are as in `skip`."""
+        all_inputs = tuple(inputs or (shard,))
+        return self.output_named(shard.name, self.recipe(all_inputs, extra), all_inputs, shard.footer.provenance)
+
+    def output_named(
         self,
         name: str,
         recipe: Recipe,
         inputs: tuple[Shard, ...] = (),
         chain: tuple[Mapping[str, Any], ...] = (),
-    ) -> bool:
-        """As `skip`, for an output that is not made from one shard. chain: the provenance of its input."""
-        assert self.directory is not None, "the output directory is opened before shards are made"
+    ) -> Output:
+        """As `output`, for one that is not made from one shard. chain: the provenance of its input."""
         self._shard_started = Moment.now()
-        self._pending = _Output(name, recipe, inputs, chain)
-        footer = self.made(name, recipe, damaged=lambda problem: self.warn(f"{problem}: making it again"))
-        if footer is None:
-            return False
-        self._record(name, footer.rows, footer.counts or {})
-        pipe.emit(self.directory / name)
-        return True
+        existing = self.made(name, recipe, damaged=lambda problem: self.warn(f"{problem}: making it again"))
+        return Output(name, recipe, inputs, chain, existing)
+
+    def pass_on(self, output: Output) -> None:
+        """Counts an output that exists already, and passes its path on."""
+        assert self.directory is not None, "the output directory is opened before shards are looked for"
+        assert output.existing is not None, "an output that does not exist is committed"
+        self._record(output.name, output.existing.rows, output.existing.counts or {})
+        pipe.emit(self.directory / output.name)
 
     def made(
         self, name: str, recipe: Recipe, *, damaged: Callable[[str], None] = lambda problem: None
@@ -195,10 +229,7 @@ class StageRun(Run):
 
         Raises InputError where the shard is not the one that `shards` has yielded any more.
         """
-        table = parquet.read_table(shard.path, expected=shard.footer, verify=True)
-        parquet.require_columns(shard.path, table.column_names, [schema.GROUP_ID, schema.SAMPLE_INDEX])
-        check_groups(table, shard.path)
-        return table
+        return read_whole(shard)
 
     def expect(self, shard: Shard) -> None:
         """Estimates the progress display's total: the rows of this shard times the number of shards in its name."""
@@ -212,22 +243,35 @@ class StageRun(Run):
         counts: sums over its rows, by name; `finish` makes the metrics of the directory from all shards' counts.
         """
         assert self._pending is not None, "skip() comes before commit()"
-        assert self.directory is not None, "skip() has opened the directory"
-        name, recipe, inputs, chain = self._pending
-        self._pending = None
-        groups = len(table[schema.GROUP_ID].unique())
-        all_counts = {**(counts or {}), "groups": groups}
+        output, self._pending = self._pending, None
+        self.commit_output(output, table, counts or {})
+
+    def commit_output(self, output: Output, table: pa.Table, counts: Mapping[str, float]) -> None:
+        """As `commit`, for an output that `output` has found missing."""
+        order = self.order(output)
+        made = order.write(order.directory / order.name, table, counts, self._shard_started)
+        self._committed(order.name, made)
+
+    def order(self, output: Output) -> Order:
+        """What it takes to write an output, in this process or in another."""
+        assert self.directory is not None, "the output directory is opened before shards are made"
+        name, recipe, inputs, chain, _ = output
         record = self.provenance(recipe, inputs, self._shard_started)
-        parquet.write_shard(
-            self.directory / name,
-            table,
-            fingerprint=recipe.fingerprint(),
-            recipe=recipe.as_json(),
-            counts=all_counts,
-            provenance=[*chain, record],
-        )
+        return Order(self.directory, name, recipe.fingerprint(), recipe.as_json(), (*chain, record))
+
+    def commit_staged(self, name: str, made: Made) -> None:
+        """Gives an output that a worker has written its name, and passes its path on."""
+        assert self.directory is not None, "the output directory is opened before shards are made"
+        target = self.directory / name
+        with reporting_disk_errors("write", target):
+            os.replace(made.path, target)
+            fsync_directory(self.directory)
+        self._committed(name, made)
+
+    def _committed(self, name: str, made: Made) -> None:
+        assert self.directory is not None
         self._written += 1
-        self._record(name, table.num_rows, all_counts)
+        self._record(name, made.rows, made.counts)
         pipe.emit(self.directory / name)
 
     def record(self, config: Mapping[str, Json]) -> None:

@@ -46,6 +46,8 @@ def _checks(iteration: bool, model: str | None) -> Iterator[Check]:
         doctor_checks.processor,
         doctor_checks.memory,
         doctor_checks.accelerators,
+        doctor_checks.collectives,
+        doctor_checks.ray_cluster,
         doctor_checks.disk,
         doctor_checks.sandbox,
         doctor_checks.extras,

@@ -202,6 +202,39 @@ def accelerators() -> Iterator[Check]:
         yield Check("gpu", "ok", "none: everything runs on the CPU")
 
 
+def collectives() -> Iterator[Check]:
+    """What the ranks of an update would talk to each other with."""
+    try:
+        import torch
+        from torch import distributed
+    except Exception:  # reported by `packages`
+        return
+    if not distributed.is_available():
+        hint = "updates run as one process; install a build of torch with torch.distributed for more"
+        yield Check("collectives", "note", "this torch has no torch.distributed", hint)
+        return
+    if torch.cuda.is_available():
+        if distributed.is_nccl_available():
+            version = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
+            yield Check("collectives", "ok", f"NCCL {version}, between GPUs")
+        else:
+            hint = "install a CUDA build of torch, see https://pytorch.org"
+            yield Check("collectives", "note", "gloo only: this torch has no NCCL, so GPUs exchange data slowly", hint)
+    elif distributed.is_gloo_available():
+        yield Check("collectives", "ok", "gloo, between processes on the CPU")
+    else:
+        yield Check("collectives", "note", "this torch has neither NCCL nor gloo", "updates run as one process")
+
+
+def ray_cluster() -> Iterator[Check]:
+    """Whether Ray is there, for --ray. It starts and joins no cluster."""
+    version = _installed_version("ray")
+    if version is None:
+        yield Check("ray", "note", "not installed: --ray spreads stages over machines", "pip install ray")
+    else:
+        yield Check("ray", "ok", f"{version}, for --ray")
+
+
 def disk() -> Iterator[Check]:
     """Space where stages write: in the current directory and in that of temporary files."""
     directories = {"disk": Path.cwd(), "temporary files": Path(tempfile.gettempdir())}

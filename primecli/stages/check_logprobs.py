@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from primecli.models.options import ComputeOptions
 from primecli.options import Option, Shards
 from primecli.pipeline.options import InputOptions
 from primecli.printable import printable
+from primecli.stages.spread import SpreadOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from primecli.models.device import Placement
-    from primecli.pipeline.progress import Progress
+    import numpy as np
+
     from primecli.shards.parquet import Shard
     from primecli.shards.rollouts import Rollouts
+    from primecli.stages.scorer import LoadedModels, Models
+
+ROLE = "model"
 
 COLUMNS = ("engine", "rollouts", "tokens", "gap mean", "gap p95", "gap max", "ess tokens", "ess responses")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckLogprobsOptions(ComputeOptions, InputOptions):
+class CheckLogprobsOptions(ComputeOptions, SpreadOptions, InputOptions):
     """The options of `primecli check-logprobs`."""
 
     model: Annotated[
@@ -37,40 +41,48 @@ class CheckLogprobsOptions(ComputeOptions, InputOptions):
     ] = None
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rollouts of one directory, of one engine.
+
+    rollouts: what was sampled, without token ids.
+    paths: of the shards, in the order of the rollouts.
+    """
+
+    rollouts: Rollouts
+    paths: Sequence[Path]
+
+
 def check_logprobs(options: CheckLogprobsOptions) -> None:
     """Prints the gap for each engine. Raises GateError if the mean gap of one is larger than allowed."""
     from primecli.errors import GateError, ReaderClosed
-    from primecli.models.identity import model_fingerprint, resolve_model
-    from primecli.models.loading import load_model
     from primecli.models.same_tokens import TokenCheck
     from primecli.pipeline.inputs import Inputs
-    from primecli.pipeline.progress import Progress, say
-
-    def warn(text: str) -> None:
-        say("check-logprobs", text)
+    from primecli.stages.scorer import Models
 
     by_engine: dict[str, dict[Path, list[Shard]]] = {}
-    for shard in Inputs(options.shards, partial=options.partial, together=True, warn=warn):
+    for shard in Inputs(options.shards, partial=options.partial, together=True, warn=_warn):
         by_engine.setdefault(_engine(shard), {}).setdefault(shard.path.parent, []).append(shard)
     # each directory by itself: two engines, or two runs of one, may have sampled the same groups
-    batches = {engine: list(map(_load, by_engine[engine].values())) for engine in sorted(by_engine)}
-    directory = resolve_model(options.model)
-    tokens_check = TokenCheck({"model": directory})
-    for shard in (shard for by_directory in by_engine.values() for shards in by_directory.values() for shard in shards):
+    batches = {
+        engine: [Batch(_load(shards), [shard.path for shard in shards]) for shards in by_engine[engine].values()]
+        for engine in sorted(by_engine)
+    }
+    shards = [shard for engine in sorted(by_engine) for parts in by_engine[engine].values() for shard in parts]
+    models = Models.resolve({ROLE: options.model})
+    tokens_check = TokenCheck(models.directories)
+    for shard in shards:
         tokens_check.check(shard)
-    _compare_weights(batches, model_fingerprint(directory), options.model)
-    placement = options.placement()
-    model = load_model(directory, placement)
+    _compare_weights(batches, models.fingerprints()[ROLE], options.model)
+    trainer = _trainer_logprobs(options, shards, models)
     rows: list[list[str]] = []
     gaps: dict[str, float] = {}
-    total = sum(len(rollouts) for parts in batches.values() for rollouts in parts)
-    with Progress("check-logprobs", "rollouts", total=total, quiet=options.quiet) as progress:
-        for engine, parts in batches.items():
-            values = _compare(model, placement, parts, options.micro_batch_tokens, progress)
-            gaps[engine] = values[0]
-            tokens = sum(int(rollouts.response_lengths.sum()) for rollouts in parts)
-            counts = [str(sum(map(len, parts))), str(tokens)]
-            rows.append([engine, *counts, *(f"{value:.3g}" for value in values[:3]), *(f"{v:.4f}" for v in values[3:])])
+    for engine, parts in batches.items():
+        values = _compare(parts, trainer)
+        gaps[engine] = values[0]
+        tokens = sum(int(batch.rollouts.response_lengths.sum()) for batch in parts)
+        counts = [str(sum(len(batch.rollouts) for batch in parts)), str(tokens)]
+        rows.append([engine, *counts, *(f"{value:.3g}" for value in values[:3]), *(f"{v:.4f}" for v in values[3:])])
     with contextlib.suppress(ReaderClosed):  # --max-gap applies even if nobody reads the table
         _print([list(COLUMNS), *rows])
     worst = max(gaps, key=lambda engine: gaps[engine])
@@ -80,6 +92,62 @@ def check_logprobs(options: CheckLogprobsOptions) -> None:
             f"{options.max_gap:g}",
             "possible causes: other weights, another precision, or log-probabilities from before the temperature",
         )
+
+
+class LogprobWorker:
+    """Computes the model's log-probabilities of the rollouts of shards, in this process or in a worker."""
+
+    def __init__(self, models: LoadedModels) -> None:
+        self.models = models
+
+    def prepare(self) -> None:
+        """Imports what models need."""
+        self.models.prepare(alone=False)
+
+    def work(self, item: tuple[Shard, Models], advance: Callable[[int], None]) -> np.ndarray:
+        """(N,) float32, nats: of every response token of a shard, at the temperature that it was sampled with."""
+        from primecli.shards import schema
+        from primecli.shards.rollouts import load_rollouts
+
+        shard, models = item
+        sequences = load_rollouts([shard], [schema.TEMPERATURE], token_ids=True).sequences(temperature=True)
+        return self.models.scores(sequences, shard.path, models, advance)[ROLE]
+
+
+def open_worker(options: CheckLogprobsOptions) -> LogprobWorker:
+    """The worker, with the options that it has."""
+    from primecli.models.loading import load_model
+    from primecli.stages.scorer import LoadedModels
+
+    return LogprobWorker(LoadedModels(options, {ROLE: options.model}, load_model))
+
+
+def _trainer_logprobs(options: CheckLogprobsOptions, shards: Sequence[Shard], models: Models) -> dict[Path, np.ndarray]:
+    """The model's log-probabilities by shard, as `LogprobWorker.work` computes them."""
+    from functools import partial
+
+    from primecli.pipeline.progress import Progress
+    from primecli.stages.spread import for_workers, is_spread, open_workers
+
+    found: dict[Path, np.ndarray] = {}
+    total = sum(shard.footer.rows for shard in shards)
+    with Progress("check-logprobs", "rollouts", total=total, quiet=options.quiet) as progress:
+        if not is_spread(options):
+            worker = open_worker(options)
+            return {shard.path: worker.work((shard, models), progress.advance) for shard in shards}
+        opener = partial(open_worker, for_workers(options))
+        # whether anybody reads the table does not matter: --max-gap applies all the same
+        with open_workers(options, opener, advance=progress.advance, warn=_warn, check=lambda: None) as workers:
+            for shard in shards:
+                workers.submit(str(shard.path), (shard, models), partial(found.__setitem__, shard.path))
+            workers.finish()
+    return found
+
+
+def _warn(text: str) -> None:
+    from primecli.pipeline.progress import say
+
+    say("check-logprobs", text)
 
 
 def _engine(shard: Shard) -> str:
@@ -97,44 +165,40 @@ def _load(shards: Sequence[Shard]) -> Rollouts:
     from primecli.shards.rollouts import check_untouched_distribution, load_rollouts
 
     columns = [schema.ROLLOUT_LOGPROBS, *schema.SAMPLED_WITH, schema.POLICY_FINGERPRINT]
-    rollouts = load_rollouts(shards, columns, token_ids=True)
+    rollouts = load_rollouts(shards, columns, token_ids=False)
     check_untouched_distribution(rollouts.values, "check-logprobs", temperature=False)
     if (rollouts.values[schema.TEMPERATURE] <= 0).any():
         raise InputError("some rollouts were sampled greedily (temperature 0)", "they have no log-probabilities")
     return rollouts
 
 
-def _compare_weights(batches: dict[str, list[Rollouts]], fingerprint: str, model: str) -> None:
+def _compare_weights(batches: dict[str, list[Batch]], fingerprint: str, model: str) -> None:
     """Warns of rollouts that other weights sampled. fingerprint: the model's. model: as the user named it."""
-    from primecli.pipeline.progress import say
     from primecli.shards import schema
 
-    parts = [rollouts for parts in batches.values() for rollouts in parts]
+    parts = [batch.rollouts for parts in batches.values() for batch in parts]
     sampled = [weights for rollouts in parts for weights in rollouts.strings[schema.POLICY_FINGERPRINT]]
     others = sum(weights != fingerprint for weights in sampled)
     if others:
-        say("check-logprobs", f"{others} of {len(sampled)} rollouts were sampled with other weights than {model}'s")
+        _warn(f"{others} of {len(sampled)} rollouts were sampled with other weights than {model}'s")
 
 
-def _compare(
-    model: Any, placement: Placement, parts: Sequence[Rollouts], micro_batch_tokens: int, progress: Progress
-) -> list[float]:
-    """Mean, 95th percentile and maximum of the gap, in nats; effective sample sizes of tokens and of responses."""
+def _compare(parts: Sequence[Batch], trainer: Mapping[Path, np.ndarray]) -> list[float]:
+    """Mean, 95th percentile and maximum of the gap, in nats; effective sample sizes of tokens and of responses.
+
+    trainer: the model's log-probabilities, by shard.
+    """
     import numpy as np
     import torch
 
     from primecli.core.metrics import effective_sample_size
-    from primecli.models.scoring import score
     from primecli.shards import schema
 
     log_ratios, response_log_ratios = [], []
-    for rollouts in parts:
-        sequences = rollouts.sequences(temperature=True)
-        trainer = score(
-            model, placement, sequences, micro_batch_tokens=micro_batch_tokens, done=progress.advance
-        )  # (N,)
-        log_ratios.append(trainer.astype(np.float64) - rollouts.values[schema.ROLLOUT_LOGPROBS])  # (N,)
-        response_log_ratios.append(np.add.reduceat(log_ratios[-1], rollouts.starts()[:-1]))  # (B,)
+    for batch in parts:
+        model = np.concatenate([trainer[path] for path in batch.paths]).astype(np.float64)  # (N,)
+        log_ratios.append(model - batch.rollouts.values[schema.ROLLOUT_LOGPROBS])  # (N,)
+        response_log_ratios.append(np.add.reduceat(log_ratios[-1], batch.rollouts.starts()[:-1]))  # (B,)
     log_ratio, response_log_ratio = np.concatenate(log_ratios), np.concatenate(response_log_ratios)
     gap = np.abs(log_ratio)
     return [

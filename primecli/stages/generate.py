@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from primecli.errors import InputError, UsageError
+from primecli.errors import UsageError
 from primecli.files import Json
 from primecli.generation.engines import ENGINES, EngineOptions, SamplingParams, resolve_engine
-from primecli.models.options import DeviceOptions
 from primecli.options import Option, Seed, key_values
 from primecli.pipeline.options import RunOptions
+from primecli.stages.spread import SpreadOptions, is_spread
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from collections.abc import Sequence
 
     from primecli.generation.encoder import Encoder
-    from primecli.generation.prompts import Prompt
+    from primecli.generation.engines import Policy
     from primecli.generation.sampler import PromptGroup
-    from primecli.pipeline.stage_run import StageRun
+    from primecli.generation.shard_sampler import ShardSampler
+    from primecli.pipeline.stage_run import Output, StageRun
 
 LOWEST_TEMPERATURE = 1e-3  # a lower one is as good as greedy, and dividing logits by it could overflow float32
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions(DeviceOptions, RunOptions):
+class GenerateOptions(SpreadOptions, RunOptions):
     """The options of `primecli generate`."""
 
     model: Annotated[str, Option("The policy to sample from.", "execution", metavar="DIR|HUB_ID")]
@@ -156,6 +157,15 @@ class GenerateOptions(DeviceOptions, RunOptions):
         for option, (is_given, owner) in engine_options.items():
             if is_given and engine != owner:
                 raise UsageError(f"{option} works with --engine {owner}, but the engine is {engine}")
+        if is_spread(self) and engine == "vllm-server":
+            raise UsageError(
+                "--engine vllm-server has no workers: servers share the prompts", "give --url once for each server"
+            )
+        if is_spread(self) and self.tensor_parallel > 1:
+            raise UsageError(
+                f"--tensor-parallel {self.tensor_parallel} takes several GPUs, and each worker has one",
+                "leave out one of them, or start servers and use --engine vllm-server",
+            )
         if engine == "vllm" and ":" in self.device:
             raise UsageError(
                 f"--device {self.device} works with --engine hf, but the engine is vllm",
@@ -226,9 +236,10 @@ def generate(options: GenerateOptions) -> None:
     from primecli.models.identity import model_fingerprint, resolve_model, tokenizer_fingerprint
     from primecli.models.same_tokens import TOKEN_IDENTITY, token_identity
     from primecli.pipeline.stage_run import StageRun
+    from primecli.stages.generate_prompts import encode, prompts_of
 
     with StageRun("generate", options, finish=metrics) as run:
-        prompts, content = _read_prompts(options)
+        prompts, content = prompts_of(options)
         directory = resolve_model(options.model)
         run.models.update(policy=model_fingerprint(directory), tokenizer=tokenizer_fingerprint(directory))
         run.facts[TOKEN_IDENTITY] = token_identity(directory)
@@ -239,79 +250,8 @@ def generate(options: GenerateOptions) -> None:
             system=options.system,
             arguments=options.chat_template_args(),
         )
-        groups = _encode(run, options, prompts, encoder)
+        groups = encode(run, options, prompts, encoder)
         _sample(run, options, groups, content, directory, encoder)
-
-
-def _read_prompts(options: GenerateOptions) -> tuple[list[tuple[int, Prompt]], str]:
-    """The prompts to sample, each with its position in the stream of prompts; and the hash of the prompt files."""
-    from primecli.files import file_hash, fingerprint
-    from primecli.generation.prompts import PromptColumns, read_prompts, stream_positions
-
-    columns = PromptColumns(options.prompt_column, options.answer_column, options.answer_regex, options.suffix)
-    prompts = read_prompts(options.prompts, columns)
-    if options.batch_prompts:
-        positions = stream_positions(len(prompts), step=options.step, batch=options.batch_prompts, seed=options.seed)
-    else:
-        positions = [(index, index) for index in range(len(prompts))]
-    content = fingerprint([file_hash(file) for file in options.prompts])
-    return [(position, prompts[index]) for position, index in positions], content
-
-
-def _encode(
-    run: StageRun, options: GenerateOptions, prompts: list[tuple[int, Prompt]], encoder: Encoder
-) -> list[PromptGroup]:
-    """The groups to sample: the prompts that are not too long, with their token ids."""
-    from primecli.generation.sampler import PromptGroup
-
-    groups = []
-    for position, prompt in prompts:
-        text, ids = encoder.encode(prompt)
-        if len(ids) > options.max_prompt_tokens:
-            run.count({"prompts_too_long": 1})
-        else:
-            groups.append(PromptGroup(position, prompt, text, ids))
-    if not groups:
-        raise InputError(f"every prompt is longer than {options.max_prompt_tokens} tokens", "raise --max-prompt-tokens")
-    unanswered = sum(group.prompt.ground_truth is None for group in groups)
-    if unanswered:
-        run.warn(
-            f"{unanswered} of {len(groups)} prompts have no answer, so `verify` cannot grade their responses: put the "
-            "answer into reward_model.ground_truth, ground_truth or answer, or name its column with --answer-column"
-        )
-    return groups
-
-
-def _report_prompts(run: StageRun, encoder: Encoder) -> None:
-    """Says once, and puts into the summary, what the tokenizer and its chat template have done to the prompts."""
-    from primecli.generation.chat import NOW
-
-    template, total = encoder.template, encoder.encoded
-    if encoder.wrapped:
-        run.note(
-            f"{encoder.wrapped} of {total} prompts are text: each becomes a user message in the model's chat template "
-            "(--no-chat-template takes text as it is)"
-        )
-    elif encoder.bare and template:
-        run.note(f"{encoder.bare} of {total} prompts are text, taken as they are, without the model's chat template")
-    if encoder.bare and encoder.added[1]:
-        run.note("the tokenizer ends every text with an end token, which is left out so that responses can follow")
-    if encoder.with_special:
-        run.gauges["prompts_with_special_tokens"] = encoder.with_special
-        run.warn(
-            f"{encoder.with_special} of {total} prompts hold the text of a special token of the tokenizer, "
-            "and the model reads it as that token"
-        )
-    if template and template.incomplete:
-        run.gauges["prompts_incomplete"] = template.incomplete
-        run.warn(
-            f"in {template.incomplete} of {total} prompts the chat template leaves out a part of the earlier messages, "
-            f"first in {template.example}"
-        )
-    if template and "template_time" in encoder.recipe():
-        run.note(
-            f"the chat template asks for the time: it is told {NOW:%Y-%m-%d %H:%M}, so reruns make the same prompts"
-        )
 
 
 def _sample(
@@ -324,9 +264,10 @@ def _sample(
 ) -> None:
     """Samples the groups of the shards that do not exist yet, and commits them. content: hash of the prompt files."""
     from primecli.generation.engines.policy_info import read_policy
-    from primecli.generation.sampler import Sampler, rollout_table
+    from primecli.generation.sampler import Sampler, rollout_table, sampled_counts
     from primecli.pipeline.recipe import Recipe
     from primecli.shards.parquet import shard_name
+    from primecli.stages.generate_prompts import check_known, report_prompts
 
     params = options.sampling_params()
     per_shard = options.prompts_per_shard
@@ -344,8 +285,11 @@ def _sample(
         fingerprint=str(run.models["policy"]),
         max_length=max(len(group.prompt_ids) for group in groups) + params.max_tokens,
     )
-    _report_prompts(run, encoder)
-    _check_known(groups, policy.output_size)
+    report_prompts(run, encoder)
+    check_known(groups, policy.output_size)
+    if is_spread(options):
+        _sample_elsewhere(run, options, policy, [run.output_named(name, recipe) for name in names], parts)
+        return
     engine, engine_options = options.resolved_engine(), options.engine_options()
     with Sampler(engine, policy, engine_options, params, missing, done=run.progress.advance) as sampler:
         for number, part in enumerate(parts):
@@ -353,30 +297,33 @@ def _sample(
                 run.progress.advance(len(part) * params.n)
                 continue
             table = rollout_table(part, sampler.samples(number), params, encoder, policy.fingerprint)
-            run.commit(table, _counts(table))
+            run.commit(table, sampled_counts(table))
 
 
-def _check_known(groups: list[PromptGroup], tokens: int) -> None:
-    """Raises InputError for a prompt with a token that the model does not have. tokens: how many it has."""
-    for group in groups:
-        largest = max(group.prompt_ids)
-        if largest >= tokens:
-            raise InputError(
-                f"{group.prompt.name}: holds the token id {largest}, and the model has {tokens} tokens",
-                "its tokenizer has tokens for which it has no embedding: resize the embedding, or remove the token",
-            )
+def _sample_elsewhere(
+    run: StageRun,
+    options: GenerateOptions,
+    policy: Policy,
+    outputs: Sequence[Output],
+    parts: Sequence[Sequence[PromptGroup]],
+) -> None:
+    """Has workers sample the groups of each shard. outputs: the shards. parts: the groups of each."""
+    from functools import partial
+
+    from primecli.stages.spread import open_making
+
+    settled = replace(options, engine=options.resolved_engine())  # a worker might resolve `auto` otherwise
+    with open_making(run, settled, partial(open_sampler, policy=policy), lambda facts: None) as making:
+        for number, (output, part) in enumerate(zip(outputs, parts, strict=True)):
+            making.put(output, (number, part), len(part) * options.n)
+        making.finish()
 
 
-def _counts(table: pa.Table) -> dict[str, float]:
-    import pyarrow.compute as pc
+def open_sampler(options: GenerateOptions, *, policy: Policy) -> ShardSampler:
+    """What samples one shard after the other, in a worker."""
+    from primecli.generation.shard_sampler import ShardSampler
 
-    from primecli.shards import schema
-
-    return {
-        "rollouts": table.num_rows,
-        "tokens": pc.sum(pc.list_value_length(table[schema.RESPONSE_IDS])).as_py(),
-        "truncated": pc.sum(pc.equal(table[schema.FINISH_REASON], "length")).as_py(),
-    }
+    return ShardSampler(options.engine, policy, options.engine_options(), options.sampling_params())
 
 
 def metrics(counts: dict[str, float]) -> dict[str, float]:

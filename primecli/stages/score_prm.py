@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from primecli.models.options import Beta, ComputeOptions, Prm, PrmOptions, Ref
+from primecli.models.options import Beta, Prm, PrmOptions, Ref
 from primecli.options import Out, Shards
 from primecli.pipeline.options import StageOptions
+from primecli.stages.rank_scoring import RankScoringOptions, on_ranks
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from primecli.stages.scorer import ShardScorer
+
 
 @dataclass(frozen=True, kw_only=True)
-class ScorePrmOptions(PrmOptions, ComputeOptions, StageOptions):
+class ScorePrmOptions(PrmOptions, RankScoringOptions, StageOptions):
     """The options of `primecli score-prm`."""
 
     prm: Prm
@@ -28,28 +33,43 @@ class ScorePrmOptions(PrmOptions, ComputeOptions, StageOptions):
 
 def score_prm(options: ScorePrmOptions) -> None:
     """Adds to shards the process reward of every response token, and the log-probabilities that it comes from."""
+    on_ranks(options, _score, open_scorer)
+
+
+def _score(options: ScorePrmOptions) -> None:
     from primecli.models.identity import trained_with
-    from primecli.models.loading import load_model
     from primecli.pipeline.stage_run import StageRun
-    from primecli.shards.rollouts import STORED_REFERENCES, reference_columns
-    from primecli.stages.scorer import Scorer
+    from primecli.shards.rollouts import reference_columns
+    from primecli.stages.scorer import score_shards
 
-    names = {"prm": options.prm, **({} if options.ref in STORED_REFERENCES else {"ref": options.ref})}
     with StageRun("score-prm", options, finish=metrics) as run:
-        scorer = Scorer(run, options, names, load_model)
 
-        def compare_beta() -> None:
-            trained_beta = trained_with(scorer.directories["prm"]).get("beta")
+        def compare_beta(directories: Mapping[str, Path]) -> None:
+            trained_beta = trained_with(directories["prm"]).get("beta")
             if isinstance(trained_beta, int | float) and trained_beta != options.beta:
                 run.warn(
-                    f"{scorer.directories['prm']} was trained with --beta {trained_beta:g}, but scores with --beta "
+                    f"{directories['prm']} was trained with --beta {trained_beta:g}, but scores with --beta "
                     f"{options.beta:g}"
                 )
 
-        def score(table: pa.Table, path: Path) -> tuple[pa.Table, dict[str, float]]:
-            return _with_process_rewards(table, scorer.scores(table, path), options)
+        score_shards(run, options, _names(options), open_scorer, reference_columns(options.ref), compare_beta)
 
-        scorer.each_shard(reference_columns(options.ref), score, compare_beta)
+
+def _names(options: ScorePrmOptions) -> dict[str, str]:
+    """The models by role."""
+    from primecli.shards.rollouts import STORED_REFERENCES
+
+    return {"prm": options.prm, **({} if options.ref in STORED_REFERENCES else {"ref": options.ref})}
+
+
+def open_scorer(options: ScorePrmOptions) -> ShardScorer:
+    """What computes the columns of score-prm, in this process or in a worker."""
+    from primecli.models.loading import load_model
+    from primecli.stages.scorer import LoadedModels, ShardScorer
+
+    return ShardScorer(
+        LoadedModels(options, _names(options), load_model), partial(_with_process_rewards, options=options)
+    )
 
 
 def _with_process_rewards(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from primecli.errors import QuarantineError, UsageError
 from primecli.options import Force, Option, Out, Partial, Quiet, Shards
-from primecli.pipeline.options import StageOptions
+from primecli.pipeline.options import RayOptions, StageOptions
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from primecli.pipeline.making import Elsewhere, Facts, Here, Product
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards.parquet import Shard
     from primecli.verifiers import Grade
@@ -40,7 +43,7 @@ class CodeReward(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyOptions(StageOptions):
+class VerifyOptions(RayOptions, StageOptions):
     """The options of `primecli verify`.
 
     The options that decide how rows are graded are recorded per verifier, and only for the verifiers that a shard's
@@ -83,7 +86,8 @@ class VerifyOptions(StageOptions):
         float, Option("code: time limit of all tests of a program, in seconds.", "call", min=0.1)
     ] = 60.0
     workers: Annotated[
-        int | None, Option("Number of grading processes.  [default: one per core]", "execution", min=1)
+        int | None,
+        Option("Number of grading processes; with --ray, of each worker.  [default: one per core]", "execution", min=1),
     ] = None
     max_errors: Annotated[
         int, Option("Exit with code 4 if the verifier fails on more rows than this.", "execution", min=0)
@@ -130,50 +134,76 @@ def verify(options: VerifyOptions) -> None:
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards import schema
 
-    with StageRun("verify", options, finish=metrics) as run, Graders(run, options) as graders:
-        for shard in run.shards([schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE, schema.GROUND_TRUTH]):
-            run.expect(shard)
-            names = graders.names(shard)
-            if run.skip(shard, extra={"verifiers": graders.recipe(names)}):
-                run.progress.advance(shard.footer.rows)
-                continue
-            run.commit(*graders.grade(run.read(shard), names))
-    for key in sorted(set(graders.chosen) - graders.keys - {""}):
-        run.warn(f"--verifier {key}={graders.chosen[key]}: no row has the ability or data source {key}")
+    first_errors: list[str] = []
+    notices: set[str] = set()
+
+    with StageRun("verify", options, finish=metrics) as run:
+
+        def learn(facts: Mapping[str, Any]) -> None:
+            first_errors.extend(facts["first_error"])
+            for notice in facts["notices"]:
+                if notice not in notices:
+                    notices.add(notice)
+                    run.warn(notice)
+
+        choice = Choice(options)
+        with _open_making(run, options, learn) as making:
+            needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE, schema.GROUND_TRUTH]
+            for shard in run.shards(needs, watched=making.watched):
+                run.expect(shard)
+                names = choice.names(shard)
+                output = run.output(shard, extra={"verifiers": choice.recipe(names)})
+                making.put(output, (shard, names), shard.footer.rows)
+            making.finish()
+    for key in sorted(set(choice.chosen) - choice.keys - {""}):
+        run.warn(f"--verifier {key}={choice.chosen[key]}: no row has the ability or data source {key}")
     errors = int(run.counts.get("error", 0))
     if errors > options.max_errors:
+        first_error = first_errors[0] if first_errors else "see the column verifier_detail"
         raise QuarantineError(
             f"{errors} rows could not be graded, and --max-errors allows {options.max_errors}",
-            f"{graders.first_error or 'see the column verifier_detail'}; the shards in {run.directory} are complete",
+            f"{first_error}; the shards in {run.directory} are complete",
         )
 
 
-class Graders:
-    """The pools of grading processes, one per verifier, each started when the first row needs it.
+def _open_making(run: StageRun, options: VerifyOptions, facts: Facts) -> Here | Elsewhere:
+    """Where the shards are graded: by processes of this one, or on a Ray cluster by processes of each worker."""
+    from primecli.pipeline import making, pipe
 
-    run: the run of the stage.
+    if options.ray is None:
+        graders = Graders(options, options.workers or os.cpu_count() or 1, cancelled=pipe.reader_gone)
+        return making.Here(run, graders, facts)
+    from primecli.stages.spread import open_ray_workers
+
+    settled = replace(options, shards=(), ray=None, ray_workers=None, ray_resources=None)
+    open_worker = partial(making.open_making, partial(open_graders, settled))
+    workers = open_ray_workers(
+        options, open_worker, gpus=False, cpus=options.workers, advance=run.progress.advance, warn=run.warn
+    )
+    return making.Elsewhere(run, workers, facts)
+
+
+def open_graders(options: VerifyOptions) -> Graders:
+    """What grades shards in a worker on a Ray cluster: with --workers processes, or one for each of its CPUs."""
+    from primecli.pipeline.ray_cluster import assigned_cpus
+
+    return Graders(options, options.workers or assigned_cpus(), cancelled=lambda: False)
+
+
+class Choice:
+    """Which verifier grades which row.
+
     options: the options of the stage.
     chosen: the verifiers that --verifier names, by ability or data source.
     settings: the arguments of the verifiers, by name.
     keys: the abilities and data sources of the rows so far.
-    first_error: the detail of the first row that could not be graded, as a hint; None so far.
     """
 
-    def __init__(self, run: StageRun, options: VerifyOptions) -> None:
-        self.run = run
+    def __init__(self, options: VerifyOptions) -> None:
         self.options = options
         self.chosen = options.chosen()
         self.settings = options.settings()
         self.keys: set[str | None] = set()
-        self.first_error: str | None = None
-        self._pools: dict[str, GradingPool] = {}
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Graders:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     def names(self, shard: Shard) -> list[str]:
         """The name of the verifier for each row of a shard."""
@@ -199,26 +229,54 @@ class Graders:
             for name in sorted(set(names))
         }
 
+
+class Graders:
+    """Grades shards: a `making.Maker`. It has a pool of grading processes per verifier, started when a row needs it.
+
+    options: the options of the stage.
+    workers: how many processes each pool has.
+    cancelled: called often while rows are graded; once it returns True, the rest is not.
+    """
+
+    def __init__(self, options: VerifyOptions, workers: int, *, cancelled: Callable[[], bool]) -> None:
+        options.chosen()  # so that the modules of verifiers in the current directory are found
+        self.options = options
+        self.workers = workers
+        self.cancelled = cancelled
+        self.settings = options.settings()
+        self._notices: list[str] = []
+        self._pools: dict[str, GradingPool] = {}
+        self._stack = ExitStack()
+
+    def prepare(self, *, alone: bool) -> None:
+        """Does nothing: which verifiers are needed, the rows tell."""
+
+    def close(self) -> None:
+        """Ends the grading processes."""
+        self._stack.close()
+
     def pool(self, name: str) -> GradingPool:
         """The pool of a verifier."""
         from primecli.verifiers.pool import GradingPool
 
         if name not in self._pools:
             settings = self.settings.get(name, {})
-            workers = self.options.workers or os.cpu_count() or 1
-            pool = self._stack.enter_context(GradingPool(name, workers, self.options.timeout, settings))
+            pool = self._stack.enter_context(GradingPool(name, self.workers, self.options.timeout, settings))
             notice = getattr(pool.verifier, "notice", None)
             if notice:
-                self.run.warn(notice)
+                self._notices.append(notice)
             self._pools[name] = pool
         return self._pools[name]
 
-    def grade(self, table: pa.Table, names: Sequence[str]) -> tuple[pa.Table, dict[str, float]]:
-        """The table with the columns of verify, and its counts. names: the verifier for each row."""
-        from primecli.pipeline import pipe
+    def make(self, item: tuple[Shard, Sequence[str]], advance: Callable[[int], None]) -> Product:
+        """The rows of a shard with the columns of verify. item: the shard, and the verifier for each of its rows."""
+        from primecli.pipeline.making import Product
+        from primecli.pipeline.orders import read_whole
         from primecli.shards import schema
         from primecli.verifiers import Task
 
+        shard, names = item
+        table = read_whole(shard)
         tasks = [
             Task(response, truth)
             for response, truth in zip(
@@ -228,15 +286,15 @@ class Graders:
         by_row: dict[int, Grade] = {}
         for name in sorted(set(names)):
             rows = [row for row, chosen in enumerate(names) if chosen == name]
-            for index, grade in self.pool(name).grade_all([tasks[row] for row in rows], cancelled=pipe.reader_gone):
+            for index, grade in self.pool(name).grade_all([tasks[row] for row in rows], cancelled=self.cancelled):
                 by_row[rows[index]] = grade
-                self.run.progress.advance(1)
-        pipe.check_reader()
+                advance(1)
+        advance(0)  # which ends the stage if its reader has gone, and the rows are not all graded
         assert len(by_row) == len(tasks), "a pool grades every task, unless it is cancelled"
         grades = [by_row[row] for row in range(len(tasks))]
         failures = (f"the first: {grade.detail}" for grade in grades if grade.verdict == "error")
-        self.first_error = self.first_error or next(failures, None)
-        return _with_grades(table, grades)
+        facts = {"first_error": [*itertools.islice(failures, 1)], "notices": tuple(self._notices)}
+        return Product(*_with_grades(table, grades), facts)
 
 
 def _with_grades(table: pa.Table, grades: Sequence[Grade]) -> tuple[pa.Table, dict[str, float]]:

@@ -24,7 +24,9 @@ def test_all_checks_pass_here_with_a_whole_iteration(
     result = json.loads(out)
     assert result["ok"] is True
     checks = {check["name"]: check for check in result["checks"]}
-    assert {"python", "primecli", "torch", "cpu", "disk", "sandbox", "iteration"} <= set(checks)
+    assert {"python", "primecli", "torch", "cpu", "gpu", "collectives", "ray", "disk", "sandbox", "iteration"} <= set(
+        checks
+    )
     assert checks["iteration"]["status"] == "ok"
     assert checks["iteration"]["found"].startswith("7 stages on 4 prompts")
     assert list(tmp_path.glob("primecli-*")) == []
@@ -41,7 +43,8 @@ def test_a_failed_check_gives_a_line_on_stderr_and_exit_code_1(monkeypatch: pyte
 
     monkeypatch.setattr(metadata, "distribution", lambda name: Installed())
     monkeypatch.setattr(metadata, "version", version)
-    monkeypatch.setattr(doctor_checks, "accelerators", lambda: iter(()))  # importing torch takes seconds
+    for name in ("accelerators", "collectives"):  # importing torch takes seconds
+        monkeypatch.setattr(doctor_checks, name, lambda: iter(()))
     assert cli.run(["doctor", "--no-iteration"]) == 1
     out, err = capfd.readouterr()
     assert err == "primecli doctor: nowhere: not installed (pip install 'nowhere>=1')\n"

@@ -14,6 +14,8 @@ KINDS: dict[str, Mutator] = {
     "prompts.jsonl.gz": mutators.structured_lines,
     "prompts.parquet": tables.columns,
     "texts.jsonl": mutators.structured_lines,
+    "labelled.jsonl": mutators.structured_lines,
+    "labelled.parquet": tables.columns,
     "shard bytes": tables.table_bytes,
     "shard footer": tables.footer,
     "shard columns": tables.columns,
@@ -87,9 +89,11 @@ def output(arguments: tuple[str, ...]) -> tuple[str, ...]:
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     **{name: output(arguments) for name, arguments in STAGES.items()},
+    "import": output(("import", "labelled.jsonl", "--model", "policy/1", "--max-errors", "99")),
     "inspect": ("inspect", "1/compute-advantages", "--row", "3"),
     "stats": ("stats", "1/compute-advantages"),
     "evaluate": ("evaluate", "1/compute-advantages"),
+    "export": output(("export", "1/compute-advantages", "--format", "trl")),
     "query": ("query", "1/compute-advantages", "SELECT * FROM rollouts"),
     "lineage": ("lineage", "1/compute-advantages", "--replay"),
     "validate": ("validate", "1/compute-advantages"),
@@ -112,6 +116,7 @@ MODELS = {
     "update-critic": "critic/1",
     "update-policy": "policy/1",
     "check-logprobs": "policy/1",
+    "import": "policy/1",
 }
 """The checkpoint that a command loads."""
 
@@ -124,6 +129,7 @@ READ = {
     "compute-advantages": "1/score-values",
     "check-logprobs": "1/generate",
     "generate": None,
+    "import": None,
     "watch": None,
     "prepare": None,
     "doctor": None,
@@ -170,6 +176,20 @@ def _others() -> list[Target]:
     for kind in ("prompts.jsonl", "prompts.jsonl.gz", "prompts.parquet", "texts.jsonl"):
         arguments = tuple(kind if word == "prompts.jsonl" else word for word in generate)
         made.append(Target("generate", kind, arguments, kind))
+    imported = "offline/score-prm"  # the only shards that say where steps end
+    reading_steps = (
+        ("evaluate", imported, "--step-labels"),
+        ("evaluate", imported, "--select", "min"),
+        ("audit", imported),
+        ("inspect", imported, "--row", "3"),
+        ("validate", imported),
+        output(("compute-advantages", imported, "--granularity", "step", "--estimator", "reinforce")),
+        output(("export", imported, "--format", "trl-steps")),
+    )
+    made += [Target(arguments[0], "shard columns", arguments, imported) for arguments in reading_steps]
+    for kind in ("labelled.jsonl", "labelled.parquet"):
+        arguments = tuple(kind if word == "labelled.jsonl" else word for word in COMMANDS["import"])
+        made.append(Target("import", kind, arguments, kind))
         arguments = tuple(kind if word == "prompts.jsonl" else word for word in COMMANDS["prepare"])
         made.append(Target("prepare", kind, arguments, kind))
     with_rates = (*COMMANDS["prepare"], "--pass-rate", "1/verify", "--contamination", "texts.jsonl")

@@ -151,3 +151,23 @@ def test_a_sandbox_that_the_kernel_refuses_is_noted_with_the_setting_to_change(
     (check,) = doctor_checks.sandbox()
     assert (check.status, "No permissions to create new namespace" in check.found) == ("note", True)
     assert "sysctl user.max_user_namespaces" in str(check.hint)
+
+
+def test_the_backend_of_collectives_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (check,) = doctor_checks.collectives()
+    assert (check.status, check.found) == ("ok", "gloo, between processes on the CPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    (check,) = doctor_checks.collectives()
+    assert (check.status, "this torch has no NCCL" in check.found) == ("note", True)
+
+
+def test_ray_is_named_with_its_version_or_the_command_that_installs_it(requires: Any) -> None:
+    requires([], {"ray": "2.60.0"})
+    assert list(doctor_checks.ray_cluster()) == [Check("ray", "ok", "2.60.0, for --ray")]
+    requires([], {})
+    (check,) = doctor_checks.ray_cluster()
+    assert (check.status, check.hint) == ("note", "pip install ray")

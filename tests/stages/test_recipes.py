@@ -1,7 +1,7 @@
 """What results are identified by must not change by accident: shards and checkpoints that exist have to stay valid.
 
 tests/golden/recipes.json holds recipes, fingerprints and execution options as the stages of examples/arithmetic
-recorded them (the first iteration, with PPO).
+recorded them (the first iteration, with PPO), and those of an import.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from primecli.pipeline.recipe import Recipe
 from primecli.stages.compute_advantages import ComputeAdvantagesOptions
 from primecli.stages.filter import FilterOptions
 from primecli.stages.generate import GenerateOptions
+from primecli.stages.import_ import ImportOptions
 from primecli.stages.score_prm import ScorePrmOptions
 from primecli.stages.score_values import ScoreValuesOptions
 from primecli.stages.update_critic import UpdateCriticOptions
@@ -39,6 +40,9 @@ OPTIONS: dict[str, Any] = {
         batch_prompts=128,
         engine="hf",
         max_tokens=80,
+    ),
+    "import": ImportOptions(
+        files=(Path("work/task/labelled.jsonl"),), model=SFT, out=Path("work", "offline", "import")
     ),
     "verify": VerifyOptions(),
     "filter": FilterOptions(),
@@ -115,8 +119,18 @@ def test_what_changes_the_result_changes_the_recipe(options: Options, changed: d
         replace(OPTIONS["generate"], tensor_parallel=2, concurrency=3),
         replace(OPTIONS["generate"], no_chat_template=True),  # the texts decide whether it changes anything
         replace(OPTIONS["verify"], workers=3, max_errors=4),
+        replace(OPTIONS["verify"], ray="auto", ray_workers=2, ray_resources='{"num_cpus": 4}'),
+        replace(OPTIONS["score-prm"], workers=2, devices="0,1"),
+        replace(OPTIONS["generate"], ray="10.0.0.1:6379"),
     ],
 )
 def test_what_leaves_the_result_leaves_the_recipe(options: Options) -> None:
     stage = next(name for name, one in OPTIONS.items() if type(one) is type(options))
     assert options.recipe() == OPTIONS[stage].recipe()
+
+
+def test_what_shares_the_work_is_recorded_where_it_is_given() -> None:
+    before = OPTIONS["score-prm"].execution()
+    assert replace(OPTIONS["score-prm"], workers=2).execution() == {**before, "workers": 2}
+    there = replace(OPTIONS["score-prm"], ray="auto", ray_resources='{"num_gpus": 0.5}').execution()
+    assert there == {**before, "ray": "auto", "ray_resources": {"num_gpus": 0.5}}
