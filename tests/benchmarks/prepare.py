@@ -134,7 +134,9 @@ def main() -> None:
         ),
         Figure("memory", cost.mebibytes / 1024 / GIB, f"{cost.mebibytes:,.0f} MiB", f"{GIB:g} GiB", "<= 1"),
         *(
-            Figure(name, found.get(name, 0) / count, f"{found.get(name, 0):,} marked", f"{count:,} planted")
+            Figure(
+                name, found.get(name, 0) / count, f"{found.get(name, 0):,} marked", f"{count:,} planted, without copies"
+            )
             for name, count in planted.items()
         ),
     ]
