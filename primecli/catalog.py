@@ -11,19 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
+KEYWORDS = ("import",)  # of Python, among the names
+
 
 class Command:
     """What the other parts of primecli know of a command.
 
-    name: as typed in a shell; its module in commands/, and the function in it, have `_` in place of `-`.
+    name: as typed in a shell; see `module`.
     summary: its line in `primecli --help`, which is also the first line of its own help page.
-    writes: what it writes, if it is a stage of the training loop; None for other commands.
+    writes: what it writes, if it is a stage; None for other commands.
     torch: whether it needs torch, so that `primecli warm` saves time.
     models: for each role of the models it uses, the key under which its recorded options name the model, such as
         {"policy": "model"}.
+    in_loop: whether it is a stage of the training loop; False for one that takes a stage's place outside of it.
     """
 
-    __slots__ = ("models", "name", "summary", "torch", "writes")
+    __slots__ = ("in_loop", "models", "name", "summary", "torch", "writes")
 
     def __init__(
         self,
@@ -33,17 +36,22 @@ class Command:
         *,
         torch: bool = False,
         models: Mapping[str, str] | None = None,
+        in_loop: bool = True,
     ) -> None:
         self.name = name
         self.summary = summary
         self.writes = writes
         self.torch = torch
         self.models = models or {}
+        self.in_loop = in_loop
 
     @property
     def module(self) -> str:
-        """The name of its module in commands/ and, for a stage, in stages/."""
-        return self.name.replace("-", "_")
+        """The name of its module in commands/ and, for a stage, in stages/, and of the function in either.
+
+        It has `_` in place of `-`, and `_` after a word that Python keeps for itself.
+        """
+        return self.name.replace("-", "_") + ("_" if self.name in KEYWORDS else "")
 
     @property
     def forked(self) -> bool:
@@ -57,7 +65,8 @@ class Command:
 
 
 COMMANDS = (
-    # the stages of the training loop, in the order of an iteration
+    # the stages of the training loop, in the order of an iteration; `import` takes the place of the first two
+    Command("import", "Make rollout shards from labelled responses.", "shards", in_loop=False),
     Command(
         "generate",
         "Sample responses: prompts in, rollout shards out.",
@@ -108,6 +117,7 @@ COMMANDS = (
     Command("stats", "Summarise shards: accuracy, pass@k, verdicts, lengths, rewards."),
     Command("evaluate", "Evaluate a policy: avg@n, pass@k, maj@k, best-of-k, with intervals."),
     Command("query", "Query shards with SQL."),
+    Command("export", "Write rollouts as JSON lines for other trainers: TRL, verl."),
     Command("lineage", "Show what made a shard or a checkpoint."),
     Command("validate", "Check shards: types, list lengths, complete groups, finite numbers, provenance."),
     Command("audit", "Check whether the process reward is being gamed."),
@@ -117,6 +127,7 @@ COMMANDS = (
         torch=True,
         models={"policy": "model"},
     ),
+    Command("prepare", "Prepare prompts: one clean file, with duplicates and contamination marked."),
     Command("report", "Report on runs, as a single page or as Markdown."),
     Command("watch", "Follow a run in the terminal: its numbers, the running stages, the time left."),
     Command("doctor", "Check that everything works here: versions, devices, disk space, sandbox, extras."),
@@ -126,11 +137,11 @@ COMMANDS = (
 
 NAMES = tuple(command.name for command in COMMANDS)
 
-STAGES = tuple(command.name for command in COMMANDS if command.writes)
+STAGES = tuple(command.name for command in COMMANDS if command.writes and command.in_loop)
 """The stages of the training loop, in the order of an iteration."""
 
 SHARD_STAGES = tuple(command.name for command in COMMANDS if command.writes == "shards")
-"""The stages that write shards, in the order in which they add columns."""
+"""The stages that write shards, `import` among them, in the order in which they add columns."""
 
 
 def command(name: str) -> Command | None:

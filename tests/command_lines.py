@@ -61,4 +61,5 @@ def command_lines(model: Path, made: Path) -> dict[str, list[object]]:
         "audit": [SHARDS, "--json"],
         "evaluate": [SHARDS],
         "lineage": [SHARDS],
+        "export": ["--format", "trl", "--out", made / "out.jsonl", "--force", "--tokenizer", model, SHARDS],
     }

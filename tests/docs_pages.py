@@ -68,7 +68,7 @@ $ primecli query runs/1/compute-advantages \\
 
 One row is one rollout: one response to one prompt. A stage keeps every column it was given and adds its own, so the
 last shards of an iteration hold all of them. "null" marks a column that may be null. Every `list` but `prompt_ids`
-has one value per token of `response_ids`. Log-probabilities and process rewards are in nats.
+and `step_ends` has one value per token of `response_ids`. Log-probabilities and process rewards are in nats.
 
 {schema.markdown_table()}"""
 

@@ -42,7 +42,7 @@ def test_the_models_of_a_stage_are_recorded_under_the_names_that_the_catalog_has
 
 def test_stages_are_in_the_order_of_an_iteration() -> None:
     assert STAGES.index("update-prm") == STAGES.index("score-prm") - 1  # so that rewards come from the updated PRM
-    assert [stage for stage in STAGES if not stage.startswith("update-")] == list(SHARD_STAGES)
+    assert ["import", *(stage for stage in STAGES if not stage.startswith("update-"))] == list(SHARD_STAGES)
     assert STAGES[-1] == "update-policy"
 
 
@@ -53,7 +53,7 @@ def test_names_are_found_and_others_are_not() -> None:
     assert (found.module, found.trains, found.forked) == ("update_critic", "critic", True)
     assert command("verl") is None
     forked = {one.name for one in COMMANDS if one.forked}
-    assert forked == {*STAGES, "check-logprobs"}
+    assert forked == {*STAGES, "import", "check-logprobs"}
 
 
 def test_forked_commands_have_a_stage_and_those_with_torch_import_it() -> None:

@@ -26,10 +26,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 LANGUAGES = {"sh", "console", "python", "text", "toml"}
 OTHERS = {".", "apt-get", "cat", "echo", "grep", "lint-imports", "pip", "set", "tensorboard", "vllm", "wandb"}
+OTHERS |= {"ray", "sbatch", "sky"}
 """Commands of the pages that are neither primecli, make nor python; `pip` has tests of its own."""
 
 UNCHECKED_OPTIONS = {"--help", "--no-enable-chunked-prefill", "--max-num-batched-tokens"}
-"""Options in the text that no command of primecli declares: Typer's own, and those of vLLM's server."""
+UNCHECKED_OPTIONS |= {"--no-python", "--standalone", "--node-rank"}
+"""Options in the text that no command of primecli declares: Typer's own, those of vLLM's server, and torchrun's."""
 
 
 WRONG = (ValueError, AssertionError, FileNotFoundError)
@@ -108,6 +110,8 @@ def check_command(words: list[str]) -> None:
         check_make(rest)
     elif program.endswith(("python", "python3")):
         check_python(rest)
+    elif program == "examples/cluster/launch.sh":
+        check_command(rest[2:])  # after the hosts and the number of GPUs
     else:
         assert program in OTHERS, f"{program} is not a command that the pages are known to use"
 

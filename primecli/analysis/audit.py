@@ -33,6 +33,8 @@ METRICS: dict[str, str] = {
     "brier": "mean squared error of sigmoid(score)",
     "reward-right": "mean score of right responses",
     "reward-wrong": "mean score of wrong responses",
+    "last-lowest": "share of responses of several steps whose last step has the lowest reward: near 1, the PRM says "
+    "little of the steps before; needs step_ends or --step-separator",
     "length-correlation": "of score and length in tokens, over the batch",
     "group-length-correlation": "of score and length, each less its group's mean",
     "wrong-length-correlation": "of score and length among wrong responses",
@@ -114,6 +116,7 @@ def metrics(responses: Responses, *, seed: int = 0) -> dict[str, Estimate]:
 
 def _outcome_statistics(responses: Responses, groups: GroupedSamples, predicted: np.ndarray) -> dict[str, Statistic]:
     scores, outcomes, right = responses.scores, responses.outcomes, responses.right
+    lowest = responses.last_lowest  # (B,), NaN where it is not known
     counts = count_pairs(scores, outcomes, responses.group)
     correct, pairs = counts.correct, counts.pairs
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -131,6 +134,7 @@ def _outcome_statistics(responses: Responses, groups: GroupedSamples, predicted:
         "brier": groups.mean((predicted - outcomes) ** 2),
         "reward-right": groups.mean(scores, right),
         "reward-wrong": groups.mean(scores, ~right),
+        "last-lowest": groups.mean(np.nan_to_num(lowest), ~np.isnan(lowest), share=True),
     }
 
 

@@ -11,6 +11,14 @@ from typing import Any
 from primecli.analysis.audit import METRICS
 from primecli.errors import GateError, InputError, PrimecliError, UsageError
 
+_BOTH = "it needs a group that holds both such a response and another"
+NEEDS = {
+    "repeats-preferred": _BOTH,
+    "truncation-preferred": _BOTH,
+    "last-lowest": "it needs responses of several steps: --step-separator says where steps end, if the shards do not",
+}
+"""What metrics need, if it is not what most of them do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gate:
@@ -36,9 +44,7 @@ class Gate:
         if value is None:
             return InputError(
                 f"{where}{self.metric} cannot be computed, and --fail-on asks for {self}",
-                "it needs a group that holds both such a response and another"
-                if self.metric.endswith("-preferred")
-                else "it needs right and wrong responses in one group, and scores that vary",
+                NEEDS.get(self.metric, "it needs right and wrong responses in one group, and scores that vary"),
             )
         if self.sign == "<" and value < self.bound:
             return GateError(f"{where}{self.metric} is {value:.4g}, below the bound {self.bound:g}")

@@ -26,23 +26,36 @@ Report = Mapping[str, Any]
 
 
 def show_audit(
-    shards: Sequence[str], *, fail_on: Sequence[str], top: int, seed: int, as_json: bool, partial: bool
+    shards: Sequence[str],
+    *,
+    fail_on: Sequence[str],
+    top: int,
+    separator: str | None,
+    tokenizer: str | None,
+    seed: int,
+    as_json: bool,
+    partial: bool,
 ) -> None:
     """Audits shards, prints the audit, and raises GateError or InputError where a condition of `fail_on` asks for it.
 
     shards, partial: as on the command line; several directories are audited apart.
     top: how many groups of the strongest disagreement to show.
+    separator: the text between two steps, for shards that do not say where steps end; None to look for none there.
+    tokenizer: finds the separators; None for that of the model that sampled.
     """
     import contextlib
 
+    from primecli.models.steps import StepFinder
+    from primecli.models.token_text import Spellers
     from primecli.pipeline.inputs import Inputs
     from primecli.pipeline.progress import say
 
     gates = [parse_gate(text) for text in fail_on]
+    finder = None if separator is None else StepFinder(separator, Spellers(tokenizer), "--step-separator")
     reports: dict[str, Report] = {}
     for label, paths in inputs_by_label(shards).items():
         inputs = Inputs(paths, partial=partial, together=True, warn=lambda text: say("audit", text))
-        reports[label] = audit_responses(collect(inputs), seed=seed, top=top)
+        reports[label] = audit_responses(collect(inputs, finder), seed=seed, top=top)
     with contextlib.suppress(ReaderClosed):  # a reader that closed the pipe still gets the exit code
         if as_json:
             _print_json(reports)

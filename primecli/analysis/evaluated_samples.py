@@ -20,7 +20,7 @@ from primecli.verifiers import Task, choose_verifier
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from primecli.models.token_text import Spellers
+    from primecli.models.steps import StepFinder
 
 BATCH_ROWS = 256  # in memory at once, with their process rewards
 
@@ -31,21 +31,24 @@ def read_samples(
     """The graded samples of the shards, by prompt, their answers not yet told apart (see `tell_answers_apart`).
 
     select: None for `sum` where every shard has process rewards, and no scores else. separator: the
-    text between two steps. tokenizer: finds the separators; None for that of the model that sampled.
+    text between two steps, for shards without `step_ends`. tokenizer: finds the separators; None for that of the model
+    that sampled.
 
     Raises InputError if a shard has not been through `verify`, if no sample is graded, for process rewards that are
     missing although `select` asks for a score, and for steps that cannot be found.
     """
+    from primecli.models.steps import StepFinder
     from primecli.models.token_text import Spellers
 
     prompts: dict[Key, PromptSamples] = {}
     ungraded, scored = 0, True
-    spellers = Spellers(tokenizer) if select not in (None, Select.sum) else None
+    by_step = select not in (None, Select.sum)
+    finder = StepFinder(separator, Spellers(tokenizer), f"--select {select}") if by_step else None
     for shard in shards:
         parquet.require_columns(shard.path, shard.footer.columns, [schema.GROUP_ID, schema.OUTCOME_REWARD])
         scored = scored and (select is not None or schema.PROCESS_REWARDS in shard.footer.columns)
-        for table in _tables(shard, scored, steps=spellers is not None):
-            scores = _scores(table, shard, select or Select.sum, separator, spellers) if scored else None
+        for first_row, table in _tables(shard, scored, steps=by_step):
+            scores = _scores(table, shard, first_row, select or Select.sum, finder) if scored else None
             ungraded += _add(prompts, table, scores)
     if not prompts:
         raise InputError(
@@ -58,13 +61,14 @@ def read_samples(
     return Samples(prompts, ungraded, (select or Select.sum) if scored else None)
 
 
-def _tables(shard: Shard, scored: bool, *, steps: bool) -> Iterator[pa.Table]:
+def _tables(shard: Shard, scored: bool, *, steps: bool) -> Iterator[tuple[int, pa.Table]]:
     needed = [schema.GROUP_ID, schema.OUTCOME_REWARD]
     needed += [schema.PROCESS_REWARDS] if scored else []
     needed += [schema.RESPONSE_IDS] if steps else []
-    optional = (schema.PROMPT_ID, schema.DATA_SOURCE, schema.ABILITY, schema.EXTRACTED_ANSWER)
+    optional = [schema.PROMPT_ID, schema.DATA_SOURCE, schema.ABILITY, schema.EXTRACTED_ANSWER]
+    optional += [schema.STEP_ENDS] if steps else []
     names = [*needed, *(name for name in optional if name in shard.footer.columns)]
-    return (table for _, table in stream(shard.path, names, rows=BATCH_ROWS))
+    return stream(shard.path, names, rows=BATCH_ROWS)
 
 
 def _add(prompts: dict[Key, PromptSamples], table: pa.Table, scores: np.ndarray | None) -> int:
@@ -91,27 +95,19 @@ def _add(prompts: dict[Key, PromptSamples], table: pa.Table, scores: np.ndarray 
     return ungraded
 
 
-def _scores(table: pa.Table, shard: Shard, select: Select, separator: str, spellers: Spellers | None) -> np.ndarray:
-    """(B,) float64: the score of each response."""
+def _scores(table: pa.Table, shard: Shard, first_row: int, select: Select, finder: StepFinder | None) -> np.ndarray:
+    """(B,) float64: the score of each response. finder: None where the score is the sum, which needs no steps."""
     sums, lengths = list_sums(table, schema.PROCESS_REWARDS)
-    if spellers is None:
+    if finder is None:
         return sums
-    from primecli.models.steps import last_of_steps
+    from primecli.models.steps import step_sums
 
-    speller = spellers.find(shard.path, shard.footer.provenance)
-    if speller is None:
-        raise InputError(
-            f"{shard.path}: --select {select} needs the tokenizer that the rollouts were sampled with, to find steps",
-            "name it with --tokenizer, or use --select sum",
-        )
     rewards, _ = flat_column(table, schema.PROCESS_REWARDS)
     scores = np.zeros(table.num_rows)
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    for row, ids in enumerate(table[schema.RESPONSE_IDS].to_pylist()):
-        if len(ids):
-            ends = np.flatnonzero(last_of_steps(speller.known_texts(ids), separator))
-            of_row = rewards[starts[row] : starts[row + 1]].astype(np.float64)
-            steps = np.add.reduceat(of_row, [0, *(ends[:-1] + 1)])
+    for row, ends in enumerate(finder.ends(table, shard, first_row=first_row)):
+        if len(ends):
+            steps = step_sums(rewards[starts[row] : starts[row + 1]].astype(np.float64), ends)
             scores[row] = {Select.min: steps.min(), Select.mean: steps.mean(), Select.last: steps[-1]}[select]
     return scores
 

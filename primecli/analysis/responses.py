@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,11 +13,13 @@ import numpy as np
 
 from primecli.analysis.search import RIGHT
 from primecli.errors import InputError
+from primecli.models.steps import StepFinder, step_sums
 from primecli.shards import parquet, schema
 from primecli.shards.columns import flat_column
 from primecli.shards.groups import check_groups, claim_groups
 from primecli.shards.parquet import Shard
 from primecli.shards.rollouts import check_lists
+from primecli.shards.steps import given_step_ends
 from primecli.shards.streaming import stream
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class Responses:
     tokens: (B,) uint64, a hash of the token ids.
     truncated: (B,) bool, whether it was cut at its length limit.
     degenerate: (B,) bool, whether it repeats itself; see `degenerate`.
+    last_lowest: (B,) 1 where the last of its steps has a lower reward than each other, 0 where it has not, NaN where it
+        has one step or its steps are not known.
     shard: (B,) index into shards.
     row: (B,) its row in that shard, from 0.
     group_ids: of each group.
@@ -66,6 +70,7 @@ class Responses:
     tokens: np.ndarray
     truncated: np.ndarray
     degenerate: np.ndarray
+    last_lowest: np.ndarray
     shard: np.ndarray
     row: np.ndarray
     group_ids: list[str]
@@ -89,8 +94,10 @@ class Responses:
         return np.asarray(np.bincount(kind)[kind])
 
 
-def collect(shards: Iterable[Shard]) -> Responses:
+def collect(shards: Iterable[Shard], finder: StepFinder | None = None) -> Responses:
     """Reads what an audit needs, BATCH_ROWS rows at a time.
+
+    finder: finds the steps of shards that do not say where they end; None to leave them unknown.
 
     Raises InputError for missing columns, groups that are incomplete or in two shards, lists that do not fit the
     response, rewards that are not finite, outcome rewards outside 0 and 1, and where nothing is graded.
@@ -107,7 +114,7 @@ def collect(shards: Iterable[Shard]) -> Responses:
         groups = table[schema.GROUP_ID].to_pylist()
         claim_groups(dict.fromkeys(groups), shard.path, owners)
         numbers = [group_numbers.setdefault(group, len(group_numbers)) for group in groups]
-        for first_row, columns in _reduced(shard.path):
+        for first_row, columns in _reduced(shard, finder):
             rows = len(columns["scores"])
             columns["group"] = np.array(numbers[first_row : first_row + rows], dtype=np.int32)
             columns["shard"] = np.full(rows, len(seen), dtype=np.int32)
@@ -126,12 +133,28 @@ def collect(shards: Iterable[Shard]) -> Responses:
     )
 
 
-def _reduced(path: Path) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+def _reduced(shard: Shard, finder: StepFinder | None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """The shard's rows as numbers, a batch at a time, each with the number of its first row."""
+    path = shard.path
     columns = [schema.RESPONSE_IDS, schema.PROCESS_REWARDS, schema.FINISH_REASON, schema.OUTCOME_REWARD]
+    columns += [schema.STEP_ENDS] if schema.STEP_ENDS in shard.footer.columns else []
     for first_row, table in stream(path, columns, rows=BATCH_ROWS):
         check_lists(table, path, first_row=first_row)
-        yield first_row, _numbers(table, path, first_row)
+        given = given_step_ends(table, path, first_row=first_row)
+        ends = given if finder is None else finder.ends(table, shard, first_row=first_row)
+        yield first_row, {**_numbers(table, path, first_row), "last_lowest": _last_lowest(table, ends)}
+
+
+def _last_lowest(table: pa.Table, ends: Sequence[np.ndarray | None]) -> np.ndarray:
+    """(B,): see `Responses`. ends: the last tokens of each response's steps; None where they are not known."""
+    rewards, lengths = flat_column(table, schema.PROCESS_REWARDS)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    found = np.full(table.num_rows, np.nan)
+    for row, of_row in enumerate(ends):
+        if of_row is not None and len(of_row) > 1:
+            steps = step_sums(rewards[starts[row] : starts[row + 1]].astype(np.float64), of_row)
+            found[row] = (steps[:-1] > steps[-1]).all()
+    return found
 
 
 def _numbers(table: pa.Table, path: Path, first_row: int) -> dict[str, np.ndarray]:

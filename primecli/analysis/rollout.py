@@ -11,6 +11,7 @@ from primecli.analysis.search import Location
 from primecli.errors import InputError
 from primecli.models.token_text import Piece, Spellers, number_pieces
 from primecli.shards import parquet, schema
+from primecli.shards.steps import problem_of_ends
 from primecli.shards.streaming import read_row
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Rollout:
 class Reader:
     """Reads rollouts; loads the tokenizers, and the model where the measure needs one, once.
 
-    separator: the text between two steps.
+    separator: the text between two steps, for rollouts without `step_ends`.
     tokenizer: a directory or hub id; None looks for the one that sampled.
     model: a directory or hub id; None where the measure needs no model.
     """
@@ -143,6 +144,8 @@ class Reader:
                 f"{path}: {name} has {len(columns[name])} values for {len(ids)} response tokens at row {row}",
                 SEE_VALIDATE,
             )
+        if problem := problem_of_ends(columns.get(schema.STEP_ENDS), len(ids)):
+            raise InputError(f"{path}: {schema.STEP_ENDS} {problem} at row {row}", SEE_VALIDATE)
         values = np.asarray(
             self._against_sampler(columns) if self.measure.needs_model else columns[name], dtype=np.float64
         )
@@ -150,7 +153,7 @@ class Reader:
             raise InputError(f"{path}: {name} is not finite at row {row}", SEE_VALIDATE)
         speller = self.spellers.find(path, footer.provenance)
         pieces = number_pieces(ids) if speller is None else speller.pieces(ids)
-        steps = steps_of(pieces, values, self.separator)
+        steps = steps_of(pieces, values, self.separator, columns.get(schema.STEP_ENDS))
         return Rollout(location, columns, pieces, values, steps, spelled=speller is not None)
 
     def _against_sampler(self, columns: dict[str, Any]) -> np.ndarray:
@@ -191,13 +194,22 @@ def sampled_differently(columns: dict[str, Any]) -> str | None:
     return ", ".join(reasons) or None
 
 
-def steps_of(pieces: Sequence[Piece], values: np.ndarray, separator: str) -> list[Step]:
-    """The steps of a response. values: (T,), one a token."""
+def steps_of(
+    pieces: Sequence[Piece], values: np.ndarray, separator: str, given: Sequence[int] | None = None
+) -> list[Step]:
+    """The steps of a response.
+
+    values: (T,), one a token. given: the index of the last token of each step, where the shard says it; else the
+    separator tells the steps.
+    """
     import numpy as np
 
     from primecli.models.steps import last_of_steps
 
-    ends = np.flatnonzero(last_of_steps([piece.text for piece in pieces], separator)) + 1
+    if given is None:
+        ends = np.flatnonzero(last_of_steps([piece.text for piece in pieces], separator)) + 1
+    else:  # a step may end within a piece of several tokens, which then is its last one
+        ends = np.unique(np.searchsorted([piece.last for piece in pieces], np.array(given), side="right")) + 1
     steps: list[Step] = []
     first, cumulative = 0, 0.0
     for last in ends.tolist():
@@ -213,7 +225,7 @@ def rollout_fields(rollout: Rollout, measure: Measure) -> dict[str, Any]:
 
     Values of `ratio` are its logarithm, in nats, so that they add up.
     """
-    lists = (*schema.PER_RESPONSE_TOKEN, schema.PROMPT_IDS, schema.RESPONSE_IDS)
+    lists = (*schema.PER_RESPONSE_TOKEN, schema.PROMPT_IDS, schema.RESPONSE_IDS, schema.STEP_ENDS)
     ids, values = rollout.columns[schema.RESPONSE_IDS], rollout.piece_values().tolist()
     return {
         "shard": str(rollout.location.shard.path),

@@ -138,6 +138,9 @@ class Screen:
         sample = f"{columns.get(schema.SAMPLE_INDEX)}" + (f" (0 to {size - 1})" if size else "")
         tokens = f"{len(rollout.values):,}" + (f", ended by {finish}" if finish else "")
         facts = [("row", str(rollout.location.row)), ("sample", sample), ("tokens", tokens)]
+        first_wrong = columns.get(schema.FIRST_WRONG_STEP)
+        if first_wrong is not None:
+            facts.append(("first wrong step", "none" if first_wrong < 0 else str(first_wrong + 1)))
         yield from _fold(_facts(facts), width)
 
     def _prompt(self, rollout: Rollout, width: int) -> list[Text]:

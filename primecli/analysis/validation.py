@@ -17,6 +17,7 @@ from primecli.files import fingerprint
 from primecli.printable import one_line
 from primecli.shards import parquet, schema
 from primecli.shards.columns import flat_column
+from primecli.shards.steps import problem_of_ends
 from primecli.shards.streaming import BATCH_ROWS, raw_stream
 from primecli.shards.texts import row_of_broken_text
 from primecli.verifiers import VERDICTS
@@ -142,6 +143,7 @@ class Validator:
                 table = table.select(valid)
                 yield from _check_lists(batch, table)
                 yield from _check_values(batch, table)
+                yield from _check_steps(batch, table)
                 yield from _check_provenance(batch, table, footer)
                 groups.add(table, first_row)
         except (pa.ArrowException, OSError) as error:
@@ -335,6 +337,23 @@ def _check_values(batch: _Batch, table: Any) -> Iterator[Problem]:
             schema.OUTCOME_REWARD,
             lambda row: f"is null, though the verdict is {verdicts[row].as_py()}",
         )
+
+
+def _check_steps(batch: _Batch, table: Any) -> Iterator[Problem]:
+    """Whether steps end within their response, the last one with it, and the first wrong one is one of them."""
+    if not {schema.STEP_ENDS, schema.RESPONSE_IDS} <= set(table.column_names):
+        return
+    _, lengths = flat_column(table, schema.RESPONSE_IDS)
+    steps = table[schema.STEP_ENDS].to_pylist()
+    for row, ends in enumerate(steps):
+        if (problem := problem_of_ends(ends, int(lengths[row]))) is not None:
+            yield Problem(batch.path, problem, batch.first_row + row, schema.STEP_ENDS)
+    if schema.FIRST_WRONG_STEP in table.column_names:
+        for row, first in enumerate(table[schema.FIRST_WRONG_STEP].to_pylist()):
+            number = len(steps[row] or ())
+            if first is not None and not -1 <= first < number:
+                what = f"is {first}, and the response has {number} steps"
+                yield Problem(batch.path, what, batch.first_row + row, schema.FIRST_WRONG_STEP)
 
 
 def _check_provenance(batch: _Batch, table: Any, footer: parquet.Footer) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from primecli.options import Option, Partial, Seed, Shards
+from primecli.options import Option, Partial, Seed, Shards, separator
 
 
 def audit(
@@ -18,6 +18,20 @@ def audit(
         ),
     ] = (),
     top: Annotated[int, Option("How many of the groups with the strongest disagreement to show.", min=0)] = 5,
+    step_separator: Annotated[
+        str | None,
+        Option(
+            "Text between two steps, such as \\n, to find them in shards that do not say where they end.  [default: "
+            "find none there, which is faster]"
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        Option(
+            "For --step-separator: the tokenizer.  [default: that of the model that generate recorded in the shards]",
+            metavar="DIR|HUB_ID",
+        ),
+    ] = None,
     as_json: Annotated[bool, Option("Print JSON, including the bins of the calibration.", flags="--json")] = False,
     seed: Seed = 0,
     partial: Partial = False,
@@ -34,7 +48,7 @@ def audit(
     \b
     Metrics, for --fail-on (on a wide terminal the table explains each):
       outcome  pair-accuracy group-auc group-correlation correlation spearman auc
-               calibration-error brier reward-right reward-wrong
+               calibration-error brier reward-right reward-wrong last-lowest
       length   length-correlation group-length-correlation wrong-length-correlation
       repeats  repeats repeats-preferred duplicates distinct truncation
                truncation-preferred
@@ -50,4 +64,13 @@ def audit(
     """
     from primecli.analysis.audit_view import show_audit
 
-    show_audit(shards, fail_on=fail_on, top=top, seed=seed, as_json=as_json, partial=partial)
+    show_audit(
+        shards,
+        fail_on=fail_on,
+        top=top,
+        separator=None if step_separator is None else separator(step_separator),
+        tokenizer=tokenizer,
+        seed=seed,
+        as_json=as_json,
+        partial=partial,
+    )

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from primecli.analysis.select import Select
+from primecli.analysis.step_scores import By
+from primecli.errors import UsageError
 from primecli.options import Option, Partial, Seed, Shards, StepSeparator, separator
 
 
@@ -39,6 +41,32 @@ def evaluate(
         Path | None,
         Option("Also add a row for each input to this file, or replace the row that it has there.", metavar="FILE"),
     ] = None,
+    step_labels: Annotated[
+        bool,
+        Option(
+            "Evaluate the PRM instead, on shards from `primecli import` that say which step is the first wrong one."
+        ),
+    ] = False,
+    by: Annotated[
+        tuple[By, ...],
+        Option(
+            "With --step-labels: score a step by the sum or mean of the process rewards up to its end, or of its own; "
+            "may be repeated.  [default: prefix, step]"
+        ),
+    ] = (),
+    threshold: Annotated[
+        float | None,
+        Option(
+            "With --step-labels: a step is wrong if its score is below this.  [default: the number with the best F1]"
+        ),
+    ] = None,
+    threshold_from: Annotated[
+        str | None,
+        Option(
+            "With --step-labels: find the threshold on this data source alone, and use it on the others.",
+            metavar="SOURCE",
+        ),
+    ] = None,
     seed: Seed = 0,
     partial: Partial = False,
 ) -> None:
@@ -51,13 +79,50 @@ def evaluate(
 
     The result stays beside the shards as _evaluation.json, which the report and `watch` show.
 
+    With --step-labels, the PRM is evaluated as by ProcessBench: F1 is the harmonic mean of the share of wrong responses
+    whose first wrong step is found exactly and of the share of right responses in which no step is called wrong. Beside
+    it stand an outcome model, which can call the last step wrong and no other, chance, and how often the lowest step is
+    the last: a PRM of which that is nearly always true is an outcome model in disguise.
+
     Example:
 
       \b
       primecli generate --model ckpt/policy/3 --prompts aime.parquet --n 16 --out runs/eval/3/generate \\
         | primecli verify | primecli evaluate --csv runs/leaderboard.csv
       primecli evaluate runs/eval/3/verify --baseline runs/eval/0/verify
+      primecli evaluate runs/bench/score-prm --step-labels --threshold-from gsm8k
     """
+    given = {
+        "--k": bool(k),
+        "--select": select is not None,
+        "--tokenizer": tokenizer is not None,
+        "--baseline": baseline is not None,
+        "--csv": csv is not None,
+    }
+    for_steps = {
+        "--by": bool(by),
+        "--threshold": threshold is not None,
+        "--threshold-from": threshold_from is not None,
+    }
+    for option, is_given in (given if step_labels else for_steps).items():
+        if is_given:
+            raise UsageError(f"{option} goes {'without' if step_labels else 'with'} --step-labels")
+    if step_labels:
+        if threshold is not None and (threshold_from is not None or len(by) > 1):
+            other = "--threshold-from" if threshold_from is not None else "several --by, which are on different scales"
+            raise UsageError(f"--threshold goes without {other}", "give one or the other")
+        from primecli.analysis.step_label_view import show_step_labels
+
+        show_step_labels(
+            shards,
+            by=by or ((By.prefix,) if threshold is not None else ()),
+            threshold=threshold,
+            threshold_from=threshold_from,
+            seed=seed,
+            as_json=as_json,
+            partial=partial,
+        )
+        return
     from primecli.analysis.evaluation_view import show_evaluation
 
     show_evaluation(

@@ -22,6 +22,7 @@ from primecli.generation.prompts import Prompt
 
 NOW = datetime(2025, 1, 1)  # what a template that asks for the time gets, so that a rerun makes the same prompts
 PROBE = "primecli probe 7b1f"  # a text that no template has of its own
+ANSWER = "primecli answer 7b1f"  # another one
 PRINTED_PART = "'type': 'text'"  # where a template prints a list of parts rather than the text in it
 RENDERED_TWICE = 16  # prompts: enough to see that a template draws random numbers
 
@@ -101,6 +102,19 @@ class ChatTemplate:
         self._check(prompt, messages, text)
         return text
 
+    def after_answer(self) -> str:
+        """What the template puts after an answer of the assistant: "" where it puts nothing or refuses the messages."""
+        messages = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": ANSWER}]
+        text = self.text_of(messages, asks=False) or ""
+        return text.rpartition(ANSWER)[2] if ANSWER in text else ""
+
+    def text_of(self, messages: list[Message], *, asks: bool = True) -> str | None:
+        """The messages as text, unchecked; None where the template refuses them. asks: whether an answer follows."""
+        try:
+            return self._apply(messages, None, parts=self.wants_parts, asks=asks)
+        except Exception:  # a template is a program: it may raise anything
+            return None
+
     def _render(self, prompt: Prompt, messages: list[Message]) -> str:
         try:
             return self._apply(messages, prompt.tools, parts=self.wants_parts)
@@ -110,12 +124,15 @@ class ChatTemplate:
                 f"{prompt.name}: the chat template of {self.directory} refuses it: {kind}{first_line(error)}"
             ) from error
 
-    def _apply(self, messages: list[Message], tools: list[dict[str, Any]] | None, *, parts: bool) -> str:
+    def _apply(
+        self, messages: list[Message], tools: list[dict[str, Any]] | None, *, parts: bool, asks: bool = True
+    ) -> str:
+        """The messages as text. asks: whether an answer is to follow."""
         shaped = [{**message, "content": _shaped(message.get("content"), parts=parts)} for message in messages]
         clock = {"strftime_now": NOW.strftime} if self.asks_time else {}
         return str(
             self.tokenizer.apply_chat_template(
-                shaped, tools=tools, tokenize=False, add_generation_prompt=True, **{**clock, **self.arguments}
+                shaped, tools=tools, tokenize=False, add_generation_prompt=asks, **{**clock, **self.arguments}
             )
         )
 

@@ -82,7 +82,7 @@ class Encoder:
                 "use a model with a chat template, or prompts in plain text",
             )
         if isinstance(prompt.content, str):
-            if mark := next((text for text in self._special if prompt.content.lstrip().startswith(text)), None):
+            if mark := next((text for text in self.special_texts if prompt.content.lstrip().startswith(text)), None):
                 raise InputError(
                     f"{prompt.name}: begins with {mark}, as if the chat template had been applied already",
                     "--no-chat-template takes it as it is",
@@ -95,12 +95,12 @@ class Encoder:
         if self.template.asks_time:
             self._recipe["template_time"] = NOW.isoformat()
         contents = [prompt.content] if isinstance(prompt.content, str) else [str(m["content"]) for m in prompt.content]
-        self.with_special += any(special in content for content in contents for special in self._special)
+        self.with_special += any(special in content for content in contents for special in self.special_texts)
         return text
 
     @functools.cached_property
-    def _special(self) -> list[str]:
-        """The texts of the special tokens."""
+    def special_texts(self) -> list[str]:
+        """The texts of the special tokens, the longest first."""
         added = self.tokenizer.added_tokens_decoder.values()
         texts = {*self.tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
         return sorted(texts - {""}, key=len, reverse=True)

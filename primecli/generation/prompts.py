@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from primecli.errors import InputError, UsageError
+from primecli.generation import programs
 from primecli.generation.messages import Message, UnusableError, read_content, read_tools, with_suffix
 from primecli.generation.prompt_files import Row, read_rows
 from primecli.generation.values import Missing, as_object, as_text, find, from_json, stands_as, unwrapped
@@ -25,6 +26,8 @@ REWARD_MODEL = "reward_model"
 TOOLS = "tools"
 IDS = (schema.PROMPT_ID, "unique_id", "task_id")
 ANSWERS = (schema.GROUND_TRUTH, "answer")
+BESIDE_PROMPT = (REWARD_MODEL, TOOLS, schema.DATA_SOURCE, schema.ABILITY, *IDS, *ANSWERS, *programs.COLUMNS)
+"""Columns that are read besides the prompt, where a file has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,38 +85,77 @@ class PromptColumns:
         except re.error as error:
             raise UsageError(f"--answer-regex {self.answer_regex!r}: {error}") from error
 
+    def needed(self) -> list[str]:
+        """The columns of a file that may have to be read."""
+        return [*BESIDE_PROMPT, *parts_of(self.prompt), *parts_of(self.answer or "")]
+
+
+class AnswerError(InputError):
+    """A row whose answer is not one that can be compared with. text: the answer as it stands in the file."""
+
+    def __init__(self, message: str, hint: str | None = None, *, text: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.text = text
+
 
 def read_prompts(files: Sequence[Path], columns: PromptColumns) -> list[Prompt]:
     """All prompts of the files, in order. Raises InputError, naming the file and the row, where one cannot be read."""
-    pattern = columns.pattern()
-    needed = [REWARD_MODEL, TOOLS, schema.DATA_SOURCE, schema.ABILITY, *IDS, *ANSWERS]
-    for name in (columns.prompt, columns.answer or ""):
-        parts = name.split(".")
-        needed += [".".join(parts[:size]) for size in range(1, len(parts) + 1)]
-    prompts = [_prompt(row, columns, pattern) for file in files for row in read_rows(file, needed)]
+    pattern, needed = columns.pattern(), columns.needed()
+    prompts = [prompt_of(row, columns, pattern) for file in files for row in read_rows(file, needed)]
     if not prompts:
         raise InputError(f"{', '.join(map(str, files))}: no prompts found")
     return prompts
 
 
-def _prompt(row: Row, columns: PromptColumns, pattern: re.Pattern[str] | None) -> Prompt:
+def parts_of(name: str) -> list[str]:
+    """The columns that a name may refer to, as `values.find` looks for it.
+
+    >>> parts_of("extra.answers.short")
+    ['extra', 'extra.answers', 'extra.answers.short']
+    """
+    parts = name.split(".")
+    return [".".join(parts[:size]) for size in range(1, len(parts) + 1)]
+
+
+def prompt_of(
+    row: Row,
+    columns: PromptColumns,
+    pattern: re.Pattern[str] | None,
+    excuse: Callable[[AnswerError], None] | None = None,
+) -> Prompt:
+    """The prompt of a row.
+
+    pattern: `columns.pattern()`. excuse: called where the answer is none to compare with; the prompt then has the
+    answer as it stands in the file.
+
+    Raises InputError, naming the file and the row, where it cannot be read; AnswerError without `excuse`.
+    """
     value = _column(row, columns.prompt, "--prompt-column")
     try:
-        content = with_suffix(read_content(value, padded=row.padded), columns.suffix)
+        content = read_content(value, padded=row.padded)
+        if isinstance(content, str):
+            content = programs.with_starter(row.values, content)
+        content = with_suffix(content, columns.suffix)
         tools = read_tools(row.values.get(TOOLS), padded=row.padded)
     except UnusableError as error:
         raise InputError(f"{row.where}: {error.args[0]}", error.args[1]) from error
     texts = _Texts(row, decoded=row.decoded or tools is not None or _is_decoded(value, content))
     data_source, ability = texts.read(schema.DATA_SOURCE), texts.read(schema.ABILITY)
-    truth = _ground_truth(row, columns.answer, texts, choose_verifier(ability, data_source, {}) == DEFAULT_VERIFIER)
-    if pattern is not None and truth is not None:
-        match = pattern.search(truth)
-        if match is None:
-            raise InputError(f"{row.where}: --answer-regex {pattern.pattern!r} does not match the answer")
-        truth = ((match[1] if pattern.groups else match[0]) or "").strip()
+    try:
+        truth = _tests(row, columns.answer)
+        if truth is not None:
+            ability, texts.decoded = ability or programs.ABILITY, True
+        else:
+            is_maths = choose_verifier(ability, data_source, {}) == DEFAULT_VERIFIER
+            truth = _matched(row, pattern, _ground_truth(row, columns.answer, texts, is_maths))
+    except AnswerError as error:
+        if excuse is None:
+            raise
+        excuse(error)
+        truth = error.text
     identity = next((text for name in IDS if (text := texts.read(name))), None)
     for name, read in {"the prompt": [content, tools], "the answer": truth, **texts.seen}.items():
-        _check_unicode(row.where, name, read)
+        check_unicode(row.where, name, read)
     return Prompt(
         prompt_id=identity or _hash(content, tools, truth),
         content=content,
@@ -166,6 +208,25 @@ def _is_decoded(value: Any, content: str | list[Message]) -> bool:
     )
 
 
+def _tests(row: Row, column: str | None) -> str | None:
+    """The tests of a program in the layout of a public set; None for other rows, and where the answer is elsewhere."""
+    if column is not None or any(name in row.values for name in (REWARD_MODEL, *ANSWERS)):
+        return None
+    try:
+        return programs.tests_of(row.values)
+    except programs.UnreadableTestsError as error:
+        raise AnswerError(f"{row.where}: {error}") from error
+
+
+def _matched(row: Row, pattern: re.Pattern[str] | None, truth: str | None) -> str | None:
+    if pattern is None or truth is None:
+        return truth
+    match = pattern.search(truth)
+    if match is None:
+        raise AnswerError(f"{row.where}: --answer-regex {pattern.pattern!r} does not match the answer", text=truth)
+    return ((match[1] if pattern.groups else match[0]) or "").strip()
+
+
 def _ground_truth(row: Row, column: str | None, texts: _Texts, is_maths: bool) -> str | None:
     if column is not None:
         name, value = column, _column(row, column, "--answer-column")
@@ -179,9 +240,10 @@ def _ground_truth(row: Row, column: str | None, texts: _Texts, is_maths: bool) -
             value = row.values.get(name)
     several = unwrapped(value)
     if is_maths and isinstance(several, list):
-        raise InputError(
+        raise AnswerError(
             f"{row.where}: {name} is a list of {len(several)} answers, and an answer is compared with one",
             "keep one of them; for a verifier of your own, store the list as JSON text",
+            text=texts.text(name, value),
         )
     text = texts.text(name, value)
     if is_maths and text is not None and text.lstrip().startswith('["'):  # no answer in maths begins so
@@ -192,7 +254,8 @@ def _ground_truth(row: Row, column: str | None, texts: _Texts, is_maths: bool) -
     return text
 
 
-def _check_unicode(where: str, name: str, value: Any) -> None:
+def check_unicode(where: str, name: str, value: Any) -> None:
+    """Raises InputError for a value that holds half of a character. where, name: the row and the column, to name."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

@@ -55,6 +55,20 @@ def resolve_model(name: str) -> Path:
 
     Raises InputError where there is neither, or where the directory has no whole model; see `fitness.check_directory`.
     """
+    directory = _directory(name)
+    check_directory(directory, name)
+    return directory
+
+
+def resolve_tokenizer(name: str) -> Path:
+    """As `resolve_model`, for what reads the tokenizer alone: the directory need not have weights."""
+    directory = _directory(name)
+    if not (directory / "config.json").exists():
+        raise InputError(f"{name}: a directory without config.json", "give the directory of a model and its tokenizer")
+    return directory
+
+
+def _directory(name: str) -> Path:
     if name.endswith(".gguf"):
         raise InputError(f"{name}: is GGUF, and primecli loads safetensors", CONVERT_GGUF)
     directory = Path(name)
@@ -63,7 +77,6 @@ def resolve_model(name: str) -> Path:
     for path in (path for pattern in MODEL_FILES for path in sorted(directory.glob(pattern))):
         if path.exists() and not path.is_dir():
             require_regular_file(path)  # here, because the libraries would wait for ever for a pipe
-    check_directory(directory, name)
     return directory
 
 

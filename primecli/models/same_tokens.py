@@ -14,13 +14,13 @@ from typing import Any
 from primecli.errors import InputError
 from primecli.files import file_hash
 from primecli.models.identity import tokenizer_fingerprint
-from primecli.models.token_text import TOKENIZER_FILE, Speller
+from primecli.models.token_text import TOKENISING, TOKENIZER_FILE, Speller
 from primecli.shards import schema
 from primecli.shards.parquet import Shard
 from primecli.shards.streaming import read_row
 
 TOKEN_IDENTITY = "token_identity"
-"""The key of `token_identity` in the record that `generate` leaves in a shard."""
+"""The key of `token_identity` in the record that `generate` or `import` leaves in a shard."""
 
 OTHER_FORMATS = ("*.model", "vocab.txt", "vocab.json", "*.tiktoken")
 
@@ -56,7 +56,7 @@ class TokenCheck:
         what the model's tokenizer makes of its ids. Nothing is known of shards that another tool wrote.
         """
         records: list[Mapping[str, Any]] = [
-            record for record in shard.footer.provenance if record.get("stage") == "generate"
+            record for record in shard.footer.provenance if record.get("stage") in TOKENISING
         ]
         made = records[-1] if records else {}
         for role, directory in self.directories.items():
@@ -65,8 +65,8 @@ class TokenCheck:
                 self._checked.add(key)
                 if made and not self._same(shard, directory, made):
                     raise InputError(
-                        f"{shard.path}: was sampled with another tokenizer than that of the {role} {directory}",
-                        "its ids would be read as another text: use models with the sampler's tokenizer",
+                        f"{shard.path}: was made with another tokenizer than that of the {role} {directory}",
+                        "its ids would be read as another text: use models with the same tokenizer",
                     )
 
     def _same(self, shard: Shard, directory: Path, made: Mapping[str, Any]) -> bool:

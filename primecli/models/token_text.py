@@ -17,6 +17,7 @@ BROKEN = "\ufffd"  # what a decoder gives for bytes that are not a whole charact
 # tokens are not held together.
 LONGEST_CHARACTER = 16
 TOKENIZER_FILE = "tokenizer.json"
+TOKENISING = ("generate", "import")  # the stages whose record names the tokenizer of the rollouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +214,9 @@ class Spellers:
 
 
 def sampling_model(provenance: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
-    """The model that `generate` sampled with, as it was named, and its tokenizer's hash; None where not recorded."""
-    made = next((record for record in reversed(provenance) if record.get("stage") == "generate"), None)
+    """The model that `generate` sampled with, or `import` took the tokenizer of: as it was named, and the tokenizer's
+    hash; None where not recorded."""
+    made = next((record for record in reversed(provenance) if record.get("stage") in TOKENISING), None)
     name = ((made or {}).get("config") or {}).get("model")
     identity = ((made or {}).get("models") or {}).get("tokenizer")
     return None if name is None else str(name), identity

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -109,13 +110,14 @@ class Ranks:
     """This process among the ranks that compute one result.
 
     rank: its number, from 0. world: how many there are. local_rank: its number on this machine.
-    store: torch's key-value store, through which rank 0 announces work.
+    store: torch's key-value store, through which rank 0 calls for work.
     """
 
     rank: int
     world: int
     local_rank: int
     store: Any
+    _numbers: Iterator[int] = field(default_factory=itertools.count)  # of calls
 
     @property
     def first(self) -> bool:
@@ -132,19 +134,35 @@ class Ranks:
             raise UsageError(f"--device {name} is one GPU, and each rank takes its own", "leave --device out")
         return f"cuda:{self.local_rank % max(1, torch.cuda.device_count())}"
 
-    def announce(self, key: str, value: Mapping[str, Json]) -> None:
-        """Tells the other ranks something, which each of them gets with `hear`. Rank 0 only; each key once."""
-        self.store.set(key, json.dumps(value))
+    def call(self, work: Mapping[str, Json] | None) -> None:
+        """Calls the other ranks to some work, which each of them gets from `calls`; None says that there is no more.
 
-    def hear(self, key: str) -> dict[str, Any]:
-        """What rank 0 announces under this key; waits for it. Raises PrimecliError where rank 0 has gone."""
+        Rank 0 only.
+        """
+        self.store.set(f"call/{next(self._numbers)}", json.dumps(work))
+
+    def calls(self) -> Iterator[dict[str, Any]]:
+        """The work that rank 0 calls for, one after the other, as it comes. Raises LostRankError where it has gone."""
         import torch.distributed as dist
 
+        while True:
+            key = f"call/{next(self._numbers)}"
+            try:
+                self.store.wait([key], WAIT_FOR_WORK)
+                work = json.loads(self.store.get(key))
+            except (dist.DistNetworkError, dist.DistStoreError) as error:
+                raise LostRankError("rank 0 has gone") from error
+            if work is None:
+                return
+            yield work
+
+    @contextlib.contextmanager
+    def calling(self) -> Iterator[None]:
+        """The time in which rank 0 calls for work: at its end, also by an error, it says that there is no more."""
         try:
-            self.store.wait([key], WAIT_FOR_WORK)
-            return dict(json.loads(self.store.get(key)))
-        except (dist.DistNetworkError, dist.DistStoreError) as error:
-            raise LostRankError("rank 0 has gone") from error
+            yield
+        finally:
+            self.call(None)
 
     def gather(self, value: Any) -> list[Any]:
         """What every rank has given, by rank."""

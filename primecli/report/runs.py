@@ -32,7 +32,7 @@ from primecli.pipeline.evaluation import read_metrics
 from primecli.pipeline.summary import SUMMARY_NAME, Summary, read_summary, run_name
 
 TRAINING = "training"
-SAMPLING = frozenset({"generate", "verify", "evaluate"})
+SAMPLING = frozenset({"generate", "import", "verify", "evaluate"})
 LEARNING_FROM = frozenset(SHARD_STAGES) - SAMPLING  # samples beside one of these are training, not an evaluation
 EVALUATION_NAME = re.compile(
     r"(.*[-_.])?(eval|evaluations?|held[-_]?out|test|val|valid|validation|dev)([-_.*\d].*)?", re.IGNORECASE

@@ -39,6 +39,8 @@ VERIFIER_DETAIL = "verifier_detail"
 TESTS_PASSED = "tests_passed"
 TESTS_TOTAL = "tests_total"
 FIRST_FAILURE = "first_failure"
+STEP_ENDS = "step_ends"
+FIRST_WRONG_STEP = "first_wrong_step"
 PRM_LOGPROBS = "prm_logprobs"
 REF_LOGPROBS = "ref_logprobs"
 PROCESS_REWARDS = "process_rewards"
@@ -131,6 +133,21 @@ COLUMNS: tuple[Column, ...] = (
     Column(TESTS_PASSED, "int32", "verify", "for a program: tests passed, up to the first failure", nullable=True),
     Column(TESTS_TOTAL, "int32", "verify", "for a program: number of tests", nullable=True),
     Column(FIRST_FAILURE, "string", "verify", "for a program: its first failure, shortened", nullable=True),
+    Column(
+        STEP_ENDS,
+        "list<int32>",
+        "import",
+        "the index of the response token at which each step ends, from 0; the last step ends with the response; null "
+        "where no steps are given",
+        nullable=True,
+    ),
+    Column(
+        FIRST_WRONG_STEP,
+        "int32",
+        "import",
+        "the index of the first wrong step, from 0; -1 where every step is right, null where the file does not say",
+        nullable=True,
+    ),
     Column(PRM_LOGPROBS, "list<float32>", "score-prm", "log-probability (nats) of each response token under the PRM"),
     Column(
         REF_LOGPROBS, "list<float32>", "score-prm", "log-probability (nats) of each response token under the reference"
@@ -186,6 +203,24 @@ PER_RESPONSE_TOKEN: tuple[str, ...] = (
     PROCESS_ADVANTAGES,
 )
 """Columns whose lists are as long as `response_ids`."""
+
+IMPORTED: tuple[str, ...] = (
+    PROMPT_ID,
+    GROUP_ID,
+    GROUP_SIZE,
+    SAMPLE_INDEX,
+    DATA_SOURCE,
+    ABILITY,
+    GROUND_TRUTH,
+    PROMPT,
+    RESPONSE,
+    PROMPT_IDS,
+    RESPONSE_IDS,
+    FINISH_REASON,
+    OUTCOME_REWARD,
+    VERDICT,
+)
+"""Columns of other stages that `import` writes too; what only a sampler knows is not among them."""
 
 
 def arrow_schema(names: Iterable[str]) -> pa.Schema:

@@ -13,7 +13,7 @@ from primecli.training.options import AdvantageOptions
 if TYPE_CHECKING:
     import numpy as np
 
-    from primecli.models.token_text import Speller
+    from primecli.models.steps import StepFinder
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards.parquet import Shard
     from primecli.shards.rollouts import Rollouts
@@ -37,12 +37,12 @@ def compute_advantages(options: ComputeAdvantagesOptions) -> None:
         columns += [schema.VALUES] if options.estimator == "gae" else []
         needs = [*columns, schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS]
         batch = list(run.shards(needs, while_idle=_import_torch))
-        speller = _speller(run, batch, options.tokenizer) if batch and options.separator() is not None else None
+        finder = _step_finder(run, batch, options) if batch and options.separator() is not None else None
         computed: tuple[Rollouts, dict[str, np.ndarray]] | None = None
         for number, shard in enumerate(batch):
             if run.skip(shard, inputs=batch):
                 continue
-            computed = computed or _compute(batch, columns, options, speller)
+            computed = computed or _compute(batch, columns, options, finder)
             _commit_shard(run, shard, number, *computed)
 
 
@@ -50,16 +50,21 @@ def _import_torch() -> None:
     import torch  # noqa: F401
 
 
-def _speller(run: StageRun, batch: Sequence[Shard], tokenizer: str | None) -> Speller:
-    """The text of tokens, by the tokenizer of the rollouts, whose fingerprint goes into the recipe.
+def _step_finder(run: StageRun, batch: Sequence[Shard], options: AdvantageOptions) -> StepFinder:
+    """Finds the steps. The fingerprint of the tokenizer goes into the recipe, unless the shards say where steps end.
 
-    tokenizer: as the user named it; None for that of the model that sampled. Raises InputError if it is not found.
+    Raises InputError where the tokenizer is needed and not found.
     """
     from primecli.errors import InputError
+    from primecli.models.steps import StepFinder
     from primecli.models.token_text import Spellers, sampling_model
 
+    spellers = Spellers(options.tokenizer)
+    finder = StepFinder(options.separator() or "", spellers, "--granularity step")
+    if all(_says_steps(shard) for shard in batch):
+        return finder
     path, provenance = batch[0].path, batch[0].footer.provenance
-    speller = Spellers(tokenizer).find(path, provenance)
+    speller = spellers.find(path, provenance)
     if speller is None:
         name, _ = sampling_model(provenance)
         raise InputError(
@@ -68,23 +73,46 @@ def _speller(run: StageRun, batch: Sequence[Shard], tokenizer: str | None) -> Sp
             "name it with --tokenizer",
         )
     run.models["tokenizer"] = speller.fingerprint()
-    return speller
+    return finder
+
+
+def _says_steps(shard: Shard) -> bool:
+    """Whether every row of a shard says where its steps end."""
+    from primecli.shards import parquet, schema
+
+    if schema.STEP_ENDS not in shard.footer.columns:
+        return False
+    return not parquet.read_table(shard.path, [schema.STEP_ENDS], expected=shard.footer)[schema.STEP_ENDS].null_count
 
 
 def _compute(
-    batch: Sequence[Shard], columns: Sequence[str], options: AdvantageOptions, speller: Speller | None
+    batch: Sequence[Shard], columns: Sequence[str], options: AdvantageOptions, finder: StepFinder | None
 ) -> tuple[Rollouts, dict[str, np.ndarray]]:
-    """The rollouts of the batch, and the columns to add, (N,) each. speller: None unless the granularity is step."""
-    from primecli.models.steps import step_ends
+    """The rollouts of the batch, and the columns to add, (N,) each. finder: None unless the granularity is step."""
     from primecli.shards.rollouts import load_rollouts
     from primecli.training.advantages import advantage_columns
 
-    rollouts = load_rollouts(batch, columns, token_ids=speller is not None)
-    ends = None
-    if speller is not None:
-        responses = (ids.tolist() for ids in rollouts.response_ids)
-        ends = step_ends(responses, speller.known_texts, options.separator() or "")
+    rollouts = load_rollouts(batch, columns, token_ids=False)
+    ends = None if finder is None else _step_ends(batch, rollouts, finder)
     return rollouts, advantage_columns(rollouts, options, ends)
+
+
+def _step_ends(batch: Sequence[Shard], rollouts: Rollouts, finder: StepFinder) -> np.ndarray:
+    """(N,) bool: True on the last token of each step of each response."""
+    import numpy as np
+
+    from primecli.shards import parquet, schema
+
+    starts = rollouts.starts()  # (B + 1,)
+    marks = np.zeros(starts[-1], dtype=bool)
+    row = 0
+    for shard in batch:
+        names = [name for name in (schema.RESPONSE_IDS, schema.STEP_ENDS) if name in shard.footer.columns]
+        table = parquet.read_table(shard.path, names, expected=shard.footer)
+        for ends in finder.ends(table, shard):
+            marks[starts[row] + ends] = True
+            row += 1
+    return marks
 
 
 def _commit_shard(run: StageRun, shard: Shard, number: int, rollouts: Rollouts, columns: dict[str, np.ndarray]) -> None:

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from primecli.models.options import Beta, ComputeOptions, Prm, PrmOptions, Ref
+from primecli.models.options import Beta, Prm, PrmOptions, Ref
 from primecli.options import Out, Shards
 from primecli.pipeline.options import StageOptions
-from primecli.stages.spread import SpreadOptions
+from primecli.stages.rank_scoring import RankScoringOptions, on_ranks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScorePrmOptions(PrmOptions, ComputeOptions, SpreadOptions, StageOptions):
+class ScorePrmOptions(PrmOptions, RankScoringOptions, StageOptions):
     """The options of `primecli score-prm`."""
 
     prm: Prm
@@ -33,6 +33,10 @@ class ScorePrmOptions(PrmOptions, ComputeOptions, SpreadOptions, StageOptions):
 
 def score_prm(options: ScorePrmOptions) -> None:
     """Adds to shards the process reward of every response token, and the log-probabilities that it comes from."""
+    on_ranks(options, _score, open_scorer)
+
+
+def _score(options: ScorePrmOptions) -> None:
     from primecli.models.identity import trained_with
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards.rollouts import reference_columns

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from primecli.models.options import ComputeOptions, Critic
+from primecli.models.options import Critic
 from primecli.options import Out, Shards
 from primecli.pipeline.options import StageOptions
-from primecli.stages.spread import SpreadOptions
+from primecli.stages.rank_scoring import RankScoringOptions, on_ranks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreValuesOptions(ComputeOptions, SpreadOptions, StageOptions):
+class ScoreValuesOptions(RankScoringOptions, StageOptions):
     """The options of `primecli score-values`."""
 
     critic: Critic
@@ -28,6 +28,10 @@ class ScoreValuesOptions(ComputeOptions, SpreadOptions, StageOptions):
 
 def score_values(options: ScoreValuesOptions) -> None:
     """Adds to shards the value of every response token: the return that a critic predicts from there on."""
+    on_ranks(options, _score, open_scorer)
+
+
+def _score(options: ScoreValuesOptions) -> None:
     from primecli.pipeline.stage_run import StageRun
     from primecli.stages.scorer import score_shards
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from primecli.parallel.ranks import joined
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -70,13 +72,15 @@ class LoadedModels:
 
         self.options = options
         self.names = names
+        self.load = load
         self.per_token = per_token
         self._preloader = Preloader(options.threads, load)
         self._models: dict[str, Any] | None = None  # by role
 
     def prepare(self, *, alone: bool) -> None:
         """Imports what models need; alone: starts to load those that exist already, too."""
-        names = self.names.values() if alone else ()  # how much memory is free, each process would see for itself
+        # how much memory is free, each process would see for itself; ranks load their own rows of the models
+        names = self.names.values() if alone and joined() is None else ()
         self._preloader.begin([(name, self.options.resolved_dtype()) for name in names])
 
     def _loaded(self, models: Models) -> dict[str, Any]:
@@ -86,7 +90,7 @@ class LoadedModels:
 
         if self._models is None:
             self.placement = self.options.placement()
-            loaded = {role: self._preloader.load(path, self.placement) for role, path in models.directories.items()}
+            loaded = {role: self._load(path) for role, path in models.directories.items()}
             for role, path in models.directories.items():
                 if signature(path) != models.signatures[role]:
                     raise PrimecliError(
@@ -95,10 +99,22 @@ class LoadedModels:
             self._models = loaded
         return self._models
 
+    def _load(self, directory: Path) -> Any:
+        """One model, or, of ranks, this one's rows of it."""
+        from primecli.models import sharded
+
+        ranks = joined()
+        if ranks is None:
+            return self._preloader.load(directory, self.placement)
+        return sharded.load(directory, self.placement, of=self.load, ranks=ranks)
+
     def scores(
         self, sequences: Sequences, path: Path, models: Models, advance: Callable[[int], None]
     ) -> dict[str, np.ndarray]:
-        """(N,) float32 by role: the number of every response token. path: of the shard, for messages."""
+        """(N,) float32 by role: the number of every response token. path: of the shard, for messages.
+
+        Of ranks, all have to call it, and each gets all of the numbers.
+        """
         from primecli.models.scoring import score
 
         loaded = self._loaded(models)
@@ -164,7 +180,16 @@ class ShardScorer:
         table = read_whole(shard)
         check_lists(table, shard.path)
         sequences = Sequences(split_rows(table, schema.PROMPT_IDS), split_rows(table, schema.RESPONSE_IDS))
-        scores = self.models.scores(sequences, shard.path, models, advance)
+        ranks = joined()
+        if ranks is None:
+            scores = self.models.scores(sequences, shard.path, models, advance)
+        else:
+            ranks.call(
+                {"shard": str(shard.path), "models": {role: str(path) for role, path in models.directories.items()}}
+            )
+            # a reader that has gone ends the stage between two shards: the other ranks must not be left in an exchange
+            scores = self.models.scores(sequences, shard.path, models, lambda rows: None)
+            advance(table.num_rows)
         return Product(*self.columns(table, scores), {PEAK_MEMORY: self.models.peak_memory()})
 
 

@@ -327,37 +327,25 @@ def _prepare(
     return _Prepared(source, reference_directory, load if run.ranks else preloader.load)
 
 
-WORK, NOTHING = "work", "nothing"  # under which rank 0 announces what there is to do; and that there is nothing
-
-
 def _lead(ranks: Ranks, run: UpdateRun, train: Train, prepare: Callable[[UpdateRun], _Prepared | None]) -> None:
     """Runs an update as rank 0."""
-    announced = False
-    try:
-        with run:
-            found = prepare(run)
-            if found is not None:
-                paths = [str(shard.path) for shard in run.shards]
-                reference = None if found.reference is None else str(found.reference)
-                source = str(found.source)
-                work = {"shards": paths, "source": source, "reference": reference, "models": run.models}
-                ranks.announce(WORK, work)
-                announced = True
-                train(run, found.source, found.reference, found.load)
-    finally:
-        if not announced:
-            ranks.announce(WORK, {NOTHING: True})
+    with ranks.calling(), run:
+        found = prepare(run)
+        if found is not None:
+            paths = [str(shard.path) for shard in run.shards]
+            reference = None if found.reference is None else str(found.reference)
+            source = str(found.source)
+            ranks.call({"shards": paths, "source": source, "reference": reference, "models": dict(run.models)})
+            train(run, found.source, found.reference, found.load)
 
 
 def _follow(ranks: Ranks, stage: str, options: UpdateOptions, train: Train, load: Callable[..., Any]) -> None:
     """Takes part in an update as a rank other than 0."""
-    work = ranks.hear(WORK)
-    if NOTHING in work:
-        return
-    shards = [Shard(Path(path), read_footer(Path(path))) for path in work["shards"]]
-    run = Follower(stage, options, shards, work["models"])
-    reference = work["reference"]
-    train(run, Path(work["source"]), None if reference is None else Path(reference), load)
+    for work in ranks.calls():
+        shards = [Shard(Path(path), read_footer(Path(path))) for path in work["shards"]]
+        run = Follower(stage, options, shards, work["models"])
+        reference = work["reference"]
+        train(run, Path(work["source"]), None if reference is None else Path(reference), load)
 
 
 def show_metrics(summary: Summary, history: Sequence[Mapping[str, float]]) -> None:

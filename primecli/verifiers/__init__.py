@@ -36,7 +36,7 @@ VERIFIERS: dict[str, str] = {
 }
 """`module:attribute` of each verifier that primecli brings, by name."""
 
-VERSIONS: dict[str, int] = {"code": 2, "math": 2}
+VERSIONS: dict[str, int] = {"code": 3, "math": 2}
 """Part of a shard's fingerprint. Raise a number when a change can alter a grade, so that shards are graded again."""
 
 DEFAULT_VERIFIER = "math"

@@ -28,6 +28,7 @@ def made(scores: object, outcomes: object, group: object, **columns: object) -> 
         "lengths": np.arange(1, rows + 1),
         "truncated": np.zeros(rows, dtype=bool),
         "degenerate": np.zeros(rows, dtype=bool),
+        "last_lowest": np.full(rows, np.nan),
         "tokens": np.arange(rows, dtype=np.uint64),
         **columns,
     }
@@ -58,6 +59,7 @@ def test_every_metric_by_hand() -> None:
             lengths=[3, 2, 1, 5, 4],
             truncated=[False, False, True, False, False],
             degenerate=[False, True, False, False, False],
+            last_lowest=[1.0, np.nan, 0.0, 1.0, np.nan],
             tokens=np.array([1, 5, 5, 9, 9], dtype=np.uint64),
         )
     )
@@ -76,6 +78,7 @@ def test_every_metric_by_hand() -> None:
         "brier": np.mean(errors**2),
         "reward-right": 8.0,
         "reward-wrong": 5.0,
+        "last-lowest": 2 / 3,
         "length-correlation": np.corrcoef([3, 1, 1, 13, 13], [3, 2, 1, 5, 4])[0, 1],
         "group-length-correlation": np.corrcoef(centred, [1, 0, -1, 0.5, -0.5])[0, 1],
         "wrong-length-correlation": np.corrcoef([1, 1, 13], [2, 1, 4])[0, 1],
@@ -98,7 +101,15 @@ def test_a_group_with_one_outcome_does_not_count_in_the_correlation_within_group
 
 def test_what_cannot_be_computed_has_no_value() -> None:
     found = values(made([1, 2], [1, 1], [0, 0]))
-    for name in ("pair-accuracy", "group-auc", "group-correlation", "correlation", "auc", "reward-wrong"):
+    for name in (
+        "pair-accuracy",
+        "group-auc",
+        "group-correlation",
+        "correlation",
+        "auc",
+        "reward-wrong",
+        "last-lowest",
+    ):
         assert found[name] is None
     assert values(made([1, 1], [1, 0], [0, 0]))["correlation"] is None
     verdicts = health(metrics(made([1, 2], [1, 1], [0, 0])))

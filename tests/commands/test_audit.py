@@ -10,8 +10,9 @@ import pytest
 
 from primecli import cli
 from primecli.analysis.audit import METRICS, SECTIONS
+from primecli.models.token_text import Speller
 from primecli.shards import schema
-from tests.builders import rollouts, write_shards
+from tests.builders import rollout, rollouts, write_shards
 from tests.conftest import read_rows, shell
 from tests.test_cli import imported
 
@@ -203,3 +204,26 @@ def test_shards_that_were_not_scored(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "lacks the column process_rewards (made by `primecli score-prm`)" in capfd.readouterr().err
     assert run("audit", tmp_path / "nowhere") == 3
     assert "no such file or directory" in capfd.readouterr().err
+
+
+def test_how_often_the_last_step_is_the_lowest(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    def metric(directory: Path, *options: object) -> Any:
+        (report,) = json.loads("\n".join(map(str, primecli("audit", directory, "--json", *options).paths)))
+        return report["metrics"]["last-lowest"]["value"]
+
+    ids = Speller(tiny).tokenizer.encode("a\nb\nc").ids
+    rewards = [[0.5, 0.5, -1.0, 0.0, -2.0], [0.0, -2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 1.0, 0.0, 0.0]]
+    given = [[1, 3, 4], [1, 3, 4], [4]]
+    rows = [
+        rollout(0, index, 3, response_ids=ids, rollout_logprobs=[0.0] * 5, process_rewards=rewards[index])
+        for index in range(3)
+    ]
+    plain = write_shards(tmp_path / "plain", rows)
+    steps = write_shards(tmp_path / "steps", [{**row, "step_ends": given[row["sample_index"]]} for row in rows])
+    assert metric(plain) is None
+    assert metric(steps) == 1 / 2  # the third response has one step
+    assert metric(plain, "--step-separator", "\\n", "--tokenizer", tiny) == 1 / 3  # and here three, with a tie
+    refused = primecli("audit", plain, "--fail-on", "last-lowest>0.9", check=False)
+    assert (refused.code, "it needs responses of several steps: --step-separator" in refused.err) == (3, True)
+    lost = primecli("audit", plain, "--step-separator", "\\n", check=False)
+    assert (lost.code, "--step-separator needs the tokenizer" in lost.line()) == (3, True)

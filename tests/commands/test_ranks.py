@@ -20,7 +20,7 @@ from primecli.models.identity import model_fingerprint
 from primecli.setup.tiny_model import make_model
 from primecli.shards import schema
 from tests.builders import rollouts, write_shards
-from tests.conftest import shell, summary
+from tests.conftest import read_rows, shell, summary
 from tests.in_ranks import ROOT, run_in_ranks
 
 GROUPS, SIZE = 7, 4
@@ -40,6 +40,9 @@ UPDATES: dict[str, list[str]] = {
     "prm-dpo": ["update-prm", "--prm", "MODEL", "--ref", "shards", "--loss", "dpo", "--mini-batch", "8"],
     "critic": ["update-critic", "--critic", "MODEL"],
 }
+
+
+IN_TWO = ("policy", "policy-bfloat16", "policy-one-step", "lora", "lora-bfloat16", "prm-ce", "prm-dpo", "critic")
 
 
 @pytest.fixture(scope="module")
@@ -113,25 +116,60 @@ def test_one_rank_gives_the_bytes_of_none(
     assert record == plain
 
 
-@pytest.fixture(scope="module")
-def two(model: Path, batch: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of checkpoints that two ranks have made, each of them twice, and the second steps of two of them."""
-    directory = tmp_path_factory.mktemp("two")
-    commands = [command(name, model, batch, directory / time / name) for name in UPDATES for time in ("1", "2")]
-    for name in ("policy", "lora"):
-        later = command(name, directory / "1" / name, batch, directory / "later" / name)
-        commands.append([*later, "--max-staleness", 1])
-    assert run_in_ranks(2, commands) == [0] * len(commands)
-    return directory
+SCORES = {
+    "score-prm": ["score-prm", "--prm", "MODEL", "--ref", "OTHER", "--beta", "0.5"],
+    "score-values": ["score-values", "--critic", "MODEL"],
+}
 
 
-@pytest.mark.parametrize("name", UPDATES)
-def test_two_ranks_give_the_numbers_of_one_process(
-    name: str, model: Path, batch: Path, two: Path, tmp_path: Path, primecli: Any
+def columns(directory: Path) -> dict[str, list[float]]:
+    """The columns of numbers that the stages of `SCORES` add."""
+    names = (schema.PRM_LOGPROBS, schema.REF_LOGPROBS, schema.PROCESS_REWARDS, schema.VALUES)
+    rows = read_rows(directory)
+    return {name: [value for row in rows for value in row[name]] for name in names if name in rows[0]}
+
+
+def score(stage: str, model: Path, other: Path, batch: Path, out: Path) -> list[Any]:
+    words = [{"MODEL": model, "OTHER": other}.get(word, word) for word in SCORES[stage]]
+    return [*words, "--micro-batch-tokens", 60, "--quiet", batch, "--out", out]
+
+
+@pytest.mark.parametrize("stage", SCORES)
+def test_one_rank_scores_as_none_does(
+    stage: str, model: Path, other: Path, batch: Path, tmp_path: Path, primecli: Any, one_rank: Callable[[], None]
 ) -> None:
-    primecli(*command(name, model, batch, tmp_path / "plain"))
-    assert files(two / "1" / name) == files(two / "2" / name)  # each time the same
-    compare(two / "1" / name, tmp_path / "plain", 2e-2 if "bfloat16" in name else 1e-5)
+    primecli(*score(stage, model, other, batch, tmp_path / "plain"))
+    one_rank()
+    primecli(*score(stage, model, other, batch, tmp_path / "one"))
+    assert columns(tmp_path / "one") == columns(tmp_path / "plain")
+
+
+def test_two_ranks_give_the_numbers_of_one_process(
+    model: Path, other: Path, batch: Path, tmp_path: Path, primecli: Any
+) -> None:
+    """Every kind of update and of score, one twice, and updates that continue: one test, so that ranks start once."""
+    again, later = tmp_path / "again", ("policy", "lora")
+    commands = [command(name, model, batch, tmp_path / "two" / name) for name in IN_TWO]
+    commands.append(command("policy", model, batch, again))
+    for name in later:
+        onward = command(name, tmp_path / "two" / name, batch, tmp_path / "two-later" / name)
+        commands.append([*onward, "--max-staleness", 1])
+    commands += [score(stage, model, other, batch, tmp_path / "two" / stage) for stage in SCORES]
+    assert run_in_ranks(2, commands) == [0] * len(commands)
+    assert files(again) == files(tmp_path / "two/policy")  # each time the same bits
+    for name in IN_TWO:
+        primecli(*command(name, model, batch, tmp_path / name))
+        compare(tmp_path / "two" / name, tmp_path / name, 2e-2 if "bfloat16" in name else 1e-5)
+    for name in later:  # by one process, from what two ranks have written
+        onward = command(name, tmp_path / "two" / name, batch, tmp_path / "later" / name)
+        primecli(*onward, "--max-staleness", 1)
+        compare(tmp_path / "two-later" / name, tmp_path / "later" / name, 1e-5)
+        assert summary(tmp_path / "later" / name)["metrics"]["step"] == 6
+    for stage in SCORES:
+        primecli(*score(stage, model, other, batch, tmp_path / stage))
+        found, expected = columns(tmp_path / "two" / stage), columns(tmp_path / stage)
+        assert {name: pytest.approx(values, abs=1e-5) for name, values in expected.items()} == found
+        assert summary(tmp_path / "two" / stage)["rows"] == GROUPS * SIZE
 
 
 def compare(left: Path, right: Path, tolerance: float) -> None:
@@ -149,16 +187,6 @@ def compare(left: Path, right: Path, tolerance: float) -> None:
     assert (left / "config.json").read_bytes() == (right / "config.json").read_bytes()
     for found, expected in zip(steps(left), steps(right), strict=True):
         assert found == pytest.approx(expected, rel=0.05 if tolerance > 1e-3 else 1e-4, abs=tolerance)
-
-
-@pytest.mark.parametrize("name", ["policy", "lora"])
-def test_any_number_of_ranks_continues(
-    name: str, model: Path, batch: Path, two: Path, tmp_path: Path, primecli: Any
-) -> None:
-    """Two updates by two ranks, against a second one by one process that continues from the first."""
-    primecli(*command(name, two / "1" / name, batch, tmp_path / "later"), "--max-staleness", 1)
-    compare(two / "later" / name, tmp_path / "later", 1e-5)
-    assert summary(tmp_path / "later")["metrics"]["step"] == 6
 
 
 def test_stdin_belongs_to_rank_0(model: Path, batch: Path, tmp_path: Path) -> None:

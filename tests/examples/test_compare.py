@@ -15,6 +15,8 @@ import online_frozen
 import pytest
 from matplotlib.figure import Figure
 
+from tests.paced_loop import PacedLoop
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "arithmetic"
 SETTINGS = "PROMPTS=4 N=2 LR=1e-4"
 
@@ -227,6 +229,35 @@ def test_an_iteration_takes_up_the_checkpoints_of_the_one_before(tmp_path: Path)
         assert re.search(f"--{role} {run}/{role}/1 (--ref .*)?--checkpoint {run}/{role}/2 ", second[stage])
     assert f"score-values --critic {run}/critic/1 " in second[5]
     assert f"score-prm --prm {run}/prm/2 " in second[4]
+
+
+def test_an_asynchronous_run_samples_with_the_policy_of_one_update_before(tmp_path: Path) -> None:
+    given = (f"WORK={tmp_path}", "ITERATIONS=4", "ASYNC=1", "EVAL_EVERY=4")
+    shown = make("-n", *given).stdout
+    run = tmp_path / "async" / "rloo-process-seed0"
+    sampled = re.findall(r"generate --model (\S+) .*--step (\d)", shown)
+    samplers = [f"{tmp_path}/sft", f"{tmp_path}/sft", f"{run}/policy/1", f"{run}/policy/2"]
+    assert sampled == list(zip(samplers, "1234", strict=True))
+    updates = re.findall(r"echo (\S+) \| .*update-policy --policy (\S+) .*--max-staleness 1 --tis-cap 2", shown)
+    before = [f"{tmp_path}/sft", *(f"{run}/policy/{number}" for number in (1, 2, 3))]
+    assert updates == [(f"{run}/{number}/filter", policy) for number, policy in enumerate(before, start=1)]
+    assert make(*given, "settings").returncode == 0
+    assert make(*given, "settings", "TIS_CAP=5").returncode == 2
+    for others, found in (("ASYNC=1", "async"), ("", "rloo-process-seed0")):
+        shown = make("-n", f"WORK={tmp_path}", "compare", "ESTIMATORS=rloo", "SEEDS=0", "PLOT=", *others.split()).stdout
+        assert shown.split()[-2].startswith(f"{tmp_path}/{found}")
+
+
+@pytest.mark.parametrize("jobs", ["", "-j4"])
+def test_an_asynchronous_run_samples_during_the_update(jobs: str, tmp_path: Path) -> None:
+    loop = PacedLoop(tmp_path)
+    for name in (".done/sft", ".done/task", "sft/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    given = (f"WORK={tmp_path}", "ITERATIONS=4", "ASYNC=1", "EVAL_EVERY=1", f"PRIMECLI={loop.stage}", "PYTHON=true")
+    done = make(*jobs.split(), *given)
+    assert done.returncode == 0, done.stderr
+    loop.check_order(iterations=4)
 
 
 @pytest.mark.parametrize(

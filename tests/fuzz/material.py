@@ -70,6 +70,21 @@ def write_prompts(directory: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows()), directory / "prompts.parquet")
     texts = [{"prompt": question, "answer": ["1"]} for question in QUESTIONS]
     (directory / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    (directory / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled_rows()))
+    messages = [[{"role": "user", "content": text}, {"role": "assistant", "content": "7"}] for text in QUESTIONS]
+    table = pa.table({"conversation": messages, "label": [number % 2 for number in range(len(QUESTIONS))]})
+    pq.write_table(table, directory / "labelled.parquet")
+
+
+def labelled_rows() -> list[dict[str, object]]:
+    """Labelled responses in several layouts: texts, pairs, steps with the first wrong one, steps with their labels."""
+    return [
+        {"prompt": "1+1=", "response": "2", "score": 1, "answer": "2"},
+        {"prompt": "1+2=", "chosen": "3", "rejected": "4"},
+        {"problem": "2+2=", "steps": ["two", "and two", "4"], "label": 1, "final_answer_correct": True},
+        {"problem": "2+2=", "steps": [{"text": "two", "rating": 1}, {"text": "5", "rating": -1}]},
+        {"prompt": "3+3=", "responses": ["6", "7"], "rewards": [1, 0]},
+    ]
 
 
 def make(directory: Path) -> Path:
@@ -95,6 +110,8 @@ def make_iteration(directory: Path) -> None:
     for stage in STAGES.values():
         _must(stage, directory)
     _must(["evaluate", "1/verify"], directory)
+    _must(["import", "labelled.jsonl", "--model", REF, "--out", "offline/import"], directory)
+    _must(["score-prm", "offline/import", "--prm", PRM, "--ref", REF, *CPU], directory)
 
 
 def first_rollouts(model: Path) -> list[dict[str, object]]:

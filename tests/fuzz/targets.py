@@ -14,6 +14,8 @@ KINDS: dict[str, Mutator] = {
     "prompts.jsonl.gz": mutators.structured_lines,
     "prompts.parquet": tables.columns,
     "texts.jsonl": mutators.structured_lines,
+    "labelled.jsonl": mutators.structured_lines,
+    "labelled.parquet": tables.columns,
     "shard bytes": tables.table_bytes,
     "shard footer": tables.footer,
     "shard columns": tables.columns,
@@ -87,9 +89,11 @@ def output(arguments: tuple[str, ...]) -> tuple[str, ...]:
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     **{name: output(arguments) for name, arguments in STAGES.items()},
+    "import": output(("import", "labelled.jsonl", "--model", "policy/1", "--max-errors", "99")),
     "inspect": ("inspect", "1/compute-advantages", "--row", "3"),
     "stats": ("stats", "1/compute-advantages"),
     "evaluate": ("evaluate", "1/compute-advantages"),
+    "export": output(("export", "1/compute-advantages", "--format", "trl")),
     "query": ("query", "1/compute-advantages", "SELECT * FROM rollouts"),
     "lineage": ("lineage", "1/compute-advantages", "--replay"),
     "validate": ("validate", "1/compute-advantages"),
@@ -97,6 +101,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "check-logprobs": ("check-logprobs", "1/generate", "--model", "policy/1", *CPU),
     "report": ("report", ".", "--out", "out/report.html"),
     "watch": ("watch", ".", "--once"),
+    "prepare": ("prepare", "prompts.jsonl", "--out", "out/prompts.parquet", "--workers", "1"),
     "doctor": ("doctor", "--no-iteration", "--config", "primecli.toml"),
     "init": ("init", "out/run", "--model", "model", "--prompts", "prompts.jsonl"),
     "warm": ("warm", "--config", "primecli.toml", "--", "true"),
@@ -111,6 +116,7 @@ MODELS = {
     "update-critic": "critic/1",
     "update-policy": "policy/1",
     "check-logprobs": "policy/1",
+    "import": "policy/1",
 }
 """The checkpoint that a command loads."""
 
@@ -123,7 +129,9 @@ READ = {
     "compute-advantages": "1/score-values",
     "check-logprobs": "1/generate",
     "generate": None,
+    "import": None,
     "watch": None,
+    "prepare": None,
     "doctor": None,
     "init": None,
     "warm": None,
@@ -168,6 +176,27 @@ def _others() -> list[Target]:
     for kind in ("prompts.jsonl", "prompts.jsonl.gz", "prompts.parquet", "texts.jsonl"):
         arguments = tuple(kind if word == "prompts.jsonl" else word for word in generate)
         made.append(Target("generate", kind, arguments, kind))
+    imported = "offline/score-prm"  # the only shards that say where steps end
+    reading_steps = (
+        ("evaluate", imported, "--step-labels"),
+        ("evaluate", imported, "--select", "min"),
+        ("audit", imported),
+        ("inspect", imported, "--row", "3"),
+        ("validate", imported),
+        output(("compute-advantages", imported, "--granularity", "step", "--estimator", "reinforce")),
+        output(("export", imported, "--format", "trl-steps")),
+    )
+    made += [Target(arguments[0], "shard columns", arguments, imported) for arguments in reading_steps]
+    for kind in ("labelled.jsonl", "labelled.parquet"):
+        arguments = tuple(kind if word == "labelled.jsonl" else word for word in COMMANDS["import"])
+        made.append(Target("import", kind, arguments, kind))
+        arguments = tuple(kind if word == "prompts.jsonl" else word for word in COMMANDS["prepare"])
+        made.append(Target("prepare", kind, arguments, kind))
+    with_rates = (*COMMANDS["prepare"], "--pass-rate", "1/verify", "--contamination", "texts.jsonl")
+    for kind in SHARDS:
+        path = f"1/verify/{kind}" if kind == "_summary.json" else "1/verify"
+        made.append(Target("prepare", kind, with_rates, path))
+    made.append(Target("prepare", "texts.jsonl", with_rates, "texts.jsonl"))
     made.append(Target("init", "prompts.jsonl", COMMANDS["init"], "prompts.jsonl"))
     for command in ("report", "watch"):
         made.append(Target(command, "_summary.json", COMMANDS[command], "policy/2/_summary.json"))

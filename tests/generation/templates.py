@@ -22,6 +22,7 @@ THOUGHTS = (
     "{% for m in messages %}{{ m.role }}: {{ m.content.split('</think>')[-1] | trim }}\n{% endfor %}assistant: "
     "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
 )
+ENDED = "{% for m in messages %}{{ m.role }}: {{ m.content }}<eos>\n{% endfor %}assistant: "
 
 
 def with_template(model: Path, target: Path, template: str | None) -> Path:

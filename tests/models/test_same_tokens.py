@@ -51,7 +51,7 @@ def test_another_tokenizer_is_refused_for_whichever_model(tiny: Path, permuted: 
     made = shard(tmp_path / "in", **{TOKEN_IDENTITY: token_identity(tiny)})
     TokenCheck({"prm": tiny}).check(made)
     for role in ("prm", "ref"):
-        with pytest.raises(Exception, match=f"sampled with another tokenizer than that of the {role} {permuted}"):
+        with pytest.raises(Exception, match=f"made with another tokenizer than that of the {role} {permuted}"):
             TokenCheck({"policy": tiny, role: permuted}).check(made)
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from primecli.errors import UsageError
-from primecli.models.steps import last_of_steps, step_ends
-from primecli.models.token_text import Speller
+from primecli.errors import InputError, UsageError
+from primecli.models.steps import StepFinder, last_of_steps
+from primecli.models.token_text import Speller, Spellers
+from primecli.shards.parquet import Shard, read_footer, read_table
+from tests.builders import rollouts, write_shards
 
 TEXTS = {0: "a", 1: "\n", 2: "b\n", 3: "\n\nc", 4: "<eos>", 5: "\ufffd"}
 
@@ -34,19 +36,31 @@ def test_where_steps_end(ids: list[int], separator: str, expected: list[int]) ->
     assert last_of_steps(spell(ids), separator).tolist() == [bool(end) for end in expected]
 
 
-def test_rows_are_apart() -> None:
-    assert step_ends([[0, 1], [1, 0]], spell, "\n\n").tolist() == [False, True, False, True]
-
-
 def test_characters_of_several_tokens_move_no_step(tiny: Path) -> None:
     """€ takes three tokens, and is part of a separator too."""
     speller = Speller(tiny)
-    ids = speller.tokenizer.encode("€€\n€").ids
-    assert step_ends([ids], speller.known_texts, "\n").tolist() == [False] * 6 + [True, False, False, True]
-    assert step_ends([ids], speller.known_texts, "€\n").tolist() == [False] * 6 + [True, False, False, True]
-    assert step_ends([ids], speller.known_texts, "€").tolist() == [False] * 5 + [True] + [False] * 3 + [True]
+    texts = speller.known_texts(speller.tokenizer.encode("€€\n€").ids)
+    assert last_of_steps(texts, "\n").tolist() == [False] * 6 + [True, False, False, True]
+    assert last_of_steps(texts, "€\n").tolist() == [False] * 6 + [True, False, False, True]
+    assert last_of_steps(texts, "€").tolist() == [False] * 5 + [True] + [False] * 3 + [True]
 
 
 def test_an_empty_separator_is_refused() -> None:
     with pytest.raises(UsageError, match="--step-separator is empty"):
-        step_ends([[0]], spell, "")
+        last_of_steps(spell([0]), "")
+
+
+def test_steps_that_the_shard_gives_come_before_the_separator(tiny: Path, tmp_path: Path) -> None:
+    ids = Speller(tiny).tokenizer.encode("a\nb\nc").ids
+    rows = rollouts(1, 2, response_ids=ids, rollout_logprobs=[0.0] * 5)
+    rows[0]["step_ends"] = [2, 4]
+    rows[1]["step_ends"] = None
+    (path,) = write_shards(tmp_path / "in", rows).glob("*.parquet")
+    shard = Shard(path, read_footer(path))
+    table = read_table(path, ["response_ids", "step_ends"])
+    finder = StepFinder("\n", Spellers(str(tiny)), "--select min")
+    assert [ends.tolist() for ends in finder.ends(table, shard)] == [[2, 4], [1, 3, 4]]
+    nowhere = StepFinder("\n", Spellers(), "--select min")
+    with pytest.raises(InputError, match="--select min needs the tokenizer"):
+        nowhere.ends(table, shard)
+    assert [ends.tolist() for ends in nowhere.ends(table.slice(0, 1), shard)] == [[2, 4]]

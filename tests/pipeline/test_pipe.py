@@ -29,11 +29,13 @@ def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(name: str, tiny: Path, made: Path, target: Path) -> list[object]:
     """A command line of the command that prints something."""
     (target / "prompts.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
+    (target / "labelled.jsonl").write_text('{"prompt": "1+1=", "response": "2", "label": 1}\n')
     others: dict[str, list[object]] = {
         "generate": [
             *["--model", tiny, "--prompts", target / "prompts.jsonl", "--n", 1, "--max-tokens", 2],
             *["--out", target / "out", "--device", "cpu"],
         ],
+        "import": [target / "labelled.jsonl", "--model", tiny, "--out", target / "out"],
         "report": [made / "run", "--format", "md"],
         "watch": [made / "run", "--once"],
         "doctor": ["--no-iteration"],

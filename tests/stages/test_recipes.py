@@ -1,7 +1,7 @@
 """What results are identified by must not change by accident: shards and checkpoints that exist have to stay valid.
 
 tests/golden/recipes.json holds recipes, fingerprints and execution options as the stages of examples/arithmetic
-recorded them (the first iteration, with PPO).
+recorded them (the first iteration, with PPO), and those of an import.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from primecli.pipeline.recipe import Recipe
 from primecli.stages.compute_advantages import ComputeAdvantagesOptions
 from primecli.stages.filter import FilterOptions
 from primecli.stages.generate import GenerateOptions
+from primecli.stages.import_ import ImportOptions
 from primecli.stages.score_prm import ScorePrmOptions
 from primecli.stages.score_values import ScoreValuesOptions
 from primecli.stages.update_critic import UpdateCriticOptions
@@ -39,6 +40,9 @@ OPTIONS: dict[str, Any] = {
         batch_prompts=128,
         engine="hf",
         max_tokens=80,
+    ),
+    "import": ImportOptions(
+        files=(Path("work/task/labelled.jsonl"),), model=SFT, out=Path("work", "offline", "import")
     ),
     "verify": VerifyOptions(),
     "filter": FilterOptions(),

@@ -247,14 +247,16 @@ class _Server:
     """Answers requests for the names that a program defines, and for objects that it has returned.
 
     module: the module that the program ran in.
+    given: the names that it found without importing them, which it does not define by using them.
     cpu_seconds: CPU time of one test.
     objects: the objects without a plain value that it has returned. Their index is their number in a handle.
     numbers: the number of each, by `id`.
     solution: the instance of its class Solution, if one was needed.
     """
 
-    def __init__(self, module: ModuleType, cpu_seconds: int) -> None:
+    def __init__(self, module: ModuleType, given: dict[str, Any], cpu_seconds: int) -> None:
         self.module = module
+        self.given = given
         self.cpu_seconds = cpu_seconds
         self.objects: list[Any] = []
         self.numbers: dict[int, int] = {}
@@ -274,7 +276,7 @@ class _Server:
 
     def named(self, name: str) -> Any:
         """The global of this name, or the method of the class Solution. Raises LookupError."""
-        if name in self.module.__dict__:
+        if self._has_global(name):
             return self.module.__dict__[name]
         solution = self.module.__dict__.get("Solution")
         if not isinstance(solution, type) or not hasattr(solution, name):
@@ -293,7 +295,7 @@ class _Server:
         if operation == "call":
             return self.call(request[1], request[2], request[3])
         if operation == "has":
-            return ["r", [name in self.module.__dict__ or self._has_method(name) for name in request[1]]]
+            return ["r", [self._has_global(name) or self._has_method(name) for name in request[1]]]
         if operation == "cpu":
             _grant_cpu(self.cpu_seconds)
             return ["r", None]
@@ -302,6 +304,10 @@ class _Server:
         target = self.objects[request[1]]
         arguments = [codec.decode(item, self.find) for item in request[3]]
         return ["r", codec.encode(_OPERATIONS[request[2]](target, *arguments), self.keep)]
+
+    def _has_global(self, name: str) -> bool:
+        values = self.module.__dict__
+        return name in values and not (name in self.given and values[name] is self.given[name])
 
     def _has_method(self, name: str) -> bool:
         return hasattr(self.module.__dict__.get("Solution"), name)
@@ -341,7 +347,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 def _serve(code: CodeType, reader: BinaryIO, out: int, cpu_seconds: int) -> None:
     """Runs the program, then answers requests until the pipe closes."""
     module = _module("solution")
-    module.__dict__.update(leetcode.names_for(code))
+    given = leetcode.names_for(code)
+    module.__dict__.update(given)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     try:
@@ -350,7 +357,7 @@ def _serve(code: CodeType, reader: BinaryIO, out: int, cpu_seconds: int) -> None
         _send(out, ["failed", _describe(error)])
         return
     _send(out, ["loaded"])
-    server = _Server(module, cpu_seconds)
+    server = _Server(module, given, cpu_seconds)
     while line := reader.readline():
         try:
             reply = codec.dump_line(server.answer(codec.load_line(line)))

@@ -323,3 +323,10 @@ def test_a_class_solution_finds_the_names_that_leetcode_gives(verifier: CodeVeri
     assert plain.first_failure == "test 1 of 1: NameError: name 'List' is not defined"
     own = "class Deque(int): pass\nclass Solution:\n    def f(self, a): return Deque(a)"
     assert graded(verifier, own, {"fn_name": "f", "inputs": [[7]], "outputs": [7]}).verdict == "correct"
+
+
+def test_a_method_is_not_taken_for_a_name_that_leetcode_gives(verifier: CodeVerifier) -> None:
+    add = "class Solution:\n    def add(self, a, b): return {}"  # operator.add is one of those names
+    truth = {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}
+    assert graded(verifier, add.format("a - b"), truth).first_failure == "test 1 of 1: returned -1, expected 3"
+    assert graded(verifier, add.format("a + b"), truth).verdict == "correct"
