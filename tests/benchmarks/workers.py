@@ -54,7 +54,7 @@ def main() -> None:
     """Measures both sides in turn and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=16, help="rollouts in a shard")
+    parser.add_argument("--rows", type=int, default=8, help="rollouts in a shard")
     parser.add_argument("--tokens", type=int, default=256, help="of a response, on average")
     parser.add_argument("--width", type=int, default=512, help="of the models")
     parser.add_argument("--layers", type=int, default=4, help="of the models")
