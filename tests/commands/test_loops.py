@@ -86,13 +86,14 @@ def test_processes_and_machines_are_passed_to_the_stages_that_have_them(loop: Pa
         assert done.returncode == 0, done.stderr
         found = {}
         for before, name, rest in stages(done.stdout):
+            check_options(name, rest)
             words = re.findall(r"--(?:nproc|workers|ray|ray-workers) \S+", rest)
             found[name] = " ".join([*filter(None, [before]), *words])
         return {name: text for name, text in found.items() if text}
 
     updates = ("update-prm", "update-critic", "update-policy")
     assert given("") == {}
-    assert given("NPROC=2") == dict.fromkeys([*updates, "score-prm"], "--nproc 2")
+    assert given("NPROC=2") == dict.fromkeys([*updates, "score-prm", "score-values"], "--nproc 2")
     assert given("NPROC=auto WORKERS=3") == {
         **dict.fromkeys(updates, "--nproc auto"),
         **dict.fromkeys(("generate", "score-prm", "score-values"), "--workers 3"),
@@ -108,7 +109,7 @@ def test_processes_and_machines_are_passed_to_the_stages_that_have_them(loop: Pa
         **dict.fromkeys(("generate", "verify"), "--ray auto --ray-workers 5"),
         **dict.fromkeys(("score-prm", "score-values"), "--ray auto --ray-workers 3"),
     }
-    assert given("LAUNCH='srun -N2'") == dict.fromkeys([*updates, "score-prm"], "srun -N2")
+    assert given("LAUNCH='srun -N2'") == dict.fromkeys([*updates, "score-prm", "score-values"], "srun -N2")
     done = shell("make -n NPROC=2 LAUNCH=srun", loop)
     assert (done.returncode, "NPROC and LAUNCH both start the ranks" in done.stderr) == (2, True)
 
