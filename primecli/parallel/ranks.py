@@ -68,8 +68,8 @@ def place() -> Place | None:
         )
     if environment.get("SLURM_STEP_NUM_TASKS", "1") == "1":
         return None
-    # ports in the range that systems do not hand out by themselves, another for each job
-    port = 15000 + _number("SLURM_JOB_ID", "0") % 15000
+    # in the range that systems do not hand out by themselves; another for each step, since those of a pipe run at once
+    port = 15000 + (100 * _number("SLURM_JOB_ID", "0") + _number("SLURM_STEP_ID", "0")) % 15000
     return Place(
         _number("SLURM_PROCID"),
         _number("SLURM_STEP_NUM_TASKS"),

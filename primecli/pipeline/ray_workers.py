@@ -112,9 +112,7 @@ class RayWorkers(Workers):
         return self._read_end
 
     def prepare(self) -> None:
-        """Joins the cluster and starts the actors, which import what they need."""
-        if not self._connected:
-            self._connect()
+        """Does nothing: a stage that waits for input must not hold what the stage that makes its input needs."""
 
     def close(self) -> None:
         """Ends the actors, and the cluster where we have started it."""
@@ -214,8 +212,8 @@ class RayWorkers(Workers):
     # jobs ---------------------------------------------------------------------------------------------
 
     def _deal(self) -> None:
-        if self._waiting:
-            self.prepare()
+        if self._waiting and not self._connected:
+            self._connect()
         for actor in self._actors:
             if self._waiting and actor.ready and actor.job is None:
                 actor.job = self._waiting.popleft()

@@ -183,7 +183,7 @@ class Workers(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Starts the workers, so that they can load what they need while no job is there."""
+        """Starts the workers, if that takes nothing from other stages, so that they can load what they need."""
 
     @abstractmethod
     def fileno(self) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from primecli.errors import UsageError
 from primecli.models.options import DeviceOptions
 from primecli.pipeline import pipe
-from primecli.pipeline.options import RayOptions, WorkerOptions
+from primecli.pipeline.options import WorkerOptions
 
 if TYPE_CHECKING:
     from primecli.pipeline.making import Elsewhere, Facts, Here, Maker
@@ -113,39 +113,14 @@ def open_workers(
 ) -> Workers:
     """The workers of a stage that computes with a model. The arguments are as in `LocalWorkers`."""
     if options.ray is not None:
+        from primecli.stages.on_ray import open_ray_workers
+
         return open_ray_workers(
             options, open_worker, gpus=options.device != "cpu", advance=advance, warn=warn, check=check
         )
     from primecli.pipeline.local_workers import LocalWorkers
 
     return LocalWorkers(open_worker, places(options).variables, advance=advance, warn=warn, check=check)
-
-
-def open_ray_workers(
-    options: RayOptions,
-    open_worker: Callable[[], Worker],
-    *,
-    gpus: bool,
-    cpus: int | None = None,
-    advance: Callable[[int], None],
-    warn: Callable[[str], None],
-    check: Callable[[], None] = pipe.check_reader,
-) -> Workers:
-    """The workers of a stage on a Ray cluster. gpus: whether they use a GPU. cpus: as in `RayWorkers`."""
-    from primecli.pipeline.ray_workers import RayWorkers
-
-    assert options.ray is not None
-    return RayWorkers(
-        open_worker,
-        options.ray,
-        options.ray_workers,
-        options.resources(),
-        gpus=gpus,
-        cpus=cpus,
-        advance=advance,
-        warn=warn,
-        check=check,
-    )
 
 
 def open_making(

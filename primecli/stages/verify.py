@@ -173,7 +173,7 @@ def _open_making(run: StageRun, options: VerifyOptions, facts: Facts) -> Here | 
     if options.ray is None:
         graders = Graders(options, options.workers or os.cpu_count() or 1, cancelled=pipe.reader_gone)
         return making.Here(run, graders, facts)
-    from primecli.stages.spread import open_ray_workers
+    from primecli.stages.on_ray import open_ray_workers
 
     settled = replace(options, shards=(), ray=None, ray_workers=None, ray_resources=None)
     open_worker = partial(making.open_making, partial(open_graders, settled))

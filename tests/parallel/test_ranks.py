@@ -12,7 +12,10 @@ from primecli.parallel import ranks
 from primecli.warm.protocol import FAILURES
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
+SLURM = (
+    *("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID"),
+    "SLURM_STEP_ID",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +37,9 @@ def test_torchrun_says_where_a_rank_stands(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_so_does_srun(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(SLURM, ("16", "9", "1", "gpu[07-08]", "31000"), strict=True):
+    for name, value in zip(SLURM, ("16", "9", "1", "gpu[07-08]", "31000", "7"), strict=True):
         monkeypatch.setenv(name, value)
-    assert ranks.place() == ranks.Place(9, 16, 1, "gpu07", 16000)
+    assert ranks.place() == ranks.Place(9, 16, 1, "gpu07", 25007)
     monkeypatch.setenv("MASTER_PORT", "29400")
     assert ranks.place() == ranks.Place(9, 16, 1, "gpu07", 29400)
 
