@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
+import tempfile
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from primecli.errors import PrimecliError, UsageError
+from primecli.files import LOCK_NAME, is_locked, lock
 
 CONNECT_SECONDS = 10.0  # to see whether anything listens at an address; Ray itself tries for minutes
+DIRECTORY_PREFIX = "primecli-ray-"
+STARTING_SECONDS = 60.0  # a younger directory may belong to a stage that has not locked it yet
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -21,7 +28,7 @@ QUIET = {
 
 
 def plan(
-    nodes: list[Mapping[str, float]],
+    nodes: Sequence[Mapping[str, float]],
     number: int | None,
     resources: Mapping[str, float],
     *,
@@ -49,7 +56,7 @@ def plan(
     return count, takes
 
 
-def lacking(nodes: list[Mapping[str, float]], takes: Mapping[str, float]) -> str:
+def lacking(nodes: Sequence[Mapping[str, float]], takes: Mapping[str, float]) -> str:
     """What no node has enough of for an actor, such as "num_gpus 1"; empty if one has room for it. As in `plan`.
 
     >>> lacking([{"CPU": 8.0}], {"num_cpus": 4}), lacking([{"CPU": 8.0}], {"num_cpus": 4, "num_gpus": 1})
@@ -102,6 +109,25 @@ def reason_of(error: BaseException) -> str:
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def temporary_directory(place: Path = Path("/tmp")) -> Iterator[Path]:
+    """A directory for a cluster that this process starts, removed at the end. Removes those of killed processes first.
+
+    place: where; its path has to be short, since sockets lie below it.
+    """
+    for old in place.glob(f"{DIRECTORY_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            ours = not old.is_symlink() and old.stat().st_uid == os.geteuid()
+            if ours and time.time() - old.stat().st_mtime > STARTING_SECONDS and not is_locked(old / LOCK_NAME):
+                shutil.rmtree(old)
+    directory = Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX, dir=place))
+    try:
+        with lock(directory / LOCK_NAME, str(directory)):
+            yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextlib.contextmanager

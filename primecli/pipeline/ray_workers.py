@@ -15,10 +15,8 @@ import logging
 import os
 import pickle
 import select
-import shutil
 import socket
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -37,6 +35,7 @@ from primecli.pipeline.ray_cluster import (
     plan,
     quiet_descriptors,
     reason_of,
+    temporary_directory,
 )
 from primecli.pipeline.workers import Job, Worker, Workers, portable
 
@@ -100,7 +99,6 @@ class RayWorkers(Workers):
         self._actors: list[_Remote] = []
         self._news: SimpleQueue[tuple[_Remote, bool, Any]] = SimpleQueue()  # actor, whether of a job, Ray's future
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._temporary: str | None = None
         self._stack = contextlib.ExitStack()
         self._unavailable: list[tuple[float, _Remote]] = []  # when to ask again whether they run
         self._lacking = ""
@@ -126,9 +124,6 @@ class RayWorkers(Workers):
                 ray.shutdown()
         self._connected = False
         self._stack.close()
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary = None
 
     # the cluster --------------------------------------------------------------------------------------
 
@@ -143,9 +138,8 @@ class RayWorkers(Workers):
             "logging_level": logging.INFO if debug else logging.CRITICAL,
         }
         if self._address == "local":
-            self._temporary = tempfile.mkdtemp(prefix="primecli-ray-", dir="/tmp")  # sockets need a short path
             options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-            options["_temp_dir"] = self._temporary
+            options["_temp_dir"] = str(self._stack.enter_context(temporary_directory()))
             wanted = (self._number or 1) * int(self._resources.get("num_cpus", self._cpus or 1))
             if wanted > (os.cpu_count() or 1):  # the user says so, and this machine is all there is
                 options["num_cpus"] = wanted
