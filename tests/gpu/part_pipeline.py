@@ -42,7 +42,7 @@ def compare_ranks(context: Context, directory: Path) -> None:
     for name, ranks in (("plain", ""), ("again", ""), ("rank", "--nproc 1")):
         lines.append(f"{pipe.PRIMECLI} {score} --out ranks/score-{name} {ranks} > /dev/null")
         lines.append(f"{pipe.PRIMECLI} {update} --checkpoint ranks/policy-{name} {ranks} > /dev/null")
-    done = pipe.run_script("\n".join(lines) + "\n", directory)
+    done = pipe.run_script("\n".join(lines) + "\n", directory, pipe.WARM if context.tiny else "")
     report.holds("score-prm and update-policy on one rank", done.returncode == 0, done.stderr[-700:] or "done", "done")
     if done.returncode:
         return

@@ -36,6 +36,7 @@ def words(name: str, tiny: Path, made: Path, target: Path) -> list[object]:
             *["--out", target / "out", "--device", "cpu"],
         ],
         "import": [target / "labelled.jsonl", "--model", tiny, "--out", target / "out"],
+        "prepare": [target / "prompts.jsonl", "--out", target / "prepared.parquet"],
         "report": [made / "run", "--format", "md"],
         "watch": [made / "run", "--once"],
         "doctor": ["--no-iteration"],
