@@ -92,4 +92,4 @@ def test_the_time_of_a_comparison_is_bounded_by_what_is_expected() -> None:
     assert not same_value([equal_hashes], [[1]])
     for text in ("1 " * 4_000_000, "1\n" * 4_000_000, "\n " * 4_000_000 + "2", "1" + " " * 8_000_000 + "x"):
         assert not same_text(text, "1\n2")
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 20  # a second or two on a busy machine; hours where it is quadratic
