@@ -37,14 +37,15 @@ def score_prm(options: ScorePrmOptions) -> None:
 
 
 def _score(options: ScorePrmOptions) -> None:
-    from primecli.models.identity import trained_with
+    from primecli.models.identity import measured_before_update, trained_with
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards.rollouts import reference_columns
     from primecli.stages.scorer import score_shards
 
     with StageRun("score-prm", options, finish=metrics) as run:
 
-        def compare_beta(directories: Mapping[str, Path]) -> None:
+        def look_at_prm(directories: Mapping[str, Path]) -> None:
+            run.facts.update(measured_before_update(directories["prm"]))
             trained_beta = trained_with(directories["prm"]).get("beta")
             if isinstance(trained_beta, int | float) and trained_beta != options.beta:
                 run.warn(
@@ -52,7 +53,7 @@ def _score(options: ScorePrmOptions) -> None:
                     f"{options.beta:g}"
                 )
 
-        score_shards(run, options, _names(options), open_scorer, reference_columns(options.ref), compare_beta)
+        score_shards(run, options, _names(options), open_scorer, reference_columns(options.ref), look_at_prm)
 
 
 def _names(options: ScorePrmOptions) -> dict[str, str]:

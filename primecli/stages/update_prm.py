@@ -78,6 +78,7 @@ def _train(
     options: UpdatePrmOptions, run: UpdateRun, source: Path, reference: Path | None, load: Callable[..., Any]
 ) -> None:
     from primecli.shards import schema
+    from primecli.shards.provenance import PRM_PAIR_ACCURACY
     from primecli.shards.rollouts import (
         STORED_REFERENCES,
         check_untouched_distribution,
@@ -108,4 +109,6 @@ def _train(
     quality = {
         f"{name}_{time}": metrics[name] for name in before for time, metrics in (("before", before), ("after", after))
     }
+    if options.evaluate:
+        run.facts[PRM_PAIR_ACCURACY] = before.get("pair_accuracy")  # for `compute-advantages --process-trust`
     run.commit(trainer, rollouts, quality)
