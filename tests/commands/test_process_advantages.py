@@ -103,7 +103,7 @@ def test_redistribution_through_the_command(case: dict[str, Any], tmp_path: Path
     rewards, ends = turns_alone(case)
     directory = shards_of(tmp_path / "score-prm", case["group_index"], rewards, [1.0] * len(rewards), ends)
     options = ["--estimator", "reinforce", "--granularity", "step", "--process-form", "redistributed", *BARE]
-    options += ["--process-lambda", 0, "--outcome-coef", 0, "--process-temperature"]
+    options += ["--process-lambda", "0", "--outcome-coef", "0", "--process-temperature"]
     for expected in itpo["proportions"]:
         out = tmp_path / f"out{expected['temperature']}"
         primecli("compute-advantages", directory, *options, expected["temperature"], "--out", out)

@@ -233,7 +233,7 @@ def by_first_steps(name: str, values: Tensor, istar: dict[str, Any]) -> Tensor:
     rows, names = torch.tensor(istar["row_group"]), istar["row_trajectory"]
     first = torch.tensor([names.index(own) == number for number, own in enumerate(names)])
     found = torch.zeros_like(values)
-    for group in rows.unique():
+    for group in sorted({*rows.tolist()}):
         own, counted = values[rows == group], values[(rows == group) & first]
         n = len(counted)
         centred = own - (counted.mean() if n > 1 else 0.0)
@@ -340,7 +340,11 @@ def test_gdpo_over_sequences_is_trls(case: dict[str, Any]) -> None:
         else:
             summed = components @ weights
             plain = dr_grpo(summed, one * 0.0, one, groups).outcome
-            scales = {"none": 1.0, "batch": summed.std() + 1e-4, "group": group_std(summed, groups) + 1e-4}
+            scales: dict[str, Any] = {
+                "none": 1.0,
+                "batch": summed.std() + 1e-4,
+                "group": group_std(summed, groups) + 1e-4,
+            }
             ours = plain / scales[expected["scale_rewards"]]
         close(ours, expected["advantages_per_sequence"])
 
@@ -454,7 +458,7 @@ def test_a_constant_process_reward_changes_no_advantage(batch: Batch, constant: 
         assert float(found.abs().max()) < 1e-6
 
 
-def everything(name: str, batch: Batch) -> list[Tensor]:
+def everything(name: str, batch: tuple[Tensor, ...]) -> list[Tensor]:
     outcome, process, ends, tokens, groups = batch
     formed = process_form(name)(process, ends, outcome, groups, temperature=0.5)
     return [
@@ -476,7 +480,7 @@ def test_neither_padding_nor_row_order_changes_anything(batch: Batch, extra: int
     wide = everything(name, (outcome, *(torch.cat([part, no], 1) for part in (process, ends, tokens)), groups))
     order = list(range(len(outcome)))
     random.shuffle(order)
-    shuffled = everything(name, tuple(part[order] for part in batch))  # type: ignore[arg-type]
+    shuffled = everything(name, tuple(part[order] for part in batch))
     for before, widened, moved in zip(straight, wide, shuffled, strict=True):
         torch.testing.assert_close(widened[:, : tokens.shape[1]], before, rtol=0, atol=1e-9)
         assert not widened[:, tokens.shape[1] :].any()

@@ -46,8 +46,10 @@ def test_what_has_no_meaning_is_refused_in_one_line(options: dict[str, Any], wor
 
 
 def made(**options: Any) -> AdvantageOptions:
-    kinds = {"granularity": Granularity, "process_baseline": ProcessBaseline}
-    return AdvantageOptions(**{name: kinds.get(name, lambda value: value)(value) for name, value in options.items()})
+    for name, kind in (("granularity", Granularity), ("process_baseline", ProcessBaseline)):
+        if name in options:
+            options[name] = kind(options[name])
+    return AdvantageOptions(**options)
 
 
 def test_forms_go_with_every_estimator_and_granularity_that_has_steps() -> None:
