@@ -24,6 +24,16 @@ class Entry:
     help: str
 
 
+@dataclass(frozen=True, slots=True)
+class PrmEntry(Entry):
+    """One objective of the PRM.
+
+    of_means: whether it predicts a response's outcome from the mean of its rewards, rather than from their sum.
+    """
+
+    of_means: bool = False
+
+
 ESTIMATORS = {
     "rloo": Entry("rloo", "subtracts the mean of the group's other responses"),
     "reinforce": Entry("reinforce", "no baseline"),
@@ -32,6 +42,18 @@ ESTIMATORS = {
     "gae": Entry("reinforce", "uses the values of a critic"),  # which `advantages.gae` subtracts itself
 }
 """The advantage estimators: what `compute-advantages --estimator` offers."""
+
+
+PRM_OBJECTIVES = {
+    "ce": PrmEntry("prm_cross_entropy", "cross-entropy of each response's outcome"),
+    "dpo": PrmEntry("prm_dpo", "right against wrong responses of a group, with one more forward pass per step"),
+    "prefix": PrmEntry("prm_prefix", "every prefix's mean reward against the outcome, with a margin", of_means=True),
+}
+"""The objectives of the PRM: what `update-prm --loss` offers. Functions of core/losses.py and core/prm_objectives.py,
+chosen in training/prm_objective.py."""
+
+BALANCES = ("boundary", "weight")
+"""How the accuracy of a group may enter an objective of the PRM; see `prm_objectives.balanced_logistic`."""
 
 
 def estimator(name: str) -> Estimator:

@@ -129,6 +129,21 @@ def trained_with(directory: Path) -> dict[str, Any]:
     return read_trainer_record(directory).get("recipe", {}).get("config", {})
 
 
+def trained_otherwise(directory: Path, beta: float, objective: str | None) -> str | None:
+    """How a PRM was trained, such as "--loss ce --beta 0.05", if that differs from these; else None.
+
+    None, too, for a model that no update-prm has made. objective: None for any.
+    """
+    trained = trained_with(directory)
+    differing = []
+    if objective is not None and trained.get("loss", objective) != objective:
+        differing.append(f"--loss {trained['loss']}")
+    trained_beta = trained.get("beta", beta)
+    if isinstance(trained_beta, int | float) and trained_beta != beta:
+        differing.append(f"--beta {trained_beta:g}")
+    return " ".join(differing) or None
+
+
 def signature(directory: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, size and modification time of each of a model's files: a cheap way to notice that they were replaced."""
     files = sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")])

@@ -28,6 +28,7 @@ COMMON = ["--lr", "1e-3", "--mini-batch", 12, "--micro-batch-tokens", 60, "--qui
 """Three mini-batches, of which the last is smaller; of some, one of two ranks has a micro-batch less."""
 
 SAVING = ["--gradient-checkpointing", "--offload-optimizer", "--preflight"]
+BALANCE = ["--balance", "boundary,weight"]
 UPDATES: dict[str, list[str]] = {
     "policy": ["update-policy", "--policy", "MODEL"],
     "policy-kl": ["update-policy", "--policy", "MODEL", "--ref", "MODEL", "--kl-coef", "0.1", "--entropy-coef", "0.01"],
@@ -38,11 +39,25 @@ UPDATES: dict[str, list[str]] = {
     "lora-bfloat16": ["update-policy", "--policy", "MODEL", "--lora-rank", "4", "--dtype", "bfloat16"],
     "prm-ce": ["update-prm", "--prm", "MODEL", "--ref", "MODEL", "--beta", "0.5"],
     "prm-dpo": ["update-prm", "--prm", "MODEL", "--ref", "shards", "--loss", "dpo", "--mini-batch", "8"],
+    "prm-prefix": [
+        "update-prm",
+        "--prm",
+        "MODEL",
+        "--ref",
+        "MODEL",
+        "--loss",
+        "prefix",
+        "--balance",
+        "boundary,weight",
+    ],
     "critic": ["update-critic", "--critic", "MODEL"],
 }
 
 
-IN_TWO = ("policy", "policy-bfloat16", "policy-one-step", "lora", "lora-bfloat16", "prm-ce", "prm-dpo", "critic")
+IN_TWO = (
+    *("policy", "policy-bfloat16", "policy-one-step", "lora", "lora-bfloat16"),
+    *("prm-ce", "prm-dpo", "prm-prefix", "critic"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from primecli.stages.score_prm import ScorePrmOptions
 from primecli.stages.score_values import ScoreValuesOptions
 from primecli.stages.update_critic import UpdateCriticOptions
 from primecli.stages.update_policy import UpdatePolicyOptions
-from primecli.stages.update_prm import PrmLoss, UpdatePrmOptions
+from primecli.stages.update_prm import UpdatePrmOptions
 from primecli.stages.verify import VerifyOptions
 from primecli.training.options import Granularity
 
@@ -91,7 +91,10 @@ def test_recipes_and_fingerprints_are_those_recorded(stage: str) -> None:
             replace(POLICY, lora_rank=4, lora_alpha=8.0, lora_targets="v_proj,q_proj"),
             {"lora_rank": 4, "lora_alpha": 8.0, "lora_targets": ["q_proj", "v_proj"]},
         ),
-        (replace(PRM, ref="rollout", loss=PrmLoss.dpo), {"ref": "rollout", "loss": "dpo"}),
+        (replace(PRM, ref="rollout", loss="dpo"), {"ref": "rollout", "loss": "dpo"}),
+        (replace(PRM, loss="prefix"), {"loss": "prefix", "beta": 10.0, "margin": 5.0}),
+        (replace(PRM, loss="prefix", beta=2.0, margin=0.0), {"loss": "prefix", "beta": 2.0, "margin": 0.0}),
+        (replace(PRM, margin=1.0, balance="weight, boundary"), {"margin": 1.0, "balance": ["boundary", "weight"]}),
         (
             replace(ADVANTAGES, estimator="rloo", granularity=Granularity.step, step_separator="\\n\\n"),
             {"estimator": "rloo", "lam": None, "granularity": "step", "step_separator": "\n\n"},
@@ -115,6 +118,8 @@ def test_what_changes_the_result_changes_the_recipe(options: Options, changed: d
     [
         replace(POLICY, threads=2, micro_batch_tokens=99, gradient_checkpointing=True, offload_optimizer=True),
         replace(POLICY, strict=True, max_logprob_gap=0.1, max_staleness=2, measure=0, force=True, quiet=True),
+        replace(PRM, beta=0.05, margin=0.0),  # the defaults
+        replace(OPTIONS["score-prm"], objective="prefix"),
         replace(PRM, evaluate=False, preflight=True, dtype=Dtype.float32),
         replace(OPTIONS["generate"], tensor_parallel=2, concurrency=3),
         replace(OPTIONS["generate"], no_chat_template=True),  # the texts decide whether it changes anything
