@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from primecli import plugins
 from primecli.core.registry import BALANCES, PRM_OBJECTIVES, choices_help
 from primecli.errors import UsageError
 from primecli.files import Json
@@ -65,7 +67,16 @@ class UpdatePrmOptions(PrmOptions, UpdateOptions):
     lr: LearningRate = 1e-6
     mini_batch: MiniBatch = 256
     epochs: Epochs = 1
-    loss: Annotated[str, Option(choices_help(PRM_OBJECTIVES), choices=tuple(PRM_OBJECTIVES))] = "ce"
+    loss: Annotated[
+        str,
+        Option(
+            f"{choices_help(PRM_OBJECTIVES)} {plugins.HELP}",
+            "call",  # `recipe` adds its name, and the identity of a plug-in
+            metavar=plugins.metavar(PRM_OBJECTIVES),
+            choices=tuple(PRM_OBJECTIVES),
+            check=partial(plugins.problem, group=plugins.PRM_OBJECTIVES, own=PRM_OBJECTIVES),
+        ),
+    ] = "ce"
     margin: Annotated[
         float | None,
         Option(
@@ -107,6 +118,14 @@ class UpdatePrmOptions(PrmOptions, UpdateOptions):
                     f"leave out {option}",
                 )
 
+        plugin = self.plugin()
+        if plugin is not None:
+            plugin.load()
+
+    def plugin(self) -> plugins.Plugin | None:
+        """The plug-in that --loss names, if it names one."""
+        return plugins.find(self.loss, plugins.PRM_OBJECTIVES, PRM_OBJECTIVES)
+
     def scale(self) -> float:
         """The resolved beta."""
         if self.beta is not None:
@@ -118,14 +137,18 @@ class UpdatePrmOptions(PrmOptions, UpdateOptions):
         margin = self.margin
         if margin is None:
             margin = PREFIX_MARGIN * self.scale() if self.loss == "prefix" else 0.0
-        return PrmObjective(self.loss, margin, balance_names(self.balance))
+        plugin = self.plugin()
+        name = self.loss if plugin is None else plugin.name
+        return PrmObjective(name, margin, balance_names(self.balance), plugin)
 
     def recipe(self) -> dict[str, Json]:
         """Adds the resolved beta, and the margin and the balance where they say anything."""
         objective = self.objective()
         margin: dict[str, Json] = {"margin": objective.margin} if objective.margin or self.loss == "prefix" else {}
         balance: dict[str, Json] = {"balance": list(objective.balance)} if objective.balance else {}
-        return {**super().recipe(), "beta": self.scale(), **margin, **balance}
+        plugin = self.plugin()
+        loss: dict[str, Json] = {"loss": self.loss} if plugin is None else plugin.recorded("loss")
+        return {**super().recipe(), **loss, "beta": self.scale(), **margin, **balance}
 
 
 def update_prm(options: UpdatePrmOptions) -> None:

@@ -7,6 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from primecli.core.registry import PRM_OBJECTIVES
+from primecli.errors import PrimecliError
+from primecli.plugins import Plugin
 
 if TYPE_CHECKING:
     import torch
@@ -50,15 +52,26 @@ class Graded:
 class PrmObjective:
     """The objective that the PRM is trained for.
 
-    name: such as ce; one of `PRM_OBJECTIVES`.
+    name: such as ce; one of `PRM_OBJECTIVES`, or the name of `plugin`.
     margin: by how much a score or value must be on its outcome's side, nats.
     balance: how the accuracy of a response's group enters: boundary, weight, both or neither; see
         `core.prm_objectives.balanced_logistic`.
+    plugin: the function of somebody else that it is: `function(rewards, response_mask, outcome_rewards,
+        group_accuracy)` returns the loss of each response, (b,); the arguments are those of `prm_prefix`. If it has an
+        attribute `of_means` that is true, the score of a response is the mean of its rewards.
     """
 
     name: str
     margin: float = 0.0
     balance: tuple[str, ...] = ()
+    plugin: Plugin | None = None
+
+    @property
+    def of_means(self) -> bool:
+        """Whether the score of a response is the mean of its rewards, rather than their sum."""
+        if self.plugin is not None:
+            return bool(getattr(self.plugin.load(), "of_means", False))
+        return PRM_OBJECTIVES[self.name].of_means
 
     @property
     def compares(self) -> bool:
@@ -74,7 +87,7 @@ class PrmObjective:
         import torch
 
         scores = torch.stack([piece.sum() for piece in torch.split(rewards, lengths.tolist())])
-        return scores / lengths.to(scores.dtype) if PRM_OBJECTIVES[self.name].of_means else scores
+        return scores / lengths.to(scores.dtype) if self.of_means else scores
 
     def loss(self, rewards: Tensor, scores: Tensor, graded: Graded, denominator: float) -> Tensor:
         """(): the loss of some responses, a sum divided by `denominator`.
@@ -85,6 +98,8 @@ class PrmObjective:
         from primecli.core.ragged import pad, response_mask
 
         outcomes = graded.outcomes
+        if self.plugin is not None:
+            return self._plugged_in(rewards, graded).sum() / denominator
         if self.name == "dpo":
             return losses.prm_dpo(scores, graded.opponents, outcomes, denominator=denominator)
         prm_prefix = partial(prm_objectives.prm_prefix, margin=self.margin, balance=self.balance)
@@ -95,3 +110,24 @@ class PrmObjective:
         if self.margin or self.balance:
             return prm_balanced(scores, outcomes, graded.accuracy, denominator=denominator)
         return losses.prm_cross_entropy(scores, outcomes, denominator=denominator)
+
+    def _plugged_in(self, rewards: Tensor, graded: Graded) -> Tensor:
+        """(b,): what the plug-in returns. Raises PrimecliError where that is not one loss for each response."""
+        import torch
+
+        from primecli.core.ragged import pad, response_mask
+
+        assert self.plugin is not None
+        padded, mask = pad(rewards, graded.lengths), response_mask(graded.lengths)  # (b, T) each
+        losses = self.plugin.call(padded, mask, graded.outcomes, graded.accuracy)
+        if not isinstance(losses, torch.Tensor) or losses.shape != graded.outcomes.shape:
+            found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else type(losses).__name__
+            raise PrimecliError(
+                f"--loss {self.plugin}: returned {found} for {len(graded.outcomes)} responses",
+                "return a tensor with the loss of each response",
+            )
+        if rewards.requires_grad and not losses.requires_grad:
+            raise PrimecliError(
+                f"--loss {self.plugin}: its losses have no gradient", "compute them from the rewards without detaching"
+            )
+        return losses
