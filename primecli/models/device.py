@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 # Bytes. Larger blocks are returned when they are freed; the second is the most that older glibcs accept.
 LARGE_BLOCKS = (1 << 30, 32 << 20)
+RETURNED_BLOCKS = 1 << 20
 
 # How long to wait for a GPU's memory. A process that ends releases it within seconds; if it keeps running, no wait is
 # long enough.
@@ -264,6 +265,18 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGE_BLOCKS)  # the first size that this glibc accepts
         mallopt(M_TRIM_THRESHOLD, -1)  # never
+
+
+def return_large_blocks() -> None:
+    """Makes the C library return large blocks to the system when they are freed, until the process ends.
+
+    For a rank, which takes and frees the whole matrices of one layer after another. The blocks of other sizes between
+    them would keep the freed ones from being used again, and such a process would hold more than twice what it uses.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, RETURNED_BLOCKS)
+        mallopt(M_TRIM_THRESHOLD, RETURNED_BLOCKS)
 
 
 def give_freed_memory_back() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from primecli.errors import InputError
 from primecli.models import checkpoints, loading, lora
 from primecli.models.checkpoints import BASE, IN_MODEL, MASTER, TrainerState
-from primecli.models.device import Placement, keep_freed_memory, resolve_placement
+from primecli.models.device import Placement, resolve_placement, return_large_blocks
 from primecli.models.identity import TRAINER_DIRECTORY, is_checkpoint, read_trainer_record
 from primecli.models.lora import LoraOptions
 from primecli.models.slices import TensorFiles, torch_name
@@ -54,7 +54,7 @@ def load(
     from primecli.parallel import sharding
 
     if placement.device.type == "cpu":
-        keep_freed_memory()
+        return_large_blocks()
     model = loading.skeleton(of, directory, dtype or placement.dtype).requires_grad_(False)
     with exported(directory, model, of, fresh_head=True) as weights:
         sharding.shard(model, ranks, placement.device, dtype or placement.dtype)
@@ -85,7 +85,7 @@ def load_to_train(
 
     assert not state.has_moments or state.lora == adapters, "check_adapters() comes first"
     if placement.device.type == "cpu":
-        keep_freed_memory()
+        return_large_blocks()
     model = loading.skeleton(of, directory, torch.float32)
     with ExitStack() as stack:
         stored = stack.enter_context(exported(directory, model, of, fresh_head=not state.has_moments))

@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from primecli.parallel.exchanges import exchange_directly
 from primecli.parallel.ranks import Ranks
 
 Result = TypeVar("Result")
@@ -93,6 +94,8 @@ def shard(model: Any, ranks: Ranks, device: torch.device, dtype: torch.dtype) ->
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+            if device.type == "cpu":
+                exchange_directly(module)
     buffers = {name: buffer for name, buffer in model.named_buffers()}  # noqa: C416
     model.to_empty(device=device)
     for name, buffer in buffers.items():

@@ -29,7 +29,7 @@ needs_mallopt = pytest.mark.skipif(
 
 BLOCKS = """
 import ctypes, resource
-from primecli.models.device import give_freed_memory_back, keep_freed_memory
+from primecli.models.device import give_freed_memory_back, keep_freed_memory, return_large_blocks
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
@@ -72,6 +72,16 @@ def test_freed_memory_that_is_kept_can_be_given_back() -> None:
     )
     assert kept > before + 100
     assert after < before + 20
+
+
+@needs_mallopt
+def test_a_rank_returns_large_blocks_whatever_was_kept_before() -> None:
+    kept, after = run_blocks(
+        "keep_freed_memory(); take_and_free(); kept = resident(); give_freed_memory_back(); return_large_blocks()\n"
+        "before = resident(); take_and_free(); print(kept, resident() - before)"
+    )
+    assert kept > 100
+    assert after < 20
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
