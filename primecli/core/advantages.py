@@ -197,6 +197,49 @@ def grpo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, 
     return Centered(centered.outcome / outcome_std, centered.process / process_std[:, None])
 
 
+def gdpo(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor) -> Centered:
+    """Each source's total per response, minus its group's mean and divided by its standard deviation.
+
+    So both sources reach every group with the same deviation, whatever their scales. `grpo` divides process rewards by
+    the deviation of the responses' *mean* rewards, which is far smaller than that of their sums. The process rewards
+    are centred as in `dr_grpo`. Deviations are sample ones (n - 1), plus 1e-6. GDPO (arXiv 2601.05242), which has one
+    reward per response and source.
+
+    >>> mask = torch.tensor([[True, True], [True, True]])
+    >>> gdpo(torch.tensor([1.0, 0.0]), torch.tensor([[0.1, 0.3], [0.5, 0.1]]), mask, torch.tensor([0, 0])).process
+    tensor([[-1.0607,  0.3536],
+            [ 1.7678, -1.0607]])
+    """
+    centered = dr_grpo(outcome_rewards, process_rewards, reward_mask, group_index)
+    outcome_std = group_std(outcome_rewards, group_index) + GRPO_EPSILON  # (B,)
+    process_std = group_std(centered.process.sum(-1), group_index) + GRPO_EPSILON
+    return Centered(centered.outcome / outcome_std, centered.process / process_std[:, None])
+
+
+def maxrl(
+    outcome_rewards: Tensor,
+    process_rewards: Tensor,
+    reward_mask: Tensor,
+    group_index: Tensor,
+    *,
+    epsilon: float = 0.0,
+) -> Centered:
+    """Rewards minus the mean of their group, divided by its mean outcome reward; 0 where that is not above 0.
+
+    So a prompt counts the more, the rarer its right responses: with the number of samples, the gradient goes from that
+    of the mean outcome to that of the log-likelihood of a right response. The process rewards are centred as in
+    `dr_grpo` and weighted like their prompt. MaxRL (arXiv 2602.02710). epsilon: added to the mean in the denominator.
+
+    >>> mask = torch.tensor([[True], [True], [True], [True]])
+    >>> maxrl(torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.zeros(4, 1), mask, torch.tensor([0, 0, 0, 0])).outcome
+    tensor([ 3., -1., -1., -1.])
+    """
+    centered = dr_grpo(outcome_rewards, process_rewards, reward_mask, group_index)
+    mean = group_sums(outcome_rewards, group_index) / group_sizes(outcome_rewards, group_index)  # (B,)
+    weight = torch.where(mean > 0, 1 / (mean + epsilon), 0.0)
+    return Centered(centered.outcome * weight, centered.process * weight[:, None])
+
+
 def on_last_token(values: Tensor, response_mask: Tensor) -> Tensor:
     """Puts one value per response on its last token, and 0 elsewhere.
 
@@ -209,12 +252,13 @@ def on_last_token(values: Tensor, response_mask: Tensor) -> Tensor:
 
 
 def discounted(
-    centered: Centered, response_mask: Tensor, *, outcome_gamma: float = 1.0, process_gamma: float = 1.0
+    centered: Centered, response_mask: Tensor, *, outcome_gamma: float = 1.0, process_gamma: float | Tensor = 1.0
 ) -> Parts:
     """Monte Carlo advantages: by source, the discounted sum of the centred rewards from each token on.
 
     The outcome reward is placed on the last token, so with `outcome_gamma` 1 all tokens get the same share of it.
-    response_mask: (B, T), contiguous from the left. Returns two (B, T), 0 outside the response.
+    response_mask: (B, T), contiguous from the left. process_gamma: per token, or, (B, T), from each token to the next.
+    Returns two (B, T), 0 outside the response.
 
     >>> centered = Centered(torch.tensor([1.0]), torch.tensor([[0.5, 0.25]]))
     >>> discounted(centered, torch.tensor([[True, True]]), outcome_gamma=0.5)

@@ -1,6 +1,7 @@
 """What can be chosen by name. The command line takes its choices from here, since this does not import torch.
 
-A new advantage estimator is a function in core/advantages.py and a line in `ESTIMATORS`.
+A new advantage estimator is a function in core/advantages.py and a line in `ESTIMATORS`; a new form of process rewards
+is one in core/process_rewards.py and a line in `PROCESS_FORMS`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from primecli.core.advantages import Estimator
+    from primecli.core.process_rewards import Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,45 @@ ESTIMATORS = {
     "reinforce": Entry("reinforce", "no baseline"),
     "grpo": Entry("grpo", "subtracts the group's mean and divides by its standard deviation"),
     "dr-grpo": Entry("dr_grpo", "as grpo, without the division"),
+    "gdpo": Entry("gdpo", "as grpo, but divides process rewards by the deviation of their sums over a response"),
+    "maxrl": Entry("maxrl", "subtracts the group's mean and divides by its mean outcome reward"),
+    "reinforce++": Entry("reinforce", "no baseline but the batch's mean, by whitening"),
+    "reinforce++-baseline": Entry("dr_grpo", "subtracts the group's mean, and whitens"),
     "gae": Entry("reinforce", "uses the values of a critic"),  # which `advantages.gae` subtracts itself
 }
 """The advantage estimators: what `compute-advantages --estimator` offers."""
+
+WHITENED = ("reinforce++", "reinforce++-baseline")
+"""Estimators of which whitening is a part."""
+
+WITHOUT_BASELINE = ("reinforce", "reinforce++", "gae")
+"""Estimators that compare no responses of a group."""
+
+PROCESS_FORMS = {
+    "plain": Entry("plain", "as they are"),
+    "redistributed": Entry(
+        "redistributed", "the outcome reward divided among the steps, by a softmax of their process rewards"
+    ),
+    "min": Entry(
+        "min_form", "weighted by a softmax of their negatives, so that a response is as good as its worst step"
+    ),
+    "wrong-centered": Entry(
+        "wrong_centered", "those of wrong responses minus the mean over the group's wrong responses"
+    ),
+}
+"""What process rewards become before a baseline is subtracted: what `compute-advantages --process-form` offers."""
+
+
+def process_form(name: str) -> Form:
+    """The function of a form of process rewards.
+
+    >>> process_form("min").__name__
+    'min_form'
+    """
+    from primecli.core import process_rewards
+
+    function: Form = getattr(process_rewards, PROCESS_FORMS[name].function)
+    return function
 
 
 PRM_OBJECTIVES = {

@@ -20,10 +20,11 @@ def implicit_process_rewards(prm_logprobs: Tensor, ref_logprobs: Tensor, beta: f
     return beta * (prm_logprobs - ref_logprobs)
 
 
-def reward_to_go(rewards: Tensor, gamma: float = 1.0) -> Tensor:
+def reward_to_go(rewards: Tensor, gamma: float | Tensor = 1.0) -> Tensor:
     """Discounted sum of the rewards from each token on.
 
-    rewards: (B, T), 0 outside the response. Returns (B, T); padding on the right stays 0.
+    rewards: (B, T), 0 outside the response. gamma: the discount per token, or, (B, T), from each token to the next.
+    Returns (B, T); padding on the right stays 0.
     PRIME (arXiv 2502.01456), section 3.2.
 
     >>> reward_to_go(torch.tensor([[1.0, 2.0, 3.0]]))
@@ -31,23 +32,23 @@ def reward_to_go(rewards: Tensor, gamma: float = 1.0) -> Tensor:
     >>> reward_to_go(torch.tensor([[1.0, 2.0, 4.0]]), gamma=0.5)
     tensor([[3., 4., 4.]])
     """
-    if gamma == 1.0:
+    if isinstance(gamma, float | int) and gamma == 1.0:
         return rewards.flip(-1).cumsum(-1).flip(-1)
     returns = torch.zeros_like(rewards)
     running = torch.zeros_like(rewards[:, 0]) if rewards.shape[1] else rewards.new_zeros(rewards.shape[0])
     for token in range(rewards.shape[1] - 1, -1, -1):
-        running = rewards[:, token] + gamma * running
+        running = rewards[:, token] + (gamma[:, token] if isinstance(gamma, Tensor) else gamma) * running
         returns[:, token] = running
     return returns
 
 
-def scale_over_batch(rewards: Tensor, response_mask: Tensor, gamma: float = 1.0) -> Tensor:
+def scale_over_batch(rewards: Tensor, response_mask: Tensor, gamma: float | Tensor = 1.0) -> Tensor:
     """Process rewards divided by the largest |reward-to-go| of the whole batch (plus 1e-6).
 
     A PRM that has only begun to train gives rewards of any size; this bounds every return by 1 and keeps 0 at 0. It
     must be given the whole batch, or shards would be scaled differently.
 
-    rewards: (B, T); response_mask: (B, T). Returns (B, T), 0 outside the mask.
+    rewards: (B, T); response_mask: (B, T); gamma: as in `reward_to_go`. Returns (B, T), 0 outside the mask.
 
     >>> scale_over_batch(torch.tensor([[2.0, 2.0]]), torch.tensor([[True, True]]))
     tensor([[0.5000, 0.5000]])

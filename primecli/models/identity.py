@@ -9,7 +9,7 @@ from typing import Any, Required, TypedDict
 from primecli.errors import InputError, first_line
 from primecli.files import file_hash, fingerprint, require_regular_file
 from primecli.models.fitness import CONVERT_GGUF, check_directory
-from primecli.shards.provenance import StoredRecipe, StoredRecord
+from primecli.shards.provenance import PRM_PAIR_ACCURACY, StoredRecipe, StoredRecord
 from primecli.structures import read_json
 
 TRAINER_DIRECTORY = "trainer"
@@ -142,6 +142,28 @@ def trained_otherwise(directory: Path, beta: float, objective: str | None) -> st
     if isinstance(trained_beta, int | float) and trained_beta != beta:
         differing.append(f"--beta {trained_beta:g}")
     return " ".join(differing) or None
+
+
+def measured_before_update(directory: Path) -> dict[str, float | None]:
+    """What score-prm records of how well a PRM ranked responses that it had not seen; see `PRM_PAIR_ACCURACY`.
+
+    Empty where the update that made the PRM did not measure it. Raises InputError where it is no share.
+    """
+    if not is_checkpoint(directory):
+        return {PRM_PAIR_ACCURACY: None}
+    record = read_trainer_record(directory)
+    updates = record.get("provenance", []) if record.get("stage") == "update-prm" else []
+    for number, update in enumerate(reversed(updates)):
+        if number == 0 and PRM_PAIR_ACCURACY not in update:
+            return {}
+        accuracy = update.get(PRM_PAIR_ACCURACY)
+        if accuracy is not None:
+            if not 0 <= accuracy <= 1:
+                raise InputError(
+                    f"{directory / TRAINER_DIRECTORY / TRAINER_FILE}: {PRM_PAIR_ACCURACY} is {accuracy}", DAMAGED
+                )
+            return {PRM_PAIR_ACCURACY: accuracy}
+    return {PRM_PAIR_ACCURACY: None}
 
 
 def signature(directory: Path) -> tuple[tuple[str, int, int], ...]:

@@ -9,6 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Required, TypedDict
 
+PRM_PAIR_ACCURACY = "prm_pair_accuracy"
+"""In a record of update-prm: the share of right/wrong pairs in the batch that the PRM ranked correctly before it was
+trained on them, null if there were no pairs, missing if nothing was measured. In one of score-prm: that of the last
+update of its PRM with pairs; null if there was none, missing if the last update did not measure it."""
+
 
 class StoredRecipe(TypedDict, total=False):
     """What a result depends on, as `primecli.pipeline.recipe.Recipe` has it."""
@@ -34,7 +39,8 @@ class StoredRecord(TypedDict, total=False):
     stage: such as verify. version: of primecli. command: its command line, quoted for a shell. directory: where it was
     run, which relative paths start from. elsewhere: options from environment variables and files, as words.
     config: all options, by name. inputs: the shards it read. models: fingerprints, by role. fingerprint: of the recipe.
-    token_identity: hash of the text of every token id, from `generate`. started: in UTC, as ISO 8601. seconds: of wall
+    token_identity: hash of the text of every token id, from `generate`. prm_pair_accuracy: from `update-prm` and
+    `score-prm`, see `PRM_PAIR_ACCURACY`. started: in UTC, as ISO 8601. seconds: of wall
     time.
     """
 
@@ -49,6 +55,7 @@ class StoredRecord(TypedDict, total=False):
     seed: int | None
     fingerprint: str
     token_identity: str
+    prm_pair_accuracy: float | None
     started: str
     seconds: float
 

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 from primecli.options import Shards
 from primecli.pipeline.options import StageOptions
-from primecli.training.options import AdvantageOptions
+from primecli.training.advantage_options import AdvantageOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from primecli.models.steps import StepFinder
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards.parquet import Shard
     from primecli.shards.rollouts import Rollouts
+    from primecli.training.advantages import BatchAdvantages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +35,55 @@ def compute_advantages(options: ComputeAdvantagesOptions) -> None:
     from primecli.shards import schema
 
     with StageRun("compute-advantages", options, finish=metrics) as run:
-        columns = [schema.OUTCOME_REWARD] if options.outcome_coef else []
+        columns = [schema.OUTCOME_REWARD] if options.needs_outcomes() else []
         columns += [schema.PROCESS_REWARDS] if options.process_coef else []
         columns += [schema.VALUES] if options.estimator == "gae" else []
         needs = [*columns, schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS]
         batch = list(run.shards(needs, while_idle=_import_torch))
         finder = _step_finder(run, batch, options) if batch and options.separator() is not None else None
-        computed: tuple[Rollouts, dict[str, np.ndarray]] | None = None
+        earned = _earned(batch) if batch and options.process_trust else {}
+        run.record(earned)
+        computed: tuple[Rollouts, BatchAdvantages] | None = None
         for number, shard in enumerate(batch):
-            if run.skip(shard, inputs=batch):
+            if run.skip(shard, inputs=batch, extra=earned):
                 continue
-            computed = computed or _compute(batch, columns, options, finder)
-            _commit_shard(run, shard, number, *computed)
+            computed = computed or _compute(batch, columns, options, finder, earned)
+            run.gauges.update(computed[1].metrics)
+            _commit_shard(run, shard, number, computed[0], computed[1].columns)
 
 
 def _import_torch() -> None:
     import torch  # noqa: F401
+
+
+def _earned(batch: Sequence[Shard]) -> dict[str, float | None]:
+    """How well the PRM ranked responses before it was trained on them, as score-prm recorded it in the shards.
+
+    Raises InputError where a shard does not say, or another shard says something else.
+    """
+    from primecli.errors import InputError
+    from primecli.shards.provenance import PRM_PAIR_ACCURACY
+
+    found: dict[float | None, Path] = {}
+    for shard in batch:
+        scored = next((made for made in reversed(shard.footer.provenance) if made.get("stage") == "score-prm"), None)
+        if scored is None or PRM_PAIR_ACCURACY not in scored:
+            raise InputError(
+                f"--process-trust: {shard.path} does not say how well its PRM ranked responses before its last update",
+                "train the PRM with update-prm, without --no-evaluate, and score again with score-prm",
+            )
+        accuracy = scored[PRM_PAIR_ACCURACY]
+        if accuracy is not None and not 0 <= accuracy <= 1:
+            raise InputError(f"{shard.path}: {PRM_PAIR_ACCURACY} is {accuracy}, not a share", "score it again")
+        found.setdefault(accuracy, shard.path)
+    if len(found) > 1:
+        (first, one), (second, other) = list(found.items())[:2]
+        raise InputError(
+            f"--process-trust: the shards were scored by different PRMs, of pair accuracy {first} in {one} and "
+            f"{second} in {other}",
+            "score the whole batch with one PRM",
+        )
+    return {PRM_PAIR_ACCURACY: next(iter(found))}
 
 
 def _step_finder(run: StageRun, batch: Sequence[Shard], options: AdvantageOptions) -> StepFinder:
@@ -86,15 +122,30 @@ def _says_steps(shard: Shard) -> bool:
 
 
 def _compute(
-    batch: Sequence[Shard], columns: Sequence[str], options: AdvantageOptions, finder: StepFinder | None
-) -> tuple[Rollouts, dict[str, np.ndarray]]:
-    """The rollouts of the batch, and the columns to add, (N,) each. finder: None unless the granularity is step."""
+    batch: Sequence[Shard],
+    columns: Sequence[str],
+    options: AdvantageOptions,
+    finder: StepFinder | None,
+    earned: dict[str, float | None],
+) -> tuple[Rollouts, BatchAdvantages]:
+    """The rollouts of the batch, and what to add to them.
+
+    finder: None unless the granularity is step. earned: as `_earned` found it; empty without --process-trust.
+    """
+    from primecli.core.process_rewards import trust
+    from primecli.shards.provenance import PRM_PAIR_ACCURACY
     from primecli.shards.rollouts import load_rollouts
-    from primecli.training.advantages import advantage_columns
+    from primecli.training.advantages import BatchAdvantages, batch_advantages
 
     rollouts = load_rollouts(batch, columns, token_ids=False)
     ends = None if finder is None else _step_ends(batch, rollouts, finder)
-    return rollouts, advantage_columns(rollouts, options, ends)
+    share, trusted = options.process_share, {}
+    if share is not None and earned:
+        (accuracy,) = earned.values()
+        trusted = {"process_trust": trust(accuracy), **({} if accuracy is None else {PRM_PAIR_ACCURACY: accuracy})}
+        share *= trusted["process_trust"]
+    found = batch_advantages(rollouts, options, ends, share=share)
+    return rollouts, BatchAdvantages(found.columns, {**found.metrics, **trusted})
 
 
 def _step_ends(batch: Sequence[Shard], rollouts: Rollouts, finder: StepFinder) -> np.ndarray:

@@ -51,21 +51,22 @@ def score_prm(options: ScorePrmOptions) -> None:
 
 
 def _score(options: ScorePrmOptions) -> None:
-    from primecli.models.identity import trained_otherwise
+    from primecli.models.identity import measured_before_update, trained_otherwise
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards.rollouts import reference_columns
     from primecli.stages.scorer import score_shards
 
     with StageRun("score-prm", options, finish=metrics) as run:
 
-        def compare_training(directories: Mapping[str, Path]) -> None:
+        def look_at_prm(directories: Mapping[str, Path]) -> None:
+            run.facts.update(measured_before_update(directories["prm"]))
             trained = trained_otherwise(directories["prm"], options.beta, options.objective)
             if trained is not None:
                 expected = f"--objective {options.objective} " if options.objective and "--loss" in trained else ""
                 expected += f"--beta {options.beta:g}" if "--beta" in trained else ""
                 run.warn(f"{directories['prm']} was trained with {trained}, but scores with {expected.strip()}")
 
-        score_shards(run, options, _names(options), open_scorer, reference_columns(options.ref), compare_training)
+        score_shards(run, options, _names(options), open_scorer, reference_columns(options.ref), look_at_prm)
 
 
 def _names(options: ScorePrmOptions) -> dict[str, str]:

@@ -176,6 +176,7 @@ def _train(
 ) -> None:
     from primecli.models.identity import trained_otherwise
     from primecli.shards import schema
+    from primecli.shards.provenance import PRM_PAIR_ACCURACY
     from primecli.shards.rollouts import (
         STORED_REFERENCES,
         check_untouched_distribution,
@@ -215,4 +216,6 @@ def _train(
         for time, metrics in (("before", before), ("after", after))
         if name in metrics  # a PRM that equals its reference separates nothing yet
     }
+    if options.evaluate:
+        run.facts[PRM_PAIR_ACCURACY] = before.get("pair_accuracy")  # for `compute-advantages --process-trust`
     run.commit(trainer, rollouts, quality)

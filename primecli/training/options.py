@@ -1,4 +1,4 @@
-"""The options of the updates: how they train, where their checkpoint goes, and what they log; and of the advantages."""
+"""The options of the updates: how they train, where their checkpoint goes, and what they log."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from primecli.core.registry import ESTIMATORS, choices_help
 from primecli.errors import UsageError
 from primecli.files import Json
 from primecli.models.lora import LoraOptions, lora_options
 from primecli.models.options import ComputeOptions, RankOptions
-from primecli.options import Force, Option, Options, Partial, Quiet, Seed, StepSeparator, positive, separator
+from primecli.options import Force, Option, Options, Partial, Quiet, Seed, positive
 from primecli.pipeline.loggers import LoggerName
 from primecli.pipeline.options import InputOptions, RunOptions
 
@@ -260,99 +259,3 @@ class PolicyOptions(Options):
     def execution(self) -> dict[str, Json]:
         """Adds the reference as the user named it."""
         return {**super().execution(), "ref_model": self.ref}
-
-
-class Granularity(StrEnum):
-    """Which tokens have a process reward."""
-
-    token = "token"
-    step = "step"
-    whole = "whole"
-
-
-class ProcessNorm(StrEnum):
-    """How process rewards are scaled."""
-
-    batch = "batch"
-    none = "none"
-
-
-class ProcessBaseline(StrEnum):
-    """Which baseline is subtracted from process rewards."""
-
-    paper = "paper"
-    recipe = "recipe"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdvantageOptions(Options):
-    """How rewards become advantages."""
-
-    estimator: Annotated[str, Option(choices_help(ESTIMATORS), choices=tuple(ESTIMATORS))] = "rloo"
-    outcome_coef: Annotated[float, Option("Weight of the outcome reward; 0 leaves it out.")] = 1.0
-    process_coef: Annotated[float, Option("Weight of the process rewards; 0 leaves them out.")] = 1.0
-    outcome_gamma: Annotated[
-        float,
-        Option("Discount per token of the outcome reward, which the last token receives.", min=0.0, max=1.0),
-    ] = 1.0
-    process_gamma: Annotated[float, Option("Discount per token of the process rewards.", min=0.0, max=1.0)] = 1.0
-    lam: Annotated[float, Option("gae: its lambda; 1 trusts the rewards, 0 the critic.", min=0.0, max=1.0)] = 0.95
-    granularity: Annotated[
-        Granularity,
-        Option(
-            "token: every token has its process reward; step, whole: the last token of each step, or of the response, "
-            "has their sum."
-        ),
-    ] = Granularity.token
-    step_separator: StepSeparator = "\\n"
-    tokenizer: Annotated[
-        str | None,
-        Option(
-            "For --granularity step: the tokenizer, which finds the separators.  [default: that of the model that "
-            "generate recorded in the shards]",
-            "call",
-            metavar="DIR|HUB_ID",
-        ),
-    ] = None
-    process_norm: Annotated[
-        ProcessNorm, Option("batch: divide process rewards by the largest |reward-to-go| of the batch.")
-    ] = ProcessNorm.batch
-    process_baseline: Annotated[
-        ProcessBaseline,
-        Option("rloo: paper subtracts the mean of the other responses; recipe does as PRIME's first code and verl."),
-    ] = ProcessBaseline.paper
-    drop_last_token_reward: Annotated[bool, Option("Leave out the last token's process reward, as verl does.")] = False
-    whiten: Annotated[
-        bool,
-        Option(
-            "Scale advantages to mean 0 and variance 1 over all response tokens of the batch.",
-            flags="--whiten/--no-whiten",
-        ),
-    ] = True
-
-    def check(self) -> None:
-        """Raises UsageError for options that contradict each other."""
-        super().check()
-        if not self.outcome_coef and not self.process_coef:
-            raise UsageError("--outcome-coef and --process-coef are both 0: nothing is rewarded")
-        if self.process_baseline == "recipe" and self.estimator != "rloo":
-            raise UsageError(f"--process-baseline recipe works with --estimator rloo, not with {self.estimator}")
-        if self.estimator == "gae" and self.outcome_gamma != self.process_gamma:
-            raise UsageError(
-                f"--estimator gae needs a single discount, but --outcome-gamma is {self.outcome_gamma:g} and "
-                f"--process-gamma {self.process_gamma:g}",
-                "a critic predicts one return: set both to the same value",
-            )
-        self.separator()
-
-    def separator(self) -> str | None:
-        """The text between two steps; None unless the granularity is step."""
-        return separator(self.step_separator) if self.granularity is Granularity.step else None
-
-    def recipe(self) -> dict[str, Json]:
-        """Records options that others make meaningless as null, so that they do not change the fingerprint."""
-        return {
-            **super().recipe(),
-            "lam": self.lam if self.estimator == "gae" else None,
-            "step_separator": self.separator(),
-        }

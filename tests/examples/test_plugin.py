@@ -78,56 +78,22 @@ def test_a_changed_plug_in_makes_another_result(site: Path, tiny: Path, tmp_path
     assert "loss_plugin was primecli_example.objectives:focal@" in refused.line()
 
 
-LOSSES = """
-import torch
-
-def none(rewards, response_mask, outcome_rewards, group_accuracy):
-    return None
-
-def mean(rewards, response_mask, outcome_rewards, group_accuracy):
-    return rewards.mean()
-
-def detached(rewards, response_mask, outcome_rewards, group_accuracy):
-    return torch.zeros(len(rewards))
-
-def wrong(rewards):
-    return rewards
-
-def by_means(rewards, response_mask, outcome_rewards, group_accuracy):
-    return ((rewards * response_mask).sum(-1) / response_mask.sum(-1) - group_accuracy) ** 2
-
-by_means.of_means = True
-"""
-
-
-@pytest.mark.parametrize(
-    ("function", "code", "says"),
-    [
-        ("none", 1, "--loss mine (my_functions:none): returned NoneType for 4 responses"),
-        ("mean", 1, "--loss mine (my_functions:mean): returned shape () for 4 responses"),
-        ("detached", 1, "--loss mine (my_functions:detached): its losses have no gradient"),
-        ("wrong", 1, "mine (my_functions:wrong) failed: TypeError: wrong() takes 1 positional argument but 4 were"),
-        ("missing", 2, "mine (my_functions:missing) cannot be imported: AttributeError"),
-    ],
-)
-def test_what_a_function_does_wrong_is_one_line(
-    function: str, code: int, says: str, here: Path, tiny: Path, primecli: Any
-) -> None:
-    (here / "my_functions.py").write_text(LOSSES)
-    directory = write_shards(here / "in", rollouts(2, 2))
-    update = ["update-prm", "--prm", tiny, "--ref", tiny, directory, "--checkpoint", here / "prm", "--no-evaluate"]
-    result = primecli(*update, "--loss", f"mine=my_functions:{function}", check=False)
-    assert (result.code, says in result.line()) == (code, True), result.err
-    assert not (here / "prm").exists()
-
-
-def test_an_objective_says_that_its_scores_are_means(here: Path, tiny: Path, other: Path, primecli: Any) -> None:
-    (here / "my_functions.py").write_text(LOSSES)
-    directory = write_shards(here / "in", rollouts(2, 4))
-    update = ["update-prm", "--prm", other, "--ref", tiny, directory, "--checkpoint", here / "prm", "--lr", 0]
-    primecli(*update, "--loss", "mine=my_functions:by_means")
-    primecli("score-prm", "--prm", other, "--ref", tiny, directory, "--out", here / "scored")
-    means = np.array([np.mean(row[schema.PROCESS_REWARDS], dtype=np.float64) for row in read_rows(here / "scored")])
-    found = summary(here / "prm")["metrics"]
-    assert found["mean_score"] == pytest.approx(means.mean(), abs=1e-6)
-    assert found["loss"] == pytest.approx(np.mean((means - 0.5) ** 2), abs=1e-6)
+def test_an_estimator(site: Path, tmp_path: Path, primecli: Any) -> None:
+    rewards = [1.0, 0.0, 0.0, 1.0, 0.25, 1.0]  # two groups of three, with medians of 0 and 1
+    rows = rollouts(2, 3)
+    for row, reward in zip(rows, rewards, strict=True):
+        row[schema.OUTCOME_REWARD] = reward
+        row[schema.PROCESS_REWARDS] = [0.0] * len(row[schema.RESPONSE_IDS])
+    directory = write_shards(tmp_path / "in", rows)
+    command = ["compute-advantages", "--estimator", "median", "--no-whiten", directory, "--out", tmp_path / "out"]
+    primecli(*command)
+    found = [row[schema.ADVANTAGES] for row in read_rows(tmp_path / "out")]
+    expected = [1.0, 0.0, 0.0, 0.0, -0.75, 0.0]
+    assert found == [[value] * len(row[schema.RESPONSE_IDS]) for value, row in zip(expected, rows, strict=True)]
+    config = summary(tmp_path / "out")["config"]
+    assert config["estimator"] == "median"
+    assert config["estimator_plugin"].startswith("primecli_example.estimators:median@")
+    with open(site / "primecli_example/__init__.py", "a", encoding="utf-8") as code:
+        code.write("# changed\n")
+    refused = primecli(*command, check=False)
+    assert (refused.code, "estimator_plugin was" in refused.line()) == (1, True)

@@ -26,7 +26,7 @@ from primecli.stages.update_critic import UpdateCriticOptions
 from primecli.stages.update_policy import UpdatePolicyOptions
 from primecli.stages.update_prm import UpdatePrmOptions
 from primecli.stages.verify import VerifyOptions
-from primecli.training.options import Granularity
+from primecli.training.advantage_options import Granularity
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "recipes.json").read_text())
 RUN = "work/gae-process-seed0"

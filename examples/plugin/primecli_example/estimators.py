@@ -24,4 +24,4 @@ def median(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor
         rewarded = reward_mask & rows[:, None]
         if rewarded.any():
             process[rewarded] -= process_rewards[rewarded].median()
-    return Centered(outcome, process * reward_mask)
+    return Centered(outcome, process)
