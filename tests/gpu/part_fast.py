@@ -21,7 +21,8 @@ from primecli.models.device import Placement
 from primecli.shards import schema
 from primecli.shards.rollouts import Rollouts
 from primecli.training import memory, policy, prm
-from primecli.training.options import PolicyOptions, TrainingOptions
+from primecli.training.options import TrainingOptions
+from primecli.training.policy_options import PolicyOptions
 from primecli.training.prm_objective import PrmObjective
 from primecli.training.trainer import Trainer, select_rows
 from tests.gpu.context import Context
