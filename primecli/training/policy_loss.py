@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from primecli.errors import PrimecliError
+from primecli.plugins import Plugin
 from primecli.shards import schema
 from primecli.training.policy_options import PolicyOptions
 from primecli.training.trainer import MicroBatch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from primecli.core.losses import PolicyLoss
 
 CLIP_COV, KL_COV = "clip_cov", "kl_cov"
 
@@ -35,14 +40,13 @@ def policy_loss(
     marked: (n,) bool each, by option: the tokens that Clip-Cov leaves out and that KL-Cov penalises.
     """
     from primecli.core.losses import kl_estimate
-    from primecli.core.registry import policy_loss as loss_function
 
     advantages, counted, sums = _corrected(logprobs, old_logprobs, columns, weights, lengths, options)
     if CLIP_COV in marked:
         counted = counted * ~marked[CLIP_COV]
         sums["clip_cov_masked"] = float(marked[CLIP_COV].sum())
     arguments = options.loss_arguments()
-    function = loss_function(options.policy_loss)
+    function = loss_function(options)
     result = function(logprobs, old_logprobs, advantages, counted, lengths, **arguments)
     loss = result.loss
     if KL_COV in marked:
@@ -66,6 +70,55 @@ def policy_loss(
     }
     extremes = {"ratio_min": float(result.ratio.min()), "ratio_max": float(result.ratio.max())}
     return MicroBatch(loss, sums, extremes)
+
+
+def loss_function(options: PolicyOptions) -> Callable[..., PolicyLoss]:
+    """The function of the loss, as `core.policy_losses.Objective`.
+
+    A plug-in is called as `function(logprobs, old_logprobs, advantages, lengths, clip_low=…, clip_high=…)` and returns
+    the term of each token, and which terms were clipped, (n,) each; the terms are weighted and summed here.
+    """
+    from primecli.core.registry import policy_loss as own
+
+    plugin = options.plugin()
+    return own(options.policy_loss) if plugin is None else partial(_plugged_in, plugin)
+
+
+def _plugged_in(
+    plugin: Plugin,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    lengths: Tensor,
+    **bounds: float,
+) -> PolicyLoss:
+    """The loss of a plug-in. Raises PrimecliError where that is not as `loss_function` says."""
+    import torch
+
+    from primecli.core.losses import MAX_LOG_RATIO, PolicyLoss
+
+    found = plugin.call(logprobs, old_logprobs, advantages, lengths, **bounds)
+    shapes = tuple(getattr(part, "shape", None) for part in found) if isinstance(found, tuple) else ()
+    if shapes != (logprobs.shape, logprobs.shape) or found[1].dtype != torch.bool:
+        raise PrimecliError(
+            f"--policy-loss {plugin}: did not return the terms of {len(logprobs)} tokens and which were clipped",
+            f"return a pair of tensors ({len(logprobs)},), the second of bools",
+        )
+    terms, clipped = found
+    if logprobs.requires_grad and not terms.requires_grad:
+        raise PrimecliError(
+            f"--policy-loss {plugin}: its terms have no gradient", "compute them from logprobs without detaching"
+        )
+    inside = weights > 0
+    log_ratio = (logprobs - old_logprobs).detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return PolicyLoss(
+        loss=(terms * weights.to(terms.dtype)).sum(),
+        ratio=log_ratio.exp(),
+        clipped_low=clipped & (advantages < 0) & inside,
+        clipped_high=clipped & (advantages > 0) & inside,
+        dual_clipped=torch.zeros_like(clipped),
+    )
 
 
 def _corrected(
@@ -122,14 +175,13 @@ def marked_by_covariance(
     import torch
 
     from primecli.core.covariance import clip_cov, covariances, kl_cov
-    from primecli.core.registry import policy_loss as loss_function
 
     new, old, credit = (torch.from_numpy(values).double() for values in (logprobs, old_logprobs, advantages))
     covariance = covariances(credit, new)
     marked = {}
     if options.clip_cov is not None:
         ones = torch.ones_like(new)
-        function = loss_function(options.policy_loss)
+        function = loss_function(options)
         result = function(new, old, credit, ones, torch.from_numpy(lengths), **options.loss_arguments())
         draws = torch.from_numpy(generator.random(len(new)))
         clipped = result.clipped_low | result.clipped_high

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
-from primecli.core.registry import POLICY_LOSSES, choices_help
+from primecli import plugins
+from primecli.core.registry import POLICY_LOSSES, PolicyLossEntry, choices_help
 from primecli.errors import UsageError
 from primecli.files import Json
 from primecli.options import Option, Options, declarations, positive
@@ -32,7 +34,15 @@ def _defaults(side: int) -> str:
 class LossOptions(Options):
     """Which loss, and the bounds and settings of it."""
 
-    policy_loss: Annotated[str, Option(choices_help(POLICY_LOSSES), choices=tuple(POLICY_LOSSES))] = "ppo"
+    policy_loss: Annotated[
+        str,
+        Option(
+            f"{choices_help(POLICY_LOSSES)} {plugins.HELP}",
+            metavar=plugins.metavar(POLICY_LOSSES),
+            choices=tuple(POLICY_LOSSES),
+            check=partial(plugins.problem, group=plugins.POLICY_LOSSES, own=POLICY_LOSSES),
+        ),
+    ] = "ppo"
     loss_aggregation: Annotated[
         LossAggregation | None,
         Option(
@@ -81,7 +91,10 @@ class LossOptions(Options):
     def check(self) -> None:
         """Raises UsageError for options that the loss does not have."""
         super().check()
-        entry = POLICY_LOSSES[self.policy_loss]
+        plugin = self.plugin()
+        if plugin is not None:
+            plugin.load()
+        entry = self.entry()
         if entry.clip is None:
             for option, given in (
                 ("--no-clip", not self.clip),
@@ -100,13 +113,21 @@ class LossOptions(Options):
                     f"{self.policy_loss}"
                 )
 
+    def plugin(self) -> plugins.Plugin | None:
+        """The plug-in that --policy-loss names, if it names one."""
+        return plugins.find(self.policy_loss, plugins.POLICY_LOSSES, POLICY_LOSSES)
+
+    def entry(self) -> PolicyLossEntry:
+        """What the registry says of the loss; a plug-in has PPO's bounds and aggregation, and no settings."""
+        return POLICY_LOSSES.get(self.policy_loss, PolicyLossEntry(self.policy_loss, "a plug-in"))
+
     def aggregation(self) -> LossAggregation:
         """How the losses of tokens are aggregated."""
-        return self.loss_aggregation or LossAggregation(POLICY_LOSSES[self.policy_loss].aggregation)
+        return self.loss_aggregation or LossAggregation(self.entry().aggregation)
 
     def bounds(self) -> dict[str, float]:
         """The bounds of the loss by the names of their options, whether or not it clips; empty for one without."""
-        clip = POLICY_LOSSES[self.policy_loss].clip
+        clip = self.entry().clip
         if clip is None:
             return {}
         given = (self.clip_low, self.clip_high)
@@ -115,7 +136,7 @@ class LossOptions(Options):
 
     def settings(self) -> dict[str, float | None]:
         """The options that this loss has and others have not, by name."""
-        defaults = POLICY_LOSSES[self.policy_loss].settings
+        defaults = self.entry().settings
         given = {name: getattr(self, name) for name in defaults}
         return {name: default if given[name] is None else given[name] for name, default in defaults.items()}
 
@@ -314,7 +335,9 @@ class PolicyOptions(LossOptions, CorrectionOptions, CovarianceOptions):
             if getattr(self, name) == declared[name].default:
                 del recipe[name]
         clip: dict[str, Json] = {"clip_low": None, "clip_high": None, **self.bounds()}
-        return {**recipe, "loss_aggregation": self.aggregation().value, **clip, **self.settings()}
+        plugin = self.plugin()
+        loss = {} if plugin is None else plugin.recorded("policy_loss")
+        return {**recipe, **loss, "loss_aggregation": self.aggregation().value, **clip, **self.settings()}
 
     def execution(self) -> dict[str, Json]:
         """Adds the reference as the user named it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import shutil
 import subprocess
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from primecli.models.identity import model_fingerprint
 from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows, summary
@@ -97,3 +100,38 @@ def test_an_estimator(site: Path, tmp_path: Path, primecli: Any) -> None:
         code.write("# changed\n")
     refused = primecli(*command, check=False)
     assert (refused.code, "estimator_plugin was" in refused.line()) == (1, True)
+
+
+def test_a_policy_loss(site: Path, tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    """On a batch whose ratios are known: the old log-probabilities are the sampler's."""
+    rows = rollouts(3, 4, policy_fingerprint=model_fingerprint(tiny))
+    primecli("score-prm", "--prm", tiny, "--ref", tiny, write_shards(tmp_path / "in", rows), "--out", tmp_path / "now")
+    generator = np.random.default_rng(0)
+    moved, advantages = [], []
+    for row, now in zip(rows, read_rows(tmp_path / "now"), strict=True):
+        moved.append(generator.normal(0, 0.3, len(now[schema.PRM_LOGPROBS])))
+        advantages.append(generator.normal(size=len(moved[-1])))
+        row[schema.ROLLOUT_LOGPROBS] = (np.array(now[schema.PRM_LOGPROBS]) - moved[-1]).tolist()
+        row[schema.ADVANTAGES] = advantages[-1].tolist()
+    directory = write_shards(tmp_path / "batch", rows)
+    update = ["update-policy", "--policy", tiny, directory, "--old-logprobs", "rollout", "--clip-high", 0.3, "--lr", 0]
+    primecli(*update, "--policy-loss", "smooth", "--checkpoint", tmp_path / "1", "--micro-batch-tokens", 40)
+    found = summary(tmp_path / "1")["metrics"]
+    ratio, credit = np.exp(np.concatenate(moved)) - 1, np.concatenate(advantages)
+    bound = np.where(ratio > 0, 0.3, 0.2)
+    assert found["loss"] == pytest.approx(np.mean(-credit * (1 + bound * np.tanh(ratio / bound))), abs=1e-5)
+    assert found["clip_fraction_high"] == pytest.approx(np.mean((abs(ratio) > bound) & (credit > 0)), abs=1e-6)
+    config = json.loads((tmp_path / "1/trainer/primecli.json").read_text())["recipe"]["config"]
+    assert (config["policy_loss"], config["clip_low"], config["clip_high"]) == ("smooth", 0.2, 0.3)
+    assert config["policy_loss_plugin"].startswith("primecli_example.losses:smooth@")
+    refused = primecli(
+        *update, "--policy-loss", "smooth", "--dual-clip", 3, "--checkpoint", tmp_path / "2", check=False
+    )
+    assert (refused.code, "--dual-clip belongs to --policy-loss ppo and gspo, not to" in refused.line()) == (2, True)
+
+
+@pytest.mark.parametrize("module", ["estimators", "losses", "objectives"])
+def test_its_examples_hold(module: str, site: Path) -> None:
+    found = doctest.testmod(importlib.import_module(f"primecli_example.{module}"))
+    assert found.attempted
+    assert not found.failed

@@ -13,6 +13,7 @@ def median(outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor
     outcome_rewards: (B,); process_rewards: (B, T); reward_mask: (B, T) bool, True where there is a process reward;
     group_index: (B,) int64. Returns the rewards minus their baseline, which primecli then sums and whitens.
 
+    >>> import torch
     >>> nothing = torch.zeros(3, 1)
     >>> median(torch.tensor([1.0, 0.0, 0.0]), nothing, nothing > 0, torch.tensor([0, 0, 0])).outcome
     tensor([1., 0., 0.])
