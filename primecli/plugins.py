@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ModuleSpec
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +132,8 @@ def problem(text: str, group: str, own: Collection[str]) -> str | None:
 
 
 def _installed(name: str, group: str, own: Collection[str]) -> Plugin:
+    from importlib.metadata import entry_points  # here, because its imports take time that only this needs
+
     registered: dict[str, set[str]] = {}
     for point in entry_points(group=group):
         registered.setdefault(point.name, set()).add(f"{point.module}:{point.attr}")
