@@ -107,6 +107,19 @@ CHARTS: tuple[Chart, ...] = (
         ),
     ),
     Chart(
+        "trust",
+        "Say of the process rewards",
+        "Learning",
+        "share",
+        "With --process-share: the share of the advantages' variance that process rewards were given. With "
+        "--process-trust it is the one asked for times the trust, 2 * pair accuracy - 1: 0 for a PRM that guesses.",
+        (
+            Line("compute-advantages", "process_share", "share of variance"),
+            Line("compute-advantages", "process_trust", "trust in the PRM"),
+            Line("compute-advantages", "prm_pair_accuracy", "its pair accuracy before the update"),
+        ),
+    ),
+    Chart(
         "calibration",
         "PRM calibration error",
         "Learning",

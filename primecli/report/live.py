@@ -27,6 +27,8 @@ STATE_STYLES = {"failed": "bold red", "killed": "bold red", "running": "green"}
 COLUMNS = (
     ("training", "verify", "accuracy"),
     ("PRM pairs", "update-prm", "pair_accuracy_before"),
+    ("trust", "compute-advantages", "process_trust"),
+    ("process share", "compute-advantages", "process_share"),
     ("entropy", "update-policy", "entropy"),
     ("KL", "update-policy", "kl_update"),
     ("tokens", "generate", "response_tokens"),

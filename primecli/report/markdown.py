@@ -19,6 +19,8 @@ MOST_ROWS = 25  # of the table by iteration; longer runs are thinned evenly, kee
 COLUMNS = (
     ("accuracy, training", "verify", "accuracy"),
     ("PRM pair accuracy", "update-prm", "pair_accuracy_before"),
+    ("trust in the PRM", "compute-advantages", "process_trust"),
+    ("process share", "compute-advantages", "process_share"),
     ("PRM reward, correct", "update-prm", "reward_right_before"),
     ("PRM reward, wrong", "update-prm", "reward_wrong_before"),
     ("entropy", "update-policy", "entropy"),

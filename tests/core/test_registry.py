@@ -7,8 +7,16 @@ import sys
 
 import pytest
 
-from primecli.core import advantages
-from primecli.core.registry import ESTIMATORS, choices_help, estimator
+from primecli.core import advantages, process_rewards
+from primecli.core.registry import (
+    ESTIMATORS,
+    PROCESS_FORMS,
+    WHITENED,
+    WITHOUT_BASELINE,
+    choices_help,
+    estimator,
+    process_form,
+)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -16,6 +24,17 @@ def test_every_estimator_is_a_function_of_core(name: str) -> None:
     function = estimator(name)
     assert function.__module__ == advantages.__name__
     assert function.__doc__
+
+
+@pytest.mark.parametrize("name", PROCESS_FORMS)
+def test_every_form_is_a_function_of_core(name: str) -> None:
+    function = process_form(name)
+    assert function.__module__ == process_rewards.__name__
+    assert function.__doc__
+
+
+def test_what_is_said_of_estimators_is_said_of_existing_ones() -> None:
+    assert {*WHITENED, *WITHOUT_BASELINE} <= {*ESTIMATORS}
 
 
 def test_the_help_names_each_once() -> None:

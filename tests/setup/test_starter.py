@@ -52,7 +52,7 @@ def test_uncommenting_every_option_changes_nothing(tmp_path: Path) -> None:
 
 def test_the_makefile_passes_the_options_that_the_file_leaves_out() -> None:
     text = (Path(starter.__file__).parent / "Makefile").read_text()
-    for name in ("sampling", "logs"):
+    for name in ("sampling", "logs", "shared"):
         (value,) = re.findall(rf"^{name} +:?= (.*)$", text, flags=re.MULTILINE)
         text = text.replace(f"$({name})", value)
     given: dict[str, set[str]] = {}

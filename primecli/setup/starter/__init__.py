@@ -29,7 +29,7 @@ WIRED: Mapping[str, frozenset[str]] = {
     "update-prm": frozenset({"prm", "ref", "checkpoint", "seed", "log"}),
     "score-prm": frozenset({"prm", "ref"}),
     "score-values": frozenset({"critic"}),
-    "compute-advantages": frozenset({"estimator"}),
+    "compute-advantages": frozenset({"estimator", "process-share", "process-trust"}),
     "update-critic": frozenset({"critic", "checkpoint", "seed", "log"}),
     "update-policy": frozenset({"policy", "checkpoint", "seed", "log"}),
 }
