@@ -108,6 +108,8 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLog
     sequences = rollouts.sequences(temperature=True)
     names = (schema.ADVANTAGES, schema.ROLLOUT_LOGPROBS, schema.REF_LOGPROBS)
     marks = _covariance_marks(trainer, rollouts, rows, old, options)  # (N,) each, by option
+    # |log p - log p_old| has no gradient where it is 0, but one of full size where rounding makes it 1e-7
+    exactly_one = bool(marks) and _unmoved(trainer, options)
 
     def micro_batch(batch: scoring.Batch) -> MicroBatch:
         logprobs, entropy = scoring.sequence_logprobs(
@@ -116,7 +118,7 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLog
         positions = token_positions(rollouts, batch.rows)  # (n,), among the batch's N tokens
         if old.from_first_forward:
             old.values[positions] = logprobs.detach().float().cpu().numpy()
-        old_logprobs = trainer.device_tensor(old.values[positions])  # (n,)
+        old_logprobs = logprobs.detach() if exactly_one else trainer.device_tensor(old.values[positions])  # (n,)
         columns = {
             name: trainer.device_tensor(rollouts.values[name][positions]) for name in names if name in rollouts.values
         }  # (n,) each
@@ -129,6 +131,11 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLog
     trainer.take_step(sequences, rows, micro_batch, denominator=int(rollouts.response_lengths[rows].sum()))
 
 
+def _unmoved(trainer: Trainer, options: PolicyOptions) -> bool:
+    """Whether the weights are still those that the old log-probabilities were taken under."""
+    return not trainer.history and options.old_logprobs == "recompute"
+
+
 def _covariance_marks(
     trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLogprobs, options: PolicyOptions
 ) -> dict[str, np.ndarray]:
@@ -139,8 +146,8 @@ def _covariance_marks(
     if not options.by_covariance():
         return {}
     positions = token_positions(rollouts, rows)  # (n,)
-    if not trainer.history and options.old_logprobs == "recompute":
-        logprobs = old.values[positions]  # the weights are still those that they were taken under
+    if _unmoved(trainer, options):
+        logprobs = old.values[positions]
     else:
         logprobs = trainer.score(select_rows(rollouts.sequences(temperature=True), rows))
     chosen = marked_by_covariance(

@@ -35,6 +35,11 @@ UPDATES: dict[str, list[str]] = {
     "policy-bfloat16": ["update-policy", "--policy", "MODEL", "--dtype", "bfloat16", "--packing", "on"],
     "policy-saving": ["update-policy", "--policy", "MODEL", *SAVING],
     "policy-one-step": ["update-policy", "--policy", "MODEL", "--mini-batch", "1000"],
+    "policy-gspo": [
+        *("update-policy", "--policy", "MODEL", "--policy-loss", "gspo", "--off-policy-mask", "0.01"),
+        *("--mismatch-band", "0.9", "1.1", "--mismatch-level", "geometric"),
+        *("--clip-cov", "0.1", "--clip-cov-band", "-1", "1", "--kl-cov", "0.1"),
+    ],
     "lora": ["update-policy", "--policy", "MODEL", "--lora-rank", "4"],
     "lora-bfloat16": ["update-policy", "--policy", "MODEL", "--lora-rank", "4", "--dtype", "bfloat16"],
     "prm-ce": ["update-prm", "--prm", "MODEL", "--ref", "MODEL", "--beta", "0.5"],
@@ -55,7 +60,7 @@ UPDATES: dict[str, list[str]] = {
 
 
 IN_TWO = (
-    *("policy", "policy-bfloat16", "policy-one-step", "lora", "lora-bfloat16"),
+    *("policy", "policy-bfloat16", "policy-one-step", "policy-gspo", "lora", "lora-bfloat16"),
     *("prm-ce", "prm-dpo", "prm-prefix", "critic"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ def test_weights_by_token_and_response(case: dict[str, Any]) -> None:
         weights = truncated(ratio, variant["low"], variant["high"])
         if variant["kind"] == "icepop":
             weights = ratio * within(ratio, variant["low"], variant["high"])
-        torch.testing.assert_close(weights, float64(sum(variant["weights"], [])), rtol=0, atol=2e-7)
+        torch.testing.assert_close(weights, float64([*chain.from_iterable(variant["weights"])]), rtol=0, atol=2e-7)
 
 
 @each_case
@@ -98,12 +99,12 @@ def test_the_off_policy_mask(case: dict[str, Any]) -> None:
     for variant in case["expected"]["trl_off_policy_sequence_mask"]["variants"]:
         limit = variant["off_policy_threshold"]
         kept = on_policy_enough(new, flat(case, "rollout_logprobs"), advantages, lengths_of(case), limit)
-        by_row = [bool(row[0]) for row in kept.split(case["lengths"])]
+        by_row = [bool(row[0]) for row in torch.split(kept, case["lengths"])]
         assert by_row == [bool(keep) for keep in variant["keep_sequence"]]
         check_loss(case, kept.double(), variant)
     for variant in case["expected"]["slime_opsm"]["variants"]:
         kept = on_policy_enough(new, old, advantages, lengths_of(case), variant["delta"])
-        assert kept.tolist() == [bool(keep) for keep in sum(variant["token_keep"], [])]
+        assert kept.tolist() == [bool(keep) for keep in chain.from_iterable(variant["token_keep"])]
 
 
 def test_the_off_policy_mask_goes_by_each_tokens_own_advantage() -> None:
@@ -120,7 +121,7 @@ def test_the_off_policy_mask_goes_by_each_tokens_own_advantage() -> None:
 @for_all(st.integers(0, len(CASES_2) - 1), st.randoms(use_true_random=False))
 def test_no_ratio_depends_on_the_other_rows(level: str, number: int, random: Any) -> None:
     case = CASES_2[number]
-    new, old = flat(case, "old_logprobs").split(case["lengths"]), flat(case, "rollout_logprobs").split(case["lengths"])
+    new, old = (torch.split(flat(case, name), case["lengths"]) for name in ("old_logprobs", "rollout_logprobs"))
     order = random.sample(range(len(new)), random.randint(1, len(new)))
     found = ratio_by(
         level,
@@ -128,7 +129,7 @@ def test_no_ratio_depends_on_the_other_rows(level: str, number: int, random: Any
         torch.cat([old[row] for row in order]),
         lengths_of(case)[order],
     )
-    whole = ratios(case, level).split(case["lengths"])
+    whole = torch.split(ratios(case, level), case["lengths"])
     torch.testing.assert_close(found, torch.cat([whole[row] for row in order]), rtol=1e-12, atol=0)
 
 

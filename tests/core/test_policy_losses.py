@@ -163,7 +163,7 @@ def of_case(case: dict[str, Any], name: str, order: list[int] | None = None, agg
     lengths = lengths_of(case)
     rows = list(range(len(lengths))) if order is None else order
     parts = {
-        key: torch.cat([flat(case, key).split(case["lengths"])[row] for row in rows])
+        key: torch.cat([torch.split(flat(case, key), case["lengths"])[row] for row in rows])
         for key in ("logprobs", "old_logprobs", "advantages")
     }
     logprobs = parts["logprobs"].requires_grad_()
@@ -171,7 +171,7 @@ def of_case(case: dict[str, Any], name: str, order: list[int] | None = None, agg
     weights = token_weights(lengths[rows], aggregation, **whole)
     found = policy_loss(name)(logprobs, parts["old_logprobs"], parts["advantages"], weights, lengths[rows])
     (gradient,) = torch.autograd.grad(found.loss, logprobs)
-    pieces = dict(zip(rows, gradient.split(lengths[rows].tolist()), strict=True))
+    pieces = dict(zip(rows, torch.split(gradient, lengths[rows].tolist()), strict=True))
     clipped = int((found.clipped_low | found.clipped_high).sum())
     return float(found.loss.detach()), pieces, clipped
 
