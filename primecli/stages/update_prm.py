@@ -117,7 +117,6 @@ class UpdatePrmOptions(PrmOptions, UpdateOptions):
                     f"{option} works with --loss {' and '.join(TAKE_MARGINS)}, not with {self.loss}",
                     f"leave out {option}",
                 )
-
         plugin = self.plugin()
         if plugin is not None:
             plugin.load()
