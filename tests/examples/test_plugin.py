@@ -120,7 +120,8 @@ def test_a_policy_loss(site: Path, tiny: Path, tmp_path: Path, primecli: Any) ->
     ratio, credit = np.exp(np.concatenate(moved)) - 1, np.concatenate(advantages)
     bound = np.where(ratio > 0, 0.3, 0.2)
     assert found["loss"] == pytest.approx(np.mean(-credit * (1 + bound * np.tanh(ratio / bound))), abs=1e-5)
-    assert found["clip_fraction_high"] == pytest.approx(np.mean((abs(ratio) > bound) & (credit > 0)), abs=1e-6)
+    for name, side in (("clip_fraction_high", credit > 0), ("clip_fraction_low", credit < 0)):
+        assert found[name] == pytest.approx(np.mean((abs(ratio) > bound) & side), abs=1e-6)
     config = json.loads((tmp_path / "1/trainer/primecli.json").read_text())["recipe"]["config"]
     assert (config["policy_loss"], config["clip_low"], config["clip_high"]) == ("smooth", 0.2, 0.3)
     assert config["policy_loss_plugin"].startswith("primecli_example.losses:smooth@")
