@@ -103,6 +103,21 @@ class AdvantageOptions(Options):
             metavar="DIR|HUB_ID",
         ),
     ] = None
+    process_form: Annotated[
+        str,
+        Option(
+            f"What process rewards become before they are compared. {choices_help(PROCESS_FORMS)}",
+            choices=tuple(PROCESS_FORMS),
+        ),
+    ] = "plain"
+    process_temperature: Annotated[
+        float | None,
+        Option(
+            "Temperature of the softmax of --process-form, in units of the process rewards.  [default: 1 for "
+            "redistributed, 0.1 for min]",
+            check=positive,
+        ),
+    ] = None
     process_norm: Annotated[
         ProcessNorm, Option("batch: divide process rewards by the largest |reward-to-go| of the batch.")
     ] = ProcessNorm.batch
@@ -116,17 +131,6 @@ class AdvantageOptions(Options):
             "with those of the group at the same token or step."
         ),
     ] = ProcessBaseline.paper
-    process_form: Annotated[
-        str, Option(f"Process rewards. {choices_help(PROCESS_FORMS)}", choices=tuple(PROCESS_FORMS))
-    ] = "plain"
-    process_temperature: Annotated[
-        float | None,
-        Option(
-            "Temperature of the softmax of --process-form, in units of the process rewards.  [default: 1 for "
-            "redistributed, 0.1 for min]",
-            check=positive,
-        ),
-    ] = None
     process_lambda: Annotated[
         float,
         Option(

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from primecli.report.live import render
 from primecli.report.runs import find_run
-from tests.made_runs import make_run
+from tests.made_runs import make_run, write_summary
 from tests.report.running import at, iteration_running
 
 
@@ -30,6 +30,17 @@ def test_the_table_shows_the_numbers_that_fit(tmp_path: Path) -> None:
     assert "entropy" not in narrow
     assert "and 20 earlier iterations" in narrow
     assert narrow.count("\n") <= 20
+
+
+def test_what_the_prm_has_earned_is_shown_where_it_counts(tmp_path: Path) -> None:
+    make_run(tmp_path, iterations=1)
+    assert "process share" not in screen(tmp_path)
+    metrics = {"process_trust": 0.42, "process_share": 0.21, "prm_pair_accuracy": 0.71}
+    write_summary(tmp_path / "1" / "compute-advantages", "compute-advantages", metrics=metrics)
+    text = screen(tmp_path)
+    assert "PRM pairs   trust   process share" in text
+    row = next(line for line in text.splitlines() if line.split()[:1] == ["1"])
+    assert {"0.42", "0.21"} <= {*row.split()}
 
 
 def test_the_time_left_is_shown(tmp_path: Path) -> None:

@@ -34,6 +34,15 @@ def test_one_run(tmp_path: Path) -> None:
     )
 
 
+def test_trust_in_the_prm_is_in_the_table(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", iterations=2)
+    metrics = {"process_trust": 0.42, "process_share": 0.21, "prm_pair_accuracy": 0.71}
+    write_summary(run / "2" / "compute-advantages", "compute-advantages", metrics=metrics)
+    _, by_iteration = tables(markdown([find_run(run)]))
+    last = dict(zip(by_iteration[0], by_iteration[-1], strict=True))
+    assert (last["trust in the PRM"], last["process share"]) == ("0.42", "0.21")
+
+
 def test_two_runs_are_compared_side_by_side(tmp_path: Path) -> None:
     runs = [find_run(make_run(tmp_path / name, iterations=count)) for name, count in (("a", 2), ("b", 3))]
     write_summary(tmp_path / "b" / "policy" / "3", "update-policy", config={"lr": 0.5}, metrics={"entropy": 0.25})
