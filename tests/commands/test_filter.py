@@ -87,7 +87,13 @@ def test_impossible_bounds_are_usage_errors(bounds: tuple[float, float], tmp_pat
 
 
 def test_min_std_drops_groups_that_are_all_about_equally_good(tmp_path: Path, primecli: Any) -> None:
-    rewards = [[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.6, 0.4], [1, 1, 0, 0], [1, 1, 1, 1], [0.7, 0.3, 0.7, 0.3]]
+    rewards: list[list[float | None]] = [
+        [0.5, 0.5, 0.5, 0.5],
+        [0.5, 0.5, 0.6, 0.4],
+        [1, 1, 0, 0],
+        [1, 1, 1, 1],
+        [0.7, 0.3, 0.7, 0.3],
+    ]
     directory = graded(tmp_path / "verify", rewards, per_shard=5)
     primecli("filter", directory)
     assert groups(tmp_path / "filter") == ["p0", "p1", "p2", "p4"]

@@ -109,7 +109,7 @@ def test_the_off_policy_mask(case: dict[str, Any]) -> None:
 
 def test_the_off_policy_mask_goes_by_each_tokens_own_advantage() -> None:
     new, sampled = float64([-3, -3, -1, -1]), float64([-1, -1, -1, -1])
-    advantages, lengths = float64([1, -1, -1, 0]), torch.tensor([2, 2])
+    advantages, lengths = float64([0, -1, -1, 1]), torch.tensor([2, 2])
     assert on_policy_enough(new, sampled, advantages, lengths, 1.9).tolist() == [True, False, True, True]
     assert on_policy_enough(new, sampled, advantages, lengths, 2.0).all()
     # what has become likelier is not off the policy
