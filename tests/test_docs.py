@@ -16,6 +16,7 @@ import pytest
 from primecli import catalog, cli, plugins
 from primecli.setup.config import options
 from tests import docs_pages
+from tests.conftest import forget_modules
 from tests.docs_pages import DOCS, PAGES, ROOT, Block, blocks, commands_of, help_page, refreshed, stable
 from tests.docs_run import make_docs_run
 
@@ -59,6 +60,8 @@ def plugged_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     sys.path += [str(directory), str(example)]
     yield
     sys.path[:] = before
+    for place in (directory, example):
+        forget_modules(place)
 
 
 # commands
