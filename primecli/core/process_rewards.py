@@ -7,6 +7,7 @@ the number, from 0, of the group that each response belongs to.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -16,6 +17,9 @@ from primecli.core.advantages import Estimator, group_sums, masked_mean, mean_of
 
 RIGHT = 0.5  # a response is right if its outcome reward is above this, else wrong
 SMALLEST_STD = 1e-6  # of a group's prefix values; below it they are all equal
+BLOCK = (
+    2**18
+)  # tokens whose steps are compared at a time: fewer would be slower, more would take more memory than `rloo`
 SMALLEST_VARIANCE = 1e-12  # of a source's advantages; below it the source says nothing
 
 
@@ -77,7 +81,7 @@ def redistributed(
     >>> redistributed(rewards, mask, torch.tensor([1.0]), torch.tensor([0]))
     tensor([[0.2500, 0.7500]])
     """
-    return softmax_over_steps(process_rewards / temperature, reward_mask) * outcome_rewards[:, None]
+    return softmax_over_steps(process_rewards / temperature, reward_mask).mul_(outcome_rewards[:, None])
 
 
 def min_form(
@@ -98,7 +102,7 @@ def min_form(
     >>> min_form(torch.tensor([[1.0, -1.0]]), mask, torch.tensor([1.0]), torch.tensor([0]), temperature=0.1)
     tensor([[ 2.0612e-09, -1.0000e+00]])
     """
-    return process_rewards * softmax_over_steps(-process_rewards / temperature, reward_mask)
+    return softmax_over_steps(process_rewards / -temperature, reward_mask).mul_(process_rewards)
 
 
 def wrong_centered(
@@ -170,8 +174,8 @@ def pooled(estimator: Estimator, process_rewards: Tensor, reward_mask: Tensor, g
     """The estimator's treatment of outcomes, applied to the process rewards: each step is a sample of its own.
 
     All steps of a group's responses are one group, so `grpo` standardises over them and `rloo` subtracts the mean of
-    the others. iStar (arXiv 2509.19199). Returns (B, T), 0 outside the mask. Raises ValueError for a group with one
-    step.
+    the others. The estimator is given some groups at a time. iStar (arXiv 2509.19199). Returns (B, T), 0 outside the
+    mask. Raises ValueError for a group with one step.
 
     >>> from primecli.core.advantages import dr_grpo
     >>> mask = torch.tensor([[True, True], [True, False]])
@@ -179,10 +183,27 @@ def pooled(estimator: Estimator, process_rewards: Tensor, reward_mask: Tensor, g
     tensor([[-2., -1.],
             [ 3.,  0.]])
     """
-    groups = group_index[:, None].expand_as(reward_mask)[reward_mask]  # (steps,)
-    return torch.zeros_like(process_rewards).masked_scatter_(
-        reward_mask, centered_outcomes(estimator, process_rewards[reward_mask], groups)
-    )
+    found = torch.zeros_like(process_rewards)
+    for rows in blocks_of_groups(group_index, reward_mask.shape[1]):
+        mask = reward_mask[rows]  # (b, T)
+        groups = (group_index[rows] - group_index[rows].min())[:, None].expand_as(mask)[mask]  # (steps,)
+        centred = centered_outcomes(estimator, process_rewards[rows][mask], groups)
+        found[rows] = found.new_zeros(mask.shape).masked_scatter_(mask, centred)
+    return found
+
+
+def blocks_of_groups(group_index: Tensor, width: int) -> Iterator[Tensor]:
+    """The row numbers of some whole groups at a time, about `BLOCK` tokens of `width` a row.
+
+    >>> [rows.tolist() for rows in blocks_of_groups(torch.tensor([0, 1, 0, 1]), BLOCK // 2)]
+    [[0, 2], [1, 3]]
+    """
+    groups = int(group_index.max()) + 1 if group_index.numel() else 0
+    at_a_time = max(1, BLOCK * groups // max(1, width * len(group_index)))
+    for first in range(0, groups, at_a_time):
+        rows = ((group_index >= first) & (group_index < first + at_a_time)).nonzero().squeeze(1)
+        if len(rows):
+            yield rows
 
 
 def centered_outcomes(estimator: Estimator, outcomes: Tensor, group_index: Tensor) -> Tensor:
@@ -197,8 +218,9 @@ def by_position(
     """Advantages from the process rewards so far, compared with those of the group's responses at the same step.
 
     C_k is the sum of a response's process rewards up to its step k. The estimator treats the C_k of the group's
-    responses that have a step k as it treats outcomes: `dr_grpo` subtracts their mean. All tokens of a step have its
-    advantage, and it is 0 where no other response is as long. SPRO's masked step advantage (arXiv 2507.01551).
+    responses that have a step k as it treats outcomes, some groups at a time: `dr_grpo` subtracts their mean. All
+    tokens of a step have its advantage, and it is 0 where no other response is as long. SPRO's masked step advantage
+    (arXiv 2507.01551).
 
     Returns (B, T), 0 outside the response.
 
@@ -208,7 +230,17 @@ def by_position(
     tensor([[-1.,  0.],
             [ 1.,  0.]])
     """
-    steps = int(reward_mask.sum(-1).amax()) if reward_mask.numel() else 0
+    found = torch.zeros_like(process_rewards)
+    for rows in blocks_of_groups(group_index, reward_mask.shape[1]):
+        own_groups = group_index[rows] - group_index[rows].min()
+        found[rows] = _by_position(estimator, process_rewards[rows], reward_mask[rows], response_mask[rows], own_groups)
+    return found
+
+
+def _by_position(
+    estimator: Estimator, process_rewards: Tensor, reward_mask: Tensor, response_mask: Tensor, group_index: Tensor
+) -> Tensor:
+    steps = int(reward_mask.sum(-1).amax())
     number = reward_mask.long().cumsum(-1)  # (B, T): of each step, from 1, at its last token
     places = (group_index[:, None] * steps + number - 1)[reward_mask]  # (steps,): group and number of each step
     so_far = (process_rewards * reward_mask).cumsum(-1)[reward_mask]  # (steps,): C_k
@@ -255,21 +287,20 @@ def step_discounts(reward_mask: Tensor, gamma: float, lam: float) -> Tensor:
     return torch.full(reward_mask.shape, gamma, dtype=torch.float64).masked_fill_(reward_mask, gamma * lam)
 
 
-def source_weights(outcome: Tensor, process: Tensor, share: float) -> tuple[float, float]:
-    """The weights of two parts of advantages with which process rewards take a share of the variance.
+def source_weights(outcome_variance: float, process_variance: float, share: float) -> tuple[float, float]:
+    """The weights of the advantages from outcomes and from process rewards, so that the latter take a share of both.
 
-    Var(process) / (Var(process) + Var(outcome)) of the weighted parts is the share. The outcome keeps weight 1, except
-    that with a share of 1 it has 0. Where the variance of a part is at most 1e-12, the other part stands alone, but at
-    a share of 0 process rewards never have a weight, and at 1 the outcome never has.
+    The share is Var(process) / (Var(process) + Var(outcome)) of the weighted advantages. The outcome keeps weight 1,
+    and has 0 with a share of 1. Where the variance of a source is at most 1e-12, the other stands alone; but with a
+    share of 0 process rewards never have a weight, and with 1 the outcome never has.
 
-    outcome, process: (N,), of the batch's tokens.
+    outcome_variance, process_variance: of the batch's tokens.
 
-    >>> source_weights(torch.tensor([-1.0, 1.0]), torch.tensor([-2.0, 2.0]), share=0.5)
+    >>> source_weights(1.0, 4.0, share=0.5)
     (1.0, 0.5)
     """
     if share in (0.0, 1.0):
         return 1.0 - share, share
-    outcome_variance, process_variance = (float(torch.var(part, correction=0)) for part in (outcome, process))
     if process_variance <= SMALLEST_VARIANCE:
         return 1.0, 0.0
     if outcome_variance <= SMALLEST_VARIANCE:

@@ -54,7 +54,7 @@ def batch_advantages(
     mask = response_mask(lengths)  # (B, T)
     try:
         parts, values, baseline = _parts(rollouts, options, mask, ends)
-        parts = Parts(options.outcome_coef * parts.outcome, options.process_coef * parts.process)
+        parts = Parts(parts.outcome.mul_(options.outcome_coef), parts.process.mul_(options.process_coef))
         metrics: dict[str, float] = {}
         if share is not None:
             parts, metrics = _with_share(parts, mask, share)
@@ -62,12 +62,17 @@ def batch_advantages(
         mean, scale = whitening(plain, mask) if options.whiten else (plain.new_zeros(()), plain.new_ones(()))
     except ValueError as error:
         raise InputError(str(error), "sample more responses to each prompt with `generate --n`") from error
-    columns = {schema.ADVANTAGES: (plain - mean) * scale, schema.RETURNS: plain + values}  # (B, T) each
+
+    def column(padded: Tensor) -> np.ndarray:
+        return unpad(padded, mask).float().numpy()
+
+    # each (B, T) is freed before the next is made
+    columns = {schema.ADVANTAGES: column((plain - mean).mul_(scale)), schema.RETURNS: column(plain + values)}
     if options.outcome_coef:
-        columns[schema.OUTCOME_ADVANTAGES] = parts.outcome * scale
+        columns[schema.OUTCOME_ADVANTAGES] = column(parts.outcome * scale)
     if options.process_coef:
-        columns[schema.PROCESS_ADVANTAGES] = parts.process * scale
-    return BatchAdvantages({name: unpad(column, mask).float().numpy() for name, column in columns.items()}, metrics)
+        columns[schema.PROCESS_ADVANTAGES] = column(parts.process * scale)
+    return BatchAdvantages(columns, metrics)
 
 
 def _parts(
@@ -108,8 +113,9 @@ def _by_sums(
         return discounted(rloo_recipe(outcome, process, reward_mask, groups), mask, **gammas)
     outcome = centered_outcomes(subtract_baseline, outcome, groups)
     if baseline == "position":
+        by_process = by_position(subtract_baseline, process, reward_mask, mask, groups)
         by_outcome = reward_to_go(on_last_token(outcome, mask), options.outcome_gamma).masked_fill_(~mask, 0.0)
-        return Parts(by_outcome, by_position(subtract_baseline, process, reward_mask, mask, groups))
+        return Parts(by_outcome, by_process)
     if baseline == "per-token":
         process = rloo_per_token(process, reward_mask, groups, tokens_per_step(reward_mask))
     elif baseline == "pooled":
@@ -156,10 +162,10 @@ def _process_discount(options: AdvantageOptions, reward_mask: Tensor) -> float |
 
 def _with_share(parts: Parts, mask: Tensor, share: float) -> tuple[Parts, dict[str, float]]:
     """The parts, weighted so that process rewards take a share of the variance; and what came of it, as metrics."""
-    of_outcome, of_process = source_weights(parts.outcome[mask], parts.process[mask], share)
-    parts = Parts(of_outcome * parts.outcome, of_process * parts.process)
     outcome, process = (float(torch.var(part[mask], correction=0)) for part in parts)
-    return parts, {
+    of_outcome, of_process = source_weights(outcome, process, share)
+    outcome, process = of_outcome**2 * outcome, of_process**2 * process
+    return Parts(parts.outcome.mul_(of_outcome), parts.process.mul_(of_process)), {
         "process_share": process / (outcome + process) if outcome + process > 0 else 0.0,
         "process_weight": of_process,
     }

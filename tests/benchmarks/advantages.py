@@ -2,7 +2,9 @@
 
 Each runs `compute-advantages` on the same shards in a process of its own, with the libraries imported beforehand, so
 that the seconds are those of the stage: reading, computing, writing. They are seconds of CPU time, by one thread: other
-work on the machine counts less. `rloo again` says how far two equal runs are apart.
+work on the machine counts less. `rloo again` says how far two equal runs are apart. The memory is that of computing the
+advantages alone, from a heap that gives back what is freed: reading and writing are the same for all, and take another
+few hundred MiB each time.
 
     python tests/benchmarks/advantages.py
 """
@@ -11,16 +13,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.benchmarks.measuring import Figure, in_turn, peak_mib, ratio, reset_peak, run_process, show  # noqa: E402
+from tests.benchmarks.measuring import Figure, in_turn, peak_mib, ratio, reset_peak, resident_mib, run_process, show  # noqa: E402
+
+if TYPE_CHECKING:
+    from primecli.training.advantage_options import AdvantageOptions
 
 STEP = 40  # tokens of a step
 SHARDS = 4
@@ -72,21 +80,58 @@ def make(directory: Path, rows: int, tokens: int) -> None:
 
 
 def run_one(directory: Path, words: list[str]) -> dict[str, float]:
-    """Seconds and peak memory of one command, after its imports."""
+    """CPU seconds of the command, after its imports, and the peak memory of computing the advantages."""
     import torch
 
-    import primecli.stages.compute_advantages
-    import primecli.training.advantages  # noqa: F401
+    import primecli.stages.compute_advantages  # noqa: F401
     from primecli import cli
 
     torch.set_num_threads(1)
+    computing = peak_of_computing(directory, words)  # first, in a heap that nothing has used
     with tempfile.TemporaryDirectory(dir=directory) as out:
-        reset_peak()
         start = time.process_time()
         code = cli.run(["compute-advantages", str(directory / "score-prm"), "--out", out, "--quiet", *words])
         if code:
             raise SystemExit(code)
-        return {"seconds": time.process_time() - start, "peak_mib": peak_mib()}
+        return {"seconds": time.process_time() - start, "peak_mib": computing}
+
+
+def peak_of_computing(directory: Path, words: list[str]) -> float:
+    """MiB that the advantages of the batch take beyond the rollouts themselves."""
+    import numpy as np
+
+    from primecli.shards import schema
+    from primecli.shards.parquet import Shard, read_footer
+    from primecli.shards.rollouts import load_rollouts
+    from primecli.training.advantages import batch_advantages
+
+    shards = [Shard(path, read_footer(path)) for path in sorted((directory / "score-prm").glob("*.parquet"))]
+    rollouts = load_rollouts(shards, [schema.OUTCOME_REWARD, schema.PROCESS_REWARDS], token_ids=False)
+    options = options_of(words)
+    ends = np.zeros(rollouts.starts()[-1], dtype=bool)
+    for first, last in pairwise(rollouts.starts()):
+        ends[first + STEP - 1 : last : STEP] = ends[last - 1] = True
+    reset_peak()
+    before = resident_mib()
+    by_step = options.granularity == "step"
+    batch_advantages(rollouts, options, ends if by_step else None, share=options.process_share)
+    return peak_mib() - before
+
+
+def options_of(words: list[str]) -> AdvantageOptions:
+    """The options that these words of the command line give."""
+    from primecli.options import declarations
+    from primecli.training.advantage_options import AdvantageOptions
+
+    declared = declarations(AdvantageOptions)
+    given: dict[str, Any] = {}
+    for flag, text in zip(words[::2], words[1::2], strict=True):
+        name = flag.removeprefix("--").replace("-", "_")
+        default = declared[name].default
+        given[name] = float(text) if default is None else type(default)(text)
+    options = AdvantageOptions(**given)
+    options.check()
+    return options
 
 
 def main() -> None:
@@ -106,6 +151,7 @@ def main() -> None:
         (Path(directory) / "score-prm").mkdir()
         make(Path(directory) / "score-prm", options.rows, options.tokens)
         command = [sys.executable, __file__, "--directory", directory]
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
         sides = {words: partial(run_process, [*command, f"--words={words}"]) for words in VARIANTS}
         found = in_turn(sides, options.rounds)
     figures = []
@@ -116,7 +162,7 @@ def main() -> None:
         name = "rloo again" if words == AGAIN else words or "rloo"
         figures += [
             Figure(f"{name}, seconds", seconds.median, str(seconds), BASELINES[base], "<= 1.50"),
-            Figure(f"{name}, peak memory", memory.median, str(memory), BASELINES[base], "<= 1.05"),
+            Figure(f"{name}, peak memory", memory.median, str(memory), BASELINES[base], "<= 1.10"),
         ]
     first = found[""][0]
     title = (
