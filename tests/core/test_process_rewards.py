@@ -298,6 +298,12 @@ def test_running_sums_are_compared_at_the_same_position() -> None:
     close(others, [[1 - 2.5, 3 - 2, 0.0], [4 - 1, 2 - 3, 0.0], [1 - 2.5, 0.0, 0.0]])
 
 
+def test_running_sums_are_compared_within_the_group() -> None:
+    rewards, tokens = ragged([[1.0, 2.0], [10.0], [3.0], [20.0, 4.0]])
+    ours = by_position(dr_grpo, rewards, tokens, tokens, torch.tensor([0, 1, 0, 1]))
+    close(ours, [[-1.0, 0.0], [-5.0, 0.0], [1.0, 0.0], [5.0, 0.0]])
+
+
 def test_positions_are_steps_where_rewards_are_by_step() -> None:
     rewards, tokens = ragged([[0.0, 1.0, 0.0, 2.0], [4.0, 0.0, -2.0]])
     ends = torch.tensor([[False, True, False, True], [True, False, True, False]])
