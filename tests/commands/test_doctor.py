@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from email.message import Message
 from importlib import metadata
 from pathlib import Path
@@ -11,13 +12,15 @@ import pytest
 
 from primecli import cli
 from primecli.setup import doctor_checks
+from primecli.warm.protocol import VARIABLE
 
 
 def test_all_checks_pass_here_with_a_whole_iteration(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any
+    monkeypatch: pytest.MonkeyPatch, forked: Mapping[str, str], tmp_path: Path, capfd: Any
 ) -> None:
     """Even if the user's own settings would break the iteration; and nothing is left behind."""
     monkeypatch.setenv("PRIMECLI_GENERATE_N", "nonsense")
+    monkeypatch.setenv(VARIABLE, forked[VARIABLE])
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert cli.run(["doctor", "--json"]) == 0
     out, err = capfd.readouterr()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_a_loop_says_what_disk_it_needs_and_refuses_an_unknown_keep(tmp_path: Pa
 
 
 def test_a_killed_loop_continues_and_ends_with_a_policy_and_a_report(
-    tmp_path: Path, tiny: Path, prompts: Path, primecli: Any
+    tmp_path: Path, tiny: Path, prompts: Path, primecli: Any, forked: Mapping[str, str]
 ) -> None:
     primecli("init", tmp_path / "it", "--model", tiny, "--prompts", prompts)
     file = tmp_path / "it/primecli.toml"
@@ -163,7 +164,7 @@ def test_a_killed_loop_continues_and_ends_with_a_policy_and_a_report(
     first = subprocess.Popen(
         ["bash", "-c", f"exec {make}"],
         cwd=file.parent,
-        env={**os.environ, "PATH": path},
+        env={**forked, "PATH": path},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -176,7 +177,7 @@ def test_a_killed_loop_continues_and_ends_with_a_policy_and_a_report(
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert not (run / ".done/1").exists()
-    done = shell(make, file.parent)
+    done = shell(make, file.parent, environment=forked)
     assert done.returncode == 0, done.stderr
     assert summary(run / "policy/1")["config"]["lr"] == 5e-7
     assert summary(run / "1/filter")["rows"] == 4

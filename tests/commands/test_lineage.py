@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ primecli update-prm --prm {tiny} --ref {tiny} --checkpoint ckpt/prm/1 runs/1/fil
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, tiny: Path, forked: Mapping[str, str]) -> Path:
     """An iteration, by real processes."""
     place = tmp_path_factory.mktemp("lineage")
     rows = [{"prompt": f"{number}=", "answer": str(number)} for number in range(12)]
     (place / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = shell(PIPELINE.format(tiny=tiny), place)
+    result = shell(PIPELINE.format(tiny=tiny), place, environment=forked)
     assert result.returncode == 0, result.stderr
     return place
 
@@ -103,11 +104,12 @@ def test_shards_of_a_directory_that_were_made_another_way_are_counted(
     assert "one of 2 made the same way; 1 more made another way" in look(place)
 
 
-def test_differences(look: Any, made: Path, tiny: Path) -> None:
+def test_differences(look: Any, made: Path, tiny: Path, forked: Mapping[str, str]) -> None:
     result = shell(
         f"primecli score-prm --prm ckpt/prm/1 --ref {tiny} --beta 0.1 runs/1/filter --out runs/2/score-prm "
         "| primecli compute-advantages --estimator grpo > /dev/null",
         made,
+        environment=forked,
     )
     assert result.returncode == 0, result.stderr
     rows = json.loads(look("runs/1/compute-advantages", "--diff", "runs/2/compute-advantages", "--json"))
@@ -121,11 +123,13 @@ def test_differences(look: Any, made: Path, tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["runs/1/compute-advantages", "ckpt/policy/1"])
-def test_a_replay_makes_the_same_shards_and_checkpoints(target: str, look: Any, made: Path, tmp_path: Path) -> None:
+def test_a_replay_makes_the_same_shards_and_checkpoints(
+    target: str, look: Any, made: Path, forked: Mapping[str, str], tmp_path: Path
+) -> None:
     script = look(target, "--replay")
     assert script.count("primecli generate") == script.count("primecli update-prm") == 1
     shutil.copy(made / "prompts.jsonl", tmp_path)
-    result = shell(script, tmp_path)
+    result = shell(script, tmp_path, environment=forked)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     for path in sorted((made / "runs/1/compute-advantages").glob("*.parquet")):
         again = tmp_path / path.relative_to(made)
@@ -134,13 +138,16 @@ def test_a_replay_makes_the_same_shards_and_checkpoints(target: str, look: Any, 
         assert model_fingerprint(tmp_path / target) == model_fingerprint(made / target)
 
 
-def test_options_from_a_file_and_the_environment_are_replayed(look: Any, made: Path, tiny: Path) -> None:
+def test_options_from_a_file_and_the_environment_are_replayed(
+    look: Any, made: Path, tiny: Path, forked: Mapping[str, str]
+) -> None:
     (made / "p.toml").write_text('seed = 5\n[compute-advantages]\nestimator = "grpo"\nwhiten = false\n')
     result = shell(
         "PRIMECLI_BETA=0.2 primecli score-prm --config p.toml --prm ckpt/prm/1 --ref "
         f"{tiny} runs/1/filter --out runs/3/score-prm "
         "| primecli --config=p.toml compute-advantages > /dev/null",
         made,
+        environment=forked,
     )
     assert result.returncode == 0, result.stderr
     script = look("runs/3/compute-advantages", "--replay")
@@ -149,7 +156,7 @@ def test_options_from_a_file_and_the_environment_are_replayed(look: Any, made: P
     assert "p.toml" not in script
     contents = [read_footer(path).content for path in sorted((made / "runs/3/compute-advantages").glob("*.parquet"))]
     shutil.rmtree(made / "runs/3")
-    result = shell(script, made)
+    result = shell(script, made, environment=forked)
     assert result.returncode == 0, result.stderr
     again = [read_footer(path).content for path in sorted((made / "runs/3/compute-advantages").glob("*.parquet"))]
     assert again == contents
