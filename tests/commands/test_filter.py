@@ -102,8 +102,8 @@ def test_min_std_drops_groups_that_are_all_about_equally_good(tmp_path: Path, pr
     assert groups(tmp_path / "varied") == ["p2", "p4"]
     found = summary(tmp_path / "varied")["metrics"]
     assert (found["kept"], found["too_uniform"], found["too_easy"]) == (2, 2, 1)
-    result = primecli("filter", directory, "--min-std", 0.5, "--out", tmp_path / "halves")
-    assert groups(tmp_path / "halves") == ["p2"]
+    primecli("filter", directory, "--min-std", 0.21, "--out", tmp_path / "more")  # though 0.23 as of a sample
+    assert groups(tmp_path / "more") == ["p2"]
     directory = graded(tmp_path / "same" / "verify", [[0.5, 0.5]])
     result = primecli("filter", directory, "--min-std", 0.1)
     assert "no group has passed: lower --min-std" in result.err

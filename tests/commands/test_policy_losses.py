@@ -161,7 +161,7 @@ def test_however_rows_are_split_the_loss_is_the_same(name: str, tiny: Path, tmp_
         assert all(0.02 < share < 0.9 for share in shares.values()), shares
 
 
-def test_masks_that_remove_nothing_change_no_bit(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_masks_that_remove_nothing_change_no_bit(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
     common = ["update-policy", "--policy", tiny, batch(tmp_path / "in", tiny), "--mini-batch", 8, "--lr", 1e-2]
     primecli(*common, "--checkpoint", tmp_path / "plain")
     off = ["--mismatch-band", 0, 1e9, "--mismatch-level", "sequence", "--off-policy-mask", 1e9]
@@ -169,11 +169,13 @@ def test_masks_that_remove_nothing_change_no_bit(tiny: Path, tmp_path: Path, pri
     assert torch.equal(weights(tmp_path / "plain"), weights(tmp_path / "masked"))
     found = summary(tmp_path / "masked")["metrics"]
     assert (found["mismatch_masked"], found["off_policy_masked"]) == (0, 0)
-    tight = ["--mismatch-band", 1.5, 2]
-    primecli(*common, "--checkpoint", tmp_path / "nothing", *tight, "--entropy-coef", 0.1)
+    tight = ["--mismatch-band", 1.5, 2, "--entropy-coef", 0.1, "--ref", other, "--kl-coef", 0.2]
+    primecli(*common, "--checkpoint", tmp_path / "nothing", *tight)
     found = summary(tmp_path / "nothing")["metrics"]
     assert found["mismatch_masked"] == 1
-    assert found["loss"] == pytest.approx(-0.1 * found["entropy"])  # the bonus counts every token nevertheless
+    # the KL and the bonus count every token nevertheless
+    assert found["loss"] == pytest.approx(0.2 * found["kl_ref"] - 0.1 * found["entropy"])
+    assert found["kl_ref"] > 1e-3
 
 
 def test_covariances_are_those_of_the_whole_mini_batch_at_each_step(tiny: Path, tmp_path: Path, primecli: Any) -> None:
@@ -181,7 +183,7 @@ def test_covariances_are_those_of_the_whole_mini_batch_at_each_step(tiny: Path, 
     target = tmp_path / "1"
     primecli(
         *("update-policy", "--policy", tiny, "--checkpoint", target, directory, "--mini-batch", 16, "--epochs", 2),
-        *("--lr", 1e-2, "--no-shuffle", "--no-clip", "--kl-cov", 0.1, "--kl-cov-coef", 3, "--micro-batch-tokens", 1),
+        *("--lr", 1e-2, "--no-clip", "--kl-cov", 0.1, "--kl-cov-coef", 3, "--micro-batch-tokens", 1),
     )
     first, second = [json.loads(line) for line in (target / "trainer/steps.jsonl").read_text().splitlines()]
     rows = read_rows(directory)
@@ -189,7 +191,7 @@ def test_covariances_are_those_of_the_whole_mini_batch_at_each_step(tiny: Path, 
     advantages = torch.tensor([value for row in rows for value in row[schema.ADVANTAGES]]).double()
     once = tmp_path / "once"
     primecli(
-        *("update-policy", "--policy", tiny, "--checkpoint", once, directory, "--mini-batch", 16, "--no-shuffle"),
+        *("update-policy", "--policy", tiny, "--checkpoint", once, directory, "--mini-batch", 16),
         *("--lr", 1e-2, "--no-clip", "--kl-cov", 0.1, "--kl-cov-coef", 3),
     )
     new = torch.from_numpy(np.concatenate(own_logprobs(rows, once))).double()
