@@ -132,6 +132,8 @@ def test_however_rows_are_split_the_loss_is_the_same(name: str, tiny: Path, tmp_
         "sampler": ["--old-logprobs", "rollout", "--off-policy-mask", 0.05, *BY_COVARIANCE],
         "trainer": ["--tis-cap", 1.2, "--mismatch-band", 0.8, 1.3, "--mismatch-level", "arithmetic"],
     }
+    if name != "gspo":  # the other corrections end in weights, whatever the loss
+        del ways["trainer"]
     for way, options in ways.items():
         found: list[dict[str, float]] = []
         for packing, tokens in splits:
