@@ -47,7 +47,8 @@ class Option:
     check: returns what is wrong with a value, or None. Without a check, a float must be finite.
     shown_default: the default as the help page shows it; None for the default itself.
     argument: whether it is a positional argument.
-    choices: the values that a text may have, if no enum lists them, such as the names in a registry.
+    choices: the values that a text may have, if no enum lists them, such as the names in a registry. With a `check`,
+        which then judges the value, it may have others too, and these are only what a shell completes.
     """
 
     help: str

@@ -115,6 +115,23 @@ def primecli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return run
 
 
+def forget_modules(directory: Path) -> None:
+    """Forgets what was imported from below a directory, packages whole."""
+    files = {name: str(getattr(module, "__file__", "")) for name, module in sys.modules.items()}
+    for package in {name.partition(".")[0] for name, file in files.items() if file.startswith(f"{directory}{os.sep}")}:
+        for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+            del sys.modules[name]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current directory. What a test imports from below it is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    yield tmp_path
+    forget_modules(tmp_path)
+
+
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Any]:
     """Mounts a small tmpfs; needs root."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from primecli.catalog import NAMES
+from primecli.core.registry import ESTIMATORS
 from tests.conftest import shell
 
 
@@ -37,8 +38,8 @@ def ask(shell_name: str, typed: str) -> list[str]:
     [
         ("primecli upd", ["update-prm", "update-critic", "update-policy"]),
         ("primecli --config run.toml fil", ["filter"]),
-        ("primecli compute-advantages --estimator ", ["rloo", "reinforce", "grpo", "dr-grpo", "gae"]),
-        ("primecli compute-advantages --estimator g", ["grpo", "gae"]),
+        ("primecli compute-advantages --estimator ", list(ESTIMATORS)),
+        ("primecli compute-advantages --estimator g", ["grpo", "gdpo", "gae"]),
         ("primecli update-policy --no-", ["--no-clip", "--no-shuffle", "--no-preflight"]),
         ("primecli generate --conf", ["--config"]),
         ("primecli verify runs/1/gen", []),  # the shell completes files then

@@ -6,15 +6,17 @@ import importlib
 import os
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from primecli import catalog, cli
+from primecli import catalog, cli, plugins
 from primecli.setup.config import options
 from tests import docs_pages
+from tests.conftest import forget_modules
 from tests.docs_pages import DOCS, PAGES, ROOT, Block, blocks, commands_of, help_page, refreshed, stable
 from tests.docs_run import make_docs_run
 
@@ -26,7 +28,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 LANGUAGES = {"sh", "console", "python", "text", "toml"}
 OTHERS = {".", "apt-get", "cat", "echo", "grep", "lint-imports", "pip", "set", "tensorboard", "vllm", "wandb"}
-OTHERS |= {"ray", "sbatch", "sky"}
+OTHERS |= {"ray", "sbatch", "sed", "sky"}
 """Commands of the pages that are neither primecli, make nor python; `pip` has tests of its own."""
 
 UNCHECKED_OPTIONS = {"--help", "--no-enable-chunked-prefill", "--max-num-batched-tokens"}
@@ -34,8 +36,32 @@ UNCHECKED_OPTIONS |= {"--no-python", "--standalone", "--node-rank"}
 """Options in the text that no command of primecli declares: Typer's own, those of vLLM's server, and torchrun's."""
 
 
+ENTRY_POINT_GROUPS = (plugins.ESTIMATORS, plugins.PRM_OBJECTIVES, plugins.POLICY_LOSSES)
+
 WRONG = (ValueError, AssertionError, FileNotFoundError)
 """What checking a wrong command raises."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugged_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the pages take for installed: examples/plugin, by its entry points, and the modules that they save."""
+    directory, example = tmp_path_factory.mktemp("plugged_in"), ROOT / "examples" / "plugin"
+    groups = tomllib.loads((example / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    information = directory / "primecli_example-0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: primecli-example\nVersion: 0\n")
+    sections = ["\n".join([f"[{group}]", *map(" = ".join, points.items())]) for group, points in groups.items()]
+    (information / "entry_points.txt").write_text("\n".join(sections))
+    for block in (block for page in PROSE.values() for block in blocks(page) if block.language == "python"):
+        saved = docs_pages.FILE_NAME.match(block.text)
+        if saved:
+            (directory / saved[1]).write_text(block.text)
+    before = list(sys.path)
+    sys.path += [str(directory), str(example)]
+    yield
+    sys.path[:] = before
+    for place in (directory, example):
+        forget_modules(place)
 
 
 # commands
@@ -298,7 +324,7 @@ def test_commands_in_the_text_are_right(page: str) -> None:
 @pytest.mark.parametrize("page", PROSE)
 def test_modules_in_the_text_exist(page: str) -> None:
     for code in inline_code(PROSE[page]):
-        if re.fullmatch(r"primecli(\.\w+)+", code) and code != "primecli.toml":
+        if re.fullmatch(r"primecli(\.\w+)+", code) and code not in ("primecli.toml", *ENTRY_POINT_GROUPS):
             module, _, attribute = code.rpartition(".")
             assert hasattr(importlib.import_module(module), attribute) or importlib.import_module(code), code
 

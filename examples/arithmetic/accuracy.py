@@ -54,7 +54,8 @@ def rows_of(run: Path) -> list[dict[str, float | None]]:
     rollouts = 0
     evaluated = {int(path.name) for path in run.glob("eval/*") if path.name.isdigit()}
     for iteration in range(max(evaluated, default=-1) + 1):
-        summary = read_summary(run / str(iteration) / "verify")
+        sampled = run / str(iteration)
+        summary = read_summary(sampled / "verify") or read_summary(sampled / "generate")  # distillation grades nothing
         if summary is not None:
             rollouts += summary["rows"]
         updates = [run / name / str(iteration) for name in ("policy", "prm", "critic")]

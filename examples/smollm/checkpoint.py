@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
@@ -35,10 +36,10 @@ def make_checkpoint(source: Path, directory: Path) -> None:
     # a model that was read from GGUF cannot be saved as it is, for its configuration says that it is quantized
     left_out = {"quantization_config", "dtype", "_name_or_path"}
     config = {name: value for name, value in read.config.to_dict().items() if name not in left_out}
-    model = LlamaForCausalLM(LlamaConfig(**{**config, **special}))
+    model: Any = LlamaForCausalLM(LlamaConfig(**{**config, **special}))  # type: ignore[no-untyped-call]
     model.load_state_dict(read.state_dict())
     model.tie_weights()
-    model.generation_config = GenerationConfig(**special)
+    model.generation_config = GenerationConfig(**special)  # type: ignore[no-untyped-call]
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 

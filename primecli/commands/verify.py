@@ -13,6 +13,9 @@ def verify(options: stage.VerifyOptions) -> None:
     data is at fault, such as a missing ground truth, the reward is null and the verdict is error. Such rows are
     counted, and filter drops their groups; if there are more of them than --max-errors, verify ends with exit code 4.
 
+    With --overlong, responses near the length limit lose reward, and keep their verdict. In _summary.json, accuracy is
+    that before the penalty, and reward_mean is the mean reward after it.
+
     Example:
 
       primecli verify --timeout 5 runs/1/generate

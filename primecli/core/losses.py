@@ -24,9 +24,11 @@ class PolicyLoss:
     """A policy loss, and what to watch about it. Only the loss has a gradient.
 
     loss: (), the weighted sum of the tokens' terms.
-    ratio: (...), new over old probability of each token, such as 1.02.
-    clipped_low: (...) bool, tokens with a negative advantage whose ratio fell below the lower bound.
-    clipped_high: (...) bool, tokens with a positive advantage whose ratio rose above the upper bound.
+    ratio: (...), new over old probability of each token or, in losses by response, of its response, such as 1.02.
+    clipped_low: (...) bool, tokens held by the lower bound: with PPO, those with a negative advantage whose ratio fell
+        below it.
+    clipped_high: (...) bool, tokens held by the upper bound: with PPO, those with a positive advantage whose ratio rose
+        above it.
     dual_clipped: (...) bool, tokens with a negative advantage whose term was bounded by the dual clip.
     """
 
@@ -81,7 +83,21 @@ def ppo_clip(
     (B, T). PPO (arXiv 1707.06347), equation 7.
     """
     log_ratio = (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    ratio = log_ratio.exp()
+    return clipped_surrogate(
+        log_ratio.exp(), advantages, weights, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    )
+
+
+def clipped_surrogate(
+    ratio: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+) -> PolicyLoss:
+    """`ppo_clip` for any ratio: (N,) or (B, T), with a gradient."""
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
     terms = torch.maximum(plain, clipped)
@@ -99,20 +115,6 @@ def ppo_clip(
         clipped_high=was_clipped & (advantages > 0) & inside,
         dual_clipped=was_dual_clipped & inside,
     )
-
-
-def importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, cap: float) -> Tensor:
-    """Truncated importance weights min(exp(old - rollout), cap) of the trainer's policy against the sampler's.
-
-    Multiplying the advantages by them corrects the gradient for the difference between two implementations of the same
-    weights, with bounded variance. old_logprobs, rollout_logprobs: nats, same shape. Returns that shape, without
-    gradient. Truncated importance sampling (Ionides, 2008).
-
-    >>> importance_weights(torch.tensor([0.0, 0.0]), torch.tensor([-2.0, 0.0]), cap=2.0)
-    tensor([2., 1.])
-    """
-    log_ratio = (old_logprobs - rollout_logprobs).detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return log_ratio.exp().clamp(max=cap)
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str) -> Tensor:

@@ -48,6 +48,17 @@ def unpad(padded: Tensor, mask: Tensor) -> Tensor:
     return padded[mask]
 
 
+def row_sums(values: Tensor, lengths: Tensor) -> Tensor:
+    """The sum of each row's values, which depends on no other row.
+
+    values: (N,), row after row; lengths: (B,), N in total. Returns (B,).
+
+    >>> row_sums(torch.tensor([7, 8, 9]), torch.tensor([1, 2]))
+    tensor([ 7, 17])
+    """
+    return pad(values, lengths).sum(-1)
+
+
 def micro_batches(lengths: Sequence[int], micro_batch_tokens: int) -> Iterator[list[int]]:
     """Groups rows into batches of at most `micro_batch_tokens` tokens each, padding included.
 

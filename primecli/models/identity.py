@@ -129,6 +129,21 @@ def trained_with(directory: Path) -> dict[str, Any]:
     return read_trainer_record(directory).get("recipe", {}).get("config", {})
 
 
+def trained_otherwise(directory: Path, beta: float, objective: str | None) -> str | None:
+    """How a PRM was trained, such as "--loss ce --beta 0.05", if that differs from these; else None.
+
+    None, too, for a model that no update-prm has made. objective: None for any.
+    """
+    trained = trained_with(directory)
+    differing = []
+    if objective is not None and trained.get("loss", objective) != objective:
+        differing.append(f"--loss {trained['loss']}")
+    trained_beta = trained.get("beta", beta)
+    if isinstance(trained_beta, int | float) and trained_beta != beta:
+        differing.append(f"--beta {trained_beta:g}")
+    return " ".join(differing) or None
+
+
 def measured_before_update(directory: Path) -> dict[str, float | None]:
     """What score-prm records of how well a PRM ranked responses that it had not seen; see `PRM_PAIR_ACCURACY`.
 

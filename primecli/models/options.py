@@ -133,7 +133,6 @@ class PrmOptions(Options):
 
     prm: Prm
     ref: Ref
-    beta: Beta = 0.05
 
     def recipe(self) -> dict[str, Json]:
         """Adds the kind of reference: rollout, shards, or a model, whose fingerprint is recorded separately."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from primecli.options import Declaration, Options, declarations
+from primecli.options import Declaration, Option, Options, declarations
 
 
 def typer_function(function: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -70,7 +70,7 @@ def _annotation(declaration: Declaration) -> Any:
         typer_type = list[get_args(typer_type)[0]]  # type: ignore[misc]
         if declaration.default is not inspect.Parameter.empty:
             typer_type = typer_type | None
-    if declaration.option.choices:
+    if declaration.option.choices and declaration.option.check is None:
         typer_type = Literal[declaration.option.choices]
     return Annotated[typer_type, _typer_parameter(declaration)]
 
@@ -88,7 +88,17 @@ def _typer_parameter(declaration: Declaration) -> Any:
         help=option.help,
         show_default=shown,
         callback=_callback(declaration),
+        autocompletion=_completion(option) if option.choices and option.check is not None else None,
     )
+
+
+def _completion(option: Option) -> Callable[[str], list[str]]:
+    """What a shell completes where the choices are not all that a value may be."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in option.choices if choice.startswith(incomplete)]
+
+    return complete
 
 
 def _callback(declaration: Declaration) -> Callable[[Any], Any] | None:

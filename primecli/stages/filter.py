@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from primecli.errors import UsageError
-from primecli.options import Option, Shards
+from primecli.files import Json
+from primecli.options import Option, Shards, positive
 from primecli.pipeline.options import StageOptions
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from primecli.shards.parquet import Shard
 
 ACCURACY_ROUNDING = 1e-6  # rewards are float32, so a mean of 0.2 may be stored as 0.20000000298
-REASONS = ("ungraded", "truncated", "too_hard", "too_easy")
+TOO_UNIFORM = "too_uniform"
+REASONS = ("ungraded", "truncated", "too_hard", "too_easy", TOO_UNIFORM)
 """The reasons to drop a group, in the order in which they are checked."""
 
 
@@ -30,6 +33,15 @@ class FilterOptions(StageOptions):
         tuple[float, float],
         Option("Keep groups whose mean outcome reward is within these bounds, inclusive.", metavar="LO HI"),
     ] = (0.2, 0.8)
+    min_std: Annotated[
+        float | None,
+        Option(
+            "Keep groups whose outcome rewards have at least this standard deviation, such as 0.05. For fractional "
+            "rewards: a group that is half right throughout teaches nothing.  [default: off]",
+            max=0.5,
+            check=positive,
+        ),
+    ] = None
     groups: Annotated[
         int | None,
         Option("Stop and close the input once this many groups have passed.  [default: take all]", min=1),
@@ -44,6 +56,15 @@ class FilterOptions(StageOptions):
         low, high = self.accuracy
         if not 0 <= low <= high <= 1:
             raise UsageError(f"--accuracy {low} {high}: give two bounds between 0 and 1, the lower one first")
+
+    def reasons(self) -> tuple[str, ...]:
+        """The reasons that can drop a group."""
+        return tuple(reason for reason in REASONS if reason != TOO_UNIFORM or self.min_std is not None)
+
+    def recipe(self) -> dict[str, Json]:
+        """Leaves --min-std out where it is off, so that results from before it existed stay valid."""
+        recipe = super().recipe()
+        return recipe if self.min_std is not None else {key: recipe[key] for key in recipe if key != "min_std"}
 
 
 def filter(options: FilterOptions) -> None:
@@ -78,6 +99,8 @@ def _advice(counts: Mapping[str, int | float]) -> str:
     dropped = {reason: int(counts.get(reason, 0)) for reason in REASONS}
     if dropped["ungraded"] and dropped["ungraded"] == sum(dropped.values()):
         return "all are ungraded; the messages of `verify` say why"
+    if dropped[TOO_UNIFORM] > sum(dropped.values()) / 2:
+        return "lower --min-std, or sample more prompts or more responses to each"
     return "widen --accuracy, or sample more prompts or more responses to each"
 
 
@@ -89,7 +112,7 @@ def _filter_shard(run: StageRun, shard: Shard, options: FilterOptions, room: int
 
     table = run.read(shard)
     kept: set[str] = set()
-    counts = dict.fromkeys(("kept", *REASONS, "not_needed"), 0)
+    counts = dict.fromkeys(("kept", *options.reasons(), "not_needed"), 0)
     for group, reason in judge_groups(table, options).items():
         if reason is None and (room is None or len(kept) < room):
             kept.add(group)
@@ -116,13 +139,14 @@ def judge_groups(table: pa.Table, options: FilterOptions) -> dict[str, str | Non
         if finish == "length":
             truncated.add(group)
     return {
-        group: _reason(group_rewards, group in truncated and not options.allow_truncated, *options.accuracy)
+        group: _reason(group_rewards, group in truncated and not options.allow_truncated, options)
         for group, group_rewards in rewards.items()
     }
 
 
-def _reason(rewards: list[float | None], truncated: bool, low: float, high: float) -> str | None:
+def _reason(rewards: list[float | None], truncated: bool, options: FilterOptions) -> str | None:
     """The reason to drop a group with these rewards; None to keep it. A reward of None is unknown."""
+    low, high = options.accuracy
     graded = [reward for reward in rewards if reward is not None]
     mean = sum(graded) / len(rewards)
     if len(graded) < len(rewards):
@@ -133,9 +157,18 @@ def _reason(rewards: list[float | None], truncated: bool, low: float, high: floa
         return "too_hard"
     if mean > high + ACCURACY_ROUNDING:
         return "too_easy"
+    if options.min_std is not None and _deviation(graded) < options.min_std - ACCURACY_ROUNDING:
+        return TOO_UNIFORM
     return None
+
+
+def _deviation(rewards: list[float]) -> float:
+    """The standard deviation of a group's rewards, as of a population: 0.5 for half right and half wrong."""
+    mean = sum(rewards) / len(rewards)
+    return math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards))
 
 
 def metrics(counts: dict[str, float]) -> dict[str, float]:
     """The directory's metrics, from the sums of its shards' counts."""
-    return {name: counts.get(name, 0) for name in ("kept", *REASONS, "not_needed")}
+    names = [name for name in ("kept", *REASONS, "not_needed") if name != TOO_UNIFORM or name in counts]
+    return {name: counts.get(name, 0) for name in names}

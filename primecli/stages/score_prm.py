@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from primecli.files import Json
 from primecli.models.options import Beta, Prm, PrmOptions, Ref
-from primecli.options import Out, Shards
+from primecli.options import Option, Out, Shards
 from primecli.pipeline.options import StageOptions
 from primecli.stages.rank_scoring import RankScoringOptions, on_ranks
 
@@ -28,7 +29,20 @@ class ScorePrmOptions(PrmOptions, RankScoringOptions, StageOptions):
     ref: Ref
     shards: Shards = ()
     beta: Beta = 0.05
+    objective: Annotated[
+        str | None,
+        Option(
+            "Warn unless the PRM was trained with this objective, as update-prm --loss names it. A different --beta is "
+            "always warned of.  [default: any]",
+            "call",  # `execution` adds it where it is given
+            metavar="NAME",
+        ),
+    ] = None
     out: Out = None
+
+    def execution(self) -> dict[str, Json]:
+        """Adds the objective where one is expected, so that records are as before where not."""
+        return {**super().execution(), **({} if self.objective is None else {"objective": self.objective})}
 
 
 def score_prm(options: ScorePrmOptions) -> None:
@@ -37,7 +51,7 @@ def score_prm(options: ScorePrmOptions) -> None:
 
 
 def _score(options: ScorePrmOptions) -> None:
-    from primecli.models.identity import measured_before_update, trained_with
+    from primecli.models.identity import measured_before_update, trained_otherwise
     from primecli.pipeline.stage_run import StageRun
     from primecli.shards.rollouts import reference_columns
     from primecli.stages.scorer import score_shards
@@ -46,12 +60,11 @@ def _score(options: ScorePrmOptions) -> None:
 
         def look_at_prm(directories: Mapping[str, Path]) -> None:
             run.facts.update(measured_before_update(directories["prm"]))
-            trained_beta = trained_with(directories["prm"]).get("beta")
-            if isinstance(trained_beta, int | float) and trained_beta != options.beta:
-                run.warn(
-                    f"{directories['prm']} was trained with --beta {trained_beta:g}, but scores with --beta "
-                    f"{options.beta:g}"
-                )
+            trained = trained_otherwise(directories["prm"], options.beta, options.objective)
+            if trained is not None:
+                expected = f"--objective {options.objective} " if options.objective and "--loss" in trained else ""
+                expected += f"--beta {options.beta:g}" if "--beta" in trained else ""
+                run.warn(f"{directories['prm']} was trained with {trained}, but scores with {expected.strip()}")
 
         score_shards(run, options, _names(options), open_scorer, reference_columns(options.ref), look_at_prm)
 

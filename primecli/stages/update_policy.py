@@ -8,16 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from primecli.options import Option, Shards
-from primecli.training.options import (
-    FROM_SHARDS,
-    Checkpoint,
-    Epochs,
-    LearningRate,
-    MiniBatch,
-    OldLogprobsSource,
-    PolicyOptions,
-    UpdateOptions,
-)
+from primecli.training.options import FROM_SHARDS, Checkpoint, Epochs, LearningRate, MiniBatch, UpdateOptions
+from primecli.training.policy_options import OldLogprobsSource, PolicyOptions
 
 if TYPE_CHECKING:
     from primecli.shards.rollouts import Rollouts
@@ -95,8 +87,8 @@ def _take_steps(
     from primecli.training import policy
 
     recompute = options.old_logprobs is OldLogprobsSource.recompute
-    # with a single step in all, the step's own forward pass yields them
-    extra_pass = recompute and trainer.total_steps(len(rollouts)) > 1
+    # with a single step in all, the step's own forward pass yields them, unless they are needed before it
+    extra_pass = recompute and (trainer.total_steps(len(rollouts)) > 1 or options.by_covariance())
     from_first_forward = recompute and not extra_pass
     sampled = rollouts.values[schema.ROLLOUT_LOGPROBS]
     old = policy.OldLogprobs(np.zeros_like(sampled) if from_first_forward else sampled.copy(), from_first_forward)

@@ -13,7 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from primecli.errors import QuarantineError, UsageError
-from primecli.options import Force, Option, Out, Partial, Quiet, Shards
+from primecli.files import Json
+from primecli.options import Force, Option, Out, Partial, Quiet, Shards, as_json
 from primecli.pipeline.options import RayOptions, StageOptions
 
 if TYPE_CHECKING:
@@ -85,6 +86,19 @@ class VerifyOptions(RayOptions, StageOptions):
     program_timeout: Annotated[
         float, Option("code: time limit of all tests of a program, in seconds.", "call", min=0.1)
     ] = 60.0
+    overlong: Annotated[
+        tuple[int, int] | None,
+        Option(
+            "Lower the reward of long responses: by nothing up to BUFFER tokens before LIMIT, then in a straight line, "
+            "and from LIMIT on by --overlong-penalty, but never below 0.  [default: off]",
+            "call",  # recorded by `recipe` where it is on
+            metavar="LIMIT BUFFER",
+        ),
+    ] = None
+    overlong_penalty: Annotated[
+        float,
+        Option("With --overlong: what a response at the limit loses.", "call", min=0.0, max=1.0),
+    ] = 1.0
     workers: Annotated[
         int | None,
         Option("Number of grading processes; with --ray, of each worker.  [default: one per core]", "execution", min=1),
@@ -96,6 +110,27 @@ class VerifyOptions(RayOptions, StageOptions):
     force: Force = False
     partial: Partial = False
     quiet: Quiet = False
+
+    def check(self) -> None:
+        """Raises UsageError for an impossible limit, and for a penalty without one."""
+        super().check()
+        if self.overlong is None:
+            if self.overlong_penalty != 1.0:
+                raise UsageError("--overlong-penalty needs --overlong")
+            return
+        limit, buffer = self.overlong
+        if not 0 < buffer <= limit:
+            raise UsageError(
+                f"--overlong {limit} {buffer}: the buffer must be between 1 and the limit, in tokens",
+                "the limit is that of generate --max-tokens",
+            )
+
+    def recipe(self) -> dict[str, Json]:
+        """Adds the penalty for long responses, if there is one."""
+        recipe = super().recipe()
+        if self.overlong is None:
+            return recipe
+        return {**recipe, "overlong": as_json(self.overlong), "overlong_penalty": self.overlong_penalty}
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """The arguments of primecli's own verifiers, by name."""
@@ -149,6 +184,7 @@ def verify(options: VerifyOptions) -> None:
         choice = Choice(options)
         with _open_making(run, options, learn) as making:
             needs = [schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE, schema.GROUND_TRUTH]
+            needs += [schema.RESPONSE_IDS] if options.overlong else []
             for shard in run.shards(needs, watched=making.watched):
                 run.expect(shard)
                 names = choice.names(shard)
@@ -294,7 +330,11 @@ class Graders:
         grades = [by_row[row] for row in range(len(tasks))]
         failures = (f"the first: {grade.detail}" for grade in grades if grade.verdict == "error")
         facts = {"first_error": [*itertools.islice(failures, 1)], "notices": tuple(self._notices)}
-        return Product(*_with_grades(table, grades), facts)
+        table, counts = _with_grades(table, grades)
+        if self.options.overlong is not None:
+            table, penalised = _with_penalties(table, *self.options.overlong, self.options.overlong_penalty)
+            counts |= penalised
+        return Product(table, counts, facts)
 
 
 def _with_grades(table: pa.Table, grades: Sequence[Grade]) -> tuple[pa.Table, dict[str, float]]:
@@ -319,10 +359,29 @@ def _with_grades(table: pa.Table, grades: Sequence[Grade]) -> tuple[pa.Table, di
     return table, {**counts, "reward": sum(grade.reward or 0.0 for grade in grades)}
 
 
+def _with_penalties(table: pa.Table, limit: int, buffer: int, penalty: float) -> tuple[pa.Table, dict[str, float]]:
+    """The table with the rewards of long responses lowered, and the counts of that. penalty: that of a whole one."""
+    from primecli.core.overlong import overlong_penalty
+    from primecli.shards import schema
+    from primecli.shards.columns import flat_column, with_columns
+
+    _, lengths = flat_column(table, schema.RESPONSE_IDS)
+    lost = [penalty * overlong_penalty(length, limit, buffer) for length in lengths.tolist()]
+    rewards = [
+        None if reward is None else max(0.0, reward - loss)
+        for reward, loss in zip(table[schema.OUTCOME_REWARD].to_pylist(), lost, strict=True)
+    ]
+    counts = {"overlong": sum(loss > 0 for loss in lost), "lowered": sum(reward or 0.0 for reward in rewards)}
+    return with_columns(table, {schema.OUTCOME_REWARD: rewards}), counts
+
+
 def metrics(counts: dict[str, float]) -> dict[str, float]:
     """The directory's metrics, from the sums of its shards' counts."""
     from primecli.verifiers import VERDICTS
 
     graded = sum(counts.get(verdict, 0) for verdict in VERDICTS if verdict != "error")
     accuracy = {"accuracy": counts["reward"] / graded} if graded else {}
-    return {**accuracy, **{verdict: counts.get(verdict, 0) for verdict in VERDICTS}}
+    penalised = {"overlong": counts["overlong"]} if "overlong" in counts else {}
+    if penalised and graded:
+        penalised["reward_mean"] = counts["lowered"] / graded
+    return {**accuracy, **{verdict: counts.get(verdict, 0) for verdict in VERDICTS}, **penalised}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
+from primecli import plugins
 from primecli.core.registry import ESTIMATORS, PROCESS_FORMS, WHITENED, WITHOUT_BASELINE, choices_help
 from primecli.errors import UsageError
 from primecli.files import Json
@@ -66,7 +68,16 @@ LATER: dict[str, Json] = {
 class AdvantageOptions(Options):
     """How rewards become advantages."""
 
-    estimator: Annotated[str, Option(choices_help(ESTIMATORS), choices=tuple(ESTIMATORS))] = "rloo"
+    estimator: Annotated[
+        str,
+        Option(
+            f"{choices_help(ESTIMATORS)} {plugins.HELP}",
+            "call",  # `recipe` adds its name, and the identity of a plug-in
+            metavar=plugins.metavar(ESTIMATORS),
+            choices=tuple(ESTIMATORS),
+            check=partial(plugins.problem, group=plugins.ESTIMATORS, own=ESTIMATORS),
+        ),
+    ] = "rloo"
     outcome_coef: Annotated[float, Option("Weight of the outcome reward; 0 leaves it out.")] = 1.0
     process_coef: Annotated[float, Option("Weight of the process rewards; 0 leaves them out.")] = 1.0
     outcome_gamma: Annotated[
@@ -170,6 +181,9 @@ class AdvantageOptions(Options):
                 f"--estimator {self.estimator} consists in whitening, but --no-whiten turns it off",
                 "reinforce and dr-grpo are the same without it",
             )
+        plugin = self.plugin()
+        if plugin is not None:
+            plugin.load()
         self._check_process_rewards_used()
         self._check_form()
         self._check_baseline()
@@ -266,6 +280,10 @@ class AdvantageOptions(Options):
                 "set --process-coef",
             )
 
+    def plugin(self) -> plugins.Plugin | None:
+        """The plug-in that --estimator names, if it names one."""
+        return plugins.find(self.estimator, plugins.ESTIMATORS, ESTIMATORS)
+
     def separator(self) -> str | None:
         """The text between two steps; None unless the granularity is step."""
         return separator(self.step_separator) if self.granularity is Granularity.step else None
@@ -284,8 +302,10 @@ class AdvantageOptions(Options):
         Those about process rewards that came later are recorded where they differ from the default only, so that older
         results stay valid.
         """
+        plugin = self.plugin()
         recipe = {
             **super().recipe(),
+            **({"estimator": self.estimator} if plugin is None else plugin.recorded("estimator")),
             "lam": self.lam if self.estimator == "gae" else None,
             "step_separator": self.separator(),
             "process_temperature": self.temperature(),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from primecli.core.advantages import Centered, Parts, discounted, gae, on_last_token, rloo_recipe, whitening
+from primecli.core.advantages import Centered, Estimator, Parts, discounted, gae, on_last_token, rloo_recipe, whitening
 from primecli.core.process_rewards import (
     by_position,
     centered_outcomes,
@@ -22,7 +22,7 @@ from primecli.core.process_rewards import (
 from primecli.core.ragged import pad, response_mask, unpad
 from primecli.core.registry import estimator, process_form
 from primecli.core.rewards import drop_last_token, last_token, reward_to_go, scale_over_batch, sum_into
-from primecli.errors import InputError
+from primecli.errors import InputError, PrimecliError
 from primecli.shards import schema
 from primecli.shards.rollouts import Rollouts
 from primecli.training.advantage_options import AdvantageOptions
@@ -90,7 +90,7 @@ def _parts(
     lengths = torch.from_numpy(rollouts.response_lengths)
     values = pad(torch.from_numpy(rollouts.values[schema.VALUES]).double(), lengths)  # (B, T)
     zeros = torch.zeros_like(values)
-    centered = estimator(options.estimator)(outcome, process, reward_mask, groups)
+    centered = estimator_of(options)(outcome, process, reward_mask, groups)
     parts = Parts(
         gae(on_last_token(centered.outcome, mask), zeros, mask, **discounts),
         gae(centered.process, zeros, mask, **discounts),
@@ -102,7 +102,7 @@ def _by_sums(
     options: AdvantageOptions, outcome: Tensor, process: Tensor, reward_mask: Tensor, mask: Tensor, groups: Tensor
 ) -> Parts:
     """Advantages without a critic: rewards minus their baseline, summed from each token on."""
-    subtract_baseline, baseline = estimator(options.estimator), options.process_baseline
+    subtract_baseline, baseline = estimator_of(options), options.process_baseline
     gammas: dict[str, Any] = {
         "outcome_gamma": options.outcome_gamma,
         "process_gamma": _process_discount(options, reward_mask),
@@ -123,6 +123,34 @@ def _by_sums(
     else:
         process = standardized_values(process, reward_mask, groups)
     return discounted(Centered(outcome, process), mask, **gammas)
+
+
+def estimator_of(options: AdvantageOptions) -> Estimator:
+    """The function that subtracts the baseline; a plug-in's raises PrimecliError where it returns something else."""
+    plugin = options.plugin()
+    if plugin is None:
+        return estimator(options.estimator)
+
+    def plugged_in(
+        outcome_rewards: Tensor, process_rewards: Tensor, reward_mask: Tensor, group_index: Tensor
+    ) -> Centered:
+        found = plugin.call(outcome_rewards, process_rewards, reward_mask, group_index)
+        wanted = (outcome_rewards.shape, process_rewards.shape)
+        shapes = tuple(getattr(part, "shape", None) for part in found) if isinstance(found, tuple) else ()
+        if shapes != wanted:
+            shown = ", ".join(str(None if shape is None else tuple(shape)) for shape in shapes) or type(found).__name__
+            raise PrimecliError(
+                f"--estimator {plugin}: returned {shown} for outcome rewards {tuple(wanted[0])} and process rewards "
+                f"{tuple(wanted[1])}",
+                "return a pair of tensors of these shapes: both minus their baseline",
+            )
+        outcome, process = found
+        process = torch.where(reward_mask, process, torch.zeros_like(process))
+        if not (bool(outcome.isfinite().all()) and bool(process.isfinite().all())):
+            raise PrimecliError(f"--estimator {plugin}: returned values that are not finite")
+        return Centered(outcome, process)
+
+    return plugged_in
 
 
 def _process_discount(options: AdvantageOptions, reward_mask: Tensor) -> float | Tensor:

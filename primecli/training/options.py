@@ -7,7 +7,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from primecli.errors import UsageError
 from primecli.files import Json
 from primecli.models.lora import LoraOptions, lora_options
 from primecli.models.options import ComputeOptions, RankOptions
@@ -162,100 +161,3 @@ Aggregation = Annotated[
     LossAggregation,
     Option("The loss of a mini-batch: the mean over its tokens, or the mean over responses of their sums or means."),
 ]
-
-
-class OldLogprobsSource(StrEnum):
-    """Where the old log-probabilities of the probability ratio come from."""
-
-    recompute = "recompute"
-    rollout = "rollout"
-
-
-class Kl(StrEnum):
-    """How the KL to the reference is estimated."""
-
-    k1 = "k1"
-    k2 = "k2"
-    k3 = "k3"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyOptions(Options):
-    """The loss of the policy, what it refuses, and how the update is measured."""
-
-    loss_aggregation: Aggregation = LossAggregation.token_mean
-    clip: Annotated[
-        bool, Option("Clip the ratio, as in PPO, or use the plain surrogate.", flags="--clip/--no-clip")
-    ] = True
-    clip_low: Annotated[float, Option("Clip the ratio at 1 minus this.", min=0.0, max=1.0)] = 0.2
-    clip_high: Annotated[
-        float, Option("Clip the ratio at 1 plus this; larger than --clip-low is clip-higher.", min=0.0)
-    ] = 0.2
-    dual_clip: Annotated[
-        float | None,
-        Option("For a negative advantage, limit the loss to this multiple of it.  [default: off]", min=1.0),
-    ] = None
-    ref: Annotated[
-        str | None,
-        Option(
-            "Reference model of the KL; shards: use the ref_logprobs that score-prm stored.  [default: none]",
-            "call",
-            metavar="DIR|HUB_ID|shards",
-        ),
-    ] = None
-    kl_coef: Annotated[float, Option("Weight of the KL to --ref in the loss.", min=0.0)] = 0.0
-    kl: Annotated[Kl, Option("Estimator of that KL; as a loss, k1 has no effect on average.")] = Kl.k3
-    entropy_coef: Annotated[float, Option("Weight of the entropy bonus in the loss.")] = 0.0
-    old_logprobs: Annotated[
-        OldLogprobsSource,
-        Option(
-            "Where the ratio's old log-probabilities come from. recompute: from the trainer, before its first step; "
-            "rollout: from the sampler, which saves a forward pass."
-        ),
-    ] = OldLogprobsSource.recompute
-    tis_cap: Annotated[
-        float | None,
-        Option(
-            "Weight each token by the trainer's over the sampler's probability, capped at this.  [default: off]",
-            min=1.0,
-        ),
-    ] = None
-    max_logprob_gap: Annotated[
-        float | None,
-        Option(
-            "Stop with exit code 5 and write no checkpoint if the mean gap between the sampler's and the trainer's "
-            "log-probabilities is larger than this many nats.  [default: no limit]",
-            "execution",
-            min=0.0,
-        ),
-    ] = None
-    strict: Annotated[
-        bool, Option("Refuse rollouts that were sampled with top-p or top-k, instead of warning.", "call")
-    ] = False
-    max_staleness: Annotated[
-        int, Option("Refuse rollouts that were sampled more than this many updates ago.", "execution", min=0)
-    ] = 0
-    measure: Annotated[
-        int, Option("Measure the finished update on this many responses; 0 for none.", "execution", min=0)
-    ] = 64
-
-    def check(self) -> None:
-        """Raises UsageError for options that contradict each other."""
-        super().check()
-        if self.kl_coef and self.ref is None:
-            raise UsageError("--kl-coef needs a reference", "name it with --ref, or use score-prm's with --ref shards")
-        for option, value in (("--tis-cap", self.tis_cap), ("--max-logprob-gap", self.max_logprob_gap)):
-            if value is not None and self.old_logprobs == "rollout":
-                raise UsageError(
-                    f"{option} compares the trainer's log-probabilities with the sampler's, but --old-logprobs rollout "
-                    "uses the sampler's for both",
-                    "leave --old-logprobs at recompute",
-                )
-
-    def recipe(self) -> dict[str, Json]:
-        """Adds the kind of reference: none, shards, or a model, whose fingerprint is recorded separately."""
-        return {**super().recipe(), "ref": self.ref if self.ref in (None, FROM_SHARDS) else "model"}
-
-    def execution(self) -> dict[str, Json]:
-        """Adds the reference as the user named it."""
-        return {**super().execution(), "ref_model": self.ref}

@@ -12,7 +12,9 @@ from primecli.errors import GateError, InputError
 from primecli.models import scoring
 from primecli.shards import schema
 from primecli.shards.rollouts import Rollouts, check_untouched_distribution, truncated_sampling
-from primecli.training.options import FROM_SHARDS, PolicyOptions
+from primecli.training.options import FROM_SHARDS
+from primecli.training.policy_loss import marked_by_covariance, policy_loss
+from primecli.training.policy_options import PolicyOptions
 from primecli.training.trainer import MicroBatch, Trainer, select_rows, token_positions
 
 if TYPE_CHECKING:
@@ -30,8 +32,9 @@ def check_sampling(rollouts: Rollouts, options: PolicyOptions) -> str | None:
         )
     if options.old_logprobs == "rollout":
         check_untouched_distribution(rollouts.values, "--old-logprobs rollout", temperature=False)
-    if options.tis_cap is not None:
-        check_untouched_distribution(rollouts.values, "--tis-cap", temperature=False)
+    for option, given in (*options.against_sampler(), ("--off-policy-mask", options.off_policy_mask is not None)):
+        if given:
+            check_untouched_distribution(rollouts.values, option, temperature=False)
     if options.ref == FROM_SHARDS:
         check_untouched_distribution(rollouts.values, "--ref shards")
     biased = truncated_sampling(rollouts.values)
@@ -100,8 +103,13 @@ def needed_columns(options: PolicyOptions) -> list[str]:
 
 def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLogprobs, options: PolicyOptions) -> None:
     """Takes one optimizer step of the policy over the mini-batch `rows`."""
+    import torch
+
     sequences = rollouts.sequences(temperature=True)
     names = (schema.ADVANTAGES, schema.ROLLOUT_LOGPROBS, schema.REF_LOGPROBS)
+    marks = _covariance_marks(trainer, rollouts, rows, old, options)  # (N,) each, by option
+    # |log p - log p_old| has no gradient where it is 0, but one of full size where rounding makes it 1e-7
+    exactly_one = bool(marks) and _unmoved(trainer, options)
 
     def micro_batch(batch: scoring.Batch) -> MicroBatch:
         logprobs, entropy = scoring.sequence_logprobs(
@@ -110,62 +118,50 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLog
         positions = token_positions(rollouts, batch.rows)  # (n,), among the batch's N tokens
         if old.from_first_forward:
             old.values[positions] = logprobs.detach().float().cpu().numpy()
-        old_logprobs = trainer.device_tensor(old.values[positions])  # (n,)
+        old_logprobs = logprobs.detach() if exactly_one else trainer.device_tensor(old.values[positions])  # (n,)
         columns = {
             name: trainer.device_tensor(rollouts.values[name][positions]) for name in names if name in rollouts.values
         }  # (n,) each
-        weights = trainer.token_weights(rollouts, rows, batch, options.loss_aggregation)  # (n,)
-        return policy_loss(logprobs, entropy, old_logprobs, columns, weights, options)
+        device = trainer.placement.device
+        marked = {name: torch.from_numpy(tokens[positions]).to(device) for name, tokens in marks.items()}  # (n,) each
+        weights = trainer.token_weights(rollouts, rows, batch, options.aggregation())  # (n,)
+        lengths = torch.from_numpy(rollouts.response_lengths[batch.rows]).to(device)  # (b,)
+        return policy_loss(logprobs, entropy, old_logprobs, columns, weights, lengths, marked, options)
 
     trainer.take_step(sequences, rows, micro_batch, denominator=int(rollouts.response_lengths[rows].sum()))
 
 
-def policy_loss(
-    logprobs: Tensor,
-    entropy: Tensor,
-    old_logprobs: Tensor,
-    columns: dict[str, Tensor],
-    weights: Tensor,
-    options: PolicyOptions,
-) -> MicroBatch:
-    """The loss that the options describe, of the n tokens of a micro-batch, and its metrics, summed over these tokens.
+def _unmoved(trainer: Trainer, options: PolicyOptions) -> bool:
+    """Whether the weights are still those that the old log-probabilities were taken under."""
+    return not trainer.history and options.old_logprobs == "recompute"
 
-    logprobs, entropy: (n,) nats, under the weights to be trained. old_logprobs: (n,) nats.
-    columns: (n,) each, by name: advantages, rollout_logprobs and, for the KL, ref_logprobs.
-    weights: (n,), what each token counts in the loss.
+
+def _covariance_marks(
+    trainer: Trainer, rollouts: Rollouts, rows: list[int], old: OldLogprobs, options: PolicyOptions
+) -> dict[str, np.ndarray]:
+    """The tokens of the mini-batch `rows` that Clip-Cov and KL-Cov choose: (N,) bool by option, among all N tokens.
+
+    This takes the log-probabilities of the whole mini-batch, under the weights before its step.
     """
-    from primecli.core.losses import importance_weights, kl_estimate, ppo_clip
-
-    advantages = columns[schema.ADVANTAGES]
-    sums: dict[str, float] = {}
-    if options.tis_cap is not None:
-        importance = importance_weights(old_logprobs, columns[schema.ROLLOUT_LOGPROBS], options.tis_cap)
-        advantages = advantages * importance
-        sums["importance_weight"] = float(importance.sum())
-        sums["importance_capped"] = float((importance >= options.tis_cap).sum())
-    clip_low, clip_high = (options.clip_low, options.clip_high) if options.clip else (math.inf, math.inf)
-    dual_clip = options.dual_clip if options.clip else None
-    result = ppo_clip(
-        logprobs, old_logprobs, advantages, weights, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    if not options.by_covariance():
+        return {}
+    positions = token_positions(rollouts, rows)  # (n,)
+    if _unmoved(trainer, options):
+        logprobs = old.values[positions]
+    else:
+        logprobs = trainer.score(select_rows(rollouts.sequences(temperature=True), rows))
+    chosen = marked_by_covariance(
+        logprobs,
+        old.values[positions],
+        rollouts.values[schema.ADVANTAGES][positions],
+        rollouts.response_lengths[rows],
+        options,
+        np.random.Generator(np.random.PCG64([trainer.options.seed, trainer.step])),
     )
-    loss = result.loss
-    if schema.REF_LOGPROBS in columns:
-        kl = kl_estimate(logprobs, columns[schema.REF_LOGPROBS], options.kl)
-        sums["kl_ref"] = float(kl.detach().sum())
-        if options.kl_coef:
-            loss = loss + options.kl_coef * (kl * weights.to(kl.dtype)).sum()
-    if options.entropy_coef:
-        loss = loss - options.entropy_coef * (entropy * weights.to(entropy.dtype)).sum()
-    sums |= {
-        "clip_fraction": float((result.clipped_low | result.clipped_high).sum()),
-        "clip_fraction_low": float(result.clipped_low.sum()),
-        "clip_fraction_high": float(result.clipped_high.sum()),
-        **({"dual_clip_fraction": float(result.dual_clipped.sum())} if dual_clip is not None else {}),
-        "kl": float((old_logprobs - logprobs.detach()).sum()),
-        "entropy": float(entropy.detach().sum()),
-    }
-    extremes = {"ratio_min": float(result.ratio.min()), "ratio_max": float(result.ratio.max())}
-    return MicroBatch(loss, sums, extremes)
+    marks = {name: np.zeros(len(old.values), dtype=bool) for name in chosen}
+    for name, tokens in chosen.items():
+        marks[name][positions] = tokens
+    return marks
 
 
 def logprob_gap(rollouts: Rollouts, old: OldLogprobs, limit: float | None) -> dict[str, float]:

@@ -2,8 +2,9 @@
 
 The update-policy trainer on one process without ranks, and on one and two ranks with one thread each (gloo, on this
 machine). Memory: how far the peak of a process rises above what it holds before the model is loaded, over loading and
-two steps with micro-batches of 64 tokens, so that activations are small. Time: steps of micro-batches of 1,024 tokens,
-the first step left out. All sides must compute the same losses.
+two steps with micro-batches of 64 tokens, so that activations are small. Time: steps of two micro-batches of 4,096
+tokens (the default is 16,384), the first step left out: a rank takes and returns the whole model for each, so that a
+second rank gains less where they are small (--tokens 1024). All sides must compute the same losses.
 
     python tests/benchmarks/ranks.py
 """
@@ -54,9 +55,9 @@ def train(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     loading.warm_imports()
     ranks = join()
-    budget = 64 if options.memory else 1024
-    rows = 4 if options.memory else 8 * options.batches
     tokens = 64 if options.memory else 128
+    budget = 64 if options.memory else options.tokens
+    rows = 4 if options.memory else options.batches * budget // tokens
     reset_peak()
     before = resident_mib()
     training = TrainingOptions(lr=1e-6, mini_batch=rows, micro_batch_tokens=budget, shuffle=False, packing="off")  # type: ignore[arg-type]
@@ -89,9 +90,10 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=8192)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--layers", type=int, default=16)
-    parser.add_argument("--batches", type=int, default=4, help="micro-batches in a mini-batch")
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=4096, help="of a micro-batch, where time is measured")
+    parser.add_argument("--batches", type=int, default=2, help="micro-batches in a mini-batch")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)

@@ -84,3 +84,32 @@ def test_a_note_if_there_are_too_few_groups(tmp_path: Path, primecli: Any) -> No
 def test_impossible_bounds_are_usage_errors(bounds: tuple[float, float], tmp_path: Path, primecli: Any) -> None:
     result = primecli("filter", tmp_path, "--accuracy", *bounds, check=False)
     assert (result.code, "--accuracy" in result.line()) == (2, True)
+
+
+def test_min_std_drops_groups_that_are_all_about_equally_good(tmp_path: Path, primecli: Any) -> None:
+    rewards: list[list[float | None]] = [
+        [0.5, 0.5, 0.5, 0.5],
+        [0.5, 0.5, 0.6, 0.4],
+        [1, 1, 0, 0],
+        [1, 1, 1, 1],
+        [0.7, 0.3, 0.7, 0.3],
+    ]
+    directory = graded(tmp_path / "verify", rewards, per_shard=5)
+    primecli("filter", directory)
+    assert groups(tmp_path / "filter") == ["p0", "p1", "p2", "p4"]
+    assert "too_uniform" not in summary(tmp_path / "filter")["metrics"]
+    primecli("filter", directory, "--min-std", 0.2, "--out", tmp_path / "varied")  # the last has exactly 0.2
+    assert groups(tmp_path / "varied") == ["p2", "p4"]
+    found = summary(tmp_path / "varied")["metrics"]
+    assert (found["kept"], found["too_uniform"], found["too_easy"]) == (2, 2, 1)
+    primecli("filter", directory, "--min-std", 0.21, "--out", tmp_path / "more")  # though 0.23 as of a sample
+    assert groups(tmp_path / "more") == ["p2"]
+    directory = graded(tmp_path / "same" / "verify", [[0.5, 0.5]])
+    result = primecli("filter", directory, "--min-std", 0.1)
+    assert "no group has passed: lower --min-std" in result.err
+
+
+@pytest.mark.parametrize("value", [0, -1, 0.6])
+def test_an_impossible_min_std_is_a_usage_error(value: float, tmp_path: Path, primecli: Any) -> None:
+    result = primecli("filter", tmp_path, "--min-std", value, check=False)
+    assert (result.code, "--min-std" in result.err) == (2, True)

@@ -28,21 +28,41 @@ COMMON = ["--lr", "1e-3", "--mini-batch", 12, "--micro-batch-tokens", 60, "--qui
 """Three mini-batches, of which the last is smaller; of some, one of two ranks has a micro-batch less."""
 
 SAVING = ["--gradient-checkpointing", "--offload-optimizer", "--preflight"]
+BALANCE = ["--balance", "boundary,weight"]
 UPDATES: dict[str, list[str]] = {
     "policy": ["update-policy", "--policy", "MODEL"],
     "policy-kl": ["update-policy", "--policy", "MODEL", "--ref", "MODEL", "--kl-coef", "0.1", "--entropy-coef", "0.01"],
     "policy-bfloat16": ["update-policy", "--policy", "MODEL", "--dtype", "bfloat16", "--packing", "on"],
     "policy-saving": ["update-policy", "--policy", "MODEL", *SAVING],
     "policy-one-step": ["update-policy", "--policy", "MODEL", "--mini-batch", "1000"],
+    "policy-gspo": [
+        *("update-policy", "--policy", "MODEL", "--policy-loss", "gspo", "--off-policy-mask", "0.01"),
+        *("--mismatch-band", "0.9", "1.1", "--mismatch-level", "geometric"),
+        *("--clip-cov", "0.1", "--clip-cov-band", "-1", "1", "--kl-cov", "0.1"),
+    ],
     "lora": ["update-policy", "--policy", "MODEL", "--lora-rank", "4"],
     "lora-bfloat16": ["update-policy", "--policy", "MODEL", "--lora-rank", "4", "--dtype", "bfloat16"],
     "prm-ce": ["update-prm", "--prm", "MODEL", "--ref", "MODEL", "--beta", "0.5"],
     "prm-dpo": ["update-prm", "--prm", "MODEL", "--ref", "shards", "--loss", "dpo", "--mini-batch", "8"],
+    "prm-prefix": [
+        "update-prm",
+        "--prm",
+        "MODEL",
+        "--ref",
+        "MODEL",
+        "--loss",
+        "prefix",
+        "--balance",
+        "boundary,weight",
+    ],
     "critic": ["update-critic", "--critic", "MODEL"],
 }
 
 
-IN_TWO = ("policy", "policy-bfloat16", "policy-one-step", "lora", "lora-bfloat16", "prm-ce", "prm-dpo", "critic")
+IN_TWO = (
+    *("policy", "policy-bfloat16", "policy-one-step", "policy-gspo", "lora", "lora-bfloat16"),
+    *("prm-ce", "prm-dpo", "prm-prefix", "critic"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from primecli.shards.rollouts import Sequences
 from tests.builders import rollout, write_shards
 from tests.conftest import summary
 from tests.core.reference import CASES, NAMES
+from tests.core.reference_2 import CASES_2, NAMES_2
 
 each_case = pytest.mark.parametrize("case", CASES, ids=NAMES)
 
@@ -72,6 +73,30 @@ def test_prm_losses_and_pair_accuracy(case: dict[str, Any], tiny: Path, tmp_path
         if loss == "ce":
             expected = case["expected"]["prm_pair_accuracy"]["value"]
             assert found["pair_accuracy_by_group_before"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES_2, ids=NAMES_2)
+@pytest.mark.parametrize(
+    ("loss", "name", "variants"),
+    [("prefix", "ipvrm_prefix_loss", (3, 4, 5)), ("ce", "implicit_prm_loss_weighted", (2,))],
+    ids=["prefix", "ce"],
+)
+def test_balanced_prm_losses(
+    loss: str, name: str, variants: tuple[int, ...], case: dict[str, Any], tiny: Path, tmp_path: Path, primecli: Any
+) -> None:
+    rows, logprobs = case_rows(case, tiny)
+    for number, row in enumerate(rows):
+        row[schema.ROLLOUT_LOGPROBS] = (logprobs[number] - cut(case, "prm_minus_ref_logprobs", number)).tolist()
+        row[schema.OUTCOME_REWARD] = case["inputs"]["outcome_reward"][number]
+    directory = write_shards(tmp_path / "in", rows)
+    for variant in (case["expected"][name]["variants"][number] for number in variants):
+        balance = [*(["boundary"] if variant["adb"] else []), *(["weight"] if variant["dlw"] else [])]
+        options = ["--ref", "rollout", "--loss", loss, "--beta", variant["beta"]]
+        options += ["--margin", variant["base_margin"]] if variant["base_margin"] is not None else []
+        options += ["--balance", ",".join(balance)] if balance else []
+        found = update(primecli, "update-prm", directory, tiny, *options)
+        for metric in ("loss", "loss_before", "loss_after"):
+            assert found[metric] == pytest.approx(variant["loss"], abs=1e-5)
 
 
 @each_case

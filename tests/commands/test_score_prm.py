@@ -84,6 +84,18 @@ def test_a_warning_if_beta_differs_from_training(tiny: Path, tmp_path: Path, pri
     assert "was trained with --beta 0.2, but scores with --beta 0.05" in warned.err
 
 
+def test_a_warning_if_the_objective_is_another(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory, prm = write_shards(tmp_path / "filter", rollouts(2, 2)), tmp_path / "prm"
+    primecli("update-prm", directory, "--prm", tiny, "--ref", tiny, "--checkpoint", prm, "--loss", "prefix", "--quiet")
+    score = ["score-prm", directory, "--prm", prm, "--ref", tiny, "--quiet"]
+    both = primecli(*score, "--objective", "ce", "--out", tmp_path / "1")
+    assert "was trained with --loss prefix --beta 10, but scores with --objective ce --beta 0.05" in both.line()
+    one = primecli(*score, "--objective", "ce", "--beta", 10, "--out", tmp_path / "2")
+    assert one.line().endswith("was trained with --loss prefix, but scores with --objective ce")
+    assert not primecli(*score, "--objective", "prefix", "--beta", 10, "--out", tmp_path / "3").err
+    assert not primecli(*score, "--beta", 10, "--out", tmp_path / "4").err
+
+
 def test_earlier_columns_do_not_change(tiny: Path, tmp_path: Path, primecli: Any) -> None:
     rows = rollouts(2, 2)
     directory = write_shards(tmp_path / "filter", rows)

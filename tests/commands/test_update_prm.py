@@ -49,6 +49,12 @@ def test_metrics_before_and_after_agree_with_score_prm(tiny: Path, other: Path, 
             for wrong in scores[rows_of][labels[rows_of] == 0]
         ]
         assert found[f"pair_accuracy_{when}"] == pytest.approx(np.mean(pairs))
+        summed = [np.cumsum(row[schema.PROCESS_REWARDS], dtype=np.float64) for row in rows]
+        hits = [(sums > 0) == (label == 1) for sums, label in zip(summed, labels, strict=True)]
+        assert found[f"prefix_accuracy_{when}"] == pytest.approx(np.mean(np.concatenate(hits)))
+        spread = np.sqrt((scores[labels == 1].var() + scores[labels == 0].var()) / 2 * len(rows) / (len(rows) - 2))
+        apart = scores[labels == 1].mean() - scores[labels == 0].mean()
+        assert found[f"separation_{when}"] == pytest.approx(apart / spread, rel=1e-5)
         bins = np.minimum((predicted * 10).astype(int), 9)
         calibration = sum(abs(np.sum((predicted - labels)[bins == place])) for place in range(10)) / len(rows)
         assert found[f"calibration_error_{when}"] == pytest.approx(calibration, abs=1e-6)
@@ -99,6 +105,100 @@ def test_dpo_with_one_process_per_step_equals_one_process(
         train(primecli, prm, tiny, shard, tmp_path / f"step{number}", *options)
         prm = tmp_path / f"step{number}"
     assert (prm / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+BALANCED = ["--loss", "prefix", "--balance", "boundary,weight", "--lr", "1e-3", "--no-shuffle"]
+
+
+def test_prefix_learns_on_any_scale(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = write_shards(tmp_path / "in", rollouts(GROUPS, SIZE))
+    ce = train(primecli, other, tiny, directory, tmp_path / "ce", "--lr", 0)
+    apart = []
+    for beta in (0.5, 20):
+        options = ["--loss", "prefix", "--lr", "3e-3", "--epochs", 6, "--beta", beta]
+        found = train(primecli, other, tiny, directory, tmp_path / str(beta), *options)
+        assert found["prefix_accuracy_before"] == ce["prefix_accuracy_before"]  # the same model by the same measure
+        assert found["sign_accuracy_before"] == ce["sign_accuracy_before"]
+        apart.append(found["separation_before"])
+        assert found["loss_after"] < found["loss_before"]
+        assert found["prefix_accuracy_after"] > 0.9 > found["prefix_accuracy_before"]
+        assert found["separation_after"] > 2 > found["separation_before"]
+        assert found["pair_accuracy_after"] > 0.95
+    assert apart[0] == pytest.approx(apart[1], rel=1e-5)
+
+
+def test_the_mean_of_the_rewards_is_the_score_of_a_response_with_prefix(
+    tiny: Path, other: Path, tmp_path: Path, primecli: Any
+) -> None:
+    directory = write_shards(tmp_path / "in", rollouts(GROUPS, SIZE))
+    found = train(primecli, other, tiny, directory, tmp_path / "prm", "--loss", "prefix", "--lr", 0)
+    primecli("score-prm", "--prm", other, "--ref", tiny, "--beta", 10, directory, "--out", tmp_path / "scored")
+    rows = read_rows(tmp_path / "scored")
+    right = [np.mean(row[schema.PROCESS_REWARDS]) for row in rows if row[schema.OUTCOME_REWARD] == 1]
+    assert found["reward_right_before"] == pytest.approx(np.mean(right), abs=1e-4)
+    assert found["mean_score"] == pytest.approx(
+        np.mean([np.mean(row[schema.PROCESS_REWARDS]) for row in rows]), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("lora", [[], ["--lora-rank", 4]], ids=["all weights", "lora"])
+def test_prefix_does_not_depend_on_micro_batches_or_packing(
+    lora: list[Any], tiny: Path, other: Path, tmp_path: Path, primecli: Any
+) -> None:
+    directory = write_shards(tmp_path / "in", rollouts(GROUPS, SIZE), per_shard=2 * SIZE)
+    options = [*BALANCED, "--mini-batch", 9, *lora]
+    whole = train(primecli, other, tiny, directory, tmp_path / "whole", *options, "--packing", "off")
+    for number, how in enumerate((["--micro-batch-tokens", 1], ["--packing", "on", "--micro-batch-tokens", 40])):
+        found = train(primecli, other, tiny, directory, tmp_path / str(number), *options, *how)
+        for name in ("loss", "loss_after", "mean_score", "grad_norm"):
+            assert found[name] == pytest.approx(whole[name], rel=1e-4)
+
+
+def test_the_accuracy_of_a_group_is_that_of_the_whole_batch(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    """Mini-batches cut through groups, and the losses of their responses still are those in the whole batch."""
+    rows = rollouts(GROUPS, SIZE)
+    for row in rows[:SIZE]:
+        row[schema.OUTCOME_REWARD] = float(row[schema.SAMPLE_INDEX] == 0)
+    directory = write_shards(tmp_path / "in", rows)
+    found = train(primecli, tiny, tiny, directory, tmp_path / "1", *BALANCED, "--lr", 0, "--mini-batch", 5)
+    steps = steps_of(tmp_path / "1")
+    sizes = [5, 5, 5, 5, 4]
+    assert sum(size * step["loss"] for size, step in zip(sizes, steps, strict=True)) / sum(sizes) == pytest.approx(
+        found["loss_before"], rel=1e-5
+    )
+    odds = {0.25: np.log(3), 0.5: 0.0}  # of the first group and of the others; all values are 0
+    softplus = {value: np.log1p(np.exp(value)) for value in (5.0, 5.0 + np.log(3), 5.0 - np.log(3))}
+    first = 0.25 * 2 * softplus[5 + odds[0.25]] + 0.75 * (2 / 3) * softplus[5 - odds[0.25]]
+    assert found["loss_before"] == pytest.approx((first + 5 * softplus[5.0]) / 6, rel=1e-5)
+
+
+def test_what_the_prm_was_trained_for_is_recorded(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    directory = write_shards(tmp_path / "in", rollouts(2, 2))
+    train(primecli, tiny, tiny, directory, tmp_path / "1", *BALANCED)
+    record = json.loads((tmp_path / "1/trainer/primecli.json").read_text())
+    expected = {"loss": "prefix", "beta": 10.0, "margin": 5.0, "balance": ["boundary", "weight"]}
+    assert record["recipe"]["config"].items() >= expected.items()
+    update = ["update-prm", "--prm", tmp_path / "1", "--ref", tiny, directory, "--quiet"]
+    warned = primecli(*update, "--checkpoint", tmp_path / "2")
+    assert "was trained with --loss prefix --beta 10, and goes on with --loss ce --beta 0.05" in warned.line()
+    assert not primecli(*update, "--loss", "prefix", "--checkpoint", tmp_path / "3").err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--loss", "dpo", "--balance", "weight"], "--balance works with --loss ce and prefix, not with dpo"),
+        (["--loss", "dpo", "--margin", 1], "--margin works with --loss ce and prefix, not with dpo"),
+        (["--loss", "prefix", "--balance", "weight,odds"], "'odds' is not one of boundary, weight"),
+    ],
+)
+def test_options_that_the_objective_does_not_take(
+    options: list[Any], says: str, tiny: Path, tmp_path: Path, primecli: Any
+) -> None:
+    directory = write_shards(tmp_path / "in", rollouts(2, 2))
+    words = ["update-prm", "--prm", tiny, "--ref", tiny, "--checkpoint", tmp_path / "1", directory]
+    result = primecli(*words, *options, check=False)
+    assert (result.code, says in result.line()) == (2, True)
 
 
 def test_a_stored_reference_equals_the_model(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from primecli.shards import schema
 from primecli.verifiers.sandbox.process import bwrap_problem
 from tests.builders import rollout, write_shards
-from tests.conftest import read_rows
+from tests.conftest import read_rows, summary
 
 SANDBOX = "limits" if bwrap_problem() else "bwrap"
 RIGHT = "```python\ndef double(x):\n    return 2 * x\n```"
@@ -110,3 +110,37 @@ def test_without_a_sandbox_nothing_is_graded(tmp_path: Path, primecli: Any, monk
 
 def test_a_weaker_sandbox_says_what_it_does_not_protect(tmp_path: Path, primecli: Any) -> None:
     assert "limits" in primecli("verify", mixed(tmp_path / "g"), "--sandbox", "limits", "--workers", 1).err
+
+
+def test_long_responses_lose_reward_softly(tmp_path: Path, primecli: Any) -> None:
+    lengths, answers = (12, 16, 20, 25, 18, 16), ("7", "7", "7", "7", "8", None)
+    rows = [
+        rollout(
+            *(0, index, len(lengths)),
+            response=f"\\boxed{{{answer or 7}}}",
+            ground_truth="7" if answer else None,
+            response_ids=list(range(length)),
+            rollout_logprobs=[-1.0] * length,
+        )
+        for index, (length, answer) in enumerate(zip(lengths, answers, strict=True))
+    ]
+    directory = write_shards(tmp_path / "generate", rows)
+    primecli("verify", directory, "--workers", 1, "--overlong", 20, 8, "--overlong-penalty", 0.5, "--max-errors", 1)
+    found = read_rows(tmp_path / "verify")
+    assert [row[schema.OUTCOME_REWARD] for row in found] == [1.0, 0.75, 0.5, 0.5, 0.0, None]
+    assert [row[schema.VERDICT] for row in found] == [*["correct"] * 4, "wrong", "error"]
+    metrics = summary(tmp_path / "verify")["metrics"]
+    assert (metrics["accuracy"], metrics["reward_mean"], metrics["overlong"]) == (0.8, 2.75 / 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--overlong", 20, 0], "--overlong 20 0: the buffer must be between 1 and the limit"),
+        (["--overlong", 20, 21], "--overlong 20 21: the buffer must be between 1 and the limit"),
+        (["--overlong-penalty", 0.5], "--overlong-penalty needs --overlong"),
+    ],
+)
+def test_impossible_limits_are_refused(arguments: list[Any], message: str, tmp_path: Path, primecli: Any) -> None:
+    result = primecli("verify", tmp_path, *arguments, check=False)
+    assert (result.code, message in result.line()) == (2, True)

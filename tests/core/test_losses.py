@@ -13,7 +13,6 @@ from torch import Tensor
 
 from primecli.core.losses import (
     AGGREGATIONS,
-    importance_weights,
     kl_estimate,
     opponent_scores,
     ppo_clip,
@@ -309,16 +308,6 @@ def test_micro_batches_of_the_prm_loss_add_up() -> None:
     torch.testing.assert_close(
         sum(prm_dpo(scores[rows], opponents[rows], labels[rows], denominator=4) for rows in cuts), whole
     )
-
-
-def test_importance_weights_correct_the_mean_and_are_capped() -> None:
-    trainer, sampler = torch.log_softmax(float64([0, 1, 2]), 0), torch.log_softmax(float64([0.5, 1, 1.5]), 0)
-    advantages = float64([1, -1, 3])
-    ratio = importance_weights(trainer, sampler, cap=math.inf)
-    # with these weights, the sampler's draws have the trainer's expectation
-    torch.testing.assert_close((sampler.exp() * ratio * advantages).sum(), (trainer.exp() * advantages).sum())
-    assert importance_weights(float64([0.0, -3.0]), float64([-3.0, 0.0]), cap=2.0).tolist() == [2.0, math.exp(-3)]
-    assert not importance_weights(trainer.requires_grad_(), sampler, cap=2.0).requires_grad
 
 
 @settings(deadline=None, max_examples=50)

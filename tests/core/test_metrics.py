@@ -14,6 +14,7 @@ from primecli.core.metrics import (
     calibration_error,
     effective_sample_size,
     explained_variance,
+    separation,
     variance_share,
     weighted_pair_accuracy,
 )
@@ -103,3 +104,21 @@ def test_effective_sample_size_of_a_common_factor_changes_nothing_and_nothing_ov
 def test_equal_weights_are_all_effective_and_one_of_many_is_one() -> None:
     assert effective_sample_size(torch.full((10,), -3.0)) == pytest.approx(1.0)
     assert effective_sample_size(torch.tensor([100.0, *[0.0] * 9])) == pytest.approx(0.1)
+
+
+def test_separation_is_a_difference_of_means_in_standard_deviations() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(40, generator=generator, dtype=torch.float64)
+    labels = (torch.arange(40) % 3 == 0).double()
+    right, wrong = scores[labels == 1], scores[labels == 0]
+    pooled = ((len(right) - 1) * right.var() + (len(wrong) - 1) * wrong.var()) / (len(scores) - 2)
+    found = separation(scores, labels)
+    assert found == pytest.approx(float((right.mean() - wrong.mean()) / pooled.sqrt()))
+    assert separation(7 * scores + 3, labels) == pytest.approx(found)
+    assert separation(-scores, labels) == pytest.approx(-(found or 0))
+
+
+def test_separation_of_what_cannot_be_separated() -> None:
+    assert separation(torch.tensor([1.0, 2.0, 3.0]), torch.ones(3)) is None
+    assert separation(torch.zeros(4), torch.tensor([1.0, 0.0, 1.0, 0.0])) is None
+    assert separation(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0])) is None

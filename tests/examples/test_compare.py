@@ -317,3 +317,22 @@ def test_pictures_without_matplotlib_are_refused_before_the_runs(tmp_path: Path)
     assert refused.returncode == 2
     assert "pip install -c constraints.txt -e '.[plot]'" in refused.stderr
     assert make(f"WORK={tmp_path}", "PYTHON=false", "plot-extra", "PLOT=").returncode == 0
+
+
+def test_distillation_scores_with_the_teacher_and_grades_nothing(tmp_path: Path) -> None:
+    first, second = dry_run(tmp_path, "ITERATIONS=2", "distill", "TEACHER=big")
+    run = tmp_path / "distill-seed0"
+    for pipeline in (first, second):
+        assert [command.split()[1] for command in pipeline] == [
+            "generate", "score-prm", "compute-advantages", "update-policy",
+        ]  # fmt: skip
+        assert "--prm big --ref rollout --beta 1 " in pipeline[1]
+        assert "--outcome-coef 0 --process-gamma 0 --process-norm none --no-whiten" in pipeline[2]
+    assert f"update-policy --policy {tmp_path}/sft --checkpoint {run}/policy/1 " in first[3]
+    assert f"generate --model {run}/policy/1 " in second[0]
+
+
+def test_the_teacher_is_the_last_policy_of_the_loop(tmp_path: Path) -> None:
+    pipelines = dry_run(tmp_path, "ITERATIONS=1", "distill")
+    assert [len(pipeline) for pipeline in pipelines] == [7, 4]  # first the loop
+    assert f"--prm {tmp_path}/rloo-process-seed0/policy/1 " in pipelines[1][1]

@@ -115,7 +115,7 @@ def read_rollouts(path: Path) -> Rollouts:
     from primecli.shards import schema
     from primecli.shards.rollouts import load_rollouts
     from primecli.training import policy
-    from primecli.training.options import PolicyOptions
+    from primecli.training.policy_options import PolicyOptions
 
     columns = [*policy.needed_columns(PolicyOptions()), schema.OUTCOME_REWARD, schema.REF_LOGPROBS]
     return load_rollouts(list(Inputs([str(path)], partial=True)), columns, token_ids=True)

@@ -21,7 +21,9 @@ from primecli.models.device import Placement
 from primecli.shards import schema
 from primecli.shards.rollouts import Rollouts
 from primecli.training import memory, policy, prm
-from primecli.training.options import PolicyOptions, TrainingOptions
+from primecli.training.options import TrainingOptions
+from primecli.training.policy_options import PolicyOptions
+from primecli.training.prm_objective import PrmObjective
 from primecli.training.trainer import Trainer, select_rows
 from tests.gpu.context import Context
 from tests.gpu.models import forward_flops, make_config, make_model, make_rollouts, read_rollouts, write_model
@@ -198,7 +200,7 @@ def policy_step(trainer: Trainer, rollouts: Rollouts, rows: list[int]) -> None:
 
 def prm_step(trainer: Trainer, rollouts: Rollouts, rows: list[int]) -> None:
     """One step of the PRM."""
-    prm.take_step(trainer, rollouts, rows, 0.05, "ce")
+    prm.take_step(trainer, rollouts, rows, 0.05, PrmObjective("ce"))
 
 
 def try_update(bench: Bench, trainer: Trainer, stage: str, step: Step, how: str) -> bool:

@@ -24,9 +24,11 @@ from primecli.stages.score_prm import ScorePrmOptions
 from primecli.stages.score_values import ScoreValuesOptions
 from primecli.stages.update_critic import UpdateCriticOptions
 from primecli.stages.update_policy import UpdatePolicyOptions
-from primecli.stages.update_prm import PrmLoss, UpdatePrmOptions
+from primecli.stages.update_prm import UpdatePrmOptions
 from primecli.stages.verify import VerifyOptions
 from primecli.training.advantage_options import Granularity
+from primecli.training.options import LossAggregation
+from primecli.training.policy_options import RatioLevel
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "recipes.json").read_text())
 RUN = "work/gae-process-seed0"
@@ -91,11 +93,32 @@ def test_recipes_and_fingerprints_are_those_recorded(stage: str) -> None:
             replace(POLICY, lora_rank=4, lora_alpha=8.0, lora_targets="v_proj,q_proj"),
             {"lora_rank": 4, "lora_alpha": 8.0, "lora_targets": ["q_proj", "v_proj"]},
         ),
-        (replace(PRM, ref="rollout", loss=PrmLoss.dpo), {"ref": "rollout", "loss": "dpo"}),
+        (replace(PRM, ref="rollout", loss="dpo"), {"ref": "rollout", "loss": "dpo"}),
+        (replace(PRM, loss="prefix"), {"loss": "prefix", "beta": 10.0, "margin": 5.0}),
+        (replace(PRM, loss="prefix", beta=2.0, margin=0.0), {"loss": "prefix", "beta": 2.0, "margin": 0.0}),
+        (replace(PRM, margin=1.0, balance="weight, boundary"), {"margin": 1.0, "balance": ["boundary", "weight"]}),
         (
             replace(ADVANTAGES, estimator="rloo", granularity=Granularity.step, step_separator="\\n\\n"),
             {"estimator": "rloo", "lam": None, "granularity": "step", "step_separator": "\n\n"},
         ),
+        (
+            replace(POLICY, policy_loss="gspo"),
+            {"policy_loss": "gspo", "clip_low": 3e-4, "clip_high": 4e-4, "loss_aggregation": "seq-mean-token-mean"},
+        ),
+        (
+            replace(POLICY, policy_loss="sapo", tau_negative=2.0, loss_aggregation=LossAggregation.token_mean),
+            {"policy_loss": "sapo", "clip_low": None, "clip_high": None, "tau_positive": 1.0, "tau_negative": 2.0},
+        ),
+        (
+            replace(POLICY, tis_cap=2.0, tis_level=RatioLevel.sequence, mismatch_band=(0.5, 2.0), off_policy_mask=0.1),
+            {"tis_cap": 2.0, "tis_level": "sequence", "mismatch_band": [0.5, 2.0], "off_policy_mask": 0.1},
+        ),
+        (
+            replace(POLICY, clip_cov=2e-4, kl_cov=0.02, kl_cov_coef=0.5),
+            {"clip_cov": 2e-4, "kl_cov": 0.02, "kl_cov_coef": 0.5},
+        ),
+        (replace(OPTIONS["filter"], min_std=0.1), {"min_std": 0.1}),
+        (replace(OPTIONS["verify"], overlong=(80, 16)), {"overlong": [80, 16], "overlong_penalty": 1.0}),
         (replace(OPTIONS["generate"], batch_prompts=None), {"batch_prompts": None, "step": None}),
         (replace(OPTIONS["generate"], system="Be brief."), {"system": "Be brief."}),
         (
@@ -114,7 +137,10 @@ def test_what_changes_the_result_changes_the_recipe(options: Options, changed: d
     "options",
     [
         replace(POLICY, threads=2, micro_batch_tokens=99, gradient_checkpointing=True, offload_optimizer=True),
+        replace(POLICY, clip_low=0.2, clip_high=0.2, loss_aggregation=LossAggregation.token_mean),  # the defaults
         replace(POLICY, strict=True, max_logprob_gap=0.1, max_staleness=2, measure=0, force=True, quiet=True),
+        replace(PRM, beta=0.05, margin=0.0),  # the defaults
+        replace(OPTIONS["score-prm"], objective="prefix"),
         replace(PRM, evaluate=False, preflight=True, dtype=Dtype.float32),
         replace(OPTIONS["generate"], tensor_parallel=2, concurrency=3),
         replace(OPTIONS["generate"], no_chat_template=True),  # the texts decide whether it changes anything
