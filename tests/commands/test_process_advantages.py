@@ -295,7 +295,9 @@ def trusted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row in rows[:3]:  # a group that the first update taught the PRM to get wrong
         row[schema.OUTCOME_REWARD] = 1.0 - row[schema.OUTCOME_REWARD]
     unseen = write_shards(run / "unseen", rows)
-    primecli("update-prm", unseen, "--prm", run / "first", *update, "--checkpoint", run / "prm")
+    primecli(
+        "update-prm", unseen, "--prm", run / "first", *update, "--lr", 1e-2, "--epochs", 8, "--checkpoint", run / "prm"
+    )
     primecli("update-prm", graded, "--prm", tiny, *update, "--checkpoint", run / "unmeasured", "--no-evaluate")
     for name, prm in (("never", tiny), ("scored", run / "prm"), ("unmeasured-scored", run / "unmeasured")):
         primecli("score-prm", graded, "--prm", prm, "--ref", "rollout", "--out", run / name, "--quiet")
@@ -306,8 +308,10 @@ TRUST = ["--process-share", 0.8, "--process-trust"]
 
 
 def test_trust_travels_from_the_update_to_the_advantages(trusted: Path, tmp_path: Path, primecli: Any) -> None:
-    accuracy = summary(trusted / "prm")["metrics"]["pair_accuracy_before"]
+    measured = summary(trusted / "prm")["metrics"]
+    accuracy = measured["pair_accuracy_before"]
     assert 0.5 < accuracy < 1
+    assert accuracy != measured["pair_accuracy_after"]
     shard = sorted((trusted / "scored").glob("*.parquet"))[0]
     assert read_footer(shard).provenance[-1]["prm_pair_accuracy"] == accuracy
     primecli("compute-advantages", trusted / "scored", *TRUST, "--out", tmp_path / "out")
