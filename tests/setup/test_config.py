@@ -213,7 +213,7 @@ def test_a_choice_in_the_file_is_checked_as_on_the_command_line(primecli: Any, g
     file = written("[compute-advantages]\nestimator = 'rlo'")
     line = primecli("compute-advantages", graded, "--config", file, check=False).line()
     assert (
-        f"{file}: [compute-advantages] estimator: Invalid value for '--estimator': 'rlo' is not one of 'rloo'" in line
+        f"{file}: [compute-advantages] estimator: Invalid value for '--estimator': 'rlo' is not one of rloo, " in line
     )
     typed = primecli("compute-advantages", graded, "--estimator", "rlo", check=False).line()
     assert typed.startswith("primecli compute-advantages: Invalid value for '--estimator'")
