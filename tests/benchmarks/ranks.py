@@ -103,7 +103,8 @@ def main() -> None:
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(found))
         return
-    given = [word for word in sys.argv[1:] if not word.startswith("--json")]
+    shapes = ("words", "width", "layers", "tokens", "batches", "steps")
+    given = [word for name in shapes for word in (f"--{name}", str(getattr(options, name)))]
     with tempfile.TemporaryDirectory() as name:
         make = (
             "import sys; from pathlib import Path; from tests.benchmarks.made import make_model; "
