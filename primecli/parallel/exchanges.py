@@ -51,7 +51,11 @@ class ReduceScatter(_OnCpu):
 
 
 def exchange_directly(module: FSDPModule) -> None:
-    """Has an FSDP module exchange its parameters and gradients so, where this torch can be told."""
+    """Has an FSDP module exchange its parameters and gradients so, where this torch can be told.
+
+    Nor does it gather the layer before it in advance, which would gain no time here and take the memory of a layer.
+    """
+    module.set_modules_to_backward_prefetch([module])  # which is gathered by then: nothing is left to do
     if hasattr(module, "set_custom_all_gather"):
         module.set_custom_all_gather(Gather())  # type: ignore[arg-type]
         module.set_custom_reduce_scatter(ReduceScatter())  # type: ignore[arg-type]
