@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from primecli.generation.shard_sampler import ShardSampler
     from primecli.pipeline.stage_run import Output, StageRun
 
+BROKEN = "\ufffd"  # what a decoder gives for bytes that are not a whole character
 LOWEST_TEMPERATURE = 1e-3  # a lower one is as good as greedy, and dividing logits by it could overflow float32
 
 
@@ -72,6 +73,15 @@ class GenerateOptions(SpreadOptions, RunOptions):
             "A variable of the chat template, such as enable_thinking=false; may be repeated.",
             "call",
             metavar="KEY=VALUE",
+        ),
+    ] = ()
+    stop: Annotated[
+        tuple[str, ...],
+        Option(
+            "Text that ends a response, such as '</answer>', beside the end-of-sequence tokens; it stays in the "
+            "response; may be repeated.",
+            "call",
+            metavar="TEXT",
         ),
     ] = ()
     engine: Annotated[
@@ -132,6 +142,7 @@ class GenerateOptions(SpreadOptions, RunOptions):
             raise UsageError(f"--temperature {self.temperature:g}: must be 0 (greedy) or at least 0.001")
         if self.top_p == 0:
             raise UsageError("--top-p 0 keeps no token", "use --temperature 0 for greedy sampling")
+        self._check_stop()
         self._check_prompt_options()
         self._check_engine()
 
@@ -143,6 +154,13 @@ class GenerateOptions(SpreadOptions, RunOptions):
                     f"--{option.replace('_', '-')} needs the chat template", "leave out --no-chat-template"
                 )
         self.chat_template_args()
+
+    def _check_stop(self) -> None:
+        """Raises UsageError for a stop text that no response could end with."""
+        if "" in self.stop:
+            raise UsageError("--stop is empty: every response would end at once", "give a text such as '</answer>'")
+        if any(BROKEN in text for text in self.stop):
+            raise UsageError("--stop has U+FFFD in it, which stands for bytes that are no character", "leave it out")
 
     def _check_engine(self) -> None:
         """Raises UsageError for an option that belongs to another engine than the one that samples."""
@@ -187,6 +205,10 @@ class GenerateOptions(SpreadOptions, RunOptions):
         """The pairs of --chat-template-arg. Raises UsageError for one without a key or without `=`."""
         return key_values("--chat-template-arg", self.chat_template_arg)
 
+    def stop_texts(self) -> tuple[str, ...]:
+        """The texts of --stop, each once, in an order that does not depend on theirs."""
+        return tuple(sorted(set(self.stop)))
+
     def sampling_params(self) -> SamplingParams:
         """How responses are sampled."""
         return SamplingParams(self.n, self.temperature, self.top_p, self.top_k, self.max_tokens, self.seed)
@@ -212,13 +234,17 @@ class GenerateOptions(SpreadOptions, RunOptions):
     def recipe(self) -> dict[str, Json]:
         """Adds the resolved engine, and the arguments of it and of the chat template.
 
-        The step is null if every step takes all prompts. What goes to the chat template is only there if given, so that
-        results without it stay valid.
+        The step is null if every step takes all prompts. What goes to the chat template, and stop texts, are only there
+        if given, so that results without them stay valid.
         """
-        template: dict[str, Json] = {"system": self.system, "chat_template_args": self.chat_template_args()}
+        given: dict[str, Json] = {
+            "system": self.system,
+            "chat_template_args": self.chat_template_args(),
+            "stop": list(self.stop_texts()),
+        }
         return {
             **super().recipe(),
-            **{name: value for name, value in template.items() if value},
+            **{name: value for name, value in given.items() if value},
             "step": self.step if self.batch_prompts else None,
             "engine": self.resolved_engine(),
             "engine_args": self.engine_args(),
@@ -284,6 +310,7 @@ def _sample(
         encoder.tokenizer,
         fingerprint=str(run.models["policy"]),
         max_length=max(len(group.prompt_ids) for group in groups) + params.max_tokens,
+        stop_texts=options.stop_texts(),
     )
     report_prompts(run, encoder)
     check_known(groups, policy.output_size)

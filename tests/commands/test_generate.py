@@ -255,3 +255,35 @@ def test_options_of_the_template_are_checked(
 ) -> None:
     result = primecli("generate", "--model", tiny, "--prompts", prompts, "--out", tmp_path / "g", *options, check=False)
     assert (result.code, message in result.line()) == (2, True), result.err
+
+
+def test_a_stop_text_ends_responses_and_stays_in_them(tiny: Path, prompts: Path, tmp_path: Path, primecli: Any) -> None:
+    command = ["generate", "--model", tiny, "--prompts", prompts, "--n", 4, "--max-tokens", 30]
+    primecli(*command, "--out", tmp_path / "free")
+    primecli(*command, "--out", tmp_path / "ended", "--stop", "5", "--stop", "Q", "--stop", " ")
+    primecli(*command, "--out", tmp_path / "ended", "--stop", "Q", "--stop", " ", "--stop", "5")  # which is the same
+    assert "stop" not in config_of(tmp_path / "free")
+    assert config_of(tmp_path / "ended")["stop"] == [" ", "5", "Q"]
+    ended = 0
+    for free, row in zip(rows_of(tmp_path / "free"), rows_of(tmp_path / "ended"), strict=True):
+        length = len(row[schema.RESPONSE_IDS])
+        assert row[schema.RESPONSE_IDS] == free[schema.RESPONSE_IDS][:length]
+        np.testing.assert_allclose(row[schema.ROLLOUT_LOGPROBS], free[schema.ROLLOUT_LOGPROBS][:length], atol=2e-6)
+        if length < len(free[schema.RESPONSE_IDS]):
+            ended += 1
+            assert row[schema.FINISH_REASON] == "stop"
+            assert row[schema.RESPONSE].endswith(("5", "Q", " "))
+            assert not set(row[schema.RESPONSE][:-1]) & {"5", "Q", " "}
+    assert ended > 5
+    primecli("check-logprobs", "--model", tiny, "--max-gap", 1e-4, tmp_path / "ended")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "--stop is empty"), ("a\ufffd", "--stop has U+FFFD in it, which stands for bytes that")]
+)
+def test_a_stop_text_that_cannot_be_meant_is_refused(
+    text: str, message: str, tiny: Path, prompts: Path, tmp_path: Path, primecli: Any
+) -> None:
+    command = ["generate", "--model", tiny, "--prompts", prompts, "--out", tmp_path / "g", "--stop", text]
+    result = primecli(*command, check=False)
+    assert (result.code, message in result.line()) == (2, True), result.err

@@ -121,6 +121,7 @@ def test_recipes_and_fingerprints_are_those_recorded(stage: str) -> None:
         (replace(OPTIONS["verify"], overlong=(80, 16)), {"overlong": [80, 16], "overlong_penalty": 1.0}),
         (replace(OPTIONS["generate"], batch_prompts=None), {"batch_prompts": None, "step": None}),
         (replace(OPTIONS["generate"], system="Be brief."), {"system": "Be brief."}),
+        (replace(OPTIONS["generate"], stop=("b", "a", "b")), {"stop": ["a", "b"]}),
         (
             replace(OPTIONS["generate"], chat_template_arg=("enable_thinking=false",)),
             {"chat_template_args": {"enable_thinking": False}},

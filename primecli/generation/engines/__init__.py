@@ -64,7 +64,7 @@ class Request:
 class Sample:
     """One response of T tokens.
 
-    token_ids: (T,) int32, including the stop token where one was sampled.
+    token_ids: (T,) int32, including the stop token where one was sampled, or the token that completes a stop text.
     logprobs: (T,) float32, nats, of each token under the distribution it was sampled from; 0 for greedy sampling.
     finish_reason: stop or length.
     """
@@ -84,6 +84,7 @@ class Policy:
     vocabulary_size: number of tokens that its tokenizer knows.
     output_size: number of tokens that it gives a probability to; often some more, which stand for nothing.
     max_length: tokens of the longest sequence that can come up, prompt and response together.
+    stop_texts: texts that end a response once its text has one in it, such as </answer>; see `stopping`.
     """
 
     directory: Path
@@ -92,6 +93,7 @@ class Policy:
     vocabulary_size: int
     max_length: int
     output_size: int = 0
+    stop_texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,23 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from primecli.generation.engines import Request, Sample, SampledGroups, SamplingParams, group_seed
+from primecli.generation.engines.stopping import NO_STOP_TEXTS, StopTexts
 
 
 class FakeEngine:
     """Samples uniformly random tokens below `vocabulary_size`, each with its true log-probability.
 
+    stop_texts: what finds the texts that end responses.
     backwards: yields groups from the last to the first, as an engine may. finished: number of groups yielded so far.
     aborted: whether sampling ended before its last group. confirmed: how often `confirm` was called.
     """
 
-    def __init__(self, *, vocabulary_size: int = 256, backwards: bool = False) -> None:
+    def __init__(
+        self, *, vocabulary_size: int = 256, backwards: bool = False, stop_texts: StopTexts = NO_STOP_TEXTS
+    ) -> None:
         self.vocabulary_size = vocabulary_size
         self.backwards = backwards
+        self.stop_texts = stop_texts
         self.finished = 0
         self.aborted = False
         self.confirmed = 0
@@ -42,7 +47,8 @@ class FakeEngine:
     def _one(self, rng: np.random.Generator, length: int, params: SamplingParams) -> Sample:
         tokens = rng.integers(0, self.vocabulary_size, size=length).astype(np.int32)
         logprobs = np.full(length, -np.log(self.vocabulary_size), dtype=np.float32)
-        return Sample(tokens, logprobs, "length" if length == params.max_tokens else "stop")
+        sample = Sample(tokens, logprobs, "length" if length == params.max_tokens else "stop")
+        return self.stop_texts.cut(sample)
 
     def confirm(self) -> None:
         """Only counts the call, since there are no weights that could have changed."""

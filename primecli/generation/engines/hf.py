@@ -18,6 +18,7 @@ from torch import Tensor
 from primecli.errors import PrimecliError, first_line
 from primecli.generation.engines import EngineOptions, Policy, Request, Sample, SampledGroups, SamplingParams
 from primecli.generation.engines.decoding import Decoding, avoid_key_copies
+from primecli.generation.engines.stopping import NO_STOP_TEXTS, StopTexts, stop_texts
 from primecli.models.device import (
     Placement,
     free_device_memory,
@@ -40,7 +41,13 @@ def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
     placement = resolve_placement(options.device, options.dtype)
     model = load_model(policy.directory, placement)
     check_cache(model, placement)
-    return HfEngine(model, placement, stop_ids=policy.stop_ids, micro_batch_tokens=options.micro_batch_tokens)
+    return HfEngine(
+        model,
+        placement,
+        stop_ids=policy.stop_ids,
+        micro_batch_tokens=options.micro_batch_tokens,
+        stop_texts=stop_texts(policy),
+    )
 
 
 def check_cache(model: Any, placement: Placement) -> None:
@@ -88,7 +95,7 @@ class HfEngine:
 
     micro_batch_tokens: tokens that the key-value cache of a batch may hold, prompts and full-length responses
     together; a single response may need more. compact_at: the share of a batch still running at which its ended rows
-    are removed; 0 keeps them to the end.
+    are removed; 0 keeps them to the end. stop_texts: what finds the texts that end responses.
     """
 
     def __init__(
@@ -99,6 +106,7 @@ class HfEngine:
         stop_ids: Sequence[int],
         micro_batch_tokens: int,
         compact_at: float = COMPACT_AT,
+        stop_texts: StopTexts = NO_STOP_TEXTS,
     ) -> None:
         avoid_key_copies(model)
         self.model = model
@@ -106,6 +114,7 @@ class HfEngine:
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=placement.device)
         self.micro_batch_tokens = micro_batch_tokens
         self.compact_at = compact_at
+        self.stop_texts = stop_texts
 
     def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
         """Yields each request's index and samples: shard by shard, and from the longest prompts to the shortest."""
@@ -170,7 +179,7 @@ class HfEngine:
         tokens = torch.zeros(total, params.max_tokens, dtype=torch.int64)
         logprobs = torch.zeros(total, params.max_tokens, dtype=torch.float32)
         lengths = np.zeros(total, dtype=np.int64)  # (B,): tokens sampled so far
-        stopped = np.zeros(total, dtype=bool)  # (B,): whether a stop token was sampled
+        stopped = np.zeros(total, dtype=bool)  # (B,): whether a stop token or a stop text was sampled
         alive = torch.arange(total)  # (R,): the sample that each row of the model's batch belongs to
         state = Decoding(self.model, self.placement, [request.prompt_ids for request in requests], sizes)
         for step in range(params.max_tokens):
@@ -189,6 +198,9 @@ class HfEngine:
             logprobs[growing, step] = values
             lengths[growing.numpy()] = step + 1
             stopped[alive[active & ended].numpy()] = True
+            if self.stop_texts.texts:
+                for row in growing.tolist():
+                    stopped[row] |= self.stop_texts.completed(tokens[row, : step + 1].numpy())
             running = ~torch.from_numpy(stopped[alive.numpy()])  # (R,): not ended after this step either
             if not running.any() or step + 1 == params.max_tokens:
                 break

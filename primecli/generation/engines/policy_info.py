@@ -9,11 +9,13 @@ from primecli.errors import InputError, first_line
 from primecli.generation.engines import Policy
 
 
-def read_policy(directory: Path, tokenizer: Any, *, fingerprint: str, max_length: int) -> Policy:
+def read_policy(
+    directory: Path, tokenizer: Any, *, fingerprint: str, max_length: int, stop_texts: tuple[str, ...] = ()
+) -> Policy:
     """The policy in a checkpoint directory.
 
-    max_length: tokens of the longest sequence that can come up, prompt and response together. Raises InputError where
-    the model has fewer positions than that.
+    max_length: tokens of the longest sequence that can come up, prompt and response together. stop_texts: texts that
+    end a response. Raises InputError where the model has fewer positions than `max_length`.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -31,7 +33,8 @@ def read_policy(directory: Path, tokenizer: Any, *, fingerprint: str, max_length
             "lower --max-tokens or --max-prompt-tokens",
         )
     outputs = config.get_text_config().vocab_size
-    return Policy(directory, fingerprint, stop_ids(directory, config, tokenizer), len(tokenizer), max_length, outputs)
+    stops = stop_ids(directory, config, tokenizer)
+    return Policy(directory, fingerprint, stops, len(tokenizer), max_length, outputs, stop_texts)
 
 
 def stop_ids(directory: Path, config: Any, tokenizer: Any) -> tuple[int, ...]:

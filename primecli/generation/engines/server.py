@@ -31,7 +31,8 @@ from primecli.generation.engines import (
     group_seed,
 )
 from primecli.generation.engines.reload import Probe, TiedHead, make_probe, reloadable
-from primecli.generation.engines.vllm import check_temperature
+from primecli.generation.engines.stopping import stop_texts
+from primecli.generation.engines.vllm import check_temperature, ending_at
 
 # An hour to answer, since a long group may wait in a long queue; a server that has died drops the connection at once.
 TIMEOUT = httpx.Timeout(3600.0, connect=10.0, pool=None)
@@ -181,6 +182,7 @@ class ServerEngine:
     def __init__(self, servers: Sequence[Server], policy: Policy, options: EngineOptions) -> None:
         self.servers = servers
         self.policy = policy
+        self.stop_texts = stop_texts(policy)
         self.concurrency = options.concurrency
         self.retries = options.retries
 
@@ -238,7 +240,7 @@ class ServerEngine:
             workers += [group.create_task(worker()) for _ in range(size)]
 
     async def _ask(self, client: httpx.AsyncClient, request: Request, params: SamplingParams) -> list[Sample]:
-        body = _body(request, params, self.policy.stop_ids)
+        body = _body(request, params, self.policy.stop_ids) | ending_at(self.stop_texts)
         failed: Server | None = None
         why = ""
         for attempt in range(self.retries + 1):
@@ -268,7 +270,7 @@ class ServerEngine:
 
     def _samples(self, answer: Any, request: Request, params: SamplingParams, url: str) -> list[Sample]:
         with _expecting_vllm(url):
-            samples = _samples(answer, request, params, url)
+            samples = [self.stop_texts.cut(sample) for sample in _samples(answer, request, params, url)]
         check_samples(samples, params, self.policy, prompt=request.group_id, source=url)
         return samples
 

@@ -27,6 +27,7 @@ from primecli.generation.engines import (
     copies,
     group_seed,
 )
+from primecli.generation.engines.stopping import NO_STOP_TEXTS, StopTexts, stop_texts
 from primecli.models.device import free_device_memory
 
 IN_FLIGHT = 4096  # samples in the engine: more than it computes at once, few enough to hand over quickly
@@ -63,7 +64,7 @@ def open_engine(policy: Policy, options: EngineOptions) -> VllmEngine:
             "max_model_len": policy.max_length,
             "tensor_parallel_size": options.tensor_parallel,
             "logprobs_mode": "processed_logprobs",
-            "skip_tokenizer_init": True,
+            "skip_tokenizer_init": not policy.stop_texts,
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             "seed": 0,
@@ -74,7 +75,8 @@ def open_engine(policy: Policy, options: EngineOptions) -> VllmEngine:
         unknown = sorted(set(arguments) - set(EngineArgs.__dataclass_fields__))
         if unknown:
             raise UsageError(f"--engine-arg {unknown[0]}: vLLM has no such argument")
-        return VllmEngine(LLMEngine.from_engine_args(EngineArgs(**arguments)), policy.stop_ids)
+        engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        return VllmEngine(engine, policy.stop_ids, stop_texts(policy))
 
 
 def _on_cpu(policy: Policy) -> dict[str, Any]:
@@ -83,11 +85,16 @@ def _on_cpu(policy: Policy) -> dict[str, Any]:
 
 
 class VllmEngine:
-    """Samples from a vLLM engine that returns log-probabilities after temperature and truncation."""
+    """Samples from a vLLM engine that returns log-probabilities after temperature and truncation.
 
-    def __init__(self, engine: Any, stop_ids: Sequence[int]) -> None:
+    stop_ids: tokens that end responses. stop_texts: what finds the texts that do; if there are any, the
+    engine has a tokenizer.
+    """
+
+    def __init__(self, engine: Any, stop_ids: Sequence[int], stop_texts: StopTexts = NO_STOP_TEXTS) -> None:
         self.engine = engine
         self.stop_ids = sorted(stop_ids)
+        self.stop_texts = stop_texts
         self._calls = 0
 
     def sample(self, requests: Sequence[Request], params: SamplingParams, *, tick: Callable[[], None]) -> SampledGroups:
@@ -110,7 +117,7 @@ class VllmEngine:
                     numbers[name] = number
                 for output in self._step():
                     if output.finished:
-                        yield numbers.pop(output.request_id), _samples(output, params)
+                        yield numbers.pop(output.request_id), self._samples(output, params)
                 tick()
         finally:
             if numbers:
@@ -134,9 +141,13 @@ class VllmEngine:
             stop_token_ids=self.stop_ids,
             ignore_eos=True,  # stop_ids include the model's end-of-sequence tokens
             logprobs=0,  # only that of the sampled token
-            detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            detokenize=bool(self.stop_texts.texts),
+            **ending_at(self.stop_texts),
         )
+
+    def _samples(self, output: Any, params: SamplingParams) -> list[Sample]:
+        return [self.stop_texts.cut(sample) for sample in _samples(output, params)]
 
     def confirm(self) -> None:
         """Does nothing: the weights are in this process, and nothing changes them."""
@@ -146,6 +157,18 @@ class VllmEngine:
         self.engine.engine_core.shutdown()
         self.engine = None
         free_device_memory()
+
+
+def ending_at(stop_texts: StopTexts) -> dict[str, Any]:
+    """The settings of a request that make vLLM end its responses at stop texts; what it may sample beyond is cut."""
+    if not stop_texts.texts:
+        return {}
+    return {
+        "stop": list(stop_texts.texts),
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,  # it would not see those in stop texts
+        "spaces_between_special_tokens": False,
+    }
 
 
 def check_temperature(params: SamplingParams) -> None:

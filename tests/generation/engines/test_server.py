@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from transformers import AutoTokenizer
 
 from primecli.errors import PrimecliError
 from primecli.generation.engines import Policy, Request, SamplingParams
 from primecli.generation.engines.server import ServerEngine
+from primecli.generation.engines.stopping import StopTexts
+from primecli.setup.tiny_model import make_tokenizer
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -23,9 +26,11 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     spoil: Callable[[Any], Any] = staticmethod(lambda answer: answer)
+    asked: ClassVar[list[Any]] = []
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(asked)
         choice = {
             "index": 0,
             "token_ids": asked["prompt"][:1],
@@ -56,6 +61,7 @@ def engine() -> Iterator[ServerEngine]:
             )
         ]
         made.policy = Policy(Path("nowhere"), "f", (1,), 100, 50)
+        made.stop_texts = StopTexts()
         made.concurrency, made.retries = 4, 0
         yield made
         server.shutdown()
@@ -132,3 +138,28 @@ def test_a_greedy_answer_must_be_finite_too(engine: ServerEngine, monkeypatch: p
     monkeypatch.setattr(Handler, "spoil", staticmethod(spoil))
     with pytest.raises(PrimecliError, match="log-probability nan"):
         list(engine.sample([Request("p", [5])], greedy, tick=lambda: None))
+
+
+def test_what_comes_after_a_stop_text_is_cut(
+    engine: ServerEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM is asked to end there; a server that hands over some tokens more is no problem."""
+    make_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    engine.policy = Policy(tmp_path, "f", (256,), 258, 50)
+    engine.stop_texts = StopTexts(("END",), tokenizer)
+    ids = tokenizer("So it ENDs here")["input_ids"]
+
+    def spoil(answer: Any) -> Any:
+        for choice in answer["choices"]:
+            choice |= {"token_ids": ids, "logprobs": {"token_logprobs": [-0.5] * len(ids)}, "finish_reason": "length"}
+        return answer
+
+    monkeypatch.setattr(Handler, "spoil", staticmethod(spoil))
+    monkeypatch.setattr(Handler, "asked", [])
+    ((_, samples),) = engine.sample([Request("p", [5])], SamplingParams(n=2, max_tokens=15), tick=lambda: None)
+    for sample in samples:
+        assert tokenizer.decode(sample.token_ids) == "So it END"
+        assert (len(sample.logprobs), sample.finish_reason) == (9, "stop")
+    asked = Handler.asked[0]
+    assert (asked["stop"], asked["include_stop_str_in_output"], asked["skip_special_tokens"]) == (["END"], True, False)
