@@ -120,8 +120,10 @@ class ChatTemplate:
             return self._apply(messages, prompt.tools, parts=self.wants_parts)
         except Exception as error:  # a template is a program: it may raise anything
             kind = "" if type(error).__name__ == "TemplateError" else f"{type(error).__name__}: "
+            takes_rest = self.system and self.text_of(messages[1:]) is not None
             raise InputError(
-                f"{prompt.name}: the chat template of {self.directory} refuses it: {kind}{first_line(error)}"
+                f"{prompt.name}: the chat template of {self.directory} refuses it: {kind}{first_line(error)}",
+                "it takes the prompt without --system; --suffix adds a text to the question" if takes_rest else "",
             ) from error
 
     def _apply(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from primecli.pipeline.stage_run import Output, StageRun
 
 BROKEN = "\ufffd"  # what a decoder gives for bytes that are not a whole character
+SERVER_STOPS = 4  # stop texts that a vLLM server takes, as OpenAI's API does
 LOWEST_TEMPERATURE = 1e-3  # a lower one is as good as greedy, and dividing logits by it could overflow float32
 
 
@@ -191,6 +192,8 @@ class GenerateOptions(SpreadOptions, RunOptions):
             )
         if engine == "vllm-server" and not self.url:
             raise UsageError("--engine vllm-server needs --url, once for each server")
+        if engine == "vllm-server" and len(self.stop_texts()) > SERVER_STOPS:
+            raise UsageError(f"--stop: vLLM servers take {SERVER_STOPS} texts at most", "use --engine vllm, or fewer")
 
     def resolved_engine(self) -> str:
         """The engine that samples: `engine`, or what `auto` stands for here."""

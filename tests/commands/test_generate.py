@@ -150,6 +150,12 @@ def test_damaged_weights_are_named(tiny: Path, prompts: Path, tmp_path: Path, pr
         (["--max-tokens", 5000], 3, "the model has 4096 positions"),
         (["--device", "gpu"], 2, "'gpu' is not auto, cpu, cuda or cuda:N"),
         (["--engine", "vllm", "--device", "cuda:1"], 2, "set CUDA_VISIBLE_DEVICES=1 instead"),
+        (["--engine", "vllm-server", "--url", "u", *["--stop", "a"] * 5, "--max-tokens", 5000], 3, "4096 positions"),
+        (
+            ["--engine", "vllm-server", "--url", "u", *(item for text in "abcde" for item in ("--stop", text))],
+            2,
+            "vLLM servers take 4 texts at most",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

@@ -106,6 +106,19 @@ def test_logprobs_are_the_trainers(
     primecli("check-logprobs", tmp_path / "g", "--model", models["untied-1"], "--max-gap", 1e-4)
 
 
+def test_stop_texts_end_responses_where_transformers_ends_them(
+    untied: VllmServer, models: dict[str, Path], prompts: Path, tmp_path: Path, primecli: Any
+) -> None:
+    command = ["generate", "--model", models["untied-1"], "--prompts", prompts, "--n", 1, "--temperature", 0]
+    command += ["--max-tokens", 40, "--quiet"]
+    ending = [*(item for text in ("<pad>", "<eos>", "L", "7") for item in ("--stop", text))]
+    remote = ["--engine", "vllm-server", "--url", untied.url, "--reload"]
+    primecli(*command, "--engine", "hf", "--out", tmp_path / "free")
+    primecli(*command, *ending, "--engine", "hf", "--out", tmp_path / "hf")
+    primecli(*command, *ending, *remote, "--out", tmp_path / "server")
+    assert responses(tmp_path / "server") == responses(tmp_path / "hf") != responses(tmp_path / "free")
+
+
 def test_weights_that_change_in_the_middle_stop_it(
     untied: VllmServer, models: dict[str, Path], prompts: Path, tmp_path: Path
 ) -> None:
