@@ -1,21 +1,17 @@
-"""Decoding token by token: a batch and its key-value cache, which has room to grow without being copied."""
+"""Decoding token by token: a batch and what its model carries from one token to the next."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
 
+from primecli.generation.engines.caches import Carried, Layout
 from primecli.models.attention import DECODING, register_decoding
 from primecli.models.device import Placement
-
-# A full cache gets room for this many more tokens, or for this share of those that it holds if that is more: copies are
-# rare then, and little memory is unused.
-LEAST_ROOM = 32
-ROOM = 0.25
 
 
 def avoid_key_copies(model: Any) -> None:
@@ -26,107 +22,98 @@ def avoid_key_copies(model: Any) -> None:
     if model.config._attn_implementation != "sdpa" or not getattr(model, "_supports_attention_backend", False):
         return
     config = model.config.get_text_config()
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None)
     if heads != (getattr(config, "num_key_value_heads", None) or heads):
         register_decoding()
         model.set_attn_implementation(DECODING)
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A layer's keys and values with room after them, so that a step writes its own without copying the earlier ones.
+Prefill: TypeAlias = Literal["padded", "joined", "apart", "alone"]
 
-    `keys` and `values` are what transformers' own layer would hold, (B, K, T, d), as views into larger buffers. It
-    starts with the tensors of such a layer.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """How batches of a model are decoded; `plan_decoding` finds it out.
+
+    layout: where the model keeps its state.
+    prefill: how prompts of different lengths get into one batch. "padded": together, padded on the left. "joined":
+        those of each length by themselves, since padding would change the state; then their states are joined.
+        "apart": not at all, so that all prompts of a batch must be of one length. "alone": a batch is one sample.
+    drops_rows: whether rows can leave the batch, and a prompt's state can be repeated for its samples.
+    masks_steps: whether the mask is given to the model after the prompts too; models without attention may fail then.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.lazy_initialization(keys, values)
-        self.keys: Tensor = keys
-        self.values: Tensor = values
-        self._buffers: tuple[Tensor, Tensor] | None = None
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Appends keys and values of t tokens, (B, K, t, d), and returns all of them, (B, K, T + t, d)."""
-        held = self.keys.shape[-2]
-        length = held + key_states.shape[-2]
-        if self._buffers is None or self._buffers[0].shape[-2] < length:
-            room = length + max(LEAST_ROOM, int(ROOM * length))
-            self._buffers = _with_room(self.keys, room), _with_room(self.values, room)
-        keys, values = self._buffers
-        keys[..., held:length, :] = key_states
-        values[..., held:length, :] = value_states
-        self.keys, self.values = keys[..., :length, :], values[..., :length, :]
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps only these rows."""
-        super().batch_select_indices(indices)
-        self._buffers = None
-
-
-def _with_room(held: Tensor, room: int) -> Tensor:
-    """A tensor of (B, K, room, d) that begins with `held`, (B, K, T, d)."""
-    buffer = held.new_empty((*held.shape[:-2], room, held.shape[-1]))
-    buffer[..., : held.shape[-2], :] = held
-    return buffer
+    layout: Layout
+    prefill: Prefill = "padded"
+    drops_rows: bool = True
+    masks_steps: bool = True
 
 
 class Decoding:
-    """A batch that is being decoded: its cache, its mask and the logits of the next token.
+    """A batch that is being decoded: its state, its mask and the logits of the next token.
 
-    Constructing it runs the prompts, padded on the left, through the model.
+    Constructing it runs the prompts through the model.
 
     prompts: their token ids. sizes: number of samples of each prompt, B in total. mask: (B, T so far), 0 on padding.
     positions: (B, 1), of the last token. logits: (B, V).
     """
 
     def __init__(
-        self, model: Any, placement: Placement, prompts: Sequence[Sequence[int]], sizes: Sequence[int]
+        self, model: Any, placement: Placement, plan: Plan, prompts: Sequence[Sequence[int]], sizes: Sequence[int]
     ) -> None:
-        self.model, self.placement = model, placement
+        self.model, self.placement, self.plan = model, placement, plan
+        # each prompt is computed once for all its samples where its state can be repeated
+        owners = torch.repeat_interleave(torch.tensor(sizes))  # (B,): the prompt of each sample
+        if not plan.drops_rows:
+            prompts, owners = [prompts[owner] for owner in owners.tolist()], torch.arange(len(owners))
+        widest = max(len(prompt) for prompt in prompts)
+        if plan.prefill == "joined":
+            lengths = sorted({len(prompt) for prompt in prompts}, reverse=True)
+            groups = [[row for row, prompt in enumerate(prompts) if len(prompt) == length] for length in lengths]
+        else:
+            groups = [list(range(len(prompts)))]
+        begun = [self._begin([prompts[row] for row in group], widest) for group in groups]
+        self.state, logits, self.mask, self.positions = begun[0]
+        if len(begun) > 1:
+            self.state.join([state for state, *_ in begun[1:]])
+            logits, self.mask, self.positions = (torch.cat([each[part] for each in begun]) for part in (1, 2, 3))
+        # from here on there is a row for each sample, B in total
+        place = torch.tensor([row for group in groups for row in group]).argsort()  # of each prompt in the groups
+        rows = place[owners].to(placement.device)
+        if plan.drops_rows:
+            self.state.select(rows)
+        self.state.give_room()
+        self.logits, self.mask, self.positions = logits[rows], self.mask[rows], self.positions[rows]
+
+    def _begin(self, prompts: Sequence[Sequence[int]], widest: int) -> tuple[Carried, Tensor, Tensor, Tensor]:
+        """Runs prompts, padded on the left to the longest of them. Returns their state, logits, mask and positions.
+
+        The mask is padded to `widest`, (prompts, widest); positions are those of the last tokens, (prompts, 1).
+        """
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.int64)
         mask = torch.zeros(len(prompts), width, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        mask = mask.to(placement.device)
-        self.positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (prompts, T), 0 on padding
-        output = self._forward(ids.to(placement.device), mask, self.positions, None)
-        # each prompt is computed once for all its samples; from here on there is a row for each sample, B in total
-        rows = torch.repeat_interleave(torch.tensor(sizes)).to(placement.device)
-        self.cache = output.past_key_values
-        self.cache.batch_select_indices(rows)
-        for number, layer in enumerate(self.cache.layers):
-            # layers of other types hold a window or a state, which does not grow
-            if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None:
-                self.cache.layers[number] = RoomyLayer(layer.keys, layer.values)
-        self.logits = output.logits[rows, -1]  # (B, V)
-        self.mask = mask[rows]
-        self.positions = self.positions[rows, -1:]  # (B, 1)
-
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
+        mask = mask.to(self.placement.device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (prompts, T), 0 on padding
+        state = Carried(self.model, self.plan.layout)
         with self.placement.autocast():
-            return self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            logits = state.run(self.model, ids.to(self.placement.device), mask, positions)
+        padding = mask.new_zeros(len(prompts), widest - width)
+        return state, logits, torch.cat([padding, mask], dim=1), positions[:, -1:]
 
     def keep(self, rows: Tensor) -> None:
-        """Removes all other rows from the batch. rows: (kept,) int64."""
+        """Removes all other rows from the batch, where `plan.drops_rows`. rows: (kept,) int64."""
         rows = rows.to(self.placement.device)
-        self.cache.batch_select_indices(rows)
+        self.state.select(rows)
         self.mask, self.positions = self.mask[rows], self.positions[rows]
 
     def advance(self, tokens: Tensor) -> None:
         """Appends one token to each row and computes the logits of the next. tokens: (B,) int64."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self.positions = self.positions + 1
-        output = self._forward(tokens[:, None], self.mask, self.positions, self.cache)
-        self.cache = output.past_key_values
-        self.logits = output.logits[:, -1]
+        mask = self.mask if self.plan.masks_steps else None
+        with self.placement.autocast():
+            self.logits = self.state.run(self.model, tokens[:, None], mask, self.positions)

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from primecli.errors import PrimecliError, first_line
+from primecli.errors import PrimecliError
 from primecli.generation.engines import EngineOptions, Policy, Request, Sample, SampledGroups, SamplingParams
 from primecli.generation.engines.decoding import Decoding, avoid_key_copies
+from primecli.generation.engines.probe import plan_decoding
 from primecli.generation.engines.stopping import NO_STOP_TEXTS, StopTexts, stop_texts
 from primecli.models.device import (
     Placement,
     free_device_memory,
-    is_out_of_memory,
     reporting_memory,
     resolve_placement,
     set_threads,
@@ -32,7 +32,6 @@ from primecli.models.loading import load_model
 # When this share of a batch or less is still running, its ended rows are removed from the key-value cache. That copies
 # the rest of the cache, so it waits until a quarter of the rows have ended, which are computed in vain until then.
 COMPACT_AT = 0.75
-CACHE_TOLERANCE = 1e-2  # nats; rounding makes far less of a difference in float32, another state far more
 
 
 def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
@@ -40,7 +39,6 @@ def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
     set_threads(options.threads)
     placement = resolve_placement(options.device, options.dtype)
     model = load_model(policy.directory, placement)
-    check_cache(model, placement)
     return HfEngine(
         model,
         placement,
@@ -48,32 +46,6 @@ def open_engine(policy: Policy, options: EngineOptions) -> HfEngine:
         micro_batch_tokens=options.micro_batch_tokens,
         stop_texts=stop_texts(policy),
     )
-
-
-def check_cache(model: Any, placement: Placement) -> None:
-    """Raises PrimecliError unless ended rows can be removed from the model's cache and the rest decoded correctly.
-
-    Models with recurrent layers beside attention keep a state of another form. Two prompts of which one ends first are
-    decoded, and in float32 the result is compared with a forward pass without a cache.
-    """
-    tokens = torch.arange(1, 7, device=placement.device) % model.get_input_embeddings().num_embeddings  # (6,)
-    refusal = f"{type(model).__name__} keeps a state that --engine hf cannot decode with yet"
-    hint = "sample from it with --engine vllm or vllm-server"
-    try:
-        with torch.inference_mode():
-            state = Decoding(model, placement, [tokens[:3].tolist(), tokens[:2].tolist()], [1, 1])
-            state.advance(tokens[[3, 2]])
-            state.keep(torch.tensor([0]))
-            state.advance(tokens[[4]])
-            expected = model(input_ids=tokens[None, :5], use_cache=False).logits[:, -1]  # (1, V)
-    except Exception as error:  # whatever a cache of another form raises
-        if is_out_of_memory(error):
-            raise
-        raise PrimecliError(f"{refusal}: {first_line(error)}", hint) from error
-    # what is not finite is found while sampling, which names the prompt
-    gap = float((state.logits.float().log_softmax(-1) - expected.float().log_softmax(-1)).abs().max())
-    if placement.dtype == torch.float32 and gap > CACHE_TOLERANCE:
-        raise PrimecliError(f"{refusal}: its log-probabilities are off by {gap:.2g} nats", hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +81,7 @@ class HfEngine:
         stop_texts: StopTexts = NO_STOP_TEXTS,
     ) -> None:
         avoid_key_copies(model)
+        self.plan = plan_decoding(model, placement)
         self.model = model
         self.placement = placement
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=placement.device)
@@ -142,22 +115,25 @@ class HfEngine:
             range(len(requests)), key=lambda number: (requests[number].shard, -len(requests[number].prompt_ids), number)
         )
         batch: list[BatchPiece] = []
-        rows = fit = 0
+        rows = fit = length = 0
         shard: int | None = None
         for number in order:
             for piece in self._pieces(number, len(requests[number].prompt_ids), params):
-                size = piece.last - piece.first
-                if batch and (rows + size > fit or requests[number].shard != shard):
+                size, prompt = piece.last - piece.first, len(requests[number].prompt_ids)
+                apart = self.plan.prefill == "apart" and prompt != length
+                if batch and (rows + size > fit or requests[number].shard != shard or apart):
                     yield batch
                     batch, rows = [], 0
                 if not batch:
-                    shard, fit = requests[number].shard, self._fit(len(requests[number].prompt_ids), params)
+                    shard, length, fit = requests[number].shard, prompt, self._fit(prompt, params)
                 batch.append(piece)
                 rows += size
         if batch:
             yield batch
 
     def _fit(self, prompt: int, params: SamplingParams) -> int:
+        if self.plan.prefill == "alone":
+            return 1
         return max(1, self.micro_batch_tokens // (prompt + params.max_tokens))
 
     def _pieces(self, number: int, prompt: int, params: SamplingParams) -> Iterator[BatchPiece]:
@@ -181,7 +157,7 @@ class HfEngine:
         lengths = np.zeros(total, dtype=np.int64)  # (B,): tokens sampled so far
         stopped = np.zeros(total, dtype=bool)  # (B,): whether a stop token or a stop text was sampled
         alive = torch.arange(total)  # (R,): the sample that each row of the model's batch belongs to
-        state = Decoding(self.model, self.placement, [request.prompt_ids for request in requests], sizes)
+        state = Decoding(self.model, self.placement, self.plan, [request.prompt_ids for request in requests], sizes)
         for step in range(params.max_tokens):
             tick()
             # state.logits is (R, V); chosen (R,) int64 and its log-probabilities (R,) stay on the device
@@ -204,7 +180,7 @@ class HfEngine:
             running = ~torch.from_numpy(stopped[alive.numpy()])  # (R,): not ended after this step either
             if not running.any() or step + 1 == params.max_tokens:
                 break
-            if running.float().mean() <= self.compact_at:  # enough rows have ended to pay for copying the cache
+            if self.plan.drops_rows and running.float().mean() <= self.compact_at:  # enough rows have ended to pay for copying the cache
                 state.keep(running.nonzero().squeeze(-1))
                 chosen, alive = chosen[running.to(chosen.device)], alive[running]  # R shrinks
             state.advance(chosen)  # ended rows that are still there get a token too, which is never recorded

@@ -1,0 +1,141 @@
+"""How a model can be decoded, found out by decoding a little: which state it keeps, and what that state allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from sys import float_info
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from primecli.errors import PrimecliError, first_line
+from primecli.generation.engines.caches import Layout, RoomyLayer, learn_layout
+from primecli.generation.engines.decoding import Decoding, Plan, Prefill
+from primecli.models.device import Placement, is_out_of_memory
+
+BROKEN = 1e-2  # nats; in float32, rounding makes far less of a difference, another state far more
+# Nats by which a way of decoding may be off, for each nat by which the model's own decoding of a single sequence is off,
+# which is rounding; and at least so many, since that may happen to be 0.
+TIMES_ROUNDING = 8.0
+LEAST_ROUNDING = {torch.float32: 5e-6, torch.bfloat16: 1e-2}
+
+WAYS: tuple[tuple[Prefill, bool], ...] = (
+    ("padded", True),
+    ("joined", True),
+    ("apart", True),
+    ("padded", False),
+    ("apart", False),
+    ("alone", False),
+)
+"""Ways to decode, from the fastest on: the `prefill` and `drops_rows` of a Plan."""
+
+
+def plan_decoding(model: Any, placement: Placement) -> Plan:
+    """The fastest way to decode with this model that gives what a forward pass without a cache gives.
+
+    Every way is tried on two short prompts of different lengths, with two samples of one, of which rows leave. Raises
+    PrimecliError where not even a single sequence can be decoded.
+    """
+    with torch.inference_mode():
+        try:
+            layout = learn_layout(model, placement)
+            trial = _Trial(model, placement, layout)
+            rounding = trial.single(masks_steps=True)
+            masks_steps = trial.only_keys() or not rounding > BROKEN
+            if not masks_steps and rounding > TIMES_ROUNDING * (without := trial.single(masks_steps=False)):
+                rounding = without
+            else:
+                masks_steps = True
+        except Exception as error:  # whatever a cache of another form raises
+            if is_out_of_memory(error):
+                raise
+            raise _refusal(model, first_line(error)) from error
+        # what is not finite is found while sampling, which names the prompt
+        if placement.dtype == torch.float32 and rounding > BROKEN:
+            raise _refusal(model, f"its log-probabilities are off by {rounding:.2g} nats")
+        allowed = max(TIMES_ROUNDING * rounding, LEAST_ROUNDING[placement.dtype])
+        if trial.only_keys():  # these can be padded and selected in any precision; whether the model masks them is seen
+            allowed = BROKEN if placement.dtype == torch.float32 else float_info.max
+        for prefill, drops_rows in WAYS:
+            plan = Plan(layout, prefill, drops_rows, masks_steps)
+            if not trial.gap(plan) > allowed:
+                return plan
+    raise _refusal(model, "its logits are not those of a forward pass without a cache")
+
+
+def _refusal(model: Any, why: str) -> PrimecliError:
+    return PrimecliError(
+        f"{type(model).__name__} keeps a state that --engine hf cannot decode with: {why}",
+        "sample from it with --engine vllm or vllm-server",
+    )
+
+
+class _Trial:
+    """Three sequences, a long prompt once and a short one twice, each with a few more tokens, which all differ."""
+
+    STEPS = 3  # tokens after a prompt
+
+    def __init__(self, model: Any, placement: Placement, layout: Layout) -> None:
+        self.model, self.placement, self.layout = model, placement, layout
+        long = layout.tokens + 2
+        self.lengths = [long, long // 2, long // 2]  # of the prompts
+        size = model.get_input_embeddings().num_embeddings
+        self.sequences = [
+            [*range(1, length + 1), *range(first, first + self.STEPS)]
+            for length, first in zip(self.lengths, (long + 5, long + 10, long + 15), strict=True)
+        ]
+        self.sequences = [[token % size for token in sequence] for sequence in self.sequences]
+        self.expected = [self._forward(sequence) for sequence in self.sequences]
+        self.state: Any = None
+
+    def _forward(self, sequence: Sequence[int]) -> Tensor:
+        """Log-probabilities after the prompt and after each token from there on, without a cache: (STEPS + 1, V)."""
+        ids = torch.tensor([sequence], device=self.placement.device)
+        with self.placement.autocast():
+            logits = self.model(input_ids=ids, use_cache=False).logits[0, -self.STEPS - 1 :]
+        expected: Tensor = logits.float().log_softmax(-1)
+        return expected
+
+    def single(self, *, masks_steps: bool) -> float:
+        """The largest gap, in nats, of the long sequence decoded by itself."""
+        return self._decode(Plan(self.layout, "alone", drops_rows=False, masks_steps=masks_steps), [0])
+
+    def only_keys(self) -> bool:
+        """Whether all that the model keeps are keys and values, or the last ones of them; after `single`."""
+        layers = {type(layer) for layer in getattr(self.state.cache, "layers", [])}
+        known = {RoomyLayer, DynamicLayer, DynamicSlidingWindowLayer}
+        return type(self.state.cache) is DynamicCache and layers <= known and not self.layout.held
+
+    def gap(self, plan: Plan) -> float:
+        """The largest gap, in nats, of the three sequences decoded in this way; infinity where it does not work."""
+        try:
+            batches = {"apart": [[0], [1, 2]], "alone": [[0], [1], [2]]}.get(plan.prefill, [[0, 1, 2]])
+            return max(self._decode(plan, batch) for batch in batches)
+        except Exception as error:  # whatever a state raises that has another form than it seemed to have
+            if is_out_of_memory(error):
+                raise
+            return math.inf
+
+    def _decode(self, plan: Plan, rows: list[int]) -> float:
+        """The largest gap of a batch of some of the sequences; the second and the third are samples of one prompt."""
+        prompts = [self.sequences[row][: self.lengths[row]] for row in rows if row < 2 or len(rows) == 1]
+        sizes = [1] * (len(prompts) - 1) + [len(rows) - len(prompts) + 1]
+        batch = Decoding(self.model, self.placement, plan, prompts, sizes)
+        self.state = batch.state
+        gaps = []
+        for step in range(self.STEPS + 1):
+            expected = torch.stack([self.expected[row][step] for row in rows])
+            gaps.append((batch.logits.float().log_softmax(-1) - expected).abs().max())
+            if step == self.STEPS:
+                break
+            if plan.drops_rows and step and len(rows) > 1:  # the second of three leaves, then the first of two
+                kept = [place for place in range(len(rows)) if place != (len(rows) - 1) // 2]
+                batch.keep(torch.tensor(kept))
+                rows = [rows[place] for place in kept]
+            tokens = [self.sequences[row][self.lengths[row] + step] for row in rows]
+            batch.advance(torch.tensor(tokens, device=self.placement.device))
+        return float(torch.stack(gaps).max())
