@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primecli.errors import InputError, PrimecliError, first_line
+from primecli.models.body import body_of
 from primecli.models.device import (
     Placement,
     give_freed_memory_back,
@@ -203,26 +204,37 @@ def move(model: Any, placement: Placement) -> Any:
 
 
 def check_head(model: Any, directory: Path) -> None:
-    """Checks on a short input that the model's logits are its head's output for its last hidden states.
+    """Checks on a short input that log-probabilities computed from the last hidden states are those of the logits.
 
-    Some architectures scale or cap the logits after the head, so that log-probabilities computed from the head alone
-    would be wrong. Raises PrimecliError for those, and InputError where the logits are not finite.
+    Some architectures scale or cap the logits after the head; how is found out here, once for the model
+    (`head.head_of`). Raises PrimecliError for those that do something else, and InputError where the logits are not
+    finite.
     """
     import torch
 
-    ids = torch.arange(1, 9, device=model.device)[None, :] % model.get_input_embeddings().num_embeddings
+    from primecli.models.head import head_of, trial_input
+
+    ids = trial_input(model)
     with torch.no_grad():
         logits = model(input_ids=ids, use_cache=False).logits  # (1, T, V)
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state  # (1, T, D)
-        head = model.get_output_embeddings()
-        # computed by the head itself, whose rounding is the model's: `token_logprobs` does not round logits on a GPU
-        ours, theirs = (
-            torch.log_softmax(each.float(), -1).gather(-1, ids[..., None]).squeeze(-1)
-            for each in (head(hidden.to(head.weight.dtype)), logits)
-        )
+        output = body_of(model)(input_ids=ids, use_cache=False)
     if not bool(logits.isfinite().all()):
         raise InputError(f"{directory}: the model's logits are not finite", "its weights are damaged")
-    if not torch.allclose(ours, theirs, atol=HEAD_TOLERANCE):
+    found = head_of(model, output, where=f"{directory}: ")
+    with torch.no_grad():
+        head, hidden = model.get_output_embeddings(), output.last_hidden_state  # (1, T, D)
+        hidden = (hidden if found.before == 1.0 else hidden * found.before).to(head.weight.dtype)
+        linear = type(head).forward is torch.nn.Linear.forward
+        # in the model's rounding: `token_logprobs` does not round logits on a GPU
+        output = head(hidden) if linear else torch.nn.functional.linear(hidden, head.weight, head.bias)
+        ours, theirs = (
+            torch.log_softmax(each.float(), -1).gather(-1, ids[..., None]).squeeze(-1)
+            for each in (found.after.apply_(output), logits)
+        )
+    # a factor that the model divides by, and that is multiplied with here, may round the last bit differently
+    rounding = 0.0 if found.plain and linear else 2 * torch.finfo(logits.dtype).eps * float(logits.abs().max())
+    if not torch.allclose(ours, theirs, atol=HEAD_TOLERANCE + rounding):
         raise PrimecliError(
-            f"{directory}: {type(model).__name__} changes its logits after the head, which is not supported yet"
+            f"{directory}: {type(model).__name__} does not compute its logits from its last hidden states and its head",
+            "this is not supported: log-probabilities computed from its hidden states would be wrong",
         )

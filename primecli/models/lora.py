@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from primecli.errors import PrimecliError, UsageError
 from primecli.files import Json
+from primecli.models.body import body_of
 
 if TYPE_CHECKING:
     import torch
@@ -125,7 +126,7 @@ def _target_names(model: Any, targets: Sequence[str]) -> list[str]:
     """
     import torch
 
-    inside = set(model.base_model.modules())
+    inside = set(body_of(model).modules())
     for module in model.modules():
         if "Mamba" in type(module).__name__:
             inside.difference_update(child for name, child in module.named_children() if name != "in_proj")
@@ -190,7 +191,7 @@ def hold_compactly(model: Any) -> None:
     """
     import torch
 
-    inside = set(model.base_model.modules())
+    inside = set(body_of(model).modules())
     for module in inside:
         if isinstance(module, torch.nn.Linear):
             for parameter in module.parameters(recurse=False):

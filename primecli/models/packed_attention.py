@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from primecli.models.attention import PACKED, Segment, register_packed
+from primecli.models.body import body_of
 
 PROBE_TOLERANCE = 1e-4  # relative, of a token's hidden state on average; seeing another sequence changes far more
 HALF_TOLERANCE = 5e-2  # the same where products have 8 or 11 bits of precision
@@ -23,7 +24,7 @@ def hidden_states(model: Any, ids: Tensor, positions: Tensor, segments: list[Seg
 
     ids: (1, T) int64. positions: (1, T) int64, each token's position in its own sequence. segments: T tokens in total.
     """
-    hidden: Tensor = model.base_model(
+    hidden: Tensor = body_of(model)(
         input_ids=ids, position_ids=positions, use_cache=False, segments=segments
     ).last_hidden_state
     return hidden
@@ -69,7 +70,7 @@ def _probe(model: Any) -> bool:
     segments = [Segment(4), Segment(3, prefix=0), Segment(4, prefix=0)]
     original = model.config._attn_implementation
     with torch.no_grad():
-        alone = [model.base_model(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in (first, second)]
+        alone = [body_of(model)(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in (first, second)]
         expected = torch.cat([alone[0], alone[1][4:]])
         model.set_attn_implementation(PACKED)
         packed = None
