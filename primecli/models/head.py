@@ -21,7 +21,7 @@ from primecli.core.after_head import AfterHead
 from primecli.errors import PrimecliError
 from primecli.models.body import body_of
 
-TOKENS = 8  # of the input that models are tried on
+TOKENS = 8  # of each row that models are tried on
 # What the head is made to say. All are exact in every floating-point format, should a model round them.
 SMALL = 2.0**-20  # so near 0 that a cap changes nothing: shows the scale
 LARGE = 2.0**60  # so far that a cap is all that is left of it
@@ -56,7 +56,7 @@ _heads: WeakKeyDictionary[torch.nn.Module, Head] = WeakKeyDictionary()
 def head_of(model: Any, output: Any = None, *, where: str = "") -> Head:
     """How the model gets to its logits. It is tried once for each model.
 
-    output: of its base model, for any input of TOKENS tokens; computed when None. where: begins the message, such as a
+    output: of its body, for `trial_input`; computed when None. where: begins the message, such as a
     directory. Raises PrimecliError where `Head` cannot say it.
     """
     if model not in _heads:
@@ -71,8 +71,9 @@ def head_of(model: Any, output: Any = None, *, where: str = "") -> Head:
 
 
 def trial_input(model: Any) -> Tensor:
-    """(1, TOKENS) int64: token ids that every model has."""
-    ids = torch.arange(1, TOKENS + 1, device=model.device)[None, :]
+    """(2, TOKENS) int64: token ids that every model has; the two rows have the first half of their tokens in common."""
+    ids = torch.arange(1, TOKENS + 1, device=model.device).repeat(2, 1)
+    ids[1, TOKENS // 2 :] += TOKENS
     return ids % model.get_input_embeddings().num_embeddings
 
 
@@ -92,19 +93,19 @@ def _measure(model: Any, output: Any) -> Head:
 
 
 class _Spy:
-    """Stands in for a model's base model and for what its head says, and sees what the head is given.
+    """Stands in for a model's body and for what its head says, and sees what the head is given.
 
-    said: what the head was made to say, (1, TOKENS, V) float64; None as long as it has not been called.
+    said: what the head was made to say, (2, TOKENS, V) float64; None as long as it has not been called.
     """
 
     def __init__(self, output: Any) -> None:
-        """output: of the base model; any of its kind."""
+        """output: of the body, of which only the kind and the shape matter."""
         self.said: Tensor | None = None
         self._output = copy.copy(output)
-        hidden = output.last_hidden_state  # (1, TOKENS, D)
+        hidden = output.last_hidden_state  # (2, TOKENS, D)
         # of both signs, all different from their neighbours, and exact in 16 bits
         numbers = torch.arange(hidden.shape[1])[:, None] * 3 + torch.arange(hidden.shape[2]) * 5
-        self._hidden = ((numbers % 61 - 30) / 8).to(hidden.device, torch.float64)[None]
+        self._hidden = ((numbers % 61 - 30) / 8).to(hidden.device, torch.float64).repeat(len(hidden), 1, 1)
         self._hidden[0, 0, 0] = 1.0  # shows the factor
         self._output.last_hidden_state = self._hidden
         self._given: Tensor | None = None
@@ -112,13 +113,16 @@ class _Spy:
 
     @contextlib.contextmanager
     def installed(self, model: Any) -> Iterator[None]:
-        base, head = body_of(model), model.get_output_embeddings()
+        body, head = body_of(model), model.get_output_embeddings()
         hooks = [head.register_forward_pre_hook(self._before_head), head.register_forward_hook(self._after_head)]
-        base.forward = self._stand_in  # shadows the method of its class
+        shadowing = vars(body).get("forward")
+        body.forward = self._stand_in  # shadows the method of its class
         try:
             yield
         finally:
-            del base.forward
+            del body.forward
+            if shadowing is not None:
+                body.forward = shadowing
             for hook in hooks:
                 hook.remove()
 
@@ -143,7 +147,7 @@ class _Spy:
         """What the hidden states were multiplied by on their way to the head. Raises _UnsupportedError."""
         given = self._given
         if given is None or not self._stood_in:
-            return 1.0  # the base model is not called as a module
+            return 1.0  # the body is not called as a module
         if given.shape == self._hidden.shape:
             factor = float(given[0, 0, 0])
             if factor > 0 and _close(given, factor * self._hidden):
@@ -152,7 +156,7 @@ class _Spy:
 
 
 def _after(said: Tensor, logits: Tensor) -> AfterHead:
-    """What makes these logits of what the head said, (1, T, V) both. Raises _UnsupportedError."""
+    """What makes these logits of what the head said, (2, T, V) both. Raises _UnsupportedError."""
     if logits.shape != said.shape:
         raise _UnsupportedError(f"has {logits.shape[-1]} logits where its head has {said.shape[-1]} outputs")
     exact = logits.double()
@@ -165,10 +169,10 @@ def _after(said: Tensor, logits: Tensor) -> AfterHead:
             return found
     else:
         wrong = exact != said
-    _, row, token = wrong.nonzero()[-1].tolist()  # of the last row: the first two hold extreme numbers
+    place = tuple(wrong.nonzero()[-1].tolist())  # of the last row's: the first two hold extreme numbers
     raise _UnsupportedError(
-        f"changes its logits after the head, other than by a scale or a cap: token {token} gets "
-        f"{float(exact[0, row, token]):.4g} where the head says {float(said[0, row, token]):.4g}"
+        f"changes its logits after the head, other than by a scale or a cap: token {place[2]} gets "
+        f"{float(exact[place]):.4g} where the head says {float(said[place]):.4g}"
     )
 
 

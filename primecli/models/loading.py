@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import torch
 
 HEAD_TOLERANCE = 1e-3  # nats; rounding differs by far less, a head that computes something else by far more
+# Of a state's mean absolute value. In 16 bits, a token may go to other experts by rounding, which changes it by more.
+SAME_STATE = 1e-4
+SAME_STATE_IN_HALF = 0.25
 
 
 def warm_imports() -> None:
@@ -207,22 +210,23 @@ def check_head(model: Any, directory: Path) -> None:
     """Checks on a short input that log-probabilities computed from the last hidden states are those of the logits.
 
     Some architectures scale or cap the logits after the head; how is found out here, once for the model
-    (`head.head_of`). Raises PrimecliError for those that do something else, and InputError where the logits are not
-    finite.
+    (`head.head_of`). Raises PrimecliError for those that do something else or are not causal, and InputError where the
+    logits are not finite.
     """
     import torch
 
     from primecli.models.head import head_of, trial_input
 
-    ids = trial_input(model)
+    ids = trial_input(model)  # (2, T)
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits  # (1, T, V)
+        logits = model(input_ids=ids, use_cache=False).logits  # (2, T, V)
         output = body_of(model)(input_ids=ids, use_cache=False)
     if not bool(logits.isfinite().all()):
         raise InputError(f"{directory}: the model's logits are not finite", "its weights are damaged")
     found = head_of(model, output, where=f"{directory}: ")
+    _check_causal(model, output.last_hidden_state, directory)
     with torch.no_grad():
-        head, hidden = model.get_output_embeddings(), output.last_hidden_state  # (1, T, D)
+        head, hidden = model.get_output_embeddings(), output.last_hidden_state  # (2, T, D)
         hidden = (hidden if found.before == 1.0 else hidden * found.before).to(head.weight.dtype)
         linear = type(head).forward is torch.nn.Linear.forward
         # in the model's rounding: `token_logprobs` does not round logits on a GPU
@@ -237,4 +241,21 @@ def check_head(model: Any, directory: Path) -> None:
         raise PrimecliError(
             f"{directory}: {type(model).__name__} does not compute its logits from its last hidden states and its head",
             "this is not supported: log-probabilities computed from its hidden states would be wrong",
+        )
+
+
+def _check_causal(model: Any, hidden: torch.Tensor, directory: Path) -> None:
+    """Checks that no state depends on later tokens, and so on the padding to the right of a row.
+
+    hidden: (2, T, D), of two rows that have the first half of their tokens in common. Raises PrimecliError.
+    """
+    import torch
+
+    one, other = hidden[:, : hidden.shape[1] // 2].float()  # (T / 2, D) each
+    change = (one - other).abs().mean(-1) / one.abs().mean(-1)  # (T / 2,)
+    half = hidden.dtype.itemsize == 2 or torch.is_autocast_enabled(hidden.device.type)
+    if float(change.min()) > (SAME_STATE_IN_HALF if half else SAME_STATE):
+        raise PrimecliError(
+            f"{directory}: {type(model).__name__} is not causal: what it computes for a token depends on later tokens",
+            "this is not supported: a token's probability would depend on what comes after it",
         )

@@ -122,7 +122,8 @@ def _target_names(model: Any, targets: Sequence[str]) -> list[str]:
     """Full names of the linear layers to adapt; all of them where `targets` is empty.
 
     The head is left out, since it is as large as the embedding. So are the layers of Mamba's mixers other than in_proj:
-    fused kernels take their weights directly, without calling the layer.
+    fused kernels take their weights directly, without calling the layer. And so are routers that are linear layers by
+    type, but return which experts they chose. Experts that a model stores as one tensor are no linear layers.
     """
     import torch
 
@@ -131,7 +132,9 @@ def _target_names(model: Any, targets: Sequence[str]) -> list[str]:
         if "Mamba" in type(module).__name__:
             inside.difference_update(child for name, child in module.named_children() if name != "in_proj")
     linear = [
-        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module in inside
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module in inside and _returns_its_product(module)
     ]
     if not linear:
         raise UsageError(f"{type(model).__name__} has no linear layers that --lora-rank can adapt")
@@ -143,6 +146,21 @@ def _target_names(model: Any, targets: Sequence[str]) -> list[str]:
             f"it has {', '.join(sorted(last_parts))}",
         )
     return [name for name in linear if not targets or name.rpartition(".")[2] in targets]
+
+
+def _returns_its_product(layer: torch.nn.Linear) -> bool:
+    """Whether a linear layer returns one tensor of its outputs, to which an adapter's can be added.
+
+    A layer of a class of its own is called to find out, without numbers.
+    """
+    import torch
+
+    if type(layer).forward is torch.nn.Linear.forward:
+        return True
+    without_numbers = {name: tensor.to("meta") for name, tensor in layer.state_dict().items()}
+    given = torch.empty(1, layer.in_features, device="meta", dtype=layer.weight.dtype)
+    found = torch.func.functional_call(layer, without_numbers, (given,))
+    return isinstance(found, torch.Tensor) and found.shape == (1, layer.out_features)
 
 
 def _layers(model: Any) -> dict[str, Any]:

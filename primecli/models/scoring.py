@@ -92,16 +92,14 @@ def plan(
         packed_tokens = sum(batch.tokens(sequences) for batch in packed)
         if packed_tokens > (1 - PACKING_PAYS) * padded_tokens:
             return padded
-    from primecli.models.packed_attention import can_pack
+    from primecli.models.packed_attention import obstacle
     from primecli.parallel.sharding import computing
 
     with placement.autocast():
-        possible = computing(model, lambda: can_pack(model))
-    if not possible:
+        found = computing(model, lambda: obstacle(model))
+    if found is not None:
         if placement.packing == "on":
-            raise UsageError(
-                f"{type(model).__name__} computes something else for packed sequences", "use --packing auto"
-            )
+            raise UsageError(f"{type(model).__name__} cannot be packed: {found}", "use --packing auto")
         return padded
     return packed
 

@@ -177,6 +177,16 @@ def test_what_a_head_of_another_kind_computes_is_refused() -> None:
         loading.check_head(model, Path("some/model"))
 
 
+def test_a_model_whose_states_depend_on_later_tokens_is_refused() -> None:
+    """So they would depend on the padding of a row, too."""
+    from transformers import DogeConfig, DogeForCausalLM
+
+    torch.manual_seed(0)
+    model = DogeForCausalLM(DogeConfig(**SMALL)).eval()  # type: ignore[no-untyped-call, arg-type]
+    with pytest.raises(PrimecliError, match="some/model: DogeForCausalLM is not causal"):
+        loading.check_head(model, Path("some/model"))
+
+
 def test_the_model_is_left_as_it_was() -> None:
     model = make("Gemma2", HEADS[1][1])
     ids = torch.arange(3, 9)[None]
