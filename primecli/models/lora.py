@@ -7,6 +7,7 @@ float32 numbers and nothing is merged twice.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -101,9 +102,18 @@ def inject(model: Any, options: LoraOptions) -> None:
     holder = torch.nn.Module()
     holder.model = model
     inject_adapter_in_model(config, holder, ADAPTER)
+    _share_adapters(model)
     model.eval()
     if hasattr(model, HEAD):
         model.get_submodule(HEAD).requires_grad_(True)
+
+
+def _share_adapters(model: Any) -> None:
+    """Gives layers that share their weight one adapter, so that their merged weights are the same again."""
+    first: dict[int, Any] = {}
+    for layer in _layers(model).values():
+        owner = first.setdefault(id(layer.get_base_layer().weight), layer)
+        layer.lora_A, layer.lora_B = owner.lora_A, owner.lora_B
 
 
 def initial_values(model: Any, seed: int) -> Iterator[tuple[torch.nn.Parameter, Tensor]]:
@@ -111,8 +121,12 @@ def initial_values(model: Any, seed: int) -> Iterator[tuple[torch.nn.Parameter, 
     import torch
 
     generator = torch.Generator().manual_seed(seed)
+    drawn: set[torch.nn.Parameter] = set()
     for layer in _layers(model).values():
         a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        if a in drawn:
+            continue
+        drawn.add(a)
         bound = a.shape[1] ** -0.5  # Kaiming's bound for a = sqrt(5), as in the paper's code
         yield a, torch.empty(a.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
         yield b, torch.zeros(b.shape, dtype=torch.float32)
@@ -226,10 +240,19 @@ def merge(model: Any) -> None:
     """Replaces W by W + (alpha / rank) * B A and removes the adapters, so the model has its original layers again."""
     import torch
 
-    for name, layer in _layers(model).items():
+    layers = _layers(model)
+    uses = Counter(id(layer.get_base_layer().weight) for layer in layers.values())
+    shared: dict[int, torch.nn.Parameter] = {}  # what several layers' weight has become, by its id
+    for name, layer in layers.items():
         linear = layer.get_base_layer()
-        a, b = layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data
-        linear.weight = torch.nn.Parameter(merged_weight(linear.weight.data, a, b, layer.scaling[ADAPTER]))
+        before = id(linear.weight)
+        if before not in shared:
+            a, b = layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data
+            merged = torch.nn.Parameter(merged_weight(linear.weight.data, a, b, layer.scaling[ADAPTER]))
+            shared.update({before: merged} if uses[before] > 1 else {})
+        else:
+            merged = shared[before]
+        linear.weight = merged
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, linear)
 
