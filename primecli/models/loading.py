@@ -18,6 +18,7 @@ from primecli.models.device import (
     wait_for_memory,
 )
 from primecli.models.fitness import check_unquantised, missing_weights
+from primecli.models.value_head import critic_class
 
 if TYPE_CHECKING:
     import torch
@@ -39,16 +40,17 @@ def skeleton(load: Callable[..., Any], directory: Path, dtype: torch.dtype) -> A
 
     Its buffers are real. load: `load_model` or `load_critic`. dtype: of its parameters. Raises what `load` raises.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     check_unquantised(directory)
     is_critic = load is load_critic
-    kind: Any = AutoModelForTokenClassification if is_critic else AutoModelForCausalLM
     with _reporting_load_errors(directory, "a critic" if is_critic else "a causal language model"), _quiet():
         options: dict[str, Any] = {"num_labels": 1} if is_critic else {}
         config = AutoConfig.from_pretrained(directory, local_files_only=True, **options)
+        kind: Any = critic_class(config) if is_critic else AutoModelForCausalLM
         with _parameters_on_meta():
-            model = kind.from_config(config, dtype=dtype)
+            made = getattr(kind, "from_config", None) or kind._from_config  # of an Auto class, and of a model's own
+            model = made(config, dtype=dtype)
     if is_critic and not hasattr(model, "score"):
         raise _no_value_head(directory, model)
     return model.eval()
@@ -106,21 +108,21 @@ def load_model(directory: Path, placement: Placement, *, dtype: torch.dtype | No
 
 
 def load_critic(directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
-    """A causal LM with a value head, in evaluation mode: transformers' token classifier with one label.
+    """A causal LM with a value head, in evaluation mode: a token classifier with one label; see `critic_class`.
 
     A model without a value head gets one that is all 0, so an untrained critic predicts 0. dtype: of its parameters;
-    that of `placement` when None. Raises InputError where it cannot be loaded, or where transformers has no token
-    classifier of its architecture.
+    that of `placement` when None. Raises InputError where it cannot be loaded.
     """
     import torch
-    from transformers import AutoModelForTokenClassification
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     check_unquantised(directory)
     with _reporting_load_errors(directory, "a critic"), _quiet():
-        dtype = dtype or placement.dtype
-        model, found = _from_pretrained(AutoModelForTokenClassification, directory, dtype=dtype, num_labels=1)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, num_labels=1)
+        kind = critic_class(config)
+        model, found = _from_pretrained(kind, directory, dtype=dtype or placement.dtype, config=config)
     if not hasattr(model, "score"):
         raise _no_value_head(directory, model)
     _check_complete(directory, found, but="score.")
