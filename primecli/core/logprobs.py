@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from primecli.core.after_head import AfterHead
+
 # Logits in one tile: 16 MiB and 512 MiB in float32. Enough for matrix products to run at full speed on that device, and
 # little beside a model's own memory.
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
@@ -50,26 +52,39 @@ def token_logprobs(
     targets: Tensor,
     *,
     bias: Tensor | None = None,
+    scale: float = 1.0,
+    cap: float | None = None,
     temperature: Tensor | None = None,
     with_entropy: bool = True,
     chunk_elements: int | None = None,
     kept_elements: int | None = None,
 ) -> TokenLogprobs:
-    """Log-probability of each target, and entropy, under softmax((hidden @ weight.T + bias) / temperature).
+    """Log-probability of each target, and entropy, under softmax(logits / temperature).
+
+    The logits are z = scale * (hidden @ weight.T + bias), or cap * tanh(z / cap) where there is a cap: see `AfterHead`.
 
     Differentiable in hidden, weight and bias, through both results. Products are computed in the dtype of `hidden`,
-    softmax in float32 (float64 for float64 input). On a GPU, products of bfloat16 matrices have float32 results: logits
-    are not rounded. The entropy adds about half to the time.
+    all else in float32 (float64 for float64 input). On a GPU, products of bfloat16 matrices have float32 results:
+    logits are not rounded. The entropy adds about half to the time; a cap adds memory for one more tile to the backward
+    pass.
 
-    hidden: (N, D), the states that predict the targets. weight: (V, D). targets: (N,) int64. bias: (V,).
-    temperature: (N,), positive. chunk_elements: logits in one tile; kept_elements: logits kept for the backward pass;
-    the device decides where they are None.
+    hidden: (N, D), the states that predict the targets. weight: (V, D). targets: (N,) int64. bias: (V,). scale, cap:
+    positive; the cap is the largest absolute value that a logit can have. temperature: (N,), positive. chunk_elements:
+    logits in one tile; kept_elements: logits kept for the backward pass; the device decides where they are None.
+
+    >>> state, head = torch.tensor([[1.0]]), torch.tensor([[200.0], [100.0]])
+    >>> token_logprobs(state, head, torch.tensor([1]), scale=0.125).logprobs  # 12.5 - 25, with nothing beside it
+    tensor([-12.5000])
+    >>> token_logprobs(state, head, torch.tensor([1]), cap=2.0).logprobs.exp()  # both logits are at the cap
+    tensor([0.5000])
     """
     kind = hidden.device.type
     chunk = chunk_elements or CHUNK_ELEMENTS.get(kind, CHUNK_ELEMENTS["cuda"])
     kept = KEPT_ELEMENTS.get(kind, KEPT_ELEMENTS["cuda"]) if kept_elements is None else kept_elements
     kept = kept if torch.is_grad_enabled() else 0
-    result: Any = _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, with_entropy, chunk, kept)  # type: ignore[no-untyped-call]
+    result: Any = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, temperature, AfterHead(scale, cap), with_entropy, chunk, kept
+    )
     return TokenLogprobs(*result)
 
 
@@ -113,6 +128,7 @@ def _tiles(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    after: AfterHead,
     temperature: Tensor | None,
     shape: tuple[int, int],
     kept: deque[_Kept] | None = None,
@@ -135,6 +151,7 @@ def _tiles(
             logits = _product(hidden[rows], head.T)  # (n, D) @ (D, v) = (n, v)
             if bias is not None:
                 logits += bias[columns].to(logits.dtype)
+            after.apply_(logits)
             if temperature is not None:
                 logits /= temperature[rows, None].to(logits.dtype)
             yield _Tile(logits, columns, rows)
@@ -236,10 +253,12 @@ class _TokenLogprobs(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         temperature: Tensor | None,
+        after: AfterHead,
         with_entropy: bool,
         chunk_elements: int,
         kept_elements: int,
     ) -> tuple[Tensor, Tensor]:
+        ctx.after = after
         ctx.tile_shape = _tile_shape(len(weight), len(hidden), chunk_elements)
         width, height = ctx.tile_shape
         block = max(1, BLOCK_ELEMENTS // width) if hidden.device.type == "cpu" else height  # rows of a tile per block
@@ -247,7 +266,7 @@ class _TokenLogprobs(torch.autograd.Function):
         running = _Running.start(len(hidden), hidden, wide)
         kept: deque[_Kept] = deque()
         with torch.autocast(hidden.device.type, enabled=False):
-            for logits, columns, rows in _tiles(hidden, weight, bias, temperature, ctx.tile_shape):
+            for logits, columns, rows in _tiles(hidden, weight, bias, after, temperature, ctx.tile_shape):
                 kept_elements -= logits.numel()
                 keeps = kept_elements >= 0 and any(ctx.needs_input_grad)
                 for first in range(0, len(logits), block):
@@ -284,13 +303,17 @@ class _TokenLogprobs(torch.autograd.Function):
         weight_sum: Tensor | None = None  # (v, D), of the current columns
         bias_sum: Tensor | None = None  # (v,), of the current columns
         kept, ctx.kept = ctx.kept, deque()  # using them destroys them: a second backward pass computes every tile
-        for logits, columns, rows in _tiles(hidden, weight, bias, temperature, ctx.tile_shape, kept):
+        after: AfterHead = ctx.after
+        for logits, columns, rows in _tiles(hidden, weight, bias, after, temperature, ctx.tile_shape, kept):
             head = weight[columns].to(hidden.dtype)  # (v, D)
             if rows.start == 0:  # the first tile of these columns
                 if grad_weight is not None:
                     own = grad_weight[columns]  # summed in place where its dtype is wide enough
                     weight_sum = own if own.dtype == wide else torch.empty_like(own, dtype=wide)
                 bias_sum = torch.zeros_like(head[:, 0], dtype=wide) if wants_bias else None
+            divisor = 1.0 if temperature is None else temperature[rows, None].to(wide)  # (n, 1)
+            # the logits themselves are overwritten by their gradient
+            slope = None if after.cap is None else after.slope_(logits * divisor)  # (n, v)
             grad = _grad_logits(
                 logits,
                 normaliser[rows],
@@ -299,7 +322,10 @@ class _TokenLogprobs(torch.autograd.Function):
                 _find_targets(targets[rows], columns),
             )
             if temperature is not None:
-                grad /= temperature[rows, None].to(wide)
+                grad /= divisor
+            if slope is not None or after.scale != 1.0:
+                grad *= after.scale if slope is None else slope
+            del slope  # as large as the tile, which it should not outlive
             if bias_sum is not None:
                 bias_sum += grad.sum(0)
             grad = grad.to(hidden.dtype)  # (n, v)
@@ -316,7 +342,7 @@ class _TokenLogprobs(torch.autograd.Function):
             None if grad_hidden is None else grad_hidden.to(hidden.dtype),
             grad_weight,
             grad_bias,
-            *(None,) * 5,  # targets, temperature and the three options
+            *(None,) * 6,  # targets, temperature, scale and cap, and the three options
         )
 
 
@@ -327,7 +353,7 @@ def _grad_logits(
     entropy: tuple[Tensor, Tensor] | None,
     target: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """The gradient with respect to a tile's logits after the temperature, (n, v); overwrites `logits`, (n, v).
+    """The gradient with respect to a tile's logits as softmax sees them, (n, v); overwrites `logits`, (n, v).
 
     With p = softmax(logits): d logprob / d logits = onehot(target) - p, d entropy / d logits = -p * (log p + entropy).
 

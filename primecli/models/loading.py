@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primecli.errors import InputError, PrimecliError, first_line
+from primecli.models.body import body_of
 from primecli.models.device import (
     Placement,
     give_freed_memory_back,
@@ -17,11 +18,15 @@ from primecli.models.device import (
     wait_for_memory,
 )
 from primecli.models.fitness import check_unquantised, missing_weights
+from primecli.models.value_head import critic_class
 
 if TYPE_CHECKING:
     import torch
 
 HEAD_TOLERANCE = 1e-3  # nats; rounding differs by far less, a head that computes something else by far more
+# Of a state's mean absolute value. In 16 bits, a token may go to other experts by rounding, which changes it by more.
+SAME_STATE = 1e-4
+SAME_STATE_IN_HALF = 0.25
 
 
 def warm_imports() -> None:
@@ -35,16 +40,17 @@ def skeleton(load: Callable[..., Any], directory: Path, dtype: torch.dtype) -> A
 
     Its buffers are real. load: `load_model` or `load_critic`. dtype: of its parameters. Raises what `load` raises.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     check_unquantised(directory)
     is_critic = load is load_critic
-    kind: Any = AutoModelForTokenClassification if is_critic else AutoModelForCausalLM
     with _reporting_load_errors(directory, "a critic" if is_critic else "a causal language model"), _quiet():
         options: dict[str, Any] = {"num_labels": 1} if is_critic else {}
         config = AutoConfig.from_pretrained(directory, local_files_only=True, **options)
+        kind: Any = critic_class(config) if is_critic else AutoModelForCausalLM
         with _parameters_on_meta():
-            model = kind.from_config(config, dtype=dtype)
+            made = getattr(kind, "from_config", None) or kind._from_config  # of an Auto class, and of a model's own
+            model = made(config, dtype=dtype)
     if is_critic and not hasattr(model, "score"):
         raise _no_value_head(directory, model)
     return model.eval()
@@ -102,21 +108,21 @@ def load_model(directory: Path, placement: Placement, *, dtype: torch.dtype | No
 
 
 def load_critic(directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
-    """A causal LM with a value head, in evaluation mode: transformers' token classifier with one label.
+    """A causal LM with a value head, in evaluation mode: a token classifier with one label; see `critic_class`.
 
     A model without a value head gets one that is all 0, so an untrained critic predicts 0. dtype: of its parameters;
-    that of `placement` when None. Raises InputError where it cannot be loaded, or where transformers has no token
-    classifier of its architecture.
+    that of `placement` when None. Raises InputError where it cannot be loaded.
     """
     import torch
-    from transformers import AutoModelForTokenClassification
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     check_unquantised(directory)
     with _reporting_load_errors(directory, "a critic"), _quiet():
-        dtype = dtype or placement.dtype
-        model, found = _from_pretrained(AutoModelForTokenClassification, directory, dtype=dtype, num_labels=1)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, num_labels=1)
+        kind = critic_class(config)
+        model, found = _from_pretrained(kind, directory, dtype=dtype or placement.dtype, config=config)
     if not hasattr(model, "score"):
         raise _no_value_head(directory, model)
     _check_complete(directory, found, but="score.")
@@ -203,26 +209,55 @@ def move(model: Any, placement: Placement) -> Any:
 
 
 def check_head(model: Any, directory: Path) -> None:
-    """Checks on a short input that the model's logits are its head's output for its last hidden states.
+    """Checks on a short input that log-probabilities computed from the last hidden states are those of the logits.
 
-    Some architectures scale or cap the logits after the head, so that log-probabilities computed from the head alone
-    would be wrong. Raises PrimecliError for those, and InputError where the logits are not finite.
+    Some architectures scale or cap the logits after the head; how is found out here, once for the model
+    (`head.head_of`). Raises PrimecliError for those that do something else or are not causal, and InputError where the
+    logits are not finite.
     """
     import torch
 
-    ids = torch.arange(1, 9, device=model.device)[None, :] % model.get_input_embeddings().num_embeddings
+    from primecli.models.head import head_of, trial_input
+
+    ids = trial_input(model)  # (2, T)
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits  # (1, T, V)
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state  # (1, T, D)
-        head = model.get_output_embeddings()
-        # computed by the head itself, whose rounding is the model's: `token_logprobs` does not round logits on a GPU
-        ours, theirs = (
-            torch.log_softmax(each.float(), -1).gather(-1, ids[..., None]).squeeze(-1)
-            for each in (head(hidden.to(head.weight.dtype)), logits)
-        )
+        logits = model(input_ids=ids, use_cache=False).logits  # (2, T, V)
+        output = body_of(model)(input_ids=ids, use_cache=False)
     if not bool(logits.isfinite().all()):
         raise InputError(f"{directory}: the model's logits are not finite", "its weights are damaged")
-    if not torch.allclose(ours, theirs, atol=HEAD_TOLERANCE):
+    found = head_of(model, output, where=f"{directory}: ")
+    _check_causal(model, output.last_hidden_state, directory)
+    with torch.no_grad():
+        head, hidden = model.get_output_embeddings(), output.last_hidden_state  # (2, T, D)
+        hidden = (hidden if found.before == 1.0 else hidden * found.before).to(head.weight.dtype)
+        linear = type(head).forward is torch.nn.Linear.forward
+        # in the model's rounding: `token_logprobs` does not round logits on a GPU
+        output = head(hidden) if linear else torch.nn.functional.linear(hidden, head.weight, head.bias)
+        ours, theirs = (
+            torch.log_softmax(each.float(), -1).gather(-1, ids[..., None]).squeeze(-1)
+            for each in (found.after.apply_(output), logits)
+        )
+    # a factor that the model divides by, and that is multiplied with here, may round the last bit differently
+    rounding = 0.0 if found.plain and linear else 2 * torch.finfo(logits.dtype).eps * float(logits.abs().max())
+    if not torch.allclose(ours, theirs, atol=HEAD_TOLERANCE + rounding):
         raise PrimecliError(
-            f"{directory}: {type(model).__name__} changes its logits after the head, which is not supported yet"
+            f"{directory}: {type(model).__name__} does not compute its logits from its last hidden states and its head",
+            "this is not supported: log-probabilities computed from its hidden states would be wrong",
+        )
+
+
+def _check_causal(model: Any, hidden: torch.Tensor, directory: Path) -> None:
+    """Checks that no state depends on later tokens, and so on the padding to the right of a row.
+
+    hidden: (2, T, D), of two rows that have the first half of their tokens in common. Raises PrimecliError.
+    """
+    import torch
+
+    one, other = hidden[:, : hidden.shape[1] // 2].float()  # (T / 2, D) each
+    change = (one - other).abs().mean(-1) / one.abs().mean(-1)  # (T / 2,)
+    half = hidden.dtype.itemsize == 2 or torch.is_autocast_enabled(hidden.device.type)
+    if float(change.min()) > (SAME_STATE_IN_HALF if half else SAME_STATE):
+        raise PrimecliError(
+            f"{directory}: {type(model).__name__} is not causal: what it computes for a token depends on later tokens",
+            "this is not supported: a token's probability would depend on what comes after it",
         )

@@ -7,12 +7,14 @@ float32 numbers and nothing is merged twice.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from primecli.errors import PrimecliError, UsageError
 from primecli.files import Json
+from primecli.models.body import body_of
 
 if TYPE_CHECKING:
     import torch
@@ -100,9 +102,18 @@ def inject(model: Any, options: LoraOptions) -> None:
     holder = torch.nn.Module()
     holder.model = model
     inject_adapter_in_model(config, holder, ADAPTER)
+    _share_adapters(model)
     model.eval()
     if hasattr(model, HEAD):
         model.get_submodule(HEAD).requires_grad_(True)
+
+
+def _share_adapters(model: Any) -> None:
+    """Gives layers that share their weight one adapter, so that their merged weights are the same again."""
+    first: dict[int, Any] = {}
+    for layer in _layers(model).values():
+        owner = first.setdefault(id(layer.get_base_layer().weight), layer)
+        layer.lora_A, layer.lora_B = owner.lora_A, owner.lora_B
 
 
 def initial_values(model: Any, seed: int) -> Iterator[tuple[torch.nn.Parameter, Tensor]]:
@@ -110,8 +121,12 @@ def initial_values(model: Any, seed: int) -> Iterator[tuple[torch.nn.Parameter, 
     import torch
 
     generator = torch.Generator().manual_seed(seed)
+    drawn: set[torch.nn.Parameter] = set()
     for layer in _layers(model).values():
         a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        if a in drawn:
+            continue
+        drawn.add(a)
         bound = a.shape[1] ** -0.5  # Kaiming's bound for a = sqrt(5), as in the paper's code
         yield a, torch.empty(a.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
         yield b, torch.zeros(b.shape, dtype=torch.float32)
@@ -121,16 +136,19 @@ def _target_names(model: Any, targets: Sequence[str]) -> list[str]:
     """Full names of the linear layers to adapt; all of them where `targets` is empty.
 
     The head is left out, since it is as large as the embedding. So are the layers of Mamba's mixers other than in_proj:
-    fused kernels take their weights directly, without calling the layer.
+    fused kernels take their weights directly, without calling the layer. And so are routers that are linear layers by
+    type, but return which experts they chose. Experts that a model stores as one tensor are no linear layers.
     """
     import torch
 
-    inside = set(model.base_model.modules())
+    inside = set(body_of(model).modules())
     for module in model.modules():
         if "Mamba" in type(module).__name__:
             inside.difference_update(child for name, child in module.named_children() if name != "in_proj")
     linear = [
-        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module in inside
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module in inside and _returns_its_product(module)
     ]
     if not linear:
         raise UsageError(f"{type(model).__name__} has no linear layers that --lora-rank can adapt")
@@ -142,6 +160,21 @@ def _target_names(model: Any, targets: Sequence[str]) -> list[str]:
             f"it has {', '.join(sorted(last_parts))}",
         )
     return [name for name in linear if not targets or name.rpartition(".")[2] in targets]
+
+
+def _returns_its_product(layer: torch.nn.Linear) -> bool:
+    """Whether a linear layer returns one tensor of its outputs, to which an adapter's can be added.
+
+    A layer of a class of its own is called to find out, without numbers.
+    """
+    import torch
+
+    if type(layer).forward is torch.nn.Linear.forward:
+        return True
+    without_numbers = {name: tensor.to("meta") for name, tensor in layer.state_dict().items()}
+    given = torch.empty(1, layer.in_features, device="meta", dtype=layer.weight.dtype)
+    found = torch.func.functional_call(layer, without_numbers, (given,))
+    return isinstance(found, torch.Tensor) and found.shape == (1, layer.out_features)
 
 
 def _layers(model: Any) -> dict[str, Any]:
@@ -190,7 +223,7 @@ def hold_compactly(model: Any) -> None:
     """
     import torch
 
-    inside = set(model.base_model.modules())
+    inside = set(body_of(model).modules())
     for module in inside:
         if isinstance(module, torch.nn.Linear):
             for parameter in module.parameters(recurse=False):
@@ -207,10 +240,19 @@ def merge(model: Any) -> None:
     """Replaces W by W + (alpha / rank) * B A and removes the adapters, so the model has its original layers again."""
     import torch
 
-    for name, layer in _layers(model).items():
+    layers = _layers(model)
+    uses = Counter(id(layer.get_base_layer().weight) for layer in layers.values())
+    shared: dict[int, torch.nn.Parameter] = {}  # what several layers' weight has become, by its id
+    for name, layer in layers.items():
         linear = layer.get_base_layer()
-        a, b = layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data
-        linear.weight = torch.nn.Parameter(merged_weight(linear.weight.data, a, b, layer.scaling[ADAPTER]))
+        before = id(linear.weight)
+        if before not in shared:
+            a, b = layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data
+            merged = torch.nn.Parameter(merged_weight(linear.weight.data, a, b, layer.scaling[ADAPTER]))
+            shared.update({before: merged} if uses[before] > 1 else {})
+        else:
+            merged = shared[before]
+        linear.weight = merged
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, linear)
 

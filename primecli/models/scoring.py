@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from primecli.errors import InputError, PrimecliError, UsageError
+from primecli.models.body import body_of
 from primecli.models.device import Placement, reporting_memory
 from primecli.shards.rollouts import Sequences
 
@@ -91,16 +92,14 @@ def plan(
         packed_tokens = sum(batch.tokens(sequences) for batch in packed)
         if packed_tokens > (1 - PACKING_PAYS) * padded_tokens:
             return padded
-    from primecli.models.packed_attention import can_pack
+    from primecli.models.packed_attention import obstacle
     from primecli.parallel.sharding import computing
 
     with placement.autocast():
-        possible = computing(model, lambda: can_pack(model))
-    if not possible:
+        found = computing(model, lambda: obstacle(model))
+    if found is not None:
         if placement.packing == "on":
-            raise UsageError(
-                f"{type(model).__name__} computes something else for packed sequences", "use --packing auto"
-            )
+            raise UsageError(f"{type(model).__name__} cannot be packed: {found}", "use --packing auto")
         return padded
     return packed
 
@@ -193,7 +192,7 @@ def _packed(
 def _states(model: Any, inputs: _Inputs) -> Tensor:
     """(N, D): the last hidden states that predict the response tokens, which causal attention keeps free of padding."""
     if inputs.segments is None or inputs.positions is None:
-        hidden = model.base_model(input_ids=inputs.ids, use_cache=False).last_hidden_state
+        hidden = body_of(model)(input_ids=inputs.ids, use_cache=False).last_hidden_state
     else:
         from primecli.models.packed_attention import hidden_states
 
@@ -210,6 +209,7 @@ def sequence_logprobs(
     Logits are computed for response tokens only, tile by tile.
     """
     from primecli.core.logprobs import token_logprobs
+    from primecli.models.head import head_of
     from primecli.parallel.sharding import computing
 
     inputs = _inputs(model, placement, sequences, batch)
@@ -217,12 +217,14 @@ def sequence_logprobs(
     def compute() -> TokenLogprobs:
         with placement.autocast():
             states = _states(model, inputs)
-            head = model.get_output_embeddings()
+            head, found = model.get_output_embeddings(), head_of(model)
         return token_logprobs(
-            placement.for_head(states),
+            placement.for_head(states if found.before == 1.0 else states * found.before),
             head.weight,
             inputs.targets,
             bias=head.bias,
+            scale=found.after.scale,
+            cap=found.after.cap,
             temperature=inputs.temperature,
             with_entropy=with_entropy,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from primecli.errors import InputError
 from primecli.models import checkpoints, loading, lora
+from primecli.models.body import body_of
 from primecli.models.checkpoints import BASE, IN_MODEL, MASTER, TrainerState
 from primecli.models.device import Placement, resolve_placement, return_large_blocks
 from primecli.models.identity import TRAINER_DIRECTORY, is_checkpoint, read_trainer_record
@@ -109,7 +110,7 @@ def _hold_compactly(model: Any, weights: Weights) -> None:
     """As `lora.hold_compactly`, for a model without numbers: by the dtype in which they are stored."""
     import torch
 
-    linear = {module.weight for module in model.base_model.modules() if isinstance(module, torch.nn.Linear)}
+    linear = {module.weight for module in body_of(model).modules() if isinstance(module, torch.nn.Linear)}
     for name, parameter in lora.frozen(model).items():
         if parameter in linear and name in weights and weights.dtype(name) == "BF16":
             parameter.data = parameter.data.to(torch.bfloat16)

@@ -44,6 +44,76 @@ def test_values_and_gradients_are_those_of_all_logits(chunk: int, kept: int | No
     torch.testing.assert_close(our_gradients, their_gradients, rtol=0, atol=1e-11)
 
 
+def capped(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, temperature: Tensor, scale: float, cap: float | None
+) -> tuple[Tensor, Tensor]:
+    logits = scale * (hidden @ weight.T + bias)
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    log_p = (logits / temperature[:, None]).log_softmax(-1)
+    return log_p.gather(-1, targets[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
+
+
+@pytest.mark.parametrize("kept", [0, VOCABULARY * 3, None])
+@pytest.mark.parametrize("chunk", [1, VOCABULARY // 2, VOCABULARY * 2, VOCABULARY * 100])
+@pytest.mark.parametrize(("scale", "cap"), [(0.3, None), (1.0, 2.0), (1.7, 2.0), (0.0625, 30.0)])
+def test_a_scale_and_a_cap_come_before_the_temperature(
+    scale: float, cap: float | None, chunk: int, kept: int | None
+) -> None:
+    tensors = inputs()
+    leaves = [tensor.requires_grad_() for tensor in tensors[:3]]
+    hidden, weight, bias, targets, temperature = tensors
+    ours = token_logprobs(
+        hidden, weight, targets, bias=bias, scale=scale, cap=cap, temperature=temperature, chunk_elements=chunk,
+        kept_elements=kept,
+    )  # fmt: skip
+    theirs = capped(*tensors, scale, cap)
+    torch.testing.assert_close(tuple(ours), theirs, rtol=0, atol=1e-12)
+    mix = torch.linspace(-1, 1, TOKENS, dtype=torch.float64)
+    for terms in ([True, True], [True, False], [False, True]):  # of the loss: log-probabilities, entropy
+        our_loss, their_loss = (
+            terms[0] * (mix * found[0]).sum() + terms[1] * (mix**2 * found[1]).sum() for found in (ours, theirs)
+        )
+        our_gradients = torch.autograd.grad(our_loss, leaves, retain_graph=True)
+        their_gradients = torch.autograd.grad(their_loss, leaves, retain_graph=True)
+        torch.testing.assert_close(our_gradients, their_gradients, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("reach", [1.0, 30.0, 300.0])  # of the logits before a cap of 30: below it, at it, above
+def test_gradients_of_capped_float32_logits_are_those_of_float64(reach: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(64, 16, generator=generator) * reach / 4
+    weight = torch.randn(300, 16, generator=generator)
+    targets = torch.randint(0, 300, (64,), generator=generator)
+    temperature = torch.rand(64, generator=generator) + 0.5
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    found = token_logprobs(
+        hidden, weight, targets, cap=30.0, temperature=temperature, chunk_elements=2000, kept_elements=9000
+    )
+    ours = torch.autograd.grad(found.logprobs.mean() + 0.1 * found.entropy.mean(), leaves)
+    doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    logprobs, entropy = capped(
+        doubles[0], doubles[1], torch.zeros(300).double(), targets, temperature.double(), 1.0, 30.0
+    )
+    torch.testing.assert_close(found.logprobs.double(), logprobs, rtol=0, atol=2e-5)
+    theirs = torch.autograd.grad(logprobs.mean() + 0.1 * entropy.mean(), doubles)
+    for gradient, exact in zip(ours, theirs, strict=True):
+        scale = max(1.0, float(exact.abs().max()))
+        torch.testing.assert_close(gradient.double(), exact, rtol=0, atol=1e-6 * scale)
+
+
+def test_a_scale_of_one_and_no_cap_change_no_bit() -> None:
+    hidden, weight, bias, targets, temperature = inputs(torch.float32)
+    leaves = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
+    results = []
+    for options in ({}, {"scale": 1.0, "cap": None}, {"scale": 2.0}):
+        found = token_logprobs(hidden, weight, targets, bias=bias, temperature=temperature, **options)  # type: ignore[arg-type]
+        gradients = torch.autograd.grad(found.logprobs.sum() + found.entropy.sum(), leaves)
+        results.append((*found, *gradients))
+    same = [[torch.equal(one, other) for one, other in zip(results[0], result, strict=True)] for result in results[1:]]
+    assert same[0] == [True] * 5
+    assert same[1] == [False] * 5
+
+
 def test_logits_are_kept_for_one_backward_pass_and_made_again_for_another() -> None:
     hidden, weight, _, targets, _ = inputs()
     leaves = [hidden.requires_grad_(), weight.requires_grad_()]
@@ -103,7 +173,8 @@ def test_gradients_of_bfloat16_states_are_summed_in_float32(chunk: int) -> None:
         torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
 
 
-def test_no_tensor_of_tokens_by_vocabulary_is_made() -> None:
+@pytest.mark.parametrize("cap", [None, 3.0])
+def test_no_tensor_of_tokens_by_vocabulary_is_made(cap: float | None) -> None:
     largest = 0
 
     class Watch(torch.overrides.TorchFunctionMode):
@@ -117,6 +188,6 @@ def test_no_tensor_of_tokens_by_vocabulary_is_made() -> None:
     hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(1000, 4)
     with Watch():
         token_logprobs(
-            hidden, weight, torch.zeros(64, dtype=torch.int64), chunk_elements=2000, kept_elements=4000
+            hidden, weight, torch.zeros(64, dtype=torch.int64), cap=cap, chunk_elements=2000, kept_elements=4000
         ).logprobs.sum().backward()  # type: ignore[no-untyped-call]
     assert largest <= weight.numel() <= 64 * 1000 / 16

@@ -10,6 +10,7 @@ import torch
 
 from primecli.models import attention, packed_attention
 from primecli.models.attention import Segment
+from tests.models.architectures import build
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 WIDE = {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2}
@@ -126,6 +127,32 @@ def test_a_leak_is_seen_beside_a_state_that_is_far_larger(monkeypatch: pytest.Mo
         patched.setattr(attention, "attend", leaking)
         assert not packed_attention.can_pack(model)
     attention.register_packed()
+
+
+@pytest.mark.parametrize("name", ["LFM2", "MiniMax", "Granite 4 hybrid"])
+@pytest.mark.parametrize("share", [1.0, 1e-6])
+def test_a_state_that_passes_from_one_sequence_to_the_next_is_seen_however_little_it_is(
+    name: str, share: float
+) -> None:
+    """A layer may hardly count yet, or forget so fast that a few tokens do not show what it keeps."""
+    model = build(name)
+    with torch.no_grad():
+        for layer, parameter in model.named_parameters():
+            if "out_proj" in layer and ".layers.0." in layer:
+                parameter.mul_(share)
+    with torch.inference_mode():
+        found = packed_attention.obstacle(model)
+    assert found is not None
+    assert "depends on the sequences before it" in found
+
+
+def test_what_a_model_computes_is_not_changed_by_asking() -> None:
+    model = make("Qwen2", **WIDE)
+    ids = torch.randint(40, (2, 11))
+    before = model(ids).logits
+    assert packed_attention.obstacle(model) is None
+    torch.testing.assert_close(model(ids).logits, before)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_it_does_not_get_into_what_is_saved(tmp_path: Path) -> None:

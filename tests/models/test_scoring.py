@@ -10,9 +10,11 @@ import torch
 
 from primecli.errors import PrimecliError, UsageError
 from primecli.models import loading, scoring
+from primecli.models.body import body_of
 from primecli.models.device import Placement
 from primecli.setup.tiny_model import make_model
 from primecli.shards.rollouts import Sequences
+from tests.models.architectures import build
 
 PADDED = Placement(torch.device("cpu"), torch.float32, "off")
 PACKED = replace(PADDED, packing="on")
@@ -101,12 +103,23 @@ def test_auto_pads_where_packing_saves_little(model: Any) -> None:
     assert tokens_computed(model, PACKED, given) == 4 * 19
 
 
-def test_packing_that_the_model_does_not_allow_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("primecli.models.packed_attention.can_pack", lambda model: False)
-    given = sequences(prompts=2, responses=4)
-    with pytest.raises(UsageError, match="packed"):
-        scoring.plan(model, PACKED, given, [0, 1], 100)
-    assert not any(batch.packed for batch in scoring.plan(model, AUTO, given, range(8), 100))
+@pytest.mark.parametrize("name", ["LFM2", "Qwen3.5", "Falcon-H1", "Jamba", "MiniMax", "Granite 4 hybrid", "Mamba 2"])
+def test_sequences_with_a_recurrent_state_are_not_packed_and_padding_is_none_of_it(name: str) -> None:
+    hybrid = build(name)
+    given = sequences(prompts=5, responses=4)
+    first, second = (np.concatenate([given.prompt_ids[row], given.response_ids[row]]) for row in (1, 2))
+    with torch.no_grad():
+        by_itself, after_another = (
+            body_of(hybrid)(input_ids=torch.from_numpy(ids.astype(np.int64))[None], use_cache=False).last_hidden_state
+            for ids in (second, np.concatenate([first, second]))
+        )
+    change = (after_another[:, len(first) :] - by_itself).abs().mean(-1) / by_itself.abs().mean(-1)
+    assert float(change.min()) > 1e-3  # so packing them would show
+    found = scoring.score(hybrid, AUTO, given, micro_batch_tokens=200)
+    np.testing.assert_allclose(found, alone(hybrid, given), atol=1e-4)
+    np.testing.assert_array_equal(found, scoring.score(hybrid, PADDED, given, micro_batch_tokens=200))
+    with pytest.raises(UsageError, match=f"{type(hybrid).__name__} cannot be packed: "):
+        scoring.plan(hybrid, PACKED, given, range(20), 200)
 
 
 def test_a_model_that_sees_images_too_scores_text(tmp_path: Path) -> None:
