@@ -1,6 +1,7 @@
 # make demo    a full PRIME loop on a small model, on the CPU, from nothing
 # make test    everything that has to hold: lint, types, layers, tests
 # make docs    writes the parts of README.md and docs/ that come from the code
+# make models  writes the table of docs/models.md: what a hundred architectures can do, with tiny random weights; minutes
 #
 # All make .venv first, from the pinned versions in constraints.txt.
 #
@@ -24,7 +25,7 @@ ARGS ?=
 BIN := $(abspath $(VENV))/bin
 BIN_VLLM := $(abspath $(VENV_VLLM))/bin
 
-.PHONY: demo test lint docs chaos test-scale vllm-cpu test-vllm gpu-check clean
+.PHONY: demo test lint docs models chaos test-scale vllm-cpu test-vllm gpu-check clean
 demo: $(VENV)/.installed
 	$(BIN)/primecli warm -- $(MAKE) --no-print-directory -C examples/arithmetic PYTHON=$(BIN)/python
 
@@ -39,6 +40,9 @@ lint: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.docs_pages
+
+models: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.models.coverage
 
 chaos: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(ARGS)

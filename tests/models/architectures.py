@@ -15,8 +15,6 @@ from tests.models.configs.dense import DENSE_MODELS
 from tests.models.configs.experts import EXPERT_MODELS
 from tests.models.configs.recurrent import RECURRENT_MODELS
 
-GAIN = 1.5  # of a layer: what it adds is about as large as what comes in
-
 ARCHITECTURES: list[Architecture] = [*DENSE_MODELS, *EXPERT_MODELS, *RECURRENT_MODELS]
 BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
 
@@ -37,7 +35,7 @@ def build(architecture: Architecture | str, *, seed: int = 0, **settings: Any) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-        _randomize(model, chosen.spread)
+        _randomize(model, chosen)
     model.generation_config.eos_token_id = EOS
     model.generation_config.pad_token_id = PAD
     return model.eval()
@@ -50,7 +48,7 @@ def save(architecture: Architecture | str, directory: Path, *, seed: int = 0, **
     return directory
 
 
-def _randomize(model: Any, spread: float) -> None:
+def _randomize(model: Any, architecture: Architecture) -> None:
     """Weights of a size that depends on their shape alone, whatever the model's own initialization."""
     import torch
 
@@ -62,10 +60,10 @@ def _randomize(model: Any, spread: float) -> None:
                 continue  # time steps, decays and the like have values of their own that make sense
             noise = torch.randn(parameter.shape)
             if parameter is head:
-                parameter.copy_(noise * spread / parameter.shape[-1] ** 0.5)
+                parameter.copy_(noise * architecture.spread / parameter.shape[-1] ** 0.5)
             elif parameter.dim() == 1:  # of a norm, or a bias
                 parameter.add_(0.1 * noise)
             elif name.endswith("experts.weight") or (parameter.dim() == 3 and "conv" not in name):
-                parameter.copy_(noise * GAIN / min(parameter.shape[1:]) ** 0.5)
+                parameter.copy_(noise * architecture.gain / min(parameter.shape[1:]) ** 0.5)
             else:
-                parameter.copy_(noise * GAIN / parameter[0].numel() ** 0.5)
+                parameter.copy_(noise * architecture.gain / parameter[0].numel() ** 0.5)

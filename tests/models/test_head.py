@@ -70,7 +70,9 @@ def test_log_probabilities_and_gradients_are_those_of_the_models_own_logits(
     loading.check_head(model, Path("model"))
     assert head_of(model) == expected
     random = np.random.default_rng(0)
-    prompts, responses = ([random.integers(3, 40, size).astype(np.int32) for size in sizes] for sizes in ([5, 9], [8, 3]))
+    prompts, responses = (
+        [random.integers(3, 40, size).astype(np.int32) for size in sizes] for sizes in ([5, 9], [8, 3])
+    )
     temperature = np.array([0.7, 1.4], dtype=np.float32)
     given = Sequences(prompts, responses, temperature)
     weights = torch.from_numpy(random.normal(size=11)).double()

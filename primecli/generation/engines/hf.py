@@ -180,7 +180,9 @@ class HfEngine:
             running = ~torch.from_numpy(stopped[alive.numpy()])  # (R,): not ended after this step either
             if not running.any() or step + 1 == params.max_tokens:
                 break
-            if self.plan.drops_rows and running.float().mean() <= self.compact_at:  # enough rows have ended to pay for copying the cache
+            if (
+                self.plan.drops_rows and running.float().mean() <= self.compact_at
+            ):  # enough rows have ended to pay for copying the cache
                 state.keep(running.nonzero().squeeze(-1))
                 chosen, alive = chosen[running.to(chosen.device)], alive[running]  # R shrinks
             state.advance(chosen)  # ended rows that are still there get a token too, which is never recorded

@@ -79,6 +79,8 @@ class Architecture:
     head: what it does to its logits after the head, "cap" or "scale"; "" for nothing.
     spread: standard deviation of its raw logits: far enough from 0 for a cap or a scale to matter. Less where the
         embedding is scaled and shared with the head, since every token would be followed by itself.
+    gain: of a layer: by default, what it adds is about as large as what comes in. Less where rounding in float32 would
+        grow beyond 1e-5 of a logit, as it does in layers that divide by the length of a vector.
     core: whether the quick test covers it.
     """
 
@@ -88,6 +90,7 @@ class Architecture:
     kinds: tuple[str, ...] = (DENSE,)
     head: str = ""
     spread: float = 4.0
+    gain: float = 1.5
     core: bool = False
 
     def __str__(self) -> str:

@@ -171,5 +171,5 @@ DENSE_MODELS = [
     Architecture("Jais 2", "jais2", ATTENTION),
     Architecture("MiniCPM3", "minicpm3", {**LATENT, "v_head_dim": 8, "dim_model_base": 16}, head="scale", spread=3.0),
     Architecture("BitNet", "bitnet", ATTENTION),
-    Architecture("Doge", "doge", {**ATTENTION, "keep_window_size": 64}),
+    Architecture("Doge", "doge", {**ATTENTION, "keep_window_size": 64}, core=True),
 ]
