@@ -1,4 +1,4 @@
-"""Sampling with transformers: batched, with a key-value cache from which ended responses are removed.
+"""Sampling with transformers: batched, with a cache from which ended responses are removed.
 
 Each response has its own random numbers, derived from (seed, group_id, sample number). So what is sampled depends on
 the weights, the prompt and the seed, but not on the other prompts of the batch.
@@ -7,6 +7,7 @@ the weights, the prompt and the seed, but not on the other prompts of the batch.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,9 @@ class HfEngine:
     ) -> None:
         avoid_key_copies(model)
         self.plan = plan_decoding(model, placement)
+        if slower := self.plan.slower():
+            text = f"primecli: --engine hf samples from {type(model).__name__} more slowly: {slower}"
+            print(text, file=sys.stderr, flush=True)
         self.model = model
         self.placement = placement
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=placement.device)
@@ -168,7 +172,9 @@ class HfEngine:
             running = ~torch.from_numpy(stopped[alive.numpy()])  # (R,): not ended after this step either
             if not running.any() or step + 1 == params.max_tokens:
                 break
-            if self.plan.drops_rows and running.float().mean() <= self.compact_at:  # enough rows have ended to pay for copying the cache
+            if (
+                self.plan.drops_rows and running.float().mean() <= self.compact_at
+            ):  # enough rows have ended to pay for copying the cache
                 state.keep(running.nonzero().squeeze(-1))
                 chosen, alive = chosen[running.to(chosen.device)], alive[running]  # R shrinks
             state.advance(chosen)  # ended rows that are still there get a token too, which is never recorded
