@@ -44,7 +44,7 @@ def skeleton(load: Callable[..., Any], directory: Path, dtype: torch.dtype) -> A
 
     check_unquantised(directory)
     is_critic = load is load_critic
-    with _reporting_load_errors(directory, "a critic" if is_critic else "a causal language model"), _quiet():
+    with _reporting_load_errors(directory, "a critic" if is_critic else "a causal language model"), quiet():
         options: dict[str, Any] = {"num_labels": 1} if is_critic else {}
         config = AutoConfig.from_pretrained(directory, local_files_only=True, **options)
         kind: Any = critic_class(config) if is_critic else AutoModelForCausalLM
@@ -99,11 +99,12 @@ def load_model(directory: Path, placement: Placement, *, dtype: torch.dtype | No
     if placement.device.type == "cpu":
         keep_freed_memory()
     check_unquantised(directory)
-    with _reporting_load_errors(directory, "a causal language model"), _quiet():
+    with _reporting_load_errors(directory, "a causal language model"), quiet():
         model, found = _from_pretrained(AutoModelForCausalLM, directory, dtype=dtype or placement.dtype)
     _check_complete(directory, found)
     model = move(model, placement).eval()
-    check_head(model, directory)
+    with quiet():
+        check_head(model, directory)
     return model
 
 
@@ -119,7 +120,7 @@ def load_critic(directory: Path, placement: Placement, *, dtype: torch.dtype | N
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     check_unquantised(directory)
-    with _reporting_load_errors(directory, "a critic"), _quiet():
+    with _reporting_load_errors(directory, "a critic"), quiet():
         config = AutoConfig.from_pretrained(directory, local_files_only=True, num_labels=1)
         kind = critic_class(config)
         model, found = _from_pretrained(kind, directory, dtype=dtype or placement.dtype, config=config)
@@ -153,8 +154,8 @@ def _check_complete(directory: Path, found: Mapping[str, Any], *, but: str | Non
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps transformers from listing missing weights, which `_check_complete` says in a line."""
+def quiet() -> Iterator[None]:
+    """Keeps transformers from listing missing weights, which `_check_complete` says in a line, and slower kernels."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

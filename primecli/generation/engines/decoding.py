@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from primecli.generation.engines.caches import Carried, Layout
+from primecli.generation.engines.caches import Carried, Layout, Recomputed, State
 from primecli.models.attention import DECODING, register_decoding
 from primecli.models.device import Placement
 
@@ -40,13 +40,27 @@ class Plan:
         those of each length by themselves, since padding would change the state; then their states are joined.
         "apart": not at all, so that all prompts of a batch must be of one length. "alone": a batch is one sample.
     drops_rows: whether rows can leave the batch, and a prompt's state can be repeated for its samples.
+    cached: whether the model's cache is used, or every token computed from the whole sequence.
     masks_steps: whether the mask is given to the model after the prompts too; models without attention may fail then.
     """
 
     layout: Layout
     prefill: Prefill = "padded"
     drops_rows: bool = True
+    cached: bool = True
     masks_steps: bool = True
+
+    def slower(self) -> str | None:
+        """Why decoding is slower than it could be, for a message; None where it is not."""
+        if not self.cached:
+            return "its cache gives other logits than the whole sequence, from which each token is computed therefore"
+        if self.prefill == "alone":
+            return "it computes one response at a time"
+        if not self.drops_rows:
+            return "responses that have ended stay in the batch, since its cache cannot drop them"
+        if self.prefill == "apart":
+            return "only prompts of the same length share a batch"
+        return None
 
 
 class Decoding:
@@ -73,10 +87,11 @@ class Decoding:
         else:
             groups = [list(range(len(prompts)))]
         begun = [self._begin([prompts[row] for row in group], widest) for group in groups]
-        self.state, logits, self.mask, self.positions = begun[0]
-        if len(begun) > 1:
-            self.state.join([state for state, *_ in begun[1:]])
-            logits, self.mask, self.positions = (torch.cat([each[part] for each in begun]) for part in (1, 2, 3))
+        states, *others = zip(*begun, strict=True)
+        self.state: State = states[0]
+        if len(states) > 1:
+            self.state.join(states[1:])
+        logits, self.mask, self.positions = (torch.cat(each) for each in others)
         # from here on there is a row for each sample, B in total
         place = torch.tensor([row for group in groups for row in group]).argsort()  # of each prompt in the groups
         rows = place[owners].to(placement.device)
@@ -85,7 +100,7 @@ class Decoding:
         self.state.give_room()
         self.logits, self.mask, self.positions = logits[rows], self.mask[rows], self.positions[rows]
 
-    def _begin(self, prompts: Sequence[Sequence[int]], widest: int) -> tuple[Carried, Tensor, Tensor, Tensor]:
+    def _begin(self, prompts: Sequence[Sequence[int]], widest: int) -> tuple[State, Tensor, Tensor, Tensor]:
         """Runs prompts, padded on the left to the longest of them. Returns their state, logits, mask and positions.
 
         The mask is padded to `widest`, (prompts, widest); positions are those of the last tokens, (prompts, 1).
@@ -98,7 +113,7 @@ class Decoding:
             mask[row, width - len(prompt) :] = 1
         mask = mask.to(self.placement.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (prompts, T), 0 on padding
-        state = Carried(self.model, self.plan.layout)
+        state: State = Carried(self.model, self.plan.layout) if self.plan.cached else Recomputed(self.model)
         with self.placement.autocast():
             logits = state.run(self.model, ids.to(self.placement.device), mask, positions)
         padding = mask.new_zeros(len(prompts), widest - width)

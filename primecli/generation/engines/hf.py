@@ -1,4 +1,4 @@
-"""Sampling with transformers: batched, with a key-value cache from which ended responses are removed.
+"""Sampling with transformers: batched, with a cache from which ended responses are removed.
 
 Each response has its own random numbers, derived from (seed, group_id, sample number). So what is sampled depends on
 the weights, the prompt and the seed, but not on the other prompts of the batch.
@@ -7,6 +7,7 @@ the weights, the prompt and the seed, but not on the other prompts of the batch.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,9 @@ class HfEngine:
     ) -> None:
         avoid_key_copies(model)
         self.plan = plan_decoding(model, placement)
+        if slower := self.plan.slower():
+            text = f"primecli: --engine hf samples from {type(model).__name__} more slowly: {slower}"
+            print(text, file=sys.stderr, flush=True)
         self.model = model
         self.placement = placement
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=placement.device)

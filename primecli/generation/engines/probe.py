@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from sys import float_info
 from typing import Any
 
@@ -13,58 +14,59 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from primecli.errors import PrimecliError, first_line
-from primecli.generation.engines.caches import Layout, RoomyLayer, learn_layout
+from primecli.generation.engines.caches import Carried, Layout
 from primecli.generation.engines.decoding import Decoding, Plan, Prefill
+from primecli.generation.engines.layouts import learn_layout, run_prompts
 from primecli.models.device import Placement, is_out_of_memory
+from primecli.models.loading import quiet
 
 BROKEN = 1e-2  # nats; in float32, rounding makes far less of a difference, another state far more
-# Nats by which a way of decoding may be off, for each nat by which the model's own decoding of a single sequence is off,
-# which is rounding; and at least so many, since that may happen to be 0.
-TIMES_ROUNDING = 8.0
-LEAST_ROUNDING = {torch.float32: 5e-6, torch.bfloat16: 1e-2}
+# Decoding may be off by what rounding explains: so many times the difference that it makes whether a sequence goes on,
+# and at least so many nats, since that difference may happen to be 0.
+TIMES_ROUNDING = 16.0
+LEAST_ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 1e-2}
 
-WAYS: tuple[tuple[Prefill, bool], ...] = (
-    ("padded", True),
-    ("joined", True),
-    ("apart", True),
-    ("padded", False),
-    ("apart", False),
-    ("alone", False),
+WAYS: tuple[tuple[Prefill, bool, bool], ...] = (
+    ("padded", True, True),
+    ("joined", True, True),
+    ("apart", True, True),
+    ("padded", False, True),
+    ("apart", False, True),
+    ("alone", False, True),
+    ("padded", True, False),
+    ("apart", True, False),
+    ("alone", True, False),
 )
-"""Ways to decode, from the fastest on: the `prefill` and `drops_rows` of a Plan."""
+"""Ways to decode, from the fastest on: the `prefill`, `drops_rows` and `cached` of a Plan."""
 
 
 def plan_decoding(model: Any, placement: Placement) -> Plan:
     """The fastest way to decode with this model that gives what a forward pass without a cache gives.
 
     Every way is tried on two short prompts of different lengths, with two samples of one, of which rows leave. Raises
-    PrimecliError where not even a single sequence can be decoded.
+    PrimecliError where none works.
     """
-    with torch.inference_mode():
+    with torch.inference_mode(), quiet():
         try:
             layout = learn_layout(model, placement)
             trial = _Trial(model, placement, layout)
-            rounding = trial.single(masks_steps=True)
-            masks_steps = trial.only_keys() or not rounding > BROKEN
-            if not masks_steps and rounding > TIMES_ROUNDING * (without := trial.single(masks_steps=False)):
-                rounding = without
-            else:
-                masks_steps = True
         except Exception as error:  # whatever a cache of another form raises
             if is_out_of_memory(error):
                 raise
             raise _refusal(model, first_line(error)) from error
         # what is not finite is found while sampling, which names the prompt
-        if placement.dtype == torch.float32 and rounding > BROKEN:
-            raise _refusal(model, f"its log-probabilities are off by {rounding:.2g} nats")
-        allowed = max(TIMES_ROUNDING * rounding, LEAST_ROUNDING[placement.dtype])
+        if placement.dtype == torch.float32 and trial.rounding > BROKEN:
+            raise _refusal(model, f"later tokens change a token's log-probabilities, by {trial.rounding:.2g} nats")
+        allowed = max(TIMES_ROUNDING * trial.rounding, LEAST_ROUNDING[placement.dtype])
         if trial.only_keys():  # these can be padded and selected in any precision; whether the model masks them is seen
             allowed = BROKEN if placement.dtype == torch.float32 else float_info.max
-        for prefill, drops_rows in WAYS:
-            plan = Plan(layout, prefill, drops_rows, masks_steps)
+        alone = Plan(layout, "alone", drops_rows=False)
+        masks_steps = not (trial.gap(alone) > allowed >= trial.gap(replace(alone, masks_steps=False)))
+        for prefill, drops_rows, cached in WAYS:
+            plan = Plan(layout, prefill, drops_rows, cached, masks_steps or not cached)
             if not trial.gap(plan) > allowed:
                 return plan
-    raise _refusal(model, "its logits are not those of a forward pass without a cache")
+    raise _refusal(model, trial.problem or "its logits are not those of a forward pass without a cache")
 
 
 def _refusal(model: Any, why: str) -> PrimecliError:
@@ -75,7 +77,13 @@ def _refusal(model: Any, why: str) -> PrimecliError:
 
 
 class _Trial:
-    """Three sequences, a long prompt once and a short one twice, each with a few more tokens, which all differ."""
+    """Three sequences, a long prompt once and a short one twice, each with a few more tokens, which all differ.
+
+    expected: their log-probabilities after the prompt and after each token from there on, in a forward pass without a
+        cache; (STEPS + 1, V) each.
+    rounding: the largest gap between these and a forward pass that ends at the token, nats.
+    problem: the first error that decoding raised.
+    """
 
     STEPS = 3  # tokens after a prompt
 
@@ -84,31 +92,30 @@ class _Trial:
         long = layout.tokens + 2
         self.lengths = [long, long // 2, long // 2]  # of the prompts
         size = model.get_input_embeddings().num_embeddings
-        self.sequences = [
+        sequences = [
             [*range(1, length + 1), *range(first, first + self.STEPS)]
             for length, first in zip(self.lengths, (long + 5, long + 10, long + 15), strict=True)
         ]
-        self.sequences = [[token % size for token in sequence] for sequence in self.sequences]
-        self.expected = [self._forward(sequence) for sequence in self.sequences]
-        self.state: Any = None
+        self.sequences = [[token % size for token in sequence] for sequence in sequences]
+        self.expected = [self._forward(sequence)[-self.STEPS - 1 :] for sequence in self.sequences]
+        shorter = [self._forward(self.sequences[0][: -self.STEPS + step])[-1] for step in range(self.STEPS)]
+        self.rounding = float((torch.stack(shorter) - self.expected[0][: self.STEPS]).abs().max())
+        self.problem: str | None = None
 
     def _forward(self, sequence: Sequence[int]) -> Tensor:
-        """Log-probabilities after the prompt and after each token from there on, without a cache: (STEPS + 1, V)."""
+        """Log-probabilities after each token, without a cache: (T, V)."""
         ids = torch.tensor([sequence], device=self.placement.device)
         with self.placement.autocast():
-            logits = self.model(input_ids=ids, use_cache=False).logits[0, -self.STEPS - 1 :]
+            logits = self.model(input_ids=ids, use_cache=False).logits[0]
         expected: Tensor = logits.float().log_softmax(-1)
         return expected
 
-    def single(self, *, masks_steps: bool) -> float:
-        """The largest gap, in nats, of the long sequence decoded by itself."""
-        return self._decode(Plan(self.layout, "alone", drops_rows=False, masks_steps=masks_steps), [0])
-
     def only_keys(self) -> bool:
-        """Whether all that the model keeps are keys and values, or the last ones of them; after `single`."""
-        layers = {type(layer) for layer in getattr(self.state.cache, "layers", [])}
-        known = {RoomyLayer, DynamicLayer, DynamicSlidingWindowLayer}
-        return type(self.state.cache) is DynamicCache and layers <= known and not self.layout.held
+        """Whether all that the model keeps are keys and values, or the last ones of them."""
+        state = Carried(self.model, self.layout)
+        run_prompts(self.model, self.placement, state, 1, 2)
+        known = {DynamicLayer, DynamicSlidingWindowLayer}
+        return type(state.cache) is DynamicCache and {*map(type, state.cache.layers)} <= known and not self.layout.held
 
     def gap(self, plan: Plan) -> float:
         """The largest gap, in nats, of the three sequences decoded in this way; infinity where it does not work."""
@@ -118,6 +125,7 @@ class _Trial:
         except Exception as error:  # whatever a state raises that has another form than it seemed to have
             if is_out_of_memory(error):
                 raise
+            self.problem = self.problem or first_line(error)
             return math.inf
 
     def _decode(self, plan: Plan, rows: list[int]) -> float:
@@ -125,7 +133,6 @@ class _Trial:
         prompts = [self.sequences[row][: self.lengths[row]] for row in rows if row < 2 or len(rows) == 1]
         sizes = [1] * (len(prompts) - 1) + [len(rows) - len(prompts) + 1]
         batch = Decoding(self.model, self.placement, plan, prompts, sizes)
-        self.state = batch.state
         gaps = []
         for step in range(self.STEPS + 1):
             expected = torch.stack([self.expected[row][step] for row in rows])

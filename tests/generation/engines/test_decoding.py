@@ -4,46 +4,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from transformers.cache_utils import DynamicLayer
 
-from primecli.generation.engines.decoding import LEAST_ROOM, Decoding, RoomyLayer, avoid_key_copies
+from primecli.generation.engines.decoding import Decoding, avoid_key_copies
+from primecli.generation.engines.probe import plan_decoding
+from primecli.generation.engines.roomy_layer import LEAST_ROOM
 from primecli.models.attention import DECODING
 from primecli.models.device import resolve_placement
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15]]
 
 
-def states(tokens: int, *, rows: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(rows, 2, tokens, 4, generator=generator) for _ in range(2))  # type: ignore[return-value]
-
-
 def make_model(**config: Any) -> Any:
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     return Qwen2ForCausalLM(Qwen2Config(vocab_size=50, **{**shape, "num_key_value_heads": 2, **config})).eval()  # type: ignore[no-untyped-call]
-
-
-def test_a_layer_with_room_holds_what_transformers_own_holds() -> None:
-    theirs, ours = DynamicLayer(), RoomyLayer(*states(7))  # type: ignore[no-untyped-call]
-    theirs.update(*states(7))
-    for step in range(LEAST_ROOM + 20):
-        if step in (3, LEAST_ROOM + 3):
-            for layer in (ours, theirs):
-                layer.batch_select_indices(torch.tensor([0, 2] if step == 3 else [1]))
-        new = states(1 + step % 2, rows=len(ours.keys), seed=step)
-        for found, expected in zip(ours.update(*new), theirs.update(*new), strict=True):
-            assert torch.equal(found, expected)
-        assert ours.get_seq_length() == theirs.get_seq_length()
-        assert ours.get_mask_sizes(1) == theirs.get_mask_sizes(1)
-
-
-def test_steps_write_into_the_same_memory() -> None:
-    layer = RoomyLayer(*states(7))
-    addresses = {layer.update(*states(1, seed=step))[0].data_ptr() for step in range(LEAST_ROOM)}
-    assert len(addresses) == 1
 
 
 def test_only_a_model_that_shares_keys_gets_this_attention() -> None:
@@ -64,10 +39,17 @@ def test_only_a_model_that_shares_keys_gets_this_attention() -> None:
 def test_logits_are_those_of_the_whole_sequence(config: dict[str, Any]) -> None:
     model = make_model(**config)
     avoid_key_copies(model)
+    follow(model)
+
+
+def follow(model: Any) -> None:
+    """Decodes a batch with the plan of the model, and compares each step with a forward pass of each whole sequence."""
+    placement = resolve_placement("cpu", "float32")
+    plan = plan_decoding(model, placement)
     samples = [2, 1, 2]
     rows = [list(prompt) for prompt, number in zip(PROMPTS, samples, strict=True) for _ in range(number)]
     with torch.inference_mode():
-        state = Decoding(model, resolve_placement("cpu", "float32"), PROMPTS, samples)
+        state = Decoding(model, placement, plan, PROMPTS, samples)
         for step in range(LEAST_ROOM + 10):
             expected = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in rows])
             torch.testing.assert_close(state.logits, expected, atol=2e-5, rtol=1e-4)

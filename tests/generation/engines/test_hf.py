@@ -10,7 +10,7 @@ import torch
 
 from primecli.errors import PrimecliError
 from primecli.generation.engines import Request, Sample, SamplingParams
-from primecli.generation.engines.hf import HfEngine, check_cache, draw, sampling_logprobs
+from primecli.generation.engines.hf import HfEngine, draw, sampling_logprobs
 from primecli.models.device import resolve_placement
 from primecli.models.loading import load_model
 from primecli.setup.tiny_model import make_model
@@ -68,6 +68,7 @@ def test_what_is_sampled_does_not_depend_on_the_batch(model: Any) -> None:
 
 
 def test_a_group_larger_than_the_budget_goes_in_pieces(model: Any) -> None:
+    engine = HfEngine(model, resolve_placement("cpu", "float32"), stop_ids=[256], micro_batch_tokens=2 * (7 + 12))
     widths: list[int] = []
 
     def note(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
@@ -75,9 +76,9 @@ def test_a_group_larger_than_the_budget_goes_in_pieces(model: Any) -> None:
 
     whole = sample(model, REQUESTS, n=5, max_tokens=12)
     hook = model.register_forward_pre_hook(note, with_kwargs=True)
-    pieces = sample(model, REQUESTS, n=5, max_tokens=12, budget=2 * (7 + 12))
+    pieces = dict(engine.sample(REQUESTS, SamplingParams(n=5, max_tokens=12), tick=lambda: None))
     hook.remove()
-    assert ids(pieces) == ids(whole)
+    assert ids([pieces[number] for number in range(len(REQUESTS))]) == ids(whole)
     assert max(widths) == 2
 
 
@@ -190,31 +191,3 @@ def test_logits_that_are_not_finite_end_the_sampling(tmp_path: Path, params: dic
     sample(spoiled, REQUESTS[:1], n=2, max_tokens=1, **params)
     with pytest.raises(PrimecliError, match="not finite after 0 tokens of a response to the prompt z"):
         sample(spoiled, [REQUESTS[0], Request("z", [200])], n=2, max_tokens=3, **params)
-
-
-def test_a_cache_from_which_rows_cannot_be_removed_is_refused(tmp_path: Path) -> None:
-    """A model with recurrent layers beside attention, whose state has no rows to select."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.for_model(
-        "qwen3_5_text",
-        vocab_size=258,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        layer_types=["linear_attention"] * 3 + ["full_attention"],
-        linear_num_key_heads=2,
-        linear_num_value_heads=4,
-        linear_key_head_dim=8,
-        linear_value_head_dim=8,
-    )
-    hybrid = AutoModelForCausalLM.from_config(config).float().eval()  # type: ignore[no-untyped-call]
-    with pytest.raises(PrimecliError, match="Qwen3_5ForCausalLM keeps a state that --engine hf cannot decode with yet"):
-        check_cache(hybrid, resolve_placement("cpu", "float32"))
-
-
-def test_a_cache_that_works_is_not_refused(model: Any) -> None:
-    check_cache(model, resolve_placement("cpu", "float32"))
