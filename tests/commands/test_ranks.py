@@ -205,7 +205,6 @@ def test_two_ranks_give_the_numbers_of_one_process(
         assert {name: pytest.approx(values, abs=1e-5) for name, values in expected.items()} == found
         assert summary(tmp_path / "two" / stage)["rows"] == GROUPS * SIZE
 
-
     for name, update in ARCHITECTURES.items():
         primecli(*command(update, tmp_path / "models" / name, batch, tmp_path / name), "--mini-batch", 1000)
         compare(tmp_path / "two" / name, tmp_path / name, 1e-4)

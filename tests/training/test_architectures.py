@@ -81,7 +81,9 @@ def test_the_export_of_adapters_computes_what_they_do(name: str, tmp_path: Path)
     assert set(weights(tmp_path)) == set(weights(save(name, tmp_path / "plain")))
 
 
-@pytest.mark.parametrize("name", ["Falcon-H1", "LFM2", "GPT-2", "Llama 4"])  # the first computes buffers when it is made
+@pytest.mark.parametrize(
+    "name", ["Falcon-H1", "LFM2", "GPT-2", "Llama 4"]
+)  # the first computes buffers when it is made
 def test_a_critic_has_the_body_of_its_policy(name: str, tmp_path: Path, primecli: Any) -> None:
     start = save(name, tmp_path / "start")
     critic = loading.load_critic(start, CPU)
