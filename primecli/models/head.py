@@ -74,7 +74,8 @@ def trial_input(model: Any) -> Tensor:
     """(2, TOKENS) int64: token ids that every model has; the two rows have the first half of their tokens in common."""
     ids = torch.arange(1, TOKENS + 1, device=model.device).repeat(2, 1)
     ids[1, TOKENS // 2 :] += TOKENS
-    return ids % model.get_input_embeddings().num_embeddings
+    vocabulary: int = model.get_input_embeddings().num_embeddings
+    return ids % vocabulary
 
 
 def _measure(model: Any, output: Any) -> Head:

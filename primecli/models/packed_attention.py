@@ -78,7 +78,7 @@ def _has_fixed_positions(model: Any) -> bool:
 
 
 def _probe(model: Any) -> str | None:
-    """What is wrong with packed rows; None if nothing is. Only then does the model keep the attention of packed rows."""
+    """What is wrong with packed rows; if nothing is, None, and the model keeps the attention that they need."""
     if not getattr(model, "_supports_attention_backend", False):
         return "transformers cannot give it the attention of packed rows"
     register_packed()
@@ -122,7 +122,7 @@ def _difference(model: Any, ids: Tensor, expected: Tensor) -> str | None:
 
 
 def _gradient_leaks(model: Any, ids: Tensor) -> bool:
-    """Whether a sequence's states depend at all, however little, on tokens that are none of it: exactly, by autograd."""
+    """Whether a sequence's states depend, however little, on tokens that are none of it: exactly, by autograd."""
     leaves: list[Tensor] = []
 
     def as_leaf(embedding: Any, arguments: Any, output: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def critic_class(config: Any) -> Any:
     )
 
     kind = type(config)
-    known = MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING.get(kind, None)
+    known: Any = MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING.get(kind, None)
     if known is not None and issubclass(known, GenericForTokenClassification):
         return AutoModelForTokenClassification
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING or kind not in MODEL_MAPPING:

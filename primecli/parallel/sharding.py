@@ -11,6 +11,7 @@ loss has the denominator of its whole mini-batch already.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -96,14 +97,27 @@ def shard(model: Any, ranks: Ranks, device: torch.device, dtype: torch.dtype) ->
             module.set_force_sum_reduction_for_comms(True)  # gloo has no other
             if device.type == "cpu":
                 exchange_directly(module)
+    _allocate(model, replicated, device)
+    setattr(model, ATTRIBUTE, Sharded(ranks, whole))
+    with torch.no_grad():
+        whole(lambda: None)  # FSDP settles where the shards lie when it is first called
+
+
+def _allocate(model: nn.Module, replicated: set[nn.Parameter], device: torch.device) -> None:
+    """Gives the parameters memory on the device, and moves the buffers there, which have numbers already."""
     buffers = {name: buffer for name, buffer in model.named_buffers()}  # noqa: C416
+    names: dict[nn.Parameter, list[str]] = {}  # of each replicated parameter, since layers may share one
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter in replicated:
+            names.setdefault(parameter, []).append(name)
     model.to_empty(device=device)
     for name, buffer in buffers.items():
         parent, _, last = name.rpartition(".")
         model.get_submodule(parent)._buffers[last] = buffer.to(device)
-    setattr(model, ATTRIBUTE, Sharded(ranks, whole))
-    with torch.no_grad():
-        whole(lambda: None)  # FSDP settles where the shards lie when it is first called
+    for first, *others in names.values():
+        for name in others:  # to_empty has made a parameter of its own of each
+            parent, _, last = name.rpartition(".")
+            model.get_submodule(parent)._parameters[last] = model.get_parameter(first)
 
 
 def spread_gradient(model: Any, *, now: bool) -> None:
@@ -118,7 +132,11 @@ def spread_gradient(model: Any, *, now: bool) -> None:
 
 
 def layers(model: Any) -> list[nn.Module]:
-    """The decoder layers of a transformers model: the outermost modules of the kinds that it says not to split."""
+    """The decoder layers of a transformers model: the outermost modules of the kinds that it says not to split.
+
+    Layers that share weights, as in Zamba, are left out: FSDP wants all that share one in the same group, and the
+    outermost group is that.
+    """
     kinds = set(getattr(model, "_no_split_modules", None) or ())
     found: list[nn.Module] = []
     inside: set[nn.Module] = set()
@@ -126,7 +144,8 @@ def layers(model: Any) -> list[nn.Module]:
         if module not in inside and type(module).__name__ in kinds:
             found.append(module)
             inside.update(module.modules())
-    return found
+    uses = Counter(parameter for layer in found for parameter in layer.parameters())
+    return [layer for layer in found if all(uses[parameter] == 1 for parameter in layer.parameters())]
 
 
 def _replicated(model: Any, parts: Sequence[nn.Module]) -> set[nn.Parameter]:

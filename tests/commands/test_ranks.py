@@ -22,6 +22,7 @@ from primecli.shards import schema
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows, shell, summary
 from tests.in_ranks import ROOT, run_in_ranks
+from tests.models.architectures import save
 
 GROUPS, SIZE = 7, 4
 COMMON = ["--lr", "1e-3", "--mini-batch", 12, "--micro-batch-tokens", 60, "--quiet"]
@@ -55,6 +56,7 @@ UPDATES: dict[str, list[str]] = {
         "--balance",
         "boundary,weight",
     ],
+    "prm-lora": ["update-prm", "--prm", "MODEL", "--ref", "MODEL", "--lora-rank", "4"],
     "critic": ["update-critic", "--critic", "MODEL"],
 }
 
@@ -63,6 +65,14 @@ IN_TWO = (
     *("policy", "policy-bfloat16", "policy-one-step", "policy-gspo", "lora", "lora-bfloat16"),
     *("prm-ce", "prm-dpo", "prm-prefix", "critic"),
 )
+
+
+ARCHITECTURES = {
+    "Gemma 2": "prm-ce",  # caps its logits
+    "Granite 4 hybrid": "prm-ce",  # scales them, and stores all experts of a layer in one tensor
+    "Zamba2": "prm-lora",  # has layers that share weights
+}
+"""Which update of which architecture."""
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +185,10 @@ def test_two_ranks_give_the_numbers_of_one_process(
         onward = command(name, tmp_path / "two" / name, batch, tmp_path / "two-later" / name)
         commands.append([*onward, "--max-staleness", 1])
     commands += [score(stage, model, other, batch, tmp_path / "two" / stage) for stage in SCORES]
+    for name, update in ARCHITECTURES.items():
+        save(name, tmp_path / "models" / name)
+        one_step = command(update, tmp_path / "models" / name, batch, tmp_path / "two" / name)
+        commands.append([*one_step, "--mini-batch", 1000])
     assert run_in_ranks(2, commands) == [0] * len(commands)
     assert files(again) == files(tmp_path / "two/policy")  # each time the same bits
     for name in IN_TWO:
@@ -190,6 +204,10 @@ def test_two_ranks_give_the_numbers_of_one_process(
         found, expected = columns(tmp_path / "two" / stage), columns(tmp_path / stage)
         assert {name: pytest.approx(values, abs=1e-5) for name, values in expected.items()} == found
         assert summary(tmp_path / "two" / stage)["rows"] == GROUPS * SIZE
+
+    for name, update in ARCHITECTURES.items():
+        primecli(*command(update, tmp_path / "models" / name, batch, tmp_path / name), "--mini-batch", 1000)
+        compare(tmp_path / "two" / name, tmp_path / name, 1e-4)
 
 
 def compare(left: Path, right: Path, tolerance: float) -> None:

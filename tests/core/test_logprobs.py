@@ -106,7 +106,7 @@ def test_a_scale_of_one_and_no_cap_change_no_bit() -> None:
     leaves = [tensor.requires_grad_() for tensor in (hidden, weight, bias)]
     results = []
     for options in ({}, {"scale": 1.0, "cap": None}, {"scale": 2.0}):
-        found = token_logprobs(hidden, weight, targets, bias=bias, temperature=temperature, **options)  # type: ignore[arg-type]
+        found = token_logprobs(hidden, weight, targets, bias=bias, temperature=temperature, **options)
         gradients = torch.autograd.grad(found.logprobs.sum() + found.entropy.sum(), leaves)
         results.append((*found, *gradients))
     same = [[torch.equal(one, other) for one, other in zip(results[0], result, strict=True)] for result in results[1:]]

@@ -21,7 +21,7 @@ SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_atten
 WIDE = {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2}
 MLA = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
 SMALL = {**WIDE, "num_hidden_layers": 1, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-HEADS = [
+HEADS: list[tuple[str, dict[str, Any], Head]] = [
     ("Qwen2", WIDE, Head()),
     ("Gemma2", {**SMALL, "head_dim": 8, "final_logit_softcapping": 30.0}, Head(after=AfterHead(cap=30.0))),
     ("Gemma3Text", {**SMALL, "head_dim": 8, "final_logit_softcapping": 1.5}, Head(after=AfterHead(cap=1.5))),
@@ -49,7 +49,7 @@ def make(name: str, settings: dict[str, Any], dtype: torch.dtype = torch.float32
 
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**settings)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    model: Any = transformers.AutoModelForCausalLM.from_config(config).eval()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -70,11 +70,9 @@ def test_log_probabilities_and_gradients_are_those_of_the_models_own_logits(
     loading.check_head(model, Path("model"))
     assert head_of(model) == expected
     random = np.random.default_rng(0)
-    prompts, responses = (
-        [random.integers(3, 40, size).astype(np.int32) for size in sizes] for sizes in ([5, 9], [8, 3])
-    )
+    tokens = [random.integers(3, 40, size).astype(np.int32) for size in (5, 9, 8, 3)]
     temperature = np.array([0.7, 1.4], dtype=np.float32)
-    given = Sequences(prompts, responses, temperature)
+    given = Sequences(tokens[:2], tokens[2:], temperature)
     weights = torch.from_numpy(random.normal(size=11)).double()
     found = scoring.sequence_logprobs(model, CPU, given, scoring.Batch([0, 1]), with_entropy=True)
     loss = (weights * found.logprobs).mean() + 0.1 * found.entropy.mean()
@@ -124,8 +122,8 @@ def changed(after: Callable[[Any, Tensor], Tensor], before: Callable[[Any, Tenso
     """A small model whose logits go through `after`, and its hidden states through `before`."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    class ChangedForCausalLM(Qwen2ForCausalLM):
-        def forward(self, **inputs: Any) -> Any:  # type: ignore[override]
+    class ChangedForCausalLM(Qwen2ForCausalLM):  # type: ignore[no-untyped-call]
+        def forward(self, **inputs: Any) -> Any:
             output = super().forward(**inputs)
             output.logits = after(self, output.logits)
             return output
