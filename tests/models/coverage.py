@@ -137,21 +137,12 @@ def _look(row: Row, directory: Path) -> None:
 
     placement = resolve_placement("cpu", "float32")
     model = load_model(directory, placement)
-    plan = plan_decoding(model, placement)  # before the model keeps the attention of packed rows
+    slower = plan_decoding(model, placement).slower()  # before the model keeps the attention of packed rows
+    row.cells["generate"] = SLOWER if slower else YES
+    row.reasons |= {"generate": slower} if slower else {}
     found = obstacle(model)
     row.cells["packing"] = PADDED if found else YES
     row.reasons |= {"packing": found} if found else {}
-    fast = plan.prefill == "padded" and plan.drops_rows
-    row.cells["generate"] = YES if fast else SLOWER
-    how = {
-        "joined": "prompts of each length are computed by themselves",
-        "apart": "batches have prompts of one length",
-        "alone": "one response at a time",
-    }
-    if not fast:
-        parts = [how[plan.prefill]] if plan.prefill in how else []
-        parts += [] if plan.drops_rows else ["ended rows stay in the batch"]
-        row.reasons["generate"] = "; ".join(parts)
 
 
 def _compare(row: Row, directory: Path, scored: list[dict[str, Any]]) -> None:
