@@ -53,13 +53,13 @@ class Plan:
     def slower(self) -> str | None:
         """Why decoding is slower than it could be, for a message; None where it is not."""
         if not self.cached:
-            return "its cache gives other logits than the whole sequence, from which each token is computed therefore"
+            return "its cache gives different logits, so each token is computed from the whole sequence"
         if self.prefill == "alone":
-            return "it computes one response at a time"
+            return "responses are sampled one at a time, since it does not keep the rows of a batch apart"
         if not self.drops_rows:
-            return "responses that have ended stay in the batch, since its cache cannot drop them"
+            return "responses that have ended stay in the batch, since its cache cannot drop rows"
         if self.prefill == "apart":
-            return "only prompts of the same length share a batch"
+            return "only prompts of the same length can share a batch"
         return None
 
 

@@ -84,8 +84,7 @@ class HfEngine:
         avoid_key_copies(model)
         self.plan = plan_decoding(model, placement)
         if slower := self.plan.slower():
-            text = f"primecli: --engine hf samples from {type(model).__name__} more slowly: {slower}"
-            print(text, file=sys.stderr, flush=True)
+            print(f"primecli: {type(model).__name__} is slower to sample from: {slower}", file=sys.stderr, flush=True)
         self.model = model
         self.placement = placement
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=placement.device)

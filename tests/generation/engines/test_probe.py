@@ -70,7 +70,7 @@ def test_samples_are_those_of_whole_sequences(name: str, capfd: pytest.CaptureFi
         assert [one.token_ids.tolist() for one in group] == [theirs[0, len(prompt) :].tolist()] * 2
     said = capfd.readouterr().err.splitlines()
     assert len(said) == (2 if plan.slower() else 0)  # once for each engine, and nothing of transformers' own
-    assert all(line.startswith("primecli: --engine hf samples from ") for line in said)
+    assert all(line.startswith("primecli: ") and " is slower to sample from: " in line for line in said)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_what_a_state_allows_is_found_out(kind: Any, way: tuple[str, bool]) -> N
 def test_rows_that_cannot_leave_are_kept_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     sample(OneForAll().eval(), [[5, 6, 7]], stops=[], n=1, max_tokens=2)
     assert capsys.readouterr().err == (
-        "primecli: --engine hf samples from OneForAll more slowly: responses that have ended stay in the batch, since "
-        "its cache cannot drop them\n"
+        "primecli: OneForAll is slower to sample from: responses that have ended stay in the batch, since its cache "
+        "cannot drop rows\n"
     )
 
 
