@@ -149,7 +149,6 @@ RECURRENT_MODELS = [
             "adapter_rank": 4,
         },
         (RECURRENT, DENSE),
-        gain=1.0,
     ),
     Architecture(
         "MiniMax",
