@@ -22,10 +22,21 @@ from tests.conftest import summary
 STEPS, GROUP = 6, 4
 STEP_LINES = Path("trainer") / "steps.jsonl"
 WARMUP, TOTAL, PEAK, LOWEST = 2, 5, 1e-2, 1e-3
-CURVE = ["--schedule", "cosine", "--warmup-steps", WARMUP, "--total-steps", TOTAL, "--lr", PEAK, "--min-lr", LOWEST]
-ADAM = ["--adam-betas", "0.8", "0.95", "--adam-eps", "1e-6", "--weight-decay", "0.1", "--no-decay-norms"]
+CURVE: list[Any] = [
+    "--schedule",
+    "cosine",
+    "--warmup-steps",
+    WARMUP,
+    "--total-steps",
+    TOTAL,
+    "--lr",
+    PEAK,
+    "--min-lr",
+    LOWEST,
+]
+ADAM: list[Any] = ["--adam-betas", "0.8", "0.95", "--adam-eps", "1e-6", "--weight-decay", "0.1", "--no-decay-norms"]
 
-UPDATES = {
+UPDATES: dict[str, list[Any]] = {
     "update-prm": ["--prm", "MODEL", "--ref", "shards"],
     "update-policy": ["--policy", "MODEL", "--old-logprobs", "rollout", "--max-staleness", STEPS, "--measure", 0],
     "update-critic": ["--critic", "MODEL"],

@@ -36,7 +36,7 @@ def rates_of(schedule_for: Callable[[torch.optim.Optimizer], Any], steps: int) -
     return rates
 
 
-LENGTHS = {"num_warmup_steps": WARMUP, "num_training_steps": TOTAL}
+LENGTHS: dict[str, Any] = {"num_warmup_steps": WARMUP, "num_training_steps": TOTAL}
 THEIRS = [
     ("constant", 0.0, partial(get_constant_schedule_with_warmup, num_warmup_steps=WARMUP)),
     ("linear", 0.0, partial(get_linear_schedule_with_warmup, **LENGTHS)),

@@ -114,7 +114,7 @@ MODELS: list[tuple[PreTrainedConfig, bool]] = [
 def test_biases_and_norms_are_those_of_transformers(config: PreTrainedConfig, is_critic: bool) -> None:
     config.update({"vocab_size": 20, "num_hidden_layers": 1, "num_labels": 1})
     kind = AutoModelForTokenClassification if is_critic else AutoModelForCausalLM
-    model = kind.from_config(config)
+    model = kind.from_config(config)  # type: ignore[no-untyped-call]
     names = {name for name, _ in model.named_parameters()}
     decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
     assert biases_and_norms(model) == names - decayed
@@ -124,7 +124,7 @@ def test_biases_and_norms_are_those_of_transformers(config: PreTrainedConfig, is
 def test_adapters_decay_and_the_names_are_those_in_a_checkpoint() -> None:
     config = MODELS[0][0]
     config.update({"vocab_size": 20, "num_hidden_layers": 1})
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     plain = biases_and_norms(model)
     lora.attach(model, LoraOptions(2, 4.0), seed=0)
     assert biases_and_norms(model) == plain

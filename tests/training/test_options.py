@@ -14,7 +14,7 @@ from primecli.stages.update_critic import UpdateCriticOptions
 from primecli.training.options import Schedule
 
 CRITIC = UpdateCriticOptions(critic="model", checkpoint=Path("critic"), lr=1e-3)
-FALLING = {"schedule": Schedule.cosine, "total_steps": 100}
+FALLING: dict[str, Any] = {"schedule": Schedule.cosine, "total_steps": 100}
 
 
 @pytest.mark.parametrize(
