@@ -127,4 +127,4 @@ class Encoder:
 
     def decode(self, ids: Any) -> str:
         """The text of a response, without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from primecli.errors import InputError, UsageError
 from primecli.generation.encoder import Encoder
@@ -90,3 +93,11 @@ def test_what_needs_a_template_is_refused_without_one(model: Path, base: Path) -
             encoder.encode(prompt("a", [{"name": "f"}]))
     with pytest.raises(InputError, match="row 1: the prompt has no tokens"):
         Encoder(base).encode(prompt(""))
+
+
+def test_a_response_is_decoded_as_it_is_whatever_clean_up_the_tokenizer_asks_for(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(WordLevel({"right": 0, ".": 1, "<eos>": 2, "?": 3}, unk_token="?"))
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, eos_token="<eos>", clean_up_tokenization_spaces=True
+    ).save_pretrained(tmp_path)
+    assert Encoder(tmp_path).decode([0, 1, 2]) == "right ."
