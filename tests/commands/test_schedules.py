@@ -120,6 +120,8 @@ def test_the_steps_have_the_rates_of_transformers_and_others_than_without(
                 del words[start : start + 2]
         primecli(*words, batch)
         found[name] = weights(tmp_path / name)["model.safetensors"]
+    primecli(*command("update-prm", tiny, tmp_path / "decay"), "--weight-decay", "0.2", batch)
+    found["decay"] = weights(tmp_path / "decay")["model.safetensors"]
     found["all"] = weights(tmp_path / "one")["model.safetensors"]
     assert len(set(found.values())) == len(found)
 
