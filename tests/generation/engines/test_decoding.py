@@ -13,7 +13,7 @@ from primecli.models.attention import DECODING
 from primecli.models.device import resolve_placement
 from tests.models.architectures import build
 
-PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15]]
+PROMPTS = [[12], [5, 6, 7, 8, 9, 10, 11], [13, 14, 15]]
 
 
 def make_model(**config: Any) -> Any:
