@@ -1,7 +1,7 @@
 # make demo    a full PRIME loop on a small model, on the CPU, from nothing
 # make test    everything that has to hold: lint, types, layers, tests
 # make docs    writes the parts of README.md and docs/ that come from the code
-# make models  writes the table of docs/models.md: what a hundred architectures can do, with tiny random weights; minutes
+# make models  writes the table of docs/models.md: what almost a hundred architectures can do; minutes
 #
 # All make .venv first, from the pinned versions in constraints.txt.
 #

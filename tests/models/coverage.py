@@ -32,6 +32,7 @@ from tests.models.configs.common import Architecture
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- Written by `make models`: ", "<!-- The end of what `make models` writes. -->"
 STEPS = ("generate", "check-logprobs", "score-prm", "update-policy", "update-prm", "critic", "LoRA", "packing")
+HEADING = "architecture"
 GAP = 1e-4  # nats: the most that a log-probability may be off by
 BOUNDS = [factor * 10.0**power for power in range(-7, -3) for factor in (1, 2, 5)]  # that the page has in place of gaps
 PROMPTS = ["12+34=", "7=", "What is 1+2+3+4+5?", "9-"]  # of several lengths, longer than windows and chunks
@@ -188,7 +189,7 @@ def table(rows: list[Row]) -> str:
     lines = [
         f"{BEGIN}transformers {_version('transformers')}, torch {_version('torch').partition('+')[0]}. -->",
         "",
-        "| architecture | `model_type` | layers | gap, nats | " + " | ".join(f"{step}" for step in STEPS) + " |",
+        f"| {HEADING} | `model_type` | layers | gap, nats | " + " | ".join(f"{step}" for step in STEPS) + " |",
         "|---|---|---|---|" + "---|" * len(STEPS),
         *(row.line() for row in rows),
         "",
@@ -212,7 +213,7 @@ def cells_on_page(page: str) -> dict[str, list[str]]:
     found = {}
     for line in page.partition(BEGIN)[2].splitlines():
         parts = [part.strip() for part in line.strip("|").split("|")]
-        if len(parts) == 4 + len(STEPS):
+        if len(parts) == 4 + len(STEPS) and parts[1].startswith("`") and parts[0] != HEADING:
             found[parts[0]] = [*parts[1:3], *parts[4:]]
     return found
 

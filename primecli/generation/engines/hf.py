@@ -68,7 +68,8 @@ class HfEngine:
 
     micro_batch_tokens: tokens that the key-value cache of a batch may hold, prompts and full-length responses
     together; a single response may need more. compact_at: the share of a batch still running at which its ended rows
-    are removed; 0 keeps them to the end. stop_texts: what finds the texts that end responses.
+    are removed; 0 keeps them to the end. stop_texts: what finds the texts that end responses. Prints a line on stderr
+    where the model allows only a slow way to decode; raises PrimecliError where it allows none (`plan_decoding`).
     """
 
     def __init__(
@@ -183,9 +184,8 @@ class HfEngine:
             running = ~torch.from_numpy(stopped[alive.numpy()])  # (R,): not ended after this step either
             if not running.any() or step + 1 == params.max_tokens:
                 break
-            if (
-                self.plan.drops_rows and running.float().mean() <= self.compact_at
-            ):  # enough rows have ended to pay for copying the cache
+            enough = running.float().mean() <= self.compact_at  # rows have ended to pay for copying the cache
+            if enough and self.plan.drops_rows:
                 state.keep(running.nonzero().squeeze(-1))
                 chosen, alive = chosen[running.to(chosen.device)], alive[running]  # R shrinks
             state.advance(chosen)  # ended rows that are still there get a token too, which is never recorded

@@ -22,9 +22,12 @@ from primecli.models.loading import quiet
 
 BROKEN = 1e-2  # nats; in float32, rounding makes far less of a difference, another state far more
 # Decoding may be off by what rounding explains: so many times the difference that it makes whether a sequence goes on,
-# and at least so many nats, since that difference may happen to be 0.
-TIMES_ROUNDING = 16.0
-LEAST_ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 1e-2}
+# and at least so many nats, since that difference is 0 where kernels compute a token in the same way in either case.
+TIMES_ROUNDING = {torch.float32: 16.0, torch.bfloat16: 4.0}
+LEAST_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+# In 16 bits, a cache rounds more than the layers do. So a single sequence decoded with it tells what rounding makes, up
+# to so many nats, which it does not explain.
+NOT_ROUNDING = 1.0
 
 WAYS: tuple[tuple[Prefill, bool, bool], ...] = (
     ("padded", True, True),
@@ -57,11 +60,16 @@ def plan_decoding(model: Any, placement: Placement) -> Plan:
         # what is not finite is found while sampling, which names the prompt
         if placement.dtype == torch.float32 and trial.rounding > BROKEN:
             raise _refusal(model, f"later tokens change a token's log-probabilities, by {trial.rounding:.2g} nats")
-        allowed = max(TIMES_ROUNDING * trial.rounding, LEAST_ROUNDING[placement.dtype])
+        allowed = max(TIMES_ROUNDING[placement.dtype] * trial.rounding, LEAST_ROUNDING[placement.dtype])
+        masks_steps = True
         if trial.only_keys():  # these can be padded and selected in any precision; whether the model masks them is seen
             allowed = BROKEN if placement.dtype == torch.float32 else float_info.max
-        alone = Plan(layout, "alone", drops_rows=False)
-        masks_steps = not (trial.gap(alone) > allowed >= trial.gap(replace(alone, masks_steps=False)))
+        else:
+            alone = Plan(layout, "alone", drops_rows=False)
+            gaps = {masked: trial.gap(replace(alone, masks_steps=masked)) for masked in (True, False)}
+            masks_steps = not (gaps[True] > allowed and gaps[True] > TIMES_ROUNDING[placement.dtype] * gaps[False])
+            if placement.dtype != torch.float32:
+                allowed = max(allowed, min(TIMES_ROUNDING[placement.dtype] * gaps[masks_steps], NOT_ROUNDING))
         for prefill, drops_rows, cached in WAYS:
             plan = Plan(layout, prefill, drops_rows, cached, masks_steps or not cached)
             if not trial.gap(plan) > allowed:

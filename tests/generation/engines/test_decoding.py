@@ -11,8 +11,9 @@ from primecli.generation.engines.probe import plan_decoding
 from primecli.generation.engines.roomy_layer import LEAST_ROOM
 from primecli.models.attention import DECODING
 from primecli.models.device import resolve_placement
+from tests.models.architectures import build
 
-PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15]]
+PROMPTS = [[12], [5, 6, 7, 8, 9, 10, 11], [13, 14, 15]]
 
 
 def make_model(**config: Any) -> Any:
@@ -42,7 +43,12 @@ def test_logits_are_those_of_the_whole_sequence(config: dict[str, Any]) -> None:
     follow(model)
 
 
-def follow(model: Any) -> None:
+@pytest.mark.parametrize("name", ["RecurrentGemma", "Falcon-H1"])
+def test_logits_of_recurrent_models_are_those_of_the_whole_sequence(name: str) -> None:
+    follow(build(name), steps=12, tolerance=1e-4)
+
+
+def follow(model: Any, *, steps: int = LEAST_ROOM + 10, tolerance: float = 2e-5) -> None:
     """Decodes a batch with the plan of the model, and compares each step with a forward pass of each whole sequence."""
     placement = resolve_placement("cpu", "float32")
     plan = plan_decoding(model, placement)
@@ -50,11 +56,11 @@ def follow(model: Any) -> None:
     rows = [list(prompt) for prompt, number in zip(PROMPTS, samples, strict=True) for _ in range(number)]
     with torch.inference_mode():
         state = Decoding(model, placement, plan, PROMPTS, samples)
-        for step in range(LEAST_ROOM + 10):
+        for step in range(steps):
             expected = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in rows])
-            torch.testing.assert_close(state.logits, expected, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(state.logits, expected, atol=tolerance, rtol=1e-4)
             tokens = torch.arange(len(rows)) * 3 + step % 7
-            if step in (6, 20):
+            if step in (6, 10):
                 rows, tokens = rows[1:], tokens[1:]
                 state.keep(torch.arange(1, len(rows) + 1))
             state.advance(tokens)

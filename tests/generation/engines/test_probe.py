@@ -74,6 +74,20 @@ def test_samples_are_those_of_whole_sequences(name: str, capfd: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("Qwen3.5", ("padded", True)),
+        ("Mamba", ("padded", False)),
+        ("RecurrentGemma", ("joined", True)),
+        ("Zamba2", ("padded", True)),  # what its cache changes is less than rounding
+    ],
+)
+def test_rounding_in_16_bits_is_not_taken_for_another_state(name: str, way: tuple[str, bool]) -> None:
+    plan = plan_decoding(build(name).bfloat16(), resolve_placement("cpu", "bfloat16"))
+    assert (plan.prefill, plan.masks_steps, plan.cached) == (*way, True)
+
+
+@pytest.mark.parametrize(
     ("kind", "way"), [(OneForAll, ("padded", False)), (Blocks, ("apart", True)), (Careless, ("joined", True))]
 )
 def test_what_a_state_allows_is_found_out(kind: Any, way: tuple[str, bool]) -> None:
