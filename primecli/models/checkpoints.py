@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -210,6 +211,28 @@ def stored_dtype(directory: Path) -> torch.dtype:
     raise InputError(f"{directory}: holds no floating-point weights")
 
 
+def kept_in_float32(model: Any, source: Path, dtype: torch.dtype) -> set[str]:
+    """Names of the parameters and buffers that an export in 16 bits keeps in float32, such as the biases of routers.
+
+    They are those that `source` stores so, and those that transformers loads so in any case. dtype: of the export.
+    """
+    import torch
+    from safetensors import safe_open
+
+    if dtype.itemsize != 2:
+        return set()
+    wide: set[str] = set()
+    for path in source.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as tensors:
+            wide.update(key for key in tensors.keys() if tensors.get_slice(key).get_dtype() == "F32")  # noqa: SIM118
+    always = [re.compile(rf"(^|\.){re.escape(name)}(\.|$)") for name in model._keep_in_fp32_modules_strict or ()]
+    return {
+        name
+        for name, tensor in (*lora.parameters(model).items(), *model.named_buffers())
+        if tensor.dtype == torch.float32 and (name in wide or any(pattern.search(name) for pattern in always))
+    }
+
+
 def save(
     directory: Path,
     model: Any,
@@ -285,7 +308,11 @@ def _save_tensors(
         previous = source / TRAINER_DIRECTORY / BASE if same_base else None
         _save_base(trainer / BASE, lora.frozen(model), previous)
         lora.merge(model)
+    exact = kept_in_float32(model, source, dtype)
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name in exact}  # float32 still
     model = model.to(dtype)
+    for name, tensor in tensors.items():
+        _replace(model, name, tensor)
     # the source's own file is copied; transformers refuses to write one with settings that contradict each other
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     model.save_pretrained(directory)
@@ -298,6 +325,16 @@ def _save_tensors(
         return True
     _save_master(trainer, kept)
     return False
+
+
+def _replace(model: Any, name: str, tensor: torch.Tensor) -> None:
+    """Gives a parameter or buffer other numbers, of another dtype."""
+    parent, _, last = name.rpartition(".")
+    module = model.get_submodule(parent)
+    if last in module._buffers:
+        module._buffers[last] = tensor
+    else:
+        module._parameters[last].data = tensor
 
 
 def _save_master(trainer: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ def save(
     ranks.wait_for_all()
     dtype, adapted = checkpoints.stored_dtype(source), lora.has_adapters(model)
     kept = lora.trained(model) if adapted else lora.parameters(model)
+    exact = checkpoints.kept_in_float32(model, source, dtype)
     by_name = bool(getattr(model, BY_NAME))
     in_model = dtype == torch.float32 and not adapted and by_name
     if not in_model:
@@ -57,9 +58,9 @@ def save(
     if adapted:
         _write_base(trainer / BASE, lora.frozen(model), source if same_base else None, ranks)
     if by_name:
-        _export(directory, model, dtype, ranks)
+        _export(directory, model, dtype, exact, ranks)
     else:
-        _export_whole(directory, model, dtype, ranks)
+        _export_whole(directory, model, dtype, exact, ranks)
     ranks.wait_for_all()
     if ranks.first:
         checkpoints.complete(directory, source, record, lineage, steps, master_in_model=in_model)
@@ -141,11 +142,14 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def _export(directory: Path, model: Any, dtype: torch.dtype, ranks: Ranks) -> None:
-    """Writes the model's files as transformers' save_pretrained does."""
+def _export(directory: Path, model: Any, dtype: torch.dtype, exact: Container[str], ranks: Ranks) -> None:
+    """Writes the model's files as transformers' save_pretrained does. exact: what stays in float32."""
     parameters, buffers = _exported_parameters(model), stored_buffers(model)
     tensors: dict[str, Any] = {**parameters, **buffers}
-    dtypes = {name: dtype if tensor.is_floating_point() else tensor.dtype for name, tensor in tensors.items()}
+    dtypes = {
+        name: dtype if tensor.is_floating_point() and name not in exact else tensor.dtype
+        for name, tensor in tensors.items()
+    }
     scales = lora.scales(model)
 
     def rows(name: str, start: int, stop: int) -> Tensor:
@@ -192,8 +196,11 @@ def _write_index(directory: Path, parts: Sequence[Sequence[str]], total: int) ->
     (directory / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _export_whole(directory: Path, model: Any, dtype: torch.dtype, ranks: Ranks) -> None:
-    """Writes a model that transformers stores under other names than it computes with: rank 0 gathers all of it."""
+def _export_whole(directory: Path, model: Any, dtype: torch.dtype, exact: Container[str], ranks: Ranks) -> None:
+    """Writes a model that transformers stores under other names than it computes with: rank 0 gathers all of it.
+
+    exact: what stays in float32.
+    """
     from transformers import GenerationConfig
 
     scales = lora.scales(model)
@@ -202,10 +209,11 @@ def _export_whole(directory: Path, model: Any, dtype: torch.dtype, ranks: Ranks)
         merged = _merged(model, name, scales)
         whole = _gathered_rows(merged, parameter, ranks)
         if ranks.first:
-            state[name] = whole.to("cpu", dtype)
+            state[name] = whole.to("cpu", whole.dtype if name in exact else dtype)
     if ranks.first:
         for name, buffer in stored_buffers(model).items():
-            state[name] = buffer.to("cpu", dtype if buffer.is_floating_point() else buffer.dtype)
+            casts = buffer.is_floating_point() and name not in exact
+            state[name] = buffer.to("cpu", dtype if casts else buffer.dtype)
         model.config.dtype = torch_name(dtype)
         model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         model.save_pretrained(directory, state_dict=state)

@@ -16,10 +16,12 @@ from primecli import cli
 from primecli.errors import InputError
 from primecli.models import loading, preload
 from primecli.models.device import Placement, resolve_placement
+from primecli.models.head import head_of
 from primecli.models.preload import Preloader
 from primecli.pipeline import pipe
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows
+from tests.models.architectures import save
 
 WAIT_SECONDS = 0.5  # seconds, after which a stage that loads nothing gets its paths
 CPU = resolve_placement("cpu", "float32")
@@ -175,3 +177,10 @@ def test_scores_of_models_that_loaded_ahead_are_the_same(
     assert piped(shards, *values, tmp_path / "values") == [tiny]
     primecli(*values, tmp_path / "plain-values", directory)
     assert read_rows(tmp_path / "values") == read_rows(tmp_path / "plain-values")
+
+
+def test_what_a_head_does_is_known_of_a_preloaded_model(tmp_path: Path) -> None:
+    directory = save("Gemma 2", tmp_path / "model")
+    early = Preloader(threads=1)
+    early.begin([(directory, "float32")])
+    assert head_of(early.load(directory, CPU)).after.cap == 5.0

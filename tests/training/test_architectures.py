@@ -62,6 +62,32 @@ def test_what_an_update_writes_is_what_it_trained_under_the_names_of_transformer
     assert all(torch.equal(value, after[key]) for key, value in weights(tmp_path / "2").items())
 
 
+@pytest.mark.parametrize("name", ["DeepSeek-V3", "Zamba", "LFM2-MoE"])  # a bias of routers, decays, a bias again
+@pytest.mark.parametrize("adapters", [[], ["--lora-rank", 3]], ids=["all", "lora"])
+def test_what_a_16_bit_model_has_in_float32_stays_in_float32(
+    name: str, adapters: list[Any], tmp_path: Path, primecli: Any
+) -> None:
+    start = save(name, tmp_path / "float32")
+    half = AutoModelForCausalLM.from_pretrained(start, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for key, buffer in half.named_buffers():
+            if key.endswith("bias"):
+                buffer += 5.001  # as in real models: far from 0, and told apart by less than bfloat16 can say
+    half.save_pretrained(start)
+    before = weights(start)
+    wide = {key for key, value in before.items() if value.dtype == torch.float32}
+    assert 0 < len(wide) < len(before)
+    update = ["update-policy", "--policy", start, "--max-staleness", SIZE, *STEP, batch(tmp_path / "in", start)]
+    primecli(*update, "--checkpoint", tmp_path / "1", "--old-logprobs", "rollout", *adapters)
+    after = weights(tmp_path / "1")
+    assert {key: value.dtype for key, value in before.items()} == {key: value.dtype for key, value in after.items()}
+    biases = {key for key in wide if key.endswith("bias")}
+    assert all(torch.equal(after[key], before[key]) for key in biases)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "1", dtype=torch.bfloat16)
+    again.save_pretrained(tmp_path / "2")
+    assert all(torch.equal(value, after[key]) for key, value in weights(tmp_path / "2").items())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_export_of_adapters_computes_what_they_do(name: str, tmp_path: Path) -> None:
     model = build(name)
