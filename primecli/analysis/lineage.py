@@ -13,6 +13,7 @@ from primecli.errors import InputError
 from primecli.models.identity import is_checkpoint, read_trainer_record
 from primecli.pipeline.invocation import working_directory
 from primecli.shards import parquet
+from primecli.shards.batches import Listings
 
 Record = Mapping[str, Any]
 """What a provenance chain says of one command: its stage, command line, configuration, inputs, models and seed."""
@@ -77,18 +78,33 @@ def find_origin(path: Path) -> Origin:
         if not shards:
             raise InputError(f"{path}: neither a checkpoint of primecli nor a directory of shards")
         return _origin_of_first(shards)
+    return _with_inputs(_origin_of(path))
+
+
+def _origin_of(path: Path) -> Origin:
+    """The origin of a shard, as its footer has it."""
     footer = parquet.read_footer(path)
     if not footer.provenance:
         raise InputError(f"{path}: another tool made it, and it does not say how")
     return Origin(path, footer.provenance, footer.content)
 
 
+def _with_inputs(origin: Origin) -> Origin:
+    """The same, with all inputs of commands that read a whole batch, where another shard of the directory has them."""
+    chain, listings = [], Listings()
+    for record in origin.chain:
+        inputs = listings.inputs(origin.path, record) if record.get("batch") else None
+        kept = record if inputs is None else {key: value for key, value in record.items() if key != "batch"}
+        chain.append(kept if inputs is None else {**kept, "inputs": inputs})
+    return replace(origin, chain=tuple(chain))
+
+
 def _origin_of_first(shards: Sequence[Path]) -> Origin:
     """The origin of a directory's first shard, and how many of the others were made in the same way."""
-    first, *others = (find_origin(path) for path in shards)
+    first, *others = (_origin_of(path) for path in shards)
     recipe = [(record.get("stage"), _settings(record)) for record in first.chain]
     alike = sum([(record.get("stage"), _settings(record)) for record in other.chain] == recipe for other in others)
-    return replace(first, alike=1 + alike, unlike=len(others) - alike)
+    return replace(_with_inputs(first), alike=1 + alike, unlike=len(others) - alike)
 
 
 def models_of(record: Record) -> list[UsedModel]:

@@ -131,6 +131,12 @@ def _collect(origin: Origin, steps: dict[Path, ReplayStep], seen: set[Path], fin
         return
     seen.add(origin.path)
     if origin.step is None:
+        for record in origin.chain:
+            if batch := record.get("batch"):
+                raise InputError(
+                    f"{origin.path}: its inputs are listed in {one_line(batch['listed_in'])}, which is not beside it",
+                    "copy that shard to the same directory, too",
+                )
         outputs = [_only(input_directories(record), origin) for record in origin.chain[1:]]
         for record, output in zip(origin.chain, [*outputs, origin.path.parent], strict=True):
             _add(record, output, steps, seen, find_options)

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from primecli.analysis.footers import problems_of_footer
 from primecli.errors import InputError, ReaderClosed
-from primecli.files import fingerprint
 from primecli.printable import one_line
 from primecli.shards import parquet, schema
+from primecli.shards.batches import Listings
 from primecli.shards.columns import flat_column
 from primecli.shards.steps import problem_of_ends
 from primecli.shards.streaming import BATCH_ROWS, raw_stream
@@ -23,7 +24,6 @@ from primecli.shards.texts import row_of_broken_text
 from primecli.verifiers import VERDICTS
 
 FINISH_REASONS = ("stop", "length")
-RECORD_KEYS = ("stage", "command", "config", "fingerprint", "inputs")  # that each provenance record has
 REWARD_TOLERANCE = 1e-5  # of a process reward, relative above 1: the rounding of float32
 LOGPROB_TOLERANCE = 1e-4  # nats above 0 that a log-probability may be, for the same reason
 
@@ -102,6 +102,7 @@ class Validator:
         self.rows = 0
         self.shards = 0
         self._batch_rows = batch_rows
+        self._listings = Listings()
         self._owners: dict[Path, dict[str, Path]] = {}  # by directory, the shard of each group
 
     def extent(self) -> str:
@@ -117,7 +118,8 @@ class Validator:
             if not footer.rows:
                 yield Problem(path, "has no rows")
                 return
-            yield from _check_footer(path, footer)
+            for what in problems_of_footer(path, footer, self._listings):
+                yield Problem(path, what)
             for name in (schema.GROUP_ID, schema.SAMPLE_INDEX, schema.RESPONSE_IDS):
                 if name not in footer.columns:
                     yield Problem(path, "is missing", column=name)
@@ -211,32 +213,6 @@ class _SamplesByGroup:
             if group in owners:
                 yield Problem(path, f"group {group} is also in {owners[group]}", row, schema.GROUP_ID)
             owners.setdefault(group, path)
-
-
-def _check_footer(path: Path, footer: parquet.Footer) -> Iterator[Problem]:
-    if footer.fingerprint is None:
-        yield Problem(path, "has no primecli footer: another tool wrote it, and nothing says how")
-        return
-    content = parquet.content_of(path)
-    if content != footer.content:
-        yield Problem(
-            path, f"its rows were changed after they were written: their hash is {content}, not {footer.content}"
-        )
-    if not footer.provenance:
-        yield Problem(path, "its provenance is empty")
-        return
-    for index, record in enumerate(footer.provenance):
-        missing = [key for key in RECORD_KEYS if key not in record]
-        if missing:
-            yield Problem(path, f"link {index + 1} of its provenance lacks {', '.join(missing)}")
-    last, recipe = footer.provenance[-1], dict(footer.recipe or {})
-    if last.get("fingerprint") != footer.fingerprint:
-        yield Problem(path, "its last provenance record has another fingerprint than its footer")
-    if recipe and fingerprint(recipe) != footer.fingerprint:
-        yield Problem(path, "the fingerprint in its footer is not that of its recipe")
-    inputs = [entry.get("content") for entry in last.get("inputs") or ()]
-    if recipe and inputs and list(recipe.get("inputs") or ()) != inputs:
-        yield Problem(path, "its last provenance record names other inputs than its recipe")
 
 
 def _check_type(batch: _Batch, table: Any, name: str) -> Iterator[Problem]:

@@ -24,7 +24,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,7 @@ class TrainerState:
     has_moments: whether it holds this stage's optimizer moments.
     lora: the adapters that this stage trained it with; None for all parameters.
     base: fingerprint of the weights beneath the adapters; None without adapters.
+    own_steps: by name, the steps in which a parameter had a gradient, where that was not in all of them.
     """
 
     step: int
@@ -87,6 +88,7 @@ class TrainerState:
     has_moments: bool
     lora: LoraOptions | None = None
     base: str | None = None
+    own_steps: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_state(directory: Path, stage: str) -> TrainerState:
@@ -105,6 +107,7 @@ def read_state(directory: Path, stage: str) -> TrainerState:
         has_moments=same_stage,
         lora=lora.stored_options(record) if same_stage else None,
         base=record["lora"]["base"] if same_stage and record.get("lora") else None,
+        own_steps=record.get("own_steps", {}) if same_stage else {},
     )
 
 

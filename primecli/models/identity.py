@@ -35,7 +35,8 @@ class TrainerRecord(TypedDict, total=False):
 
     weights: fingerprint of the checkpoint's weights. step: optimizer steps so far. lineage: fingerprints of the weights
     of all ancestors and its own, oldest first. provenance: the updates that made it, oldest first. master: `model`
-    where the float32 parameters are those of the exported model, rather than in a file of their own.
+    where the float32 parameters are those of the exported model, rather than in a file of their own. own_steps: by
+    name, the steps in which a parameter had a gradient, where that was not in all of them.
     """
 
     weights: Required[str]
@@ -48,6 +49,7 @@ class TrainerRecord(TypedDict, total=False):
     provenance: list[StoredRecord]
     master: str
     lora: StoredAdapters
+    own_steps: dict[str, int]
 
 
 def resolve_model(name: str) -> Path:
@@ -188,4 +190,7 @@ def read_trainer_record(directory: Path) -> TrainerRecord:
     if record["step"] < 0 or not record["lineage"]:
         what = "step: is negative" if record["step"] < 0 else "lineage: is empty"
         raise InputError(f"{path}: {what}", DAMAGED)
+    for name, steps in record.get("own_steps", {}).items():
+        if not 0 <= steps <= record["step"]:
+            raise InputError(f"{path}: own_steps.{name}: is {steps}, of {record['step']} steps", DAMAGED)
     return record

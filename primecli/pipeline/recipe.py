@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Self
 
 from primecli import __version__
 from primecli.files import Json, fingerprint
 from primecli.pipeline.invocation import configured_options, working_directory
-from primecli.shards import schema
+from primecli.shards import batches, schema
 from primecli.shards.parquet import Shard
 
 
@@ -75,6 +76,32 @@ class Recipe:
         return fingerprint(self.as_json())
 
 
+@dataclass(frozen=True)
+class BatchRecipe(Recipe):
+    """The recipe of every output of a stage whose outputs each depend on all inputs; it is hashed once for all.
+
+    shards: the inputs, in order.
+    """
+
+    shards: tuple[Shard, ...] = ()
+
+    def fingerprint(self) -> str:
+        """As of any recipe. Do not change `models` any more."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return super().fingerprint()
+
+    @cached_property
+    def _reference(self) -> dict[str, Json]:
+        return batches.reference(self.shards)
+
+    def reference(self, shard: Shard) -> dict[str, Json] | None:
+        """What the output made from `shard` says of the inputs instead of naming them all; None for the first."""
+        return None if shard.name == self.shards[0].name else self._reference
+
+
 def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
     """The differences between two stored recipes, as a text such as "beta was 0.05, is 0.1; its input has changed".
 
@@ -93,7 +120,8 @@ def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
             if before.get(key) != now.get(key):
                 label = f"model {key}" if part == "models" else key
                 texts.append(f"{label} was {before.get(key)}, is {now.get(key)}")
-    if list(old.get("inputs") or []) != list(new["inputs"]):
+    inputs, batch = new["inputs"], old.get("batch")
+    if not batches.refers_to(batch, inputs) if batch else list(old.get("inputs") or []) != list(inputs):
         texts.append("its input has changed")
     return "; ".join(texts) or "its recipe"
 

@@ -12,7 +12,7 @@ from primecli.errors import PrimecliError
 from primecli.files import Json
 from primecli.pipeline.options import RunOptions
 from primecli.pipeline.progress import Progress, say
-from primecli.pipeline.recipe import Moment, Recipe, differences, provenance_record
+from primecli.pipeline.recipe import BatchRecipe, Moment, Recipe, differences, provenance_record
 from primecli.pipeline.summary import Status, Summary
 from primecli.shards.parquet import Shard
 
@@ -55,6 +55,11 @@ class Run:
             [shard.footer.content for shard in inputs],
             self._options.recorded_seed(),
         )
+
+    def batch_recipe(self, inputs: Sequence[Shard], extra: Mapping[str, Json] | None = None) -> BatchRecipe:
+        """As `recipe`, for all outputs of a stage that each depend on all inputs."""
+        one = self.recipe(inputs, extra)
+        return BatchRecipe(one.stage, one.config, dict(one.models), one.inputs, one.seed, tuple(inputs))
 
     def refuse_other(
         self, target: Path, fingerprint: str | None, stored: Mapping[str, Any] | None, recipe: Recipe, option: str

@@ -34,7 +34,7 @@ from primecli.pipeline.inputs import Inputs
 from primecli.pipeline.options import RunOptions, StageOptions
 from primecli.pipeline.orders import Made, Order, read_whole
 from primecli.pipeline.progress import duration, say
-from primecli.pipeline.recipe import Moment, Recipe
+from primecli.pipeline.recipe import BatchRecipe, Moment, Recipe
 from primecli.pipeline.run import Run
 from primecli.pipeline.summary import Status, Summary, read_summary
 from primecli.shards import parquet
@@ -51,7 +51,8 @@ class Output(NamedTuple):
 
     name: of its file.
     recipe: what it depends on.
-    inputs: the shards that it is made from; none in a stage that does not read any.
+    inputs: the shards that its footer names as those it is made from; none in a stage that does not read any.
+    batch: what the footer says of all its inputs, where it does not name them.
     chain: the provenance records of its input, the oldest first.
     existing: the footer of the shard where it exists already.
     """
@@ -61,6 +62,7 @@ class Output(NamedTuple):
     inputs: tuple[Shard, ...] = ()
     chain: tuple[Mapping[str, Any], ...] = ()
     existing: Footer | None = None
+    batch: Mapping[str, Json] | None = None
 
 
 class StageRun(Run):
@@ -145,17 +147,15 @@ class StageRun(Run):
         self.directory = directory
         self._summary.write(directory)
 
-    def skip(
-        self, shard: Shard, *, inputs: Sequence[Shard] | None = None, extra: Mapping[str, Json] | None = None
-    ) -> bool:
+    def skip(self, shard: Shard, *, batch: BatchRecipe | None = None, extra: Mapping[str, Json] | None = None) -> bool:
         """Whether this shard's output exists already. If so, passes its path on; if not, remembers it for `commit`.
 
-        inputs: all shards that the output depends on, if it depends on more than this one.
-        extra: what else it depends on.
+        batch: what the output depends on, if that is all inputs; see `batch_recipe`.
+        extra: what else it depends on, without `batch`.
 
         Raises PrimecliError if the existing output was made by another recipe.
         """
-        return self._skip(self.output(shard, inputs=inputs, extra=extra))
+        return self._skip(self.output(shard, batch=batch, extra=extra))
 
     def skip_name(self, name: str, recipe: Recipe) -> bool:
         """As `skip`, for an output that is not made from shards."""
@@ -168,11 +168,14 @@ class StageRun(Run):
         return output.existing is not None
 
     def output(
-        self, shard: Shard, *, inputs: Sequence[Shard] | None = None, extra: Mapping[str, Json] | None = None
+        self, shard: Shard, *, batch: BatchRecipe | None = None, extra: Mapping[str, Json] | None = None
     ) -> Output:
         """The output that belongs to a shard. The arguments and what is raised are as in `skip`."""
-        all_inputs = tuple(inputs or (shard,))
-        return self.output_named(shard.name, self.recipe(all_inputs, extra), all_inputs, shard.footer.provenance)
+        if batch is None:
+            return self.output_named(shard.name, self.recipe((shard,), extra), (shard,), shard.footer.provenance)
+        reference = batch.reference(shard)
+        named = batch.shards if reference is None else (shard,)
+        return self.output_named(shard.name, batch, named, shard.footer.provenance)._replace(batch=reference)
 
     def output_named(
         self,
@@ -255,9 +258,12 @@ class StageRun(Run):
     def order(self, output: Output) -> Order:
         """What it takes to write an output, in this process or in another."""
         assert self.directory is not None, "the output directory is opened before shards are made"
-        name, recipe, inputs, chain, _ = output
-        record = self.provenance(recipe, inputs, self._shard_started)
-        return Order(self.directory, name, recipe.fingerprint(), recipe.as_json(), (*chain, record))
+        name, recipe, inputs, chain, _, batch = output
+        record, stored = self.provenance(recipe, inputs, self._shard_started), recipe.as_json()
+        if batch is not None:
+            record |= {"batch": batch}
+            stored |= {"inputs": [shard.footer.content for shard in inputs], "batch": batch}
+        return Order(self.directory, name, recipe.fingerprint(), stored, (*chain, record))
 
     def commit_staged(self, name: str, made: Made) -> None:
         """Gives an output that a worker has written its name, and passes its path on."""

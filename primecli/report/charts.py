@@ -212,7 +212,11 @@ CHARTS: tuple[Chart, ...] = (
         "Health",
         "per step",
         "Mean over the iteration's optimizer steps.",
-        (Line("update-policy", "lr", "policy"), Line("update-prm", "lr", "PRM")),
+        (
+            Line("update-policy", "lr", "policy"),
+            Line("update-prm", "lr", "PRM"),
+            Line("update-critic", "lr", "critic"),
+        ),
     ),
     Chart(
         "groups",

@@ -34,6 +34,7 @@ COLUMNS = (
     ("tokens", "generate", "response_tokens"),
     ("truncated", "generate", "truncated"),
     ("grad norm", "update-policy", "grad_norm"),
+    ("lr", "update-policy", "lr"),
 )
 """Of the table: heading, stage and metric, the most important first."""
 
@@ -194,5 +195,5 @@ def _columns(run: Run) -> list[tuple[str, dict[int, str]]]:
         if values:
             columns.append((heading, {iteration: f"{value:.3g}" for iteration, value in values.items()}))
     busy = {iteration: duration(seconds) for iteration, seconds in run.seconds_by_iteration().items()}
-    columns.insert(len(columns) - 2, ("busy", busy))
+    columns.insert(len(columns) - 3, ("busy", busy))
     return columns

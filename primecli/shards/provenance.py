@@ -15,14 +15,30 @@ trained on them, null if there were no pairs, missing if nothing was measured. I
 update of its PRM with pairs; null if there was none, missing if the last update did not measure it."""
 
 
+class StoredBatch(TypedDict):
+    """The inputs of a shard that is made from more shards than its footer names; see `primecli.shards.batches`.
+
+    shards: their number. content: hash of the hashes of their contents, in order. listed_in: the file name of the shard
+    of the same directory whose footer names them all.
+    """
+
+    shards: int
+    content: str
+    listed_in: str
+
+
 class StoredRecipe(TypedDict, total=False):
-    """What a result depends on, as `primecli.pipeline.recipe.Recipe` has it."""
+    """What a result depends on, as `primecli.pipeline.recipe.Recipe` has it.
+
+    inputs: hashes of their contents; with `batch`, of the one that the shard was made from.
+    """
 
     stage: str
     schema_version: int
     config: dict[str, Any]
     models: dict[str, str | None]
     inputs: list[str]
+    batch: StoredBatch
     seed: int | None
 
 
@@ -38,7 +54,8 @@ class StoredRecord(TypedDict, total=False):
 
     stage: such as verify. version: of primecli. command: its command line, quoted for a shell. directory: where it was
     run, which relative paths start from. elsewhere: options from environment variables and files, as words.
-    config: all options, by name. inputs: the shards it read. models: fingerprints, by role. fingerprint: of the recipe.
+    config: all options, by name. inputs: the shards it read. batch: where `inputs` is but one of these, all of them.
+    models: fingerprints, by role. fingerprint: of the recipe.
     token_identity: hash of the text of every token id, from `generate`. prm_pair_accuracy: from `update-prm` and
     `score-prm`, see `PRM_PAIR_ACCURACY`. started: in UTC, as ISO 8601. seconds: of wall
     time.
@@ -51,6 +68,7 @@ class StoredRecord(TypedDict, total=False):
     elsewhere: list[str]
     config: dict[str, Any]
     inputs: list[StoredInput]
+    batch: StoredBatch
     models: dict[str, str | None]
     seed: int | None
     fingerprint: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 from primecli.options import Shards
 from primecli.pipeline.options import StageOptions
@@ -43,13 +44,16 @@ def compute_advantages(options: ComputeAdvantagesOptions) -> None:
         finder = _step_finder(run, batch, options) if batch and options.separator() is not None else None
         earned = _earned(batch) if batch and options.process_trust else {}
         run.record(earned)
-        computed: tuple[Rollouts, BatchAdvantages] | None = None
+        parts: list[_Part] = []
+        recipe = run.batch_recipe(batch, earned)
         for number, shard in enumerate(batch):
-            if run.skip(shard, inputs=batch, extra=earned):
+            if run.skip(shard, batch=recipe):
                 continue
-            computed = computed or _compute(batch, columns, options, finder, earned)
-            run.gauges.update(computed[1].metrics)
-            _commit_shard(run, shard, number, computed[0], computed[1].columns)
+            if not parts:
+                rollouts, computed = _compute(batch, columns, options, finder, earned)
+                run.gauges.update(computed.metrics)
+                parts = _parts(rollouts, computed.columns)
+            _commit_shard(run, shard, parts[number])
 
 
 def _import_torch() -> None:
@@ -166,20 +170,34 @@ def _step_ends(batch: Sequence[Shard], rollouts: Rollouts, finder: StepFinder) -
     return marks
 
 
-def _commit_shard(run: StageRun, shard: Shard, number: int, rollouts: Rollouts, columns: dict[str, np.ndarray]) -> None:
-    """Writes one shard of the batch.
+class _Part(NamedTuple):
+    """What is computed for one shard. lengths: (b,) response tokens of each row. columns: (n,) each, by name."""
 
-    number: its index among the shards. columns: (N,) each, of the whole batch.
-    """
+    lengths: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+def _parts(rollouts: Rollouts, columns: dict[str, np.ndarray]) -> list[_Part]:
+    """The shards' parts, in their order. columns: (N,) each, of the whole batch."""
+    import numpy as np
+
+    starts = rollouts.starts()  # (B + 1,): where each row's tokens begin
+    rows = np.cumsum([0, *rollouts.shard_rows])  # where each shard's rows begin
+    return [
+        _Part(
+            rollouts.response_lengths[first:last],
+            {name: column[starts[first] : starts[last]] for name, column in columns.items()},
+        )
+        for first, last in pairwise(rows)
+    ]
+
+
+def _commit_shard(run: StageRun, shard: Shard, part: _Part) -> None:
+    """Writes one shard of the batch."""
     from primecli.shards.columns import list_column, with_columns
 
-    first = sum(rollouts.shard_rows[:number])  # the shard's rows are those from `first` to `last` - 1
-    last = first + rollouts.shard_rows[number]
-    starts = rollouts.starts()  # (B + 1,): where each row's tokens begin
-    lengths = rollouts.response_lengths[first:last]
-    shard_columns = {name: column[starts[first] : starts[last]] for name, column in columns.items()}
-    lists = {name: list_column(column, lengths, name) for name, column in shard_columns.items()}
-    run.commit(with_columns(run.read(shard), lists), _counts(shard_columns))
+    lists = {name: list_column(column, part.lengths, name) for name, column in part.columns.items()}
+    run.commit(with_columns(run.read(shard), lists), _counts(part.columns))
 
 
 def _counts(columns: dict[str, np.ndarray]) -> dict[str, float]:

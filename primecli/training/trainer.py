@@ -21,7 +21,7 @@ from primecli.parallel.ranks import Ranks, joined, reduced
 from primecli.pipeline.recipe import Recipe
 from primecli.shards.rollouts import Rollouts, Sequences
 from primecli.training import memory
-from primecli.training.optimizer import AdamW
+from primecli.training.optimizer import adamw
 from primecli.training.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -93,12 +93,7 @@ class Trainer:
         own = self.trained if self._shares is None else self._shares.parameters
         wait_for_memory(placement.device, memory.bytes_to_come(own.values(), offload=options.offload_optimizer))
         with reporting_memory(self._remedies(0), "the optimizer's moments"):
-            self.optimizer = AdamW(
-                own,
-                weight_decay=options.weight_decay,
-                steps=self.step,
-                offload=options.offload_optimizer,
-            )
+            self.optimizer = adamw(own, self.model, options, self.state)
         if self.state.has_moments:
             self._load_moments(directory / TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
         self.seconds["load_seconds"] = time.monotonic() - started
@@ -157,10 +152,8 @@ class Trainer:
         return self.options.epochs * math.ceil(rows / self.options.mini_batch)
 
     def learning_rate(self) -> float:
-        """The rate of the next step: constant, after a linear warm-up over the first steps of the whole training."""
-        if self.step < self.options.warmup_steps:
-            return self.options.lr * (self.step + 1) / self.options.warmup_steps
-        return self.options.lr
+        """The rate of the next step, by its number in the whole training."""
+        return self.options.learning_rate(self.step)
 
     def preflight(
         self,
@@ -336,6 +329,8 @@ class Trainer:
             "recipe": recipe.as_json(),
             "provenance": [*self.state.provenance, provenance],
         }
+        if own_steps := self.optimizer.own_steps(self.step):
+            record["own_steps"] = own_steps
         if self.lora is not None:
             record["lora"] = {**self.lora.as_json(), "base": self.state.base or self.state.lineage[-1]}
         return record

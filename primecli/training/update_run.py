@@ -70,6 +70,7 @@ class UpdateRun(Run):
             note=self.note,
         )
         self._waited = 0.0  # seconds spent waiting for the stage before
+        self._schedule_ended = False  # whether the user has been told
 
     def __enter__(self) -> Self:
         target = self.target
@@ -93,7 +94,14 @@ class UpdateRun(Run):
 
     def log_step(self, step: Mapping[str, float]) -> None:
         """Hands the metrics of an optimizer step to the loggers that the user named."""
-        self._log.write(int(step["step"]), loggers.with_prefix(self.stage, step))
+        number, options = int(step["step"]), self.options
+        self._log.write(number, loggers.with_prefix(self.stage, step))
+        if options.total_steps is not None and number > options.total_steps and not self._schedule_ended:
+            self._schedule_ended = True
+            self.warn(
+                f"step {number} is beyond --total-steps {options.total_steps}: the learning rate stays at --min-lr "
+                f"{options.min_lr:g}"
+            )
 
     def use_model(self, role: str, name: str) -> Path:
         """The directory of a model, whose fingerprint goes into the recipe. `read` checks that it has not changed.

@@ -29,6 +29,10 @@ COMMON = ["--lr", "1e-3", "--mini-batch", 12, "--micro-batch-tokens", 60, "--qui
 """Three mini-batches, of which the last is smaller; of some, one of two ranks has a micro-batch less."""
 
 SAVING = ["--gradient-checkpointing", "--offload-optimizer", "--preflight"]
+CURVE = [
+    *("--schedule", "cosine", "--warmup-steps", "2", "--total-steps", "5", "--min-lr", "1e-4"),
+    *("--adam-betas", "0.8", "0.95", "--adam-eps", "1e-6", "--weight-decay", "0.1", "--no-decay-norms"),
+]
 BALANCE = ["--balance", "boundary,weight"]
 UPDATES: dict[str, list[str]] = {
     "policy": ["update-policy", "--policy", "MODEL"],
@@ -41,7 +45,8 @@ UPDATES: dict[str, list[str]] = {
         *("--mismatch-band", "0.9", "1.1", "--mismatch-level", "geometric"),
         *("--clip-cov", "0.1", "--clip-cov-band", "-1", "1", "--kl-cov", "0.1"),
     ],
-    "lora": ["update-policy", "--policy", "MODEL", "--lora-rank", "4"],
+    "policy-adam": ["update-policy", "--policy", "MODEL", *CURVE],
+    "lora": ["update-policy", "--policy", "MODEL", "--lora-rank", "4", *CURVE],
     "lora-bfloat16": ["update-policy", "--policy", "MODEL", "--lora-rank", "4", "--dtype", "bfloat16"],
     "prm-ce": ["update-prm", "--prm", "MODEL", "--ref", "MODEL", "--beta", "0.5"],
     "prm-dpo": ["update-prm", "--prm", "MODEL", "--ref", "shards", "--loss", "dpo", "--mini-batch", "8"],
@@ -62,7 +67,7 @@ UPDATES: dict[str, list[str]] = {
 
 
 IN_TWO = (
-    *("policy", "policy-bfloat16", "policy-one-step", "policy-gspo", "lora", "lora-bfloat16"),
+    *("policy", "policy-adam", "policy-bfloat16", "policy-one-step", "policy-gspo", "lora", "lora-bfloat16"),
     *("prm-ce", "prm-dpo", "prm-prefix", "critic"),
 )
 
@@ -178,7 +183,7 @@ def test_two_ranks_give_the_numbers_of_one_process(
     model: Path, other: Path, batch: Path, tmp_path: Path, primecli: Any
 ) -> None:
     """Every kind of update and of score, one twice, and updates that continue: one test, so that ranks start once."""
-    again, later = tmp_path / "again", ("policy", "lora")
+    again, later = tmp_path / "again", ("policy-adam", "lora")
     commands = [command(name, model, batch, tmp_path / "two" / name) for name in IN_TWO]
     commands.append(command("policy", model, batch, again))
     for name in later:

@@ -269,11 +269,21 @@ def test_a_frozen_prm_is_measured_and_no_longer_trained(options: str, rates: lis
     assert [match and match[1] for match in found] == rates
 
 
-@pytest.mark.parametrize("changed", ["PROMPTS=64", "PRM_LR=1e-3", "PROCESS_COEF=2", "EVAL_N=4"])
+def test_the_policys_learning_rate_falls_if_asked_to(tmp_path: Path) -> None:
+    for pipeline in dry_run(tmp_path, "ITERATIONS=2", "SCHEDULE=cosine", "TOTAL_STEPS=9", "MIN_LR=1e-5"):
+        falling = [command.split()[1] for command in pipeline if "--schedule" in command]
+        assert falling == ["update-policy"]
+        assert " --lr 1e-4 --schedule cosine --total-steps 9 --min-lr 1e-5 " in pipeline[-1]
+    assert not [part for pipeline in dry_run(tmp_path, "ITERATIONS=1") for part in pipeline if "--schedule" in part]
+
+
+@pytest.mark.parametrize(
+    "changed", ["SCHEDULE=linear TOTAL_STEPS=9", "PROMPTS=64", "PRM_LR=1e-3", "PROCESS_COEF=2", "EVAL_N=4"]
+)
 def test_a_run_goes_on_with_its_settings_only(changed: str, tmp_path: Path) -> None:
     assert make(f"WORK={tmp_path}", "settings").returncode == 0
     assert make(f"WORK={tmp_path}", "settings", "ITERATIONS=99", "CRITIC_LR=1", "FREEZE_AFTER=7").returncode == 0
-    refused = make(f"WORK={tmp_path}", "settings", changed)
+    refused = make(f"WORK={tmp_path}", "settings", *changed.split())
     assert refused.returncode == 2
     assert f"{tmp_path}/rloo-process-seed0 was made with PROMPTS=128" in refused.stderr
     assert changed in refused.stderr
@@ -290,7 +300,12 @@ def test_the_settings_of_some_runs_only(options: str, changed: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("ESTIMATOR=ppo", "no estimator ppo"), ("ESTIMATORS=rloo x", "no estimator x"), ("PRM=x", "PRM=x")],
+    [
+        ("ESTIMATOR=ppo", "no estimator ppo"),
+        ("ESTIMATORS=rloo x", "no estimator x"),
+        ("PRM=x", "PRM=x"),
+        ("SCHEDULE=linear", "needs TOTAL_STEPS"),
+    ],
 )
 def test_make_refuses_what_it_does_not_know(option: str, message: str, tmp_path: Path) -> None:
     refused = make("-n", f"WORK={tmp_path}", option)

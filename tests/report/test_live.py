@@ -43,6 +43,15 @@ def test_what_the_prm_has_earned_is_shown_where_it_counts(tmp_path: Path) -> Non
     assert {"0.42", "0.21"} <= {*row.split()}
 
 
+def test_the_learning_rate_is_the_one_that_was_used(tmp_path: Path) -> None:
+    make_run(tmp_path, iterations=1)
+    write_summary(tmp_path / "policy" / "1", "update-policy", metrics={"lr": 7.75e-6}, config={"lr": 1e-5})
+    text = screen(tmp_path, width=200)
+    heading, row = (line.split() for line in text.splitlines() if line.split()[:1] in (["iteration"], ["1"]))
+    assert heading[-1] == "lr"
+    assert row[-1] == "7.75e-06"
+
+
 def test_the_time_left_is_shown(tmp_path: Path) -> None:
     make_run(tmp_path, iterations=3)  # one starts every five minutes
     with iteration_running(tmp_path, 4, 20):
