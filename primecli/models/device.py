@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 # Bytes. Larger blocks are returned when they are freed; the second is the most that older glibcs accept.
 LARGE_BLOCKS = (1 << 30, 32 << 20)
-RETURNED_BLOCKS = 128 << 10
+RETURNED_BLOCKS = 512 << 10
 
 # How long to wait for a GPU's memory. A process that ends releases it within seconds; if it keeps running, no wait is
 # long enough.
