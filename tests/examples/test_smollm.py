@@ -57,7 +57,7 @@ def test_an_iteration_on_the_model(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     run = tmp_path / "addition" / "run"
-    accuracies = [float(row["avg@1"]) for row in csv.DictReader((run / "evaluations.csv").open())]
+    accuracies = [float(row["avg@1"]) for row in csv.DictReader((run / "evaluations.csv").read_text().splitlines())]
     assert len(accuracies) == 2
     assert all(0.1 < accuracy < 0.5 for accuracy in accuracies)
     summary = json.loads((run / "policy" / "1" / "_summary.json").read_text())
