@@ -17,6 +17,16 @@ from tests.models.configs.common import (
     Architecture,
 )
 
+CAPPED = {
+    **WIDE_HEADS,
+    "query_pre_attn_scalar": 16,
+    "sliding_window": WINDOW,
+    "layer_types": ALTERNATING,
+    "final_logit_softcapping": 5.0,
+    "attn_logit_softcapping": 4.0,
+}
+"""Windows, and caps on the logits of attention and of the head, as in Gemma 2."""
+
 DENSE_MODELS = [
     Architecture("Llama", "llama", ATTENTION, core=True),
     Architecture("Mistral", "mistral", {**ATTENTION, "sliding_window": WINDOW}, (WINDOWED,)),
@@ -30,14 +40,7 @@ DENSE_MODELS = [
     Architecture(
         "Gemma 2",
         "gemma2",
-        {
-            **WIDE_HEADS,
-            "query_pre_attn_scalar": 16,
-            "sliding_window": WINDOW,
-            "layer_types": ALTERNATING,
-            "final_logit_softcapping": 5.0,
-            "attn_logit_softcapping": 4.0,
-        },
+        CAPPED,
         (WINDOWED,),
         head="cap",
         core=True,
@@ -86,14 +89,7 @@ DENSE_MODELS = [
     Architecture(
         "VaultGemma",
         "vaultgemma",
-        {
-            **WIDE_HEADS,
-            "query_pre_attn_scalar": 16,
-            "sliding_window": WINDOW,
-            "layer_types": ALTERNATING,
-            "final_logit_softcapping": 5.0,
-            "attn_logit_softcapping": 4.0,
-        },
+        CAPPED,
         (WINDOWED,),
         head="cap",
     ),
