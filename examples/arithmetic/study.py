@@ -54,6 +54,8 @@ ARMS: dict[str, dict[str, str]] = {
     "ce-4-fast": {**LONGER, "PRM_LR": "1e-3"},
     "ce-4-all": {**LONGER, "PRM_ON": "all"},
     "ce-4-all-fast": {**LONGER, "PRM_ON": "all", "PRM_LR": "1e-3"},
+    "ce-replay": {**TRUSTED, "PRM_REPLAY": "4"},
+    "ce-4-replay": {**LONGER, "PRM_REPLAY": "4"},
     "ce-4-own": {**LONGER, "PROCESS_GAMMA": "0"},
     "ce-4-step": {**LONGER, "PROCESS_GAMMA": "1", "PROCESS_OPTIONS": f"{BY_STEP} --process-lambda 0"},
     "dpo-4": {**TRUSTED, "PRM_OPTIONS": "--loss dpo --epochs 4"},
@@ -65,8 +67,8 @@ ARMS: dict[str, dict[str, str]] = {
     "position-4": {**LONGER, "PROCESS_OPTIONS": "--process-baseline position"},
 }
 """What each kind of reward sets in the Makefile. -4: four epochs of the PRM on each batch; all: it also learns from the
-groups that the filter drops; fast: at a higher learning rate; own, step: the credit of a token is its own reward, or
-that of its step, not the sum of all that follow."""
+groups that the filter drops; fast: at a higher learning rate; replay: and from the last four batches again; own, step:
+the credit of a token is its own reward, or that of its step, not the sum of all that follow."""
 
 FIGURES = (
     "rollouts",

@@ -259,6 +259,29 @@ def test_the_rollouts_of_an_asynchronous_run_are_those_that_the_prm_learns_from(
     assert [part.split()[1] for part in updated.split("|")[1:3]] == ["update-prm", "filter"]
 
 
+def test_the_prm_learns_again_from_the_iterations_before(tmp_path: Path) -> None:
+    shown = make("-n", f"WORK={tmp_path}", "ITERATIONS=4", "PRM_REPLAY=2", "EVAL_EVERY=4").stdout
+    run = tmp_path / "rloo-process-seed0"
+    found = [
+        (line.split("--prm ")[1].split()[0], line.split("--checkpoint ")[1].split()[0], line.count("generate --model"))
+        for line in shown.splitlines()
+        if "update-prm" in line
+    ]
+    assert found == [
+        (f"{tmp_path}/sft", f"{run}/prm/1", 1),
+        (f"{run}/prm/1", f"{run}/prm/2-replay", 0),
+        (f"{run}/prm/2-replay", f"{run}/prm/2", 1),
+        (f"{run}/prm/2", f"{run}/prm/3-replay", 0),
+        (f"{run}/prm/3-replay", f"{run}/prm/3", 1),
+        (f"{run}/prm/3", f"{run}/prm/4-replay", 0),
+        (f"{run}/prm/4-replay", f"{run}/prm/4", 1),
+    ]
+    again = [re.findall(rf"{run}/(\d)/filter", line) for line in shown.splitlines() if re.search(r"-replay --lr", line)]
+    assert again == [["1"], ["1", "2"], ["2", "3"]]
+    removed = [line.split()[-1] for line in shown.splitlines() if line.startswith("rm -rf")]
+    assert removed == [f"{run}/prm/{number}-replay" for number in (2, 3, 4)]
+
+
 @pytest.mark.parametrize("jobs", ["", "-j4"])
 def test_an_asynchronous_run_samples_during_the_update(jobs: str, tmp_path: Path) -> None:
     loop = PacedLoop(tmp_path)
@@ -298,6 +321,7 @@ def test_the_policys_learning_rate_falls_if_asked_to(tmp_path: Path) -> None:
         "EVAL_N=4",
         "MAX_TOKENS=128",
         "PRM_ON=all",
+        "PRM_REPLAY=2",
         "PRM_OPTIONS=--balance",
     ],
 )
@@ -345,6 +369,11 @@ def test_make_refuses_what_it_does_not_know(option: str, message: str, tmp_path:
     refused = make("-n", f"WORK={tmp_path}", option)
     assert refused.returncode == 2
     assert message in refused.stderr
+
+
+def test_what_the_prm_learns_again_is_kept(tmp_path: Path) -> None:
+    refused = make("-n", f"WORK={tmp_path}", "PRM_REPLAY=2", "KEEP=last")
+    assert (refused.returncode, "KEEP=last removes what PRM_REPLAY needs" in refused.stderr) == (2, True)
 
 
 def test_compare_makes_every_run_once(tmp_path: Path) -> None:
