@@ -23,6 +23,7 @@ from primecli.printable import printable
 
 TEMPORARY_PREFIX = ".tmp-primecli-"
 LOCK_NAME = ".primecli.lock"
+HASH_DIGITS = 32  # of SHA-256's 64
 PIECE = 1 << 20  # bytes that are read at once
 LONGEST_HOLDER = 300  # bytes of a lock file that say who holds it
 
@@ -36,14 +37,14 @@ def fingerprint(value: Json) -> str:
     True
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
 def file_hash(path: Path) -> str:
     """SHA-256 (first 32 hex digits) of a file's bytes. Raises InputError where it is not a regular file."""
     require_regular_file(path)
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
 
 
 def disk_error(error: OSError, action: str, path: Path) -> PrimecliError:

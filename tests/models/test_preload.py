@@ -125,9 +125,9 @@ def piped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
         wanted: list[Path] = []
         begin = Preloader.begin
 
-        def noted(ahead: Preloader, names: Sequence[tuple[Path | str, str]]) -> None:
-            begin(ahead, names)
-            wanted.extend(Path(name) for name, _ in names)
+        def noted(ahead: Preloader, names: Sequence[tuple[Path | str, str]], to_train: Path | None = None) -> None:
+            begin(ahead, names, to_train=to_train)
+            wanted.extend([*filter(None, [to_train]), *(Path(name) for name, _ in names)])
             begun.set()
 
         reading, writing = os.pipe()
