@@ -1,11 +1,14 @@
-"""Models whose parameters are the mapped tensors of a checkpoint's float32 file: none is loaded to be replaced."""
+"""Models whose parameters are the tensors of their files: mapped, or read once to where they are to be."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from primecli.errors import InputError
 from primecli.models import checkpoints, lora, mapped
+from primecli.models.device import fitting, wait_for_memory
 from primecli.models.skeleton import skeleton
 from primecli.models.slices import TensorFiles
 
@@ -55,25 +58,70 @@ def from_masters(directory: Path, *, critic: bool = False) -> Any | None:
         return None
     model = skeleton(directory, torch.float32, critic=critic)
     saved = checkpoints.load_tensors(path)
-    values: dict[int, torch.nn.Parameter] = {}
+
+    def value(name: str, parameter: Tensor) -> Tensor:
+        return mapped.aligned(checkpoints.fitting_tensor(saved, name, parameter, path).float())
+
     with TensorFiles(sorted(directory.glob("*.safetensors"))) as files:
-        names = names_in(files, model)
-        buffers, parameters = stored_buffers(model), lora.parameters(model)
-        fresh = {name for name in parameters if critic and name.startswith(f"{lora.HEAD}.") and name not in names}
-        if not {*parameters, *buffers} - fresh <= names.keys():
+        names = _stored(files, model, critic)
+        if names is None:
             return None
-        for name, parameter in parameters.items():
-            if name in fresh and name not in saved:
-                value = torch.zeros(parameter.shape)
-            else:
-                value = mapped.aligned(checkpoints.fitting_tensor(saved, name, parameter, path).float())
-            values[id(parameter)] = torch.nn.Parameter(value, requires_grad=parameter.requires_grad)
-        for name, buffer in buffers.items():
-            buffer.copy_(files.rows(names[name], 0, len(buffer) if buffer.ndim else 1))
+        known = names.keys() | saved.keys()
+        values = {name: value(name, each) for name, each in lora.parameters(model).items() if name in known}
+        return _filled(model, values, files)
+
+
+def from_exported(directory: Path, device: torch.device, *, critic: bool = False) -> Any | None:
+    """A model in float32 as its files store it, each parameter read once, and cast on the device where it is to be.
+
+    On a CPU, parameters that need no cast are the mapped tensors of the files. None, and transformers has to load it,
+    where a file stores a parameter under another name, in another shape or not at all. Not for 16 bits: transformers
+    would keep some parameters in float32, and compute some models' buffers in another precision than a skeleton has.
+    critic: as in `from_masters`.
+    """
+    import torch
+
+    model = skeleton(directory, torch.float32, critic=critic)
+    try:
+        files = TensorFiles(sorted(directory.glob("*.safetensors")))
+    except InputError:
+        return None  # transformers says what is wrong
+    with files:
+        names = _stored(files, model, critic)
+        if names is None:
+            return None
+        wait_for_memory(device, sum(each.nbytes for each in model.parameters()))
+        with fitting(device):
+            values = {
+                name: files.whole(names[name]).to(device).to(each.dtype)
+                for name, each in model.named_parameters()
+                if name in names
+            }
+            return _filled(model, values, files)
+
+
+def _stored(files: TensorFiles, model: Any, critic: bool) -> dict[str, str] | None:
+    """As `names_in`, where that is all parameters and buffers, but for a critic's value head; else None."""
+    names = names_in(files, model)
+    wanted = [*dict(model.named_parameters()), *stored_buffers(model)]
+    head = f"{lora.HEAD}."
+    return names if all(name in names or (critic and name.startswith(head)) for name in wanted) else None
+
+
+def _filled(model: Any, values: Mapping[str, Tensor], files: TensorFiles) -> Any:
+    """The model with these parameters, by name, and the buffers of its files. Others, of a value head, become 0."""
+    import torch
+
+    made: dict[int, torch.nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        value = values[name] if name in values else torch.zeros(parameter.shape, dtype=parameter.dtype)
+        made[id(parameter)] = torch.nn.Parameter(value, requires_grad=parameter.requires_grad)
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[name] = values[id(parameter)]
+                module._parameters[name] = made[id(parameter)]
+    for name, buffer in stored_buffers(model).items():
+        buffer.copy_(files.whole(name))
     # what transformers undoes when it saves a model: nothing, since the names are those of the files
     model._weight_conversions = []
     return model

@@ -10,6 +10,7 @@ from typing import Any, Required, TypedDict
 from primecli.errors import InputError, first_line
 from primecli.files import file_hash, fingerprint, require_regular_file
 from primecli.models.fitness import CONVERT_GGUF, check_directory
+from primecli.models.known_hashes import known_hash
 from primecli.shards.provenance import PRM_PAIR_ACCURACY, StoredRecipe, StoredRecord
 from primecli.structures import read_json
 
@@ -117,7 +118,7 @@ def weights_fingerprint(directory: Path, hashes: Mapping[str, str] | None = None
     config = read_json(directory / "config.json", dict[str, Any])
     settings = {key: value for key, value in config.items() if key not in NOT_OF_THE_WEIGHTS}
     known = hashes or {}
-    files = {path.name: known.get(path.name) or file_hash(path) for path in sorted(directory.glob("*.safetensors"))}
+    files = {path.name: known.get(path.name) or known_hash(path) for path in sorted(directory.glob("*.safetensors"))}
     return fingerprint({"config": settings, "files": files})
 
 

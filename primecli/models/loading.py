@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from primecli.errors import InputError, PrimecliError, first_line
+from primecli.errors import InputError, PrimecliError
 from primecli.models import checkpoints, direct, mapped
 from primecli.models.body import body_of
 from primecli.models.device import (
     Placement,
+    fitting,
     give_freed_memory_back,
-    is_out_of_memory,
     keep_freed_memory,
     wait_for_memory,
 )
@@ -45,21 +45,10 @@ def load_model(
     in all its parameters, with these instead of the exported ones. Raises InputError where it cannot be loaded, and
     PrimecliError where it does not fit on the device or is not supported (`check_head`).
     """
-    import torch
 
     if placement.device.type == "cpu":
         keep_freed_memory()
-    model = _trained(directory, placement) if to_train else None
-    if model is None:
-        from transformers import AutoModelForCausalLM
-
-        kept = torch.float32 if to_train else dtype or placement.dtype
-        with reporting_load_errors(directory), quiet():
-            model, found = _from_pretrained(AutoModelForCausalLM, directory, dtype=kept)
-        _check_complete(directory, found)
-        model = move(model, placement).eval()
-        if to_train:
-            _start_training(model, directory)
+    model = _loaded(directory, placement, dtype or placement.dtype, to_train=to_train, critic=False)
     with quiet():
         check_head(model, directory)
     return model
@@ -73,51 +62,54 @@ def load_critic(
     A model without a value head gets one that is all 0, so an untrained critic predicts 0. The arguments are those of
     `load_model`. Raises InputError where it cannot be loaded.
     """
-    import torch
-    from transformers import AutoConfig
+    return _loaded(directory, placement, dtype or placement.dtype, to_train=to_train, critic=True)
 
-    model = _trained(directory, placement, critic=True) if to_train else None
-    if model is not None:
-        return model
-    with reporting_load_errors(directory, critic=True), quiet():
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, num_labels=1)
-        kind = critic_class(config)
-        kept = torch.float32 if to_train else dtype or placement.dtype
-        model, found = _from_pretrained(kind, directory, dtype=kept, config=config)
-    check_value_head(model, directory)
-    _check_complete(directory, found, but="score.")
-    if "score.weight" in found["missing_keys"]:
+
+def _loaded(directory: Path, placement: Placement, dtype: torch.dtype, *, to_train: bool, critic: bool) -> Any:
+    """A model on its device: from its files where these store it as it is, else by transformers."""
+    import torch
+
+    check_unquantised(directory)
+    dtype = torch.float32 if to_train else dtype
+    model = direct.from_masters(directory, critic=critic) if to_train else None
+    has_masters = model is not None
+    if model is None and dtype == torch.float32:
+        model = direct.from_exported(directory, placement.device, critic=critic)
+    if model is None:
+        model = _by_transformers(directory, dtype, critic=critic)
+    model = move(model, placement).eval()
+    if to_train:
+        if not has_masters:
+            checkpoints.load_masters(model, directory)
+        mapped.copy_pages(model.parameters())  # the first step writes to all of them
+    return model
+
+
+def _by_transformers(directory: Path, dtype: torch.dtype, *, critic: bool) -> Any:
+    """The model as transformers loads it, on the CPU. Raises InputError where it lacks weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with reporting_load_errors(directory, critic=critic), quiet():
+        if not critic:
+            model, found = _from_pretrained(AutoModelForCausalLM, directory, dtype=dtype)
+        else:
+            config = AutoConfig.from_pretrained(directory, local_files_only=True, num_labels=1)
+            model, found = _from_pretrained(critic_class(config), directory, dtype=dtype, config=config)
+    if critic:
+        check_value_head(model, directory)
+    _check_complete(directory, found, but="score." if critic else None)
+    if critic and "score.weight" in found["missing_keys"]:
         with torch.no_grad():
             for parameter in model.score.parameters():
                 parameter.zero_()
-    model = move(model, placement).eval()
-    if to_train:
-        _start_training(model, directory)
     return model
-
-
-def _trained(directory: Path, placement: Placement, *, critic: bool = False) -> Any | None:
-    """The model of a checkpoint with the parameters that it is trained on; None where `direct` does not know how."""
-    check_unquantised(directory)
-    model = direct.from_masters(directory, critic=critic)
-    if model is None:
-        return None
-    model = move(model, placement)
-    mapped.copy_pages(model.parameters())  # the first step writes to all of them
-    return model
-
-
-def _start_training(model: Any, directory: Path) -> None:
-    """Gives a model that was loaded as it is exported the parameters that it is trained on."""
-    checkpoints.load_masters(model, directory)
-    mapped.copy_pages(model.parameters())
 
 
 def _from_pretrained(kind: Any, directory: Path, **options: Any) -> tuple[Any, Mapping[str, Any]]:
     """The model, and what transformers says of the loading. kind: one of transformers' Auto classes."""
     from transformers.utils import logging
 
-    check_unquantised(directory)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     options = {**options, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     # it would raise an error that names nothing; `_check_complete` names the weights
@@ -142,12 +134,8 @@ def move(model: Any, placement: Placement) -> Any:
     tensors = [*model.parameters(), *model.buffers()]
     wait_for_memory(device, sum(tensor.nbytes for tensor in tensors if tensor.device != device))
     del tensors
-    try:
+    with fitting(device):
         model = model.to(device)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise PrimecliError(f"the model does not fit on {device}: {first_line(error)}") from error
     if device.type != "cpu":
         give_freed_memory_back()
     return model

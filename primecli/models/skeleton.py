@@ -52,8 +52,10 @@ def _parameters_on_meta() -> Iterator[None]:
     def register_on_meta(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
         register(module, name, parameter)
         if parameter is not None and parameter.device.type != "meta":
-            on_meta = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
-            module._parameters[name] = on_meta
+            empty = torch.empty_like(parameter, device="meta")
+            module._parameters[name] = torch.nn.Parameter(empty, requires_grad=parameter.requires_grad)
+            # transformers initialises what has no such mark, which takes most of the time that a model takes to make
+            module._parameters[name]._is_hf_initialized = True  # type: ignore[union-attr]
 
     torch.nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
     try:

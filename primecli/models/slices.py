@@ -66,6 +66,11 @@ class TensorFiles:
         """The dtype of a tensor, by safetensors' name, such as BF16."""
         return str(self._files[name].get_slice(name).get_dtype())
 
+    def whole(self, name: str) -> Tensor:
+        """A tensor as it is stored, mapped from its file."""
+        tensor: Tensor = self._files[name].get_tensor(name)
+        return tensor
+
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Some rows of a tensor, as they are stored; a tensor without dimensions is one row."""
         file = self._files[name]
