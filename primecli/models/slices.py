@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from primecli.errors import InputError
+from primecli.files import begin_writing
 
 if TYPE_CHECKING:
     import torch
@@ -145,6 +146,7 @@ class SharedFile:
         read: a tensor by its name, on any device; it is converted to the file's dtype. check: called again and again;
         what it raises ends the writing. digest: a hash of hashlib, to which the file's bytes are added.
         """
+        done = begun = 0
         with open(self.path, "xb", buffering=0) as file:
             for data in self._parts(read):
                 while data:
@@ -152,7 +154,10 @@ class SharedFile:
                     written = file.write(data[:AT_ONCE])
                     if digest is not None:
                         digest.update(data[:written])
-                    data = data[written:]
+                    data, done = data[written:], done + written
+                    if done - begun >= AT_ONCE:
+                        begin_writing(file.fileno(), begun, done - begun)
+                        begun = done
             os.fsync(file.fileno())
 
     def _parts(self, read: Callable[[str], Tensor]) -> Iterator[memoryview]:
@@ -185,6 +190,7 @@ class SharedWriter:
         offset = place.start + start * place.bytes_per_row()
         while data:
             written = os.pwrite(self.descriptor, data, offset)
+            begin_writing(self.descriptor, offset, written)
             data, offset = data[written:], offset + written
 
 

@@ -345,6 +345,7 @@ def main() -> None:
         print(json.dumps(baseline(options.baseline, options.directory)))
     else:
         with tempfile.TemporaryDirectory(dir=options.directory) as name:
+            os.environ["XDG_CACHE_HOME"] = f"{name}/cache"  # hashes that are remembered between processes
             figures, more = measure(Path(name), options)
         show(
             f"load and save of an iteration, {options.shape}, {options.dtype} files, CPU", figures, options.json, **more
