@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,9 +193,6 @@ class _Watch:
         self._hook.remove()
 
     def _note(self, body: Any, arguments: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
-        if hasattr(output, "last_hidden_state"):
-            output = copy.copy(output)
-            output.last_hidden_state = output.last_hidden_state.clone()  # a model may scale it in place
         self._calls.append((arguments, options, output))
 
     def alone(self, ids: torch.Tensor) -> Any:
