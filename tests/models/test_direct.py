@@ -29,7 +29,10 @@ DIRECT = ["GPT-2", "Gemma 4", "Zamba2"]
 def halved(name: str, directory: Path) -> Path:
     """A model of an architecture in bfloat16."""
     save(name, directory)
-    AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).save_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
+    for buffer in direct.stored_buffers(model).values():
+        buffer.add_(0.5)
+    model.save_pretrained(directory)
     return directory
 
 
@@ -90,6 +93,19 @@ def test_a_model_is_loaded_saved_and_resumed_as_transformers_would(name: str, tm
         assert model_fingerprint(each) == weights_fingerprint(each)
 
 
+@pytest.mark.parametrize("name", DIRECT)
+def test_a_model_that_is_too_large_for_one_file_is_saved_by_transformers(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = halved(name, tmp_path / "start")
+    first = checkpoint(tmp_path / "1", loading.load_model(start, CPU, to_train=True), start)
+    monkeypatch.setattr(saving, "LARGEST_FILE", 0)
+    for source in (start, first):
+        made = checkpoint(tmp_path / f"of-{source.name}", loading.load_model(source, CPU, to_train=True), source)
+        assert (made / "model.safetensors").read_bytes() == (start / "model.safetensors").read_bytes()
+        assert model_fingerprint(made) == model_fingerprint(first) == weights_fingerprint(made)
+
+
 def test_a_mixture_of_experts_is_left_to_transformers(tmp_path: Path) -> None:
     start = halved("Mixtral", tmp_path / "start")
     assert direct.from_exported(start, CPU.device) is None
@@ -102,6 +118,22 @@ def test_a_mixture_of_experts_is_left_to_transformers(tmp_path: Path) -> None:
     assert (tmp_path / "1/model.safetensors").read_bytes() == (tmp_path / "expected/model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("largest", [0, saving.LARGEST_FILE])
+def test_experts_that_are_stored_in_one_tensor_stay_so(
+    largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers would store them one by one, had it not seen the file."""
+    start = halved("Mixtral", tmp_path / "start")
+    stored = AutoModelForCausalLM.from_pretrained(start, dtype=torch.bfloat16)
+    stored.save_pretrained(start, save_original_format=False)
+    assert "model.layers.0.mlp.experts.gate_up_proj" in load_file(start / "model.safetensors")
+    model = direct.from_exported(start, CPU.device)
+    assert_same(model, from_pretrained(start))
+    monkeypatch.setattr(saving, "LARGEST_FILE", largest)
+    made = checkpoint(tmp_path / "1", model, start)
+    assert (made / "model.safetensors").read_bytes() == (start / "model.safetensors").read_bytes()
+
+
 def test_a_critic_that_starts_from_a_policy_is_trained_from_its_float32_parameters(tmp_path: Path) -> None:
     start = halved("Llama", tmp_path / "start")
     policy = trained(loading.load_model(start, CPU))
@@ -109,6 +141,7 @@ def test_a_critic_that_starts_from_a_policy_is_trained_from_its_float32_paramete
     critic = loading.load_critic(checkpoint(tmp_path / "1", policy, start), CPU, to_train=True)
     assert all(torch.equal(value, kept[name]) for name, value in critic.model.state_dict().items())
     assert not critic.score.weight.any()
+    assert direct.from_masters(tmp_path / "1", critic=True) is not None
     with torch.no_grad():
         critic.score.weight.fill_(0.1)  # which bfloat16 rounds
     kept = {name: value.clone() for name, value in critic.state_dict().items()}
