@@ -196,7 +196,7 @@ def test_commands_name_what_there_is(page: str) -> None:
         "make tset",
         "make -C examples/arithmetic ITERATION=3",
         "make -C runs/first ITERATION=3",
-        "python examples/arithmetic/wrong_steps.py run",
+        "python examples/arithmetic/credits.py run",
         "python tests/benchmarks/scaling.py --prompt 3",
         "tenserboard --logdir x",
     ],

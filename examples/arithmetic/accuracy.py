@@ -59,7 +59,8 @@ def rows_of(run: Path) -> list[dict[str, float | None]]:
         if summary is not None:
             rollouts += summary["rows"]
         updates = [run / name / str(iteration) for name in ("policy", "prm", "critic")]
-        seconds = [metric(stage, "seconds") for stage in [*(run / str(iteration)).glob("*"), *updates]]
+        stages = [*(run / str(iteration)).glob("*"), *updates, run / "prm" / f"{iteration}-replay"]
+        seconds = [metric(stage, "seconds") for stage in stages]
         rows.append(
             {
                 "iteration": iteration,

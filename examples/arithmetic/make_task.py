@@ -17,6 +17,10 @@ result. A model trained on them knows the arithmetic but makes such slips when i
 reinforcement learning something to do. Multipliers are coprime to the modulus, so each operation is
 one-to-one and a single wrong step always makes the answer wrong.
 
+With --slips fact, it depends on the fact (such as 7*3) whether a step is wrong: most facts are nearly always
+right, some are wrong more often than not, and always with the same wrong result. So the model has to learn
+*which* facts it has wrong, while with uniform slips it is enough to become more certain everywhere.
+
 Writes OUT_DIR/train.jsonl and OUT_DIR/heldout.jsonl (prompts with answers), OUT_DIR/demonstrations.jsonl
 (prompts with responses) and OUT_DIR/tokenizer. No prompt is in more than one of the files. Nothing is
 downloaded.
@@ -55,6 +59,19 @@ class Operation(NamedTuple):
 
     sign: str
     operand: int
+
+
+class Slips(NamedTuple):
+    """When the steps of demonstrations are wrong.
+
+    share: how often a step is, unless its fact is in `beliefs`.
+    beliefs: the wrong result of some facts, by (value, operation).
+    belief_share: how often a step with such a fact has that result.
+    """
+
+    share: float
+    beliefs: Mapping[tuple[int, Operation], int] = {}
+    belief_share: float = 0.0
 
 
 class Problem(NamedTuple):
@@ -100,11 +117,10 @@ def solve(problem: Problem) -> int:
 
 def draw_problem(generator: random.Random, steps: int, modulus: int) -> Problem:
     """A random problem; the three signs are equally likely, operands are 2 … 9."""
-    multipliers = [operand for operand in range(2, 10) if math.gcd(operand, modulus) == 1]
     operations = []
     for _ in range(steps):
         sign = generator.choice("+-*")
-        operand = generator.choice(multipliers) if sign == "*" else generator.randint(2, 9)
+        operand = generator.choice(multipliers(modulus)) if sign == "*" else generator.randint(2, 9)
         operations.append(Operation(sign, operand))
     return Problem(generator.randrange(modulus), tuple(operations), modulus)
 
@@ -129,17 +145,46 @@ def parse_prompt(prompt: str) -> Problem:
     return Problem(int(start), parsed, int(modulus))
 
 
-def write_demonstration(generator: random.Random, problem: Problem, wrong_share: float) -> str:
-    """A response with one step a line, each wrong with probability `wrong_share`.
+def multipliers(modulus: int) -> list[int]:
+    """The numbers that problems multiply by: those of 2 … 9 that are coprime to the modulus.
 
-    The result of a wrong step is any other value, all equally likely; the next step starts from it.
+    >>> multipliers(10)
+    [3, 7, 9]
+    """
+    return [operand for operand in range(2, 10) if math.gcd(operand, modulus) == 1]
+
+
+def draw_beliefs(generator: random.Random, modulus: int, share: float) -> dict[tuple[int, Operation], int]:
+    """A wrong result for each of a random share of all facts, by (value, operation).
+
+    >>> beliefs = draw_beliefs(random.Random(0), 10, 1.0)
+    >>> len(beliefs), all(apply_operation(*fact, 10) != result for fact, result in beliefs.items())
+    (190, True)
+    """
+    operations = [Operation(sign, operand) for sign in "+-" for operand in range(2, 10)]
+    operations += [Operation("*", operand) for operand in multipliers(modulus)]
+    beliefs = {}
+    for value in range(modulus):
+        for operation in operations:
+            if generator.random() < share:
+                right = apply_operation(value, operation, modulus)
+                beliefs[value, operation] = (right + generator.randrange(1, modulus)) % modulus
+    return beliefs
+
+
+def write_demonstration(generator: random.Random, problem: Problem, slips: Slips) -> str:
+    """A response with one step a line, some of them wrong; the step after a wrong one starts from its result.
+
+    The result of a wrong step is that of the belief, else any other value, all equally likely.
     """
     lines = []
     value = problem.start
     for operation in problem.operations:
         result = apply_operation(value, operation, problem.modulus)
-        if generator.random() < wrong_share:
-            result = (result + generator.randrange(1, problem.modulus)) % problem.modulus
+        belief = slips.beliefs.get((value, operation))
+        if generator.random() < (slips.share if belief is None else slips.belief_share):
+            other = (result + generator.randrange(1, problem.modulus)) % problem.modulus
+            result = other if belief is None else belief
         lines.append(f"{value}{operation.sign}{operation.operand}={result}")
         value = result
     return "\n".join([*lines, f"\\boxed{{{value}}}"])
@@ -202,8 +247,7 @@ def draw_distinct(generator: random.Random, count: int, steps: int, modulus: int
 
 def count_problems(steps: int, modulus: int) -> int:
     """How many different problems there are."""
-    multipliers = sum(math.gcd(operand, modulus) == 1 for operand in range(2, 10))
-    return int(modulus * (8 + 8 + multipliers) ** steps)
+    return int(modulus * (8 + 8 + len(multipliers(modulus))) ** steps)
 
 
 def make_tokenizer() -> "PreTrainedTokenizerFast":
@@ -253,14 +297,32 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="operations in a prompt (default: 6)")
     parser.add_argument("--modulus", type=int, default=10, help="modulus of every result (default: 10)")
     parser.add_argument(
-        "--wrong-share", type=float, default=0.2, help="share of wrong steps in demonstrations (default: 0.2)"
+        "--slips",
+        choices=("uniform", "fact"),
+        default="uniform",
+        help="uniform: every step of a demonstration is wrong with the same probability; fact: some facts are mostly "
+        "wrong, always in the same way (default: uniform)",
+    )
+    parser.add_argument(
+        "--wrong-share",
+        type=float,
+        help="share of wrong steps in demonstrations; with --slips fact, of those whose fact is not a wrong belief "
+        "(default: 0.2; with --slips fact 0.01)",
+    )
+    parser.add_argument("--beliefs", type=float, default=0.1, help="share of facts with a wrong belief (default: 0.1)")
+    parser.add_argument(
+        "--belief-share", type=float, default=0.6, help="how often a wrong belief is followed (default: 0.6)"
     )
     parser.add_argument("--train", type=int, default=4096, help="prompts in train.jsonl (default: 4096)")
     parser.add_argument("--heldout", type=int, default=256, help="prompts in heldout.jsonl (default: 256)")
     parser.add_argument("--demonstrations", type=int, default=20000, help="demonstrations (default: 20000)")
     options = parser.parse_args(arguments)
-    if options.steps < 1 or options.modulus < 2 or not 0 <= options.wrong_share <= 1:
-        parser.error("--steps must be at least 1, --modulus at least 2, --wrong-share between 0 and 1")
+    if options.wrong_share is None:
+        options.wrong_share = 0.2 if options.slips == "uniform" else 0.01
+    if options.steps < 1 or options.modulus < 2:
+        parser.error("--steps must be at least 1, --modulus at least 2")
+    if not all(0 <= share <= 1 for share in (options.wrong_share, options.beliefs, options.belief_share)):
+        parser.error("--wrong-share, --beliefs and --belief-share must be between 0 and 1")
     if min(options.train, options.heldout, options.demonstrations) < 1:
         parser.error("--train, --heldout and --demonstrations must be at least 1")
     count = options.train + options.heldout + options.demonstrations
@@ -277,13 +339,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train, rest = problems[: options.train], problems[options.train :]
     heldout, demonstrated = rest[: options.heldout], rest[options.heldout :]
 
+    beliefs = {}
+    if options.slips == "fact":
+        beliefs = draw_beliefs(random.Random(f"beliefs {options.seed}"), options.modulus, options.beliefs)
+    slips = Slips(options.wrong_share, beliefs, options.belief_share)
+
     options.out_dir.mkdir(parents=True, exist_ok=True)
     write_jsonl(options.out_dir / "train.jsonl", map(prompt_row, train))
     write_jsonl(options.out_dir / "heldout.jsonl", map(prompt_row, heldout))
     demonstrations = [
         {
             "prompt": write_prompt(problem),
-            "response": write_demonstration(generator, problem, options.wrong_share),
+            "response": write_demonstration(generator, problem, slips),
         }
         for problem in demonstrated
     ]

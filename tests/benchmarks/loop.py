@@ -8,6 +8,12 @@ pip install -c constraints.txt -e '.[bench]'.
     python tests/benchmarks/loop.py                                         a random model of the example's shape
     python tests/benchmarks/loop.py --model examples/arithmetic/work/sft    the example's own
 
+A pretrained model on other prompts, here those of examples/smollm, whose answers are numbers:
+
+    python tests/benchmarks/loop.py --model examples/smollm/work/model \
+        --prompts examples/smollm/work/addition/train.jsonl \
+        --iterations 3 --batch-prompts 32 --max-tokens 32 --mini-batch 32 --lr 2e-6
+
 A random model's responses run to --max-tokens; the example's are 46 tokens long.
 """
 
@@ -96,13 +102,15 @@ class Loop:
         self.directory = directory
         self.options = options
         self.task = directory / "task"
-        run_process([sys.executable, "make_task.py", str(self.task), "--demonstrations", "1"], cwd=EXAMPLE)
+        self.prompts = options.prompts or self.task / "train.jsonl"
+        if options.prompts is None or options.model is None:
+            run_process([sys.executable, "make_task.py", str(self.task), "--demonstrations", "1"], cwd=EXAMPLE)
         self.model = options.model
         if self.model is None:
             self.model = directory / "model"
             make_model(self.task, self.model)
         self.ordered = directory / "ordered.jsonl"
-        ordered_prompts(self.task / "train.jsonl", self.ordered, options.iterations, options.batch_prompts)
+        ordered_prompts(self.prompts, self.ordered, options.iterations, options.batch_prompts)
         self.number = 0
         self.stage_seconds: list[dict[str, float]] = []
 
@@ -119,10 +127,8 @@ class Loop:
         self.number += 1
         out = self.directory / f"run{self.number}"
         out.mkdir()
-        given = {name: value for name, value in vars(self.options).items() if name != "model"}
-        script = PIPELINE.format(
-            **given, model=self.model, prompts=self.task / "train.jsonl", out=out, times=out / "times"
-        )
+        given = {name: value for name, value in vars(self.options).items() if name not in ("model", "prompts")}
+        script = PIPELINE.format(**given, model=self.model, prompts=self.prompts, out=out, times=out / "times")
         cost = run_process([*before, "bash", "-c", script], threads=self.options.threads)
         self.stage_seconds.append(marginal_seconds((out / "times").read_text()))
         return Cost(cost.seconds, cost.mebibytes, self._done(out))
@@ -158,7 +164,10 @@ def check_same_work(ours: Cost, theirs: Cost, rows: int) -> None:
 def main() -> None:
     """Measures the sides in turn and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="an SFT model of the example")
+    parser.add_argument("--model", type=Path, help="an SFT model of the example, or another")
+    parser.add_argument(
+        "--prompts", type=Path, help="JSON lines with `prompt` and `answer`, a number; --model's template applies"
+    )
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--batch-prompts", type=int, default=128)
     parser.add_argument("--n", type=int, default=4)
@@ -175,7 +184,10 @@ def main() -> None:
         parser.error(f"{options.model} holds no model")
     if options.batch_prompts * options.n % options.mini_batch:
         parser.error("--mini-batch must divide the rollouts of an iteration: TRL drops what is left over")
+    if options.prompts is not None and not options.prompts.exists():
+        parser.error(f"{options.prompts}: no such file")
     options.model = options.model and options.model.resolve()
+    options.prompts = options.prompts and options.prompts.resolve()
     from primecli.catalog import NAMES
 
     with tempfile.TemporaryDirectory() as name:

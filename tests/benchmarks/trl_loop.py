@@ -16,11 +16,14 @@ from typing import Any
 
 STARTED = time.perf_counter()
 BOXED = re.compile(r"\\boxed\{(\d+)\}")
+NUMBER = re.compile(r"\d+")
 
 
-def is_right(completions: list[str], answer: list[str], **_: Any) -> list[float]:
-    """1 where the last boxed number is the answer."""
-    found = [BOXED.findall(completion) for completion in completions]
+def is_right(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+    """1 where the last boxed number is the answer; where completions are messages, after a template, any number."""
+    found = [
+        BOXED.findall(each) if isinstance(each, str) else NUMBER.findall(each[-1]["content"]) for each in completions
+    ]
     return [float(bool(numbers) and numbers[-1] == right) for numbers, right in zip(found, answer, strict=True)]
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -111,12 +112,34 @@ def test_the_share_of_wrong_steps_is_the_one_set(tmp_path: Path, wrong_share: fl
     assert flags.count(False) / len(flags) == pytest.approx(wrong_share, abs=4 * deviation)
 
 
+def test_slips_that_depend_on_the_fact(tmp_path: Path) -> None:
+    sizes = ["--train", "1", "--heldout", "1", "--demonstrations", "4000", "--steps", "16"]
+    make_task.main([str(tmp_path), *sizes, "--slips", "fact"])
+    results: dict[tuple[str, str], Counter[int]] = {}
+    for row in read_jsonl(tmp_path / "demonstrations.jsonl"):
+        modulus = int(row["prompt"].removesuffix(":").split()[-1])
+        for line in row["response"].split("\n")[:-1]:
+            fact, result = line.split("=")
+            right = int(eval(fact)) % modulus
+            results.setdefault((fact, str(right)), Counter())[int(result)] += 1
+    assert len(results) == 190
+    wrong = {fact: 1 - counts[int(fact[1])] / counts.total() for fact, counts in results.items()}
+    believed = {fact for fact, share in wrong.items() if share > 0.3}
+    assert 10 <= len(believed) <= 30  # 19 of 190, give or take 2.7 standard deviations
+    for fact, share in wrong.items():
+        counts = results[fact]
+        expected = 0.6 if fact in believed else 0.01
+        deviation = (expected * (1 - expected) / counts.total()) ** 0.5
+        assert abs(share - expected) < 4.5 * deviation + 1e-9
+        assert len(counts) == 2 or fact not in believed  # always the same wrong result
+
+
 def test_one_wrong_step_always_makes_the_answer_wrong() -> None:
     generator = random.Random(3)
     for _ in range(300):
         problem = make_task.draw_problem(generator, 6, 10)
         prompt = make_task.write_prompt(problem)
-        right = make_task.write_demonstration(generator, problem, 0.0)
+        right = make_task.write_demonstration(generator, problem, make_task.Slips(0.0))
         assert make_task.first_wrong_step(prompt, right) is None
         assert right.endswith(f"\n\\boxed{{{recompute(prompt)}}}")
 

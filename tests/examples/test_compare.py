@@ -208,17 +208,20 @@ STAGES = {
     "rloo OUTCOME_ONLY=1": "generate verify filter compute-advantages update-policy",
     "gae": "generate verify filter update-prm score-prm score-values compute-advantages update-critic update-policy",
     "gae OUTCOME_ONLY=1": "generate verify filter score-values compute-advantages update-critic update-policy",
+    "rloo PRM_ON=all": "generate verify update-prm filter score-prm compute-advantages update-policy",
+    "grpo REWARDS=oracle": "generate verify filter oracle.py compute-advantages update-policy",
 }
 
 
 @pytest.mark.parametrize("options", STAGES)
 def test_the_stages_of_an_iteration(options: str, tmp_path: Path) -> None:
     estimator, *others = options.split()
+    outcome_only = others == ["OUTCOME_ONLY=1"]
     for pipeline in dry_run(tmp_path, "ITERATIONS=2", f"ESTIMATOR={estimator}", *others):
         assert [command.split()[1] for command in pipeline] == STAGES[options].split()
         (advantages,) = [command for command in pipeline if "compute-advantages" in command]
         assert f"--estimator {estimator} " in advantages
-        assert ("--process-coef 0 " in advantages) == bool(others)
+        assert ("--process-coef 0 " in advantages) == outcome_only
 
 
 def test_an_iteration_takes_up_the_checkpoints_of_the_one_before(tmp_path: Path) -> None:
@@ -238,7 +241,7 @@ def test_an_asynchronous_run_samples_with_the_policy_of_one_update_before(tmp_pa
     sampled = re.findall(r"generate --model (\S+) .*--step (\d)", shown)
     samplers = [f"{tmp_path}/sft", f"{tmp_path}/sft", f"{run}/policy/1", f"{run}/policy/2"]
     assert sampled == list(zip(samplers, "1234", strict=True))
-    updates = re.findall(r"echo (\S+) \| .*update-policy --policy (\S+) .*--max-staleness 1 --tis-cap 2", shown)
+    updates = re.findall(r"echo (\S+) +\| .*update-policy --policy (\S+) .*--max-staleness 1 --tis-cap 2", shown)
     before = [f"{tmp_path}/sft", *(f"{run}/policy/{number}" for number in (1, 2, 3))]
     assert updates == [(f"{run}/{number}/filter", policy) for number, policy in enumerate(before, start=1)]
     assert make(*given, "settings").returncode == 0
@@ -246,6 +249,37 @@ def test_an_asynchronous_run_samples_with_the_policy_of_one_update_before(tmp_pa
     for others, found in (("ASYNC=1", "async"), ("", "rloo-process-seed0")):
         shown = make("-n", f"WORK={tmp_path}", "compare", "ESTIMATORS=rloo", "SEEDS=0", "PLOT=", *others.split()).stdout
         assert shown.split()[-2].startswith(f"{tmp_path}/{found}")
+
+
+def test_the_rollouts_of_an_asynchronous_run_are_those_that_the_prm_learns_from(tmp_path: Path) -> None:
+    shown = make("-n", f"WORK={tmp_path}", "ITERATIONS=1", "ASYNC=1", "PRM_ON=all", "EVAL_EVERY=4").stdout
+    sampled, updated = (line for line in shown.splitlines() if "--step 1" in line or "update-policy" in line)
+    assert "filter" not in sampled
+    assert updated.startswith(f"echo {tmp_path}/async/rloo-process-seed0/1/verify ")
+    assert [part.split()[1] for part in updated.split("|")[1:3]] == ["update-prm", "filter"]
+
+
+def test_the_prm_learns_again_from_the_iterations_before(tmp_path: Path) -> None:
+    shown = make("-n", f"WORK={tmp_path}", "ITERATIONS=4", "PRM_REPLAY=2", "EVAL_EVERY=4").stdout
+    run = tmp_path / "rloo-process-seed0"
+    found = [
+        (line.split("--prm ")[1].split()[0], line.split("--checkpoint ")[1].split()[0], line.count("generate --model"))
+        for line in shown.splitlines()
+        if "update-prm" in line
+    ]
+    assert found == [
+        (f"{tmp_path}/sft", f"{run}/prm/1", 1),
+        (f"{run}/prm/1", f"{run}/prm/2-replay", 0),
+        (f"{run}/prm/2-replay", f"{run}/prm/2", 1),
+        (f"{run}/prm/2", f"{run}/prm/3-replay", 0),
+        (f"{run}/prm/3-replay", f"{run}/prm/3", 1),
+        (f"{run}/prm/3", f"{run}/prm/4-replay", 0),
+        (f"{run}/prm/4-replay", f"{run}/prm/4", 1),
+    ]
+    again = [re.findall(rf"{run}/(\d)/filter", line) for line in shown.splitlines() if re.search(r"-replay --lr", line)]
+    assert again == [["1"], ["1", "2"], ["2", "3"]]
+    removed = [line.split()[-1] for line in shown.splitlines() if line.startswith("rm -rf")]
+    assert removed == [f"{run}/prm/{number}-replay" for number in (2, 3, 4)]
 
 
 @pytest.mark.parametrize("jobs", ["", "-j4"])
@@ -278,7 +312,18 @@ def test_the_policys_learning_rate_falls_if_asked_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", ["SCHEDULE=linear TOTAL_STEPS=9", "PROMPTS=64", "PRM_LR=1e-3", "PROCESS_COEF=2", "EVAL_N=4"]
+    "changed",
+    [
+        "SCHEDULE=linear TOTAL_STEPS=9",
+        "PROMPTS=64",
+        "PRM_LR=1e-3",
+        "PROCESS_COEF=2",
+        "EVAL_N=4",
+        "MAX_TOKENS=128",
+        "PRM_ON=all",
+        "PRM_REPLAY=2",
+        "PRM_OPTIONS=--balance",
+    ],
 )
 def test_a_run_goes_on_with_its_settings_only(changed: str, tmp_path: Path) -> None:
     assert make(f"WORK={tmp_path}", "settings").returncode == 0
@@ -286,7 +331,18 @@ def test_a_run_goes_on_with_its_settings_only(changed: str, tmp_path: Path) -> N
     refused = make(f"WORK={tmp_path}", "settings", *changed.split())
     assert refused.returncode == 2
     assert f"{tmp_path}/rloo-process-seed0 was made with PROMPTS=128" in refused.stderr
-    assert changed in refused.stderr
+    assert changed.removeprefix("PRM_OPTIONS=") in refused.stderr
+
+
+def test_a_task_keeps_its_options(tmp_path: Path) -> None:
+    stamp = tmp_path / ".done" / "task"
+    stamp.parent.mkdir()
+    for made, given in (("", ""), ("--steps 16 --slips fact\n", "--steps 16  --slips fact")):
+        stamp.write_text(made)
+        assert make(f"WORK={tmp_path}", "settings", f"TASK_OPTIONS={given}").returncode == 0
+        refused = make(f"WORK={tmp_path}", "settings", "TASK_OPTIONS=--steps 3")
+        assert refused.returncode == 2
+        assert f"TASK_OPTIONS='{made.strip()}', not '--steps 3': give another WORK" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -304,6 +360,8 @@ def test_the_settings_of_some_runs_only(options: str, changed: str, tmp_path: Pa
         ("ESTIMATOR=ppo", "no estimator ppo"),
         ("ESTIMATORS=rloo x", "no estimator x"),
         ("PRM=x", "PRM=x"),
+        ("REWARDS=x", "REWARDS=x: give prm or oracle"),
+        ("PRM_ON=x", "PRM_ON=x: give kept or all"),
         ("SCHEDULE=linear", "needs TOTAL_STEPS"),
     ],
 )
@@ -311,6 +369,11 @@ def test_make_refuses_what_it_does_not_know(option: str, message: str, tmp_path:
     refused = make("-n", f"WORK={tmp_path}", option)
     assert refused.returncode == 2
     assert message in refused.stderr
+
+
+def test_what_the_prm_learns_again_is_kept(tmp_path: Path) -> None:
+    refused = make("-n", f"WORK={tmp_path}", "PRM_REPLAY=2", "KEEP=last")
+    assert (refused.returncode, "KEEP=last removes what PRM_REPLAY needs" in refused.stderr) == (2, True)
 
 
 def test_compare_makes_every_run_once(tmp_path: Path) -> None:

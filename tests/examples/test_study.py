@@ -1,0 +1,171 @@
+"""The example's study: which runs it wants, what it records, and what its report says."""
+
+from __future__ import annotations
+
+import csv
+import doctest
+import math
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean, stdev
+
+import credit
+import oracle
+import pytest
+import study
+import study_report
+from study import Plan, Run, Wanted, drive, finalists, survivors, wanted
+
+PLAN = Plan(("outcome", "oracle"), ("1", "2"), (0,), (1, 2), iterations=4, rung=2)
+
+# What the loop would have left of a run: the better, the larger the learning rate, but at 2 outcomes alone collapse.
+MAKEFILE = """
+run: ; "$(PYTHON)" loop.py "$(RUNS)/rloo-x-seed$(SEED)" "$(OUTCOME_ONLY)" $(LR) $(ITERATIONS)
+	echo $(PROMPTS) $(LR) $(SEED) $(ITERATIONS) >> $(WORK)/started
+%/.done/sft: ; mkdir -p $(@D)
+"""
+LOOP = """
+import json, pathlib, sys
+place, outcome_only, lr, iterations = sys.argv[1:]
+for iteration in range(0, int(iterations) + 1, 2):
+    accuracy = 0.25 if not iteration else 0.05 if outcome_only and lr == "2" else iteration / 8 + float(lr) / 100
+    directory = pathlib.Path(place, "eval", str(iteration), "verify")
+    directory.mkdir(parents=True, exist_ok=True)
+    summary = {"status": "complete", "rows": 8, "seconds": 1, "metrics": {"accuracy": accuracy}}
+    (directory / "_summary.json").write_text(json.dumps(summary))
+"""
+
+
+def rise(*accuracies: float) -> study.Curve:
+    """A curve with an evaluation every other iteration."""
+    return {2 * index: accuracy for index, accuracy in enumerate(accuracies)}
+
+
+def test_the_documentation_of_the_scripts() -> None:
+    for module in (study, study_report, credit, oracle):
+        found = doctest.testmod(module)
+        assert found.attempted
+        assert not found.failed
+
+
+def test_screening_comes_first_and_the_worst_are_stopped() -> None:
+    everything = [Wanted(Run(arm, lr, 0), 2) for arm in PLAN.arms for lr in PLAN.lrs]
+    assert list(wanted(PLAN, {})) == everything
+    curves = {Run("outcome", "1", 0): rise(0.2, 0.5), Run("outcome", "2", 0): rise(0.2, 0.34)}
+    assert list(wanted(PLAN, curves)) == [Wanted(Run("outcome", "1", 0), 4), *everything[2:]]
+    curves[Run("outcome", "2", 0)] = rise(0.2, 0.36)  # not that far behind
+    assert list(wanted(PLAN, curves))[:2] == [Wanted(Run("outcome", lr, 0), 4) for lr in PLAN.lrs]
+
+
+def screened(oracle_last: float) -> dict[Run, study.Curve]:
+    return {
+        Run("outcome", "1", 0): rise(0.2, 0.5, 0.6),
+        Run("outcome", "2", 0): rise(0.2, 0.6, 0.4),
+        Run("oracle", "1", 0): rise(0.2, 0.1),
+        Run("oracle", "2", 0): rise(0.2, 0.5, oracle_last),
+    }
+
+
+def test_finals_are_at_the_best_learning_rate_and_on_other_seeds() -> None:
+    curves = screened(0.7)
+    finals = [Wanted(Run(arm, lr, seed), 4) for arm, lr in (("outcome", "1"), ("oracle", "2")) for seed in (1, 2)]
+    assert list(wanted(PLAN, curves)) == finals
+    for item in finals:
+        curves[item.run] = rise(0.2, 0.5, 0.6)
+    assert not list(wanted(PLAN, curves))
+
+
+def test_a_hopeless_arm_has_no_finals() -> None:
+    whole = {arm: survivors(PLAN, [Run(arm, lr, 0) for lr in PLAN.lrs], screened(0.49)) for arm in PLAN.arms}
+    assert finalists(PLAN, whole, screened(0.49)) == {"outcome": "1"}  # 0.495 is not within 0.05 of 0.55
+    assert finalists(PLAN, whole, screened(0.51)) == {"outcome": "1", "oracle": "2"}
+
+
+def test_a_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = tmp_path / "example"
+    example.mkdir()
+    (example / "Makefile").write_text(f"PYTHON := {sys.executable}\n{MAKEFILE}")
+    (example / "loop.py").write_text(LOOP)
+    monkeypatch.setattr(study, "EXAMPLE", example)
+    monkeypatch.setattr(credit, "rows_of", lambda place, stage: [{"iteration": 2, "share": 0.75}])
+    work = tmp_path / "work"
+    one = study.Study(PLAN, tmp_path / "results" / "study.csv", work)
+    one.prepare()
+    assert not drive(one, 2, 0.0)  # no time at all
+    assert not one.rows()
+    one.take(one.missing()[0])
+    assert drive(study.Study(PLAN, one.csv_file, work), 2, None)
+    started = [line.split() for line in (work / "started").read_text().splitlines()]
+    assert all(words[0] == study.SHARED["PROMPTS"] for words in started)
+    # both learning rates of both arms to the rung, the survivors to the end, and the finals of both arms
+    rungs, ends = [("1", "0", "2"), ("2", "0", "2")] * 2, [("1", "0", "4"), ("1", "0", "4"), ("2", "0", "4")]
+    finals = [(lr, seed, "4") for lr in "12" for seed in "12"]
+    assert sorted(tuple(words[1:]) for words in started) == sorted(rungs + ends + finals)
+    rows = one.rows()
+    assert list(rows[0]) == list(study.COLUMNS)
+    keys = [(row["arm"], float(row["lr"]), int(row["seed"]), int(row["iteration"])) for row in rows]
+    assert keys == sorted(keys, key=lambda key: (key[0] != "outcome", *key[1:]))
+    assert len(set(keys)) == len(keys)
+    assert {row["share"] for row in rows if row["iteration"] == "2"} == {"0.75"}
+    assert not list((work / "study").glob("*/rloo-x-seed[12]"))  # what is recorded takes no room
+    before = one.csv_file.read_bytes()
+    assert drive(one, 2, None)
+    assert one.csv_file.read_bytes() == before
+
+
+def test_a_failed_run_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Makefile").write_text("run:\n\techo no room\n\tfalse\n")
+    monkeypatch.setattr(study, "EXAMPLE", tmp_path)
+    with pytest.raises(subprocess.CalledProcessError):
+        drive(study.Study(PLAN, tmp_path / "study.csv", tmp_path / "work"), 1, None)
+    assert "no room" in (tmp_path / "work" / "study" / "outcome-1" / "seed0.log").read_text()
+
+
+def rows_of_a_study() -> list[dict[str, str]]:
+    """Outcomes alone, the oracle and a variant, at one learning rate, in the seeds of the full study's finals."""
+    rows = []
+    ends = {
+        "outcome": (0.7, 0.3, 0.75, 0.8, 0.7),
+        "oracle": (0.9, 0.9, 0.88, 0.92, 0.9),
+        "ce": (0.8, 0.6, 0.8, 0.9, 0.8),
+    }
+    for arm, lasts in ends.items():
+        for seed, last in zip((0, 1, 2, 3, 4, 5), (0.8, *lasts), strict=True):
+            for iteration in range(16):
+                row = dict.fromkeys(study.COLUMNS, "") | {"arm": arm, "lr": "6e-4", "seed": str(seed)}
+                row |= {
+                    "iteration": str(iteration),
+                    "rollouts": str(128 * iteration),
+                    "seconds": "2" if iteration else "",
+                }
+                if iteration % 3 == 0:
+                    row["heldout_accuracy"] = str(0.3 + (last - 0.3) * iteration / 15)
+                rows.append(row)
+    return rows
+
+
+def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "study.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, study.COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows_of_a_study())
+    monkeypatch.setattr("sys.argv", ["study_report.py", str(path), "--plot", str(tmp_path / "study.svg")])
+    study_report.main()
+    shown = capsys.readouterr().out
+    finals = shown[shown.index("Finals") :].splitlines()
+    cells = {words[0]: words for line in finals if (words := [cell.strip() for cell in line.strip("|").split("|")])}
+    differences = [0.1, 0.3, 0.05, 0.1, 0.1]
+    half = 2.776 * stdev(differences) / math.sqrt(5)
+    expected = f"{fmean(differences):+.3f} [{fmean(differences) - half:+.3f}, {fmean(differences) + half:+.3f}]"
+    assert cells["ce"][:5] == ["ce", "6e-4", "5", "0.780", expected]
+    assert cells["outcome"][4] == ""
+    # areas are linear in the end, so their ratio is that of the ends
+    assert cells["ce"][7].startswith(f"{0.65 / (0.2 + 0.6 + 0.13 + 0.12 + 0.2):.2f} [")
+    assert cells["outcome"][9] == f"{1920 * 0.4 / 0.45:.0f} (4 of 5)" or "(" in cells["outcome"][9]
+    assert cells["oracle"][11] == "30"
+    assert (tmp_path / "study.svg").stat().st_size > 10_000
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises((SystemExit, KeyError)):
+        study_report.main()
