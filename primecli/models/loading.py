@@ -178,6 +178,10 @@ def check_head(model: Any, directory: Path) -> None:
         )
 
 
+OFF = ("use_cache", "output_attentions", "output_hidden_states")
+"""What a model may tell its body to leave out without changing its states."""
+
+
 class _Watch:
     """Sees what a model's body returns while the model calls it, which saves calling it again. A context manager."""
 
@@ -203,8 +207,8 @@ class _Watch:
         self._hook.remove()
         if len(self._calls) == 1:
             arguments, options, output = self._calls[0]
-            given = [value for key, value in options.items() if key != "return_dict"]
-            more = [value for value in (*arguments, *given) if value is not None and value is not False]
+            given = [value for key, value in options.items() if key != "return_dict" and not (key in OFF and not value)]
+            more = [value for value in (*arguments, *given) if value is not None]
             if len(more) == 1 and more[0] is ids and hasattr(output, "last_hidden_state"):
                 return output
         return self._body(input_ids=ids, use_cache=False)

@@ -196,9 +196,10 @@ def test_the_model_is_left_as_it_was() -> None:
     assert torch.equal(model(ids).logits, before)
 
 
-@pytest.mark.parametrize(
-    ("more", "calls"), [({}, 1), ({"past_key_values": None}, 1), ({"position_ids": torch.arange(3, 11)[None]}, 2)]
-)
+MORE = [{}, {"past_key_values": None}, {"unknown": False}, {"position_ids": torch.arange(3, 11)[None]}]
+
+
+@pytest.mark.parametrize(("more", "calls"), list(zip(MORE, (1, 1, 2, 2), strict=True)))
 def test_the_body_is_computed_once_unless_the_model_gives_it_more_than_tokens(more: dict[str, Any], calls: int) -> None:
     """What the model gets from its body is what the body alone says, as long as it asks for nothing else."""
     model, counted = make("Qwen2", WIDE), []
