@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -13,6 +14,7 @@ import re
 import shutil
 import socket
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,8 @@ from primecli.printable import printable
 
 TEMPORARY_PREFIX = ".tmp-primecli-"
 LOCK_NAME = ".primecli.lock"
+HASH_DIGITS = 32  # of SHA-256's 64
+SYNC_FILE_RANGE_WRITE = 2  # of Linux
 PIECE = 1 << 20  # bytes that are read at once
 LONGEST_HOLDER = 300  # bytes of a lock file that say who holds it
 
@@ -36,14 +40,14 @@ def fingerprint(value: Json) -> str:
     True
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
 def file_hash(path: Path) -> str:
     """SHA-256 (first 32 hex digits) of a file's bytes. Raises InputError where it is not a regular file."""
     require_regular_file(path)
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
 
 
 def disk_error(error: OSError, action: str, path: Path) -> PrimecliError:
@@ -68,6 +72,18 @@ def reporting_disk_errors(action: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(error, action, path) from error
+
+
+def begin_writing(descriptor: int, start: int, size: int) -> None:
+    """Has the system begin to write part of an open file to the disk, without waiting for it; fsync still has to.
+
+    Otherwise Linux begins when memory is full of what is to be written, or fsync asks, and the disk is idle until then.
+    Does nothing on other systems.
+    """
+    advise = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
+    if advise is not None:
+        advise.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+        advise(descriptor, start, size, SYNC_FILE_RANGE_WRITE)  # a failure is fsync's to report
 
 
 def fsync_directory(directory: Path) -> None:

@@ -18,12 +18,11 @@ but the step.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -123,32 +122,51 @@ def check_adapters(directory: Path, stage: str, asked: LoraOptions | None) -> No
         )
 
 
-def load_master_weights(model: torch.nn.Module, directory: Path, *, of_another_kind: bool = False) -> None:
-    """Copies a checkpoint's float32 parameters, adapters merged, into the model; does nothing for a plain model.
+def masters(directory: Path) -> Path | None:
+    """The file of the float32 parameters that a checkpoint was trained on; None for a plain model.
 
-    of_another_kind: the checkpoint may lack some of them, as a policy that a critic starts from has no value head.
+    None, too, where the exported model has just these numbers, and where it was trained by adapters.
     """
-    if is_checkpoint(directory):  # then a missing file means that it is damaged
-        record = read_trainer_record(directory)
-        if record.get("master") == IN_MODEL:
-            _copy_into(model, _exported(directory), directory, partly=of_another_kind)
-            return
-        path = directory / TRAINER_DIRECTORY / MASTER
+    if not is_checkpoint(directory):
+        return None
+    record = read_trainer_record(directory)
+    if record.get("master") == IN_MODEL or lora.stored_options(record) is not None:
+        return None
+    return directory / TRAINER_DIRECTORY / MASTER  # if it is missing, the checkpoint is damaged
+
+
+def load_masters(model: torch.nn.Module, directory: Path) -> None:
+    """Copies the parameters of `masters` into a model, where there are any.
+
+    A critic that starts from a policy keeps its value head.
+    """
+    path = masters(directory)
+    if path is not None:
         saved = load_tensors(path)
-        options = lora.stored_options(record)
-        if options is not None:
-            saved = lora.merge_tensors(load_tensors(path.with_name(BASE)), saved, options)
-        _copy_into(model, saved, path, partly=of_another_kind)
+        heads = {name for name in lora.parameters(model) if name.startswith(f"{lora.HEAD}.")}
+        _copy_into(model, saved, path, optional=heads)
+
+
+def load_merged(model: torch.nn.Module, directory: Path) -> None:
+    """Copies the float32 parameters of a checkpoint that was trained by adapters into a model, the adapters merged.
+
+    Does nothing for others. A critic that starts from a policy keeps its value head.
+    """
+    options = lora.stored_options(read_trainer_record(directory)) if is_checkpoint(directory) else None
+    if options is not None:
+        path = directory / TRAINER_DIRECTORY / MASTER
+        saved = lora.merge_tensors(load_tensors(path.with_name(BASE)), load_tensors(path), options)
+        _copy_into(model, saved, path, optional=set(lora.parameters(model)) - set(saved))
 
 
 def load_parameters(model: Any, directory: Path, state: TrainerState, asked: LoraOptions | None, seed: int) -> None:
-    """Replaces the loaded parameters by the checkpoint's float32 ones, and adds adapters where they are asked for.
+    """Gives a model that was loaded to train what its adapters have been trained to, and those that are asked for.
 
     state: that of the directory, which has passed `check_adapters`. seed: for the initial values of new adapters.
     """
     assert not state.has_moments or state.lora == asked, "check_adapters() comes first"
     if state.lora is None:
-        load_master_weights(model, directory, of_another_kind=not state.has_moments)
+        load_merged(model, directory)
     if asked is not None:
         lora.attach(model, asked, seed)
     if state.lora is not None:
@@ -161,19 +179,22 @@ def load_adapted(model: torch.nn.Module, directory: Path) -> None:
     _copy_into(model, {**load_tensors(path.with_name(BASE)), **load_tensors(path)}, path)
 
 
-def _exported(directory: Path) -> dict[str, torch.Tensor]:
+def exported(directory: Path) -> dict[str, torch.Tensor]:
     """The tensors of the model that a checkpoint exports, from all its files."""
     return {
         name: tensor for path in sorted(directory.glob("*.safetensors")) for name, tensor in load_tensors(path).items()
     }
 
 
-def _copy_into(model: torch.nn.Module, saved: dict[str, torch.Tensor], path: Path, *, partly: bool = False) -> None:
+def _copy_into(
+    model: torch.nn.Module, saved: dict[str, torch.Tensor], path: Path, *, optional: Collection[str] = ()
+) -> None:
+    """optional: names of parameters that keep their values where the file has none."""
     import torch
 
     with torch.no_grad():
         for name, parameter in lora.parameters(model).items():
-            if not partly or name in saved:
+            if name not in optional or name in saved:
                 parameter.copy_(fitting_tensor(saved, name, parameter, path))
 
 
@@ -233,33 +254,6 @@ def kept_in_float32(model: Any, source: Path, dtype: torch.dtype) -> set[str]:
     }
 
 
-def save(
-    directory: Path,
-    model: Any,
-    moments: Mapping[str, torch.Tensor],
-    *,
-    source: Path,
-    same_base: bool,
-    record: Mapping[str, Json],
-    lineage: Sequence[str],
-    steps: Sequence[Mapping[str, float]],
-) -> None:
-    """Writes a checkpoint into an empty directory, and casts the model to the dtype in which it is exported.
-
-    moments: the optimizer's tensors, by the name under which they are stored. source: what the model was loaded from.
-    same_base: its adapters are those of `source`, trained further. record: what trainer/primecli.json holds besides the
-    weights' fingerprint and lineage. lineage: that of `source`. steps: metrics of each optimizer step.
-    """
-    from safetensors import SafetensorError
-
-    try:
-        master_in_model = _save_tensors(directory, model, moments, source, same_base)
-    except SafetensorError as error:
-        code = errno.ENOSPC if "os error 28" in str(error) or "No space left" in str(error) else errno.EIO
-        raise OSError(code, str(error)) from error
-    complete(directory, source, record, lineage, steps, master_in_model=master_in_model)
-
-
 def complete(
     directory: Path,
     source: Path,
@@ -268,16 +262,18 @@ def complete(
     steps: Sequence[Mapping[str, float]],
     *,
     master_in_model: bool,
+    hashes: Mapping[str, str] | None = None,
 ) -> None:
-    """Adds to a checkpoint all that is no tensor; the arguments are those of `save`.
+    """Adds to a checkpoint all that is no tensor; the arguments are those of `saving.save`.
 
-    master_in_model: whether the exported model is the only copy of its parameters.
+    master_in_model: whether the exported model is the only copy of its parameters. hashes: of files of the exported
+    model, by name, where they are known.
     """
     for path in sorted(source.iterdir()):
         if path.is_file() and not any(fnmatch(path.name, pattern) for pattern in NOT_COPIED):
             shutil.copyfile(path, directory / path.name)
     trainer = directory / TRAINER_DIRECTORY
-    weights = weights_fingerprint(directory)
+    weights = weights_fingerprint(directory, hashes or {})
     where = {"master": IN_MODEL} if master_in_model else {}
     identity = {"weights": weights, "lineage": [*lineage, weights]}
     write_json_atomically(trainer / TRAINER_FILE, {**record, **where, **identity})
@@ -285,77 +281,6 @@ def complete(
     # safetensors makes its files readable by the owner only, whatever the umask
     for path in directory.rglob("*.safetensors"):
         path.chmod((trainer / STEPS).stat().st_mode)
-
-
-def _save_tensors(
-    directory: Path, model: Any, moments: Mapping[str, torch.Tensor], source: Path, same_base: bool
-) -> bool:
-    """Writes all tensors of a checkpoint; returns whether the exported model is the only copy of its parameters."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import GenerationConfig
-
-    trainer = directory / TRAINER_DIRECTORY
-    trainer.mkdir()
-    dtype, adapted = stored_dtype(source), lora.has_adapters(model)
-    # without adapters every parameter is saved, even those that a model keeps frozen
-    kept = lora.trained(model) if adapted else lora.parameters(model)
-    may_be_exported = dtype == torch.float32 and not adapted
-    if not may_be_exported:
-        _save_master(trainer, kept)
-    save_file(dict(moments), trainer / OPTIMIZER)
-    if adapted:
-        previous = source / TRAINER_DIRECTORY / BASE if same_base else None
-        _save_base(trainer / BASE, lora.frozen(model), previous)
-        lora.merge(model)
-    exact = kept_in_float32(model, source, dtype)
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if name in exact}  # float32 still
-    model = model.to(dtype)
-    for name, tensor in tensors.items():
-        _replace(model, name, tensor)
-    # the source's own file is copied; transformers refuses to write one with settings that contradict each other
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-    model.save_pretrained(directory)
-    (directory / GENERATION_CONFIG).unlink(missing_ok=True)
-    if not may_be_exported:
-        return False
-    # transformers stores some architectures under other names or in other shapes than it computes with
-    exported = _exported(directory)
-    if all(name in exported and _same_numbers(exported[name], parameter) for name, parameter in kept.items()):
-        return True
-    _save_master(trainer, kept)
-    return False
-
-
-def _replace(model: Any, name: str, tensor: torch.Tensor) -> None:
-    """Gives a parameter or buffer other numbers, of another dtype."""
-    parent, _, last = name.rpartition(".")
-    module = model.get_submodule(parent)
-    if last in module._buffers:
-        module._buffers[last] = tensor
-    else:
-        module._parameters[last].data = tensor
-
-
-def _save_master(trainer: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: parameter.detach().contiguous() for name, parameter in parameters.items()}, trainer / MASTER)
-
-
-def _same_numbers(stored: torch.Tensor, parameter: torch.nn.Parameter) -> bool:
-    import torch
-
-    return stored.dtype == parameter.dtype and torch.equal(stored, parameter.detach().cpu())
-
-
-def _save_base(path: Path, frozen: Mapping[str, torch.nn.Parameter], previous: Path | None) -> None:
-    from safetensors.torch import save_file
-
-    if previous is None:
-        save_file({name: lora.compact(value.detach()).contiguous() for name, value in frozen.items()}, path)
-    else:
-        link_base(previous, path)
 
 
 def link_base(previous: Path, path: Path) -> None:

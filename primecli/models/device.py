@@ -233,6 +233,17 @@ def wait_for_memory(
         waited += POLL_SECONDS
 
 
+@contextlib.contextmanager
+def fitting(device: torch.device) -> Iterator[None]:
+    """Turns running out of memory while a model goes to its device into a one-line error."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise PrimecliError(f"the model does not fit on {device}: {first_line(error)}") from error
+
+
 def free_device_memory(device: torch.device | None = None) -> None:
     """Releases the GPU memory that this process no longer uses, so that other processes can have it.
 

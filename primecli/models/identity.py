@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
 from primecli.errors import InputError, first_line
 from primecli.files import file_hash, fingerprint, require_regular_file
 from primecli.models.fitness import CONVERT_GGUF, check_directory
+from primecli.models.known_hashes import known_hash
 from primecli.shards.provenance import PRM_PAIR_ACCURACY, StoredRecipe, StoredRecord
 from primecli.structures import read_json
 
@@ -108,11 +110,15 @@ def model_fingerprint(directory: Path) -> str:
     return weights_fingerprint(directory)
 
 
-def weights_fingerprint(directory: Path) -> str:
-    """Hash of a directory's safetensors files and of what config.json says about how to compute with them."""
+def weights_fingerprint(directory: Path, hashes: Mapping[str, str] | None = None) -> str:
+    """Hash of a directory's safetensors files and of what config.json says about how to compute with them.
+
+    hashes: of some of the files, by name, where they are known already.
+    """
     config = read_json(directory / "config.json", dict[str, Any])
     settings = {key: value for key, value in config.items() if key not in NOT_OF_THE_WEIGHTS}
-    files = {path.name: file_hash(path) for path in sorted(directory.glob("*.safetensors"))}
+    known = hashes or {}
+    files = {path.name: known.get(path.name) or known_hash(path) for path in sorted(directory.glob("*.safetensors"))}
     return fingerprint({"config": settings, "files": files})
 
 

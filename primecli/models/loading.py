@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from primecli.errors import InputError, PrimecliError, first_line
+from primecli.errors import InputError, PrimecliError
+from primecli.models import checkpoints, direct, mapped
 from primecli.models.body import body_of
 from primecli.models.device import (
     Placement,
+    fitting,
     give_freed_memory_back,
-    is_out_of_memory,
     keep_freed_memory,
     wait_for_memory,
 )
 from primecli.models.fitness import check_unquantised, missing_weights
+from primecli.models.skeleton import check_value_head, quiet, reporting_load_errors
 from primecli.models.value_head import critic_class
 
 if TYPE_CHECKING:
@@ -35,107 +35,81 @@ def warm_imports() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 
-def skeleton(load: Callable[..., Any], directory: Path, dtype: torch.dtype) -> Any:
-    """The model that `load` would load, with parameters on the meta device: they have a shape, and no numbers.
-
-    Its buffers are real. load: `load_model` or `load_critic`. dtype: of its parameters. Raises what `load` raises.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    check_unquantised(directory)
-    is_critic = load is load_critic
-    with _reporting_load_errors(directory, "a critic" if is_critic else "a causal language model"), quiet():
-        options: dict[str, Any] = {"num_labels": 1} if is_critic else {}
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, **options)
-        kind: Any = critic_class(config) if is_critic else AutoModelForCausalLM
-        with _parameters_on_meta():
-            made = getattr(kind, "from_config", None) or kind._from_config  # of an Auto class, and of a model's own
-            model = made(config, dtype=dtype)
-    if is_critic and not hasattr(model, "score"):
-        raise _no_value_head(directory, model)
-    return model.eval()
-
-
-@contextlib.contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Moves every parameter to the meta device as a module registers it, before it is initialised.
-
-    Not torch.device("meta"): buffers, such as the frequencies of RoPE, are computed when a module is made, and are
-    stored in no file.
-    """
-    import torch
-
-    register = torch.nn.Module.register_parameter
-
-    def register_on_meta(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
-        register(module, name, parameter)
-        if parameter is not None and parameter.device.type != "meta":
-            on_meta = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
-            module._parameters[name] = on_meta
-
-    torch.nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
-
-
-def _no_value_head(directory: Path, model: Any) -> InputError:
-    return InputError(
-        f"{directory}: {type(model).__name__} has no value head `score`", "this architecture cannot be a critic yet"
-    )
-
-
-def load_model(directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
+def load_model(
+    directory: Path, placement: Placement, *, dtype: torch.dtype | None = None, to_train: bool = False
+) -> Any:
     """A causal LM on its device, in evaluation mode: dropout stays off even when it is trained.
 
-    dtype: of its parameters; that of `placement` when None. Raises InputError where it cannot be loaded, and
+    dtype: of its parameters; that of `placement` when None. to_train: in float32, and of a checkpoint that was trained
+    in all its parameters, with these instead of the exported ones. Raises InputError where it cannot be loaded, and
     PrimecliError where it does not fit on the device or is not supported (`check_head`).
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if placement.device.type == "cpu":
         keep_freed_memory()
-    check_unquantised(directory)
-    with _reporting_load_errors(directory, "a causal language model"), quiet():
-        model, found = _from_pretrained(AutoModelForCausalLM, directory, dtype=dtype or placement.dtype)
-    _check_complete(directory, found)
-    model = move(model, placement).eval()
+    model = _loaded(directory, placement, dtype or placement.dtype, to_train=to_train, critic=False)
     with quiet():
         check_head(model, directory)
     return model
 
 
-def load_critic(directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
+def load_critic(
+    directory: Path, placement: Placement, *, dtype: torch.dtype | None = None, to_train: bool = False
+) -> Any:
     """A causal LM with a value head, in evaluation mode: a token classifier with one label; see `critic_class`.
 
-    A model without a value head gets one that is all 0, so an untrained critic predicts 0. dtype: of its parameters;
-    that of `placement` when None. Raises InputError where it cannot be loaded.
+    A model without a value head gets one that is all 0, so an untrained critic predicts 0. The arguments are those of
+    `load_model`. Raises InputError where it cannot be loaded.
     """
-    import torch
-    from transformers import AutoConfig
-    from transformers.utils import logging
+    return _loaded(directory, placement, dtype or placement.dtype, to_train=to_train, critic=True)
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+def _loaded(directory: Path, placement: Placement, dtype: torch.dtype, *, to_train: bool, critic: bool) -> Any:
+    """A model on its device: from its files where these store it as it is, else by transformers."""
+    import torch
+
     check_unquantised(directory)
-    with _reporting_load_errors(directory, "a critic"), quiet():
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, num_labels=1)
-        kind = critic_class(config)
-        model, found = _from_pretrained(kind, directory, dtype=dtype or placement.dtype, config=config)
-    if not hasattr(model, "score"):
-        raise _no_value_head(directory, model)
-    _check_complete(directory, found, but="score.")
-    if "score.weight" in found["missing_keys"]:
+    dtype = torch.float32 if to_train else dtype
+    model = direct.from_masters(directory, critic=critic) if to_train else None
+    has_masters = model is not None
+    if model is None and dtype == torch.float32:
+        model = direct.from_exported(directory, placement.device, critic=critic)
+    if model is None:
+        model = _by_transformers(directory, dtype, critic=critic)
+    model = move(model, placement).eval()
+    if to_train:
+        if not has_masters:
+            checkpoints.load_masters(model, directory)
+        mapped.copy_pages(model.parameters())  # the first step writes to all of them
+    return model
+
+
+def _by_transformers(directory: Path, dtype: torch.dtype, *, critic: bool) -> Any:
+    """The model as transformers loads it, on the CPU. Raises InputError where it lacks weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with reporting_load_errors(directory, critic=critic), quiet():
+        if not critic:
+            model, found = _from_pretrained(AutoModelForCausalLM, directory, dtype=dtype)
+        else:
+            config = AutoConfig.from_pretrained(directory, local_files_only=True, num_labels=1)
+            model, found = _from_pretrained(critic_class(config), directory, dtype=dtype, config=config)
+    if critic:
+        check_value_head(model, directory)
+    _check_complete(directory, found, but="score." if critic else None)
+    if critic and "score.weight" in found["missing_keys"]:
         with torch.no_grad():
             for parameter in model.score.parameters():
                 parameter.zero_()
-    return move(model, placement).eval()
+    return model
 
 
 def _from_pretrained(kind: Any, directory: Path, **options: Any) -> tuple[Any, Mapping[str, Any]]:
     """The model, and what transformers says of the loading. kind: one of transformers' Auto classes."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     options = {**options, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     # it would raise an error that names nothing; `_check_complete` names the weights
     loaded: tuple[Any, Mapping[str, Any]] = kind.from_pretrained(directory, ignore_mismatched_sizes=True, **options)
@@ -153,57 +127,14 @@ def _check_complete(directory: Path, found: Mapping[str, Any], *, but: str | Non
         raise missing_weights(directory, missing, mismatched, found["unexpected_keys"])
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps transformers from listing missing weights, which `_check_complete` says in a line, and slower kernels."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-@contextlib.contextmanager
-def _reporting_load_errors(directory: Path, what: str) -> Iterator[None]:
-    """Turns what the libraries raise while they load a model into an InputError. what: such as "a critic"."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        raise InputError(f"{directory}: damaged weights: {first_line(error)}") from error
-    except StrictDataclassError as error:  # a field of config.json of another type; its text has several lines
-        raise InputError(f"{directory}: its config.json cannot be read: {' '.join(str(error).split())}") from error
-    except Exception as error:  # a config.json that does not fit can make a model's code raise anything
-        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-            raise _no_memory(directory) from error
-        raise InputError(f"{directory}: cannot be loaded as {what}: {first_line(error)}") from error
-
-
-def _no_memory(directory: Path) -> PrimecliError:
-    size = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
-    return PrimecliError(
-        f"{directory}: there is not enough memory for its weights ({size / 1e9:.1f} GB on disk)",
-        "free some memory, or raise the limit of `ulimit -v`; --dtype bfloat16 needs half of float32",
-    )
-
-
 def move(model: Any, placement: Placement) -> Any:
     """The model, moved to its device once there is room. Raises PrimecliError if it does not fit."""
     device = placement.device
     tensors = [*model.parameters(), *model.buffers()]
     wait_for_memory(device, sum(tensor.nbytes for tensor in tensors if tensor.device != device))
     del tensors
-    try:
+    with fitting(device):
         model = model.to(device)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise PrimecliError(f"the model does not fit on {device}: {first_line(error)}") from error
     if device.type != "cpu":
         give_freed_memory_back()
     return model
@@ -221,9 +152,9 @@ def check_head(model: Any, directory: Path) -> None:
     from primecli.models.head import head_of, trial_input
 
     ids = trial_input(model)  # (2, T)
-    with torch.no_grad():
+    with torch.no_grad(), _Watch(body_of(model)) as body:
         logits = model(input_ids=ids, use_cache=False).logits  # (2, T, V)
-        output = body_of(model)(input_ids=ids, use_cache=False)
+        output = body.alone(ids)
     if not bool(logits.isfinite().all()):
         raise InputError(f"{directory}: the model's logits are not finite", "its weights are damaged")
     found = head_of(model, output, where=f"{directory}: ")
@@ -245,6 +176,42 @@ def check_head(model: Any, directory: Path) -> None:
             f"{directory}: {type(model).__name__} does not compute its logits from its last hidden states and its head",
             "this is not supported: log-probabilities computed from its hidden states would be wrong",
         )
+
+
+OFF = ("use_cache", "output_attentions", "output_hidden_states")
+"""What a model may tell its body to leave out without changing its states."""
+
+
+class _Watch:
+    """Sees what a model's body returns while the model calls it, which saves calling it again. A context manager."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+        self._calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
+
+    def __enter__(self) -> _Watch:
+        self._hook = self._body.register_forward_hook(self._note, with_kwargs=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hook.remove()
+
+    def _note(self, body: Any, arguments: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+        self._calls.append((arguments, options, output))
+
+    def alone(self, ids: torch.Tensor) -> Any:
+        """What the body returns for these ids and nothing else.
+
+        It is what it has returned to the model, if the model has given it just that; else it is called again.
+        """
+        self._hook.remove()
+        if len(self._calls) == 1:
+            arguments, options, output = self._calls[0]
+            given = [value for key, value in options.items() if key != "return_dict" and not (key in OFF and not value)]
+            more = [value for value in (*arguments, *given) if value is not None]
+            if len(more) == 1 and more[0] is ids and hasattr(output, "last_hidden_state"):
+                return output
+        return self._body(input_ids=ids, use_cache=False)
 
 
 def _check_causal(model: Any, hidden: torch.Tensor, directory: Path) -> None:

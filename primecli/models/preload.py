@@ -42,26 +42,29 @@ class Preloader:
         self._loaded: list[_Loaded] = []
         self._error: Exception | None = None
 
-    def begin(self, models: Sequence[tuple[Path | str, str]]) -> None:
+    def begin(self, models: Sequence[tuple[Path | str, str]], *, to_train: Path | None = None) -> None:
         """Imports what models need, then starts to load the models whose directories exist.
 
         It loads none if they would take more than `SHARE_OF_MEMORY` of the available memory. models: directories, each
-        with its dtype.
+        with its dtype. to_train: one more, of a model that is to be trained.
         """
         loading.warm_imports()  # not in the thread, since two threads that import can block each other
-        present = [(Path(name), dtype) for name, dtype in models if Path(name).is_dir()]
-        needed = sum(_most_bytes(directory) for directory, _ in present)
+        trained = [] if to_train is None else [_Wanted(to_train, "float32", to_train=True)]
+        wanted = [*trained, *(_Wanted(Path(name), dtype) for name, dtype in models)]
+        present = [each for each in wanted if each.directory.is_dir()]
+        needed = sum(_most_bytes(each.directory) for each in present)
         if present and needed < SHARE_OF_MEMORY * available_bytes():
             # a daemon thread: the process does not wait for it when it ends
             self._thread = threading.Thread(target=self._run, args=(present,), daemon=True)
             self._thread.start()
 
-    def _run(self, models: Sequence[tuple[Path, str]]) -> None:
+    def _run(self, models: Sequence[_Wanted]) -> None:
         try:
             set_threads(self._threads)
-            for directory, dtype in models:
-                earlier, placement = signature(directory), resolve_placement("cpu", dtype)
-                self._loaded.append(_Loaded(directory, earlier, placement.dtype, self._load(directory, placement)))
+            for each in models:
+                earlier, placement = signature(each.directory), resolve_placement("cpu", each.dtype)
+                model = self._load(each.directory, placement, **_kind(each.to_train))
+                self._loaded.append(_Loaded(each.directory, earlier, placement.dtype, each.to_train, model))
         except (PrimecliError, FileNotFoundError):
             return  # the checkpoint may be being replaced; if something is wrong with it, `load` will say so
         except Exception as error:
@@ -75,19 +78,33 @@ class Preloader:
         self._thread = None
         return True
 
-    def load(self, directory: Path, placement: Placement, *, dtype: torch.dtype | None = None) -> Any:
+    def load(
+        self, directory: Path, placement: Placement, *, dtype: torch.dtype | None = None, to_train: bool = False
+    ) -> Any:
         """The model of a directory in its current state, as from `loading.load_model`."""
         self.wait()  # for all of them: while transformers loads one, torch's default dtype is not what others expect
         if self._error is not None:
             raise self._error
-        key = (directory, dtype or placement.dtype)
-        matches = [loaded for loaded in self._loaded if (loaded.directory, loaded.dtype) == key]
-        if not matches:
-            return self._load(directory, placement, dtype=dtype)
-        self._loaded.remove(matches[0])
-        if matches[0].signature != signature(directory):
-            return self._load(directory, placement, dtype=dtype)
+        key = (directory, dtype or placement.dtype, to_train)
+        matches = [each for each in self._loaded if (each.directory, each.dtype, each.to_train) == key]
+        if matches:
+            self._loaded.remove(matches[0])
+        if not matches or matches[0].signature != signature(directory):
+            return self._load(directory, placement, dtype=dtype, **_kind(to_train))
         return loading.move(matches[0].model, placement)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A model to load ahead: its directory, the dtype of its parameters, and whether it is to be trained."""
+
+    directory: Path
+    dtype: str
+    to_train: bool = False
+
+
+def _kind(to_train: bool) -> dict[str, bool]:
+    return {"to_train": True} if to_train else {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,12 +114,14 @@ class _Loaded:
     directory: where it was loaded from.
     signature: names, sizes and times of the files there, from before they were read (`identity.signature`).
     dtype: of its parameters.
+    to_train: whether these are the ones that it is trained on.
     model: the model, on the CPU.
     """
 
     directory: Path
     signature: Any
     dtype: torch.dtype
+    to_train: bool
     model: Any
 
 

@@ -12,8 +12,10 @@ from primecli.models import checkpoints, loading, lora
 from primecli.models.body import body_of
 from primecli.models.checkpoints import BASE, IN_MODEL, MASTER, TrainerState
 from primecli.models.device import Placement, resolve_placement, return_large_blocks
+from primecli.models.direct import names_in, stored_buffers
 from primecli.models.identity import TRAINER_DIRECTORY, is_checkpoint, read_trainer_record
 from primecli.models.lora import LoraOptions
+from primecli.models.skeleton import skeleton
 from primecli.models.slices import TensorFiles, torch_name
 from primecli.parallel.ranks import Ranks
 
@@ -56,7 +58,7 @@ def load(
 
     if placement.device.type == "cpu":
         return_large_blocks()
-    model = loading.skeleton(of, directory, dtype or placement.dtype).requires_grad_(False)
+    model = skeleton(directory, dtype or placement.dtype, critic=of is loading.load_critic).requires_grad_(False)
     with exported(directory, model, of, fresh_head=True) as weights:
         sharding.shard(model, ranks, placement.device, dtype or placement.dtype)
         fill(model, weights, ranks, directory, partly=True)
@@ -87,7 +89,7 @@ def load_to_train(
     assert not state.has_moments or state.lora == adapters, "check_adapters() comes first"
     if placement.device.type == "cpu":
         return_large_blocks()
-    model = loading.skeleton(of, directory, torch.float32)
+    model = skeleton(directory, torch.float32, critic=of is loading.load_critic)
     with ExitStack() as stack:
         stored = stack.enter_context(exported(directory, model, of, fresh_head=not state.has_moments))
         setattr(model, BY_NAME, isinstance(stored, _Named))
@@ -187,16 +189,6 @@ def _copy_rows(values: Iterator[tuple[torch.nn.Parameter, Tensor]], ranks: Ranks
         for parameter, value in values:
             start, stop = sharding.window(parameter, ranks)
             sharding.local(parameter).copy_(value[start:stop])
-
-
-def stored_buffers(model: Any) -> dict[str, Tensor]:
-    """The buffers that belong to a model's state, by name, such as the bias of a router."""
-    return {
-        f"{prefix}.{name}" if prefix else name: buffer
-        for prefix, module in model.named_modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and name not in module._non_persistent_buffers_set
-    }
 
 
 class _Named:
@@ -299,15 +291,7 @@ def exported(directory: Path, model: Any, of: Callable[..., Any], *, fresh_head:
     may be missing.
     """
     with TensorFiles(sorted(directory.glob("*.safetensors"))) as files:
-        names: dict[str, str] = {}
-        aliases: dict[int, list[str]] = {}
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            aliases.setdefault(id(parameter), []).append(name)
-        for name, parameter in model.named_parameters():
-            shape = tuple(parameter.shape)
-            known = [alias for alias in aliases[id(parameter)] if alias in files and files.shape(alias) == shape]
-            names.update({name: known[0]} if known else {})
-        names.update({name: name for name in stored_buffers(model) if name in files})
+        names = names_in(files, model)
         wanted = {*dict(model.named_parameters()), *stored_buffers(model)}
         if fresh_head:
             wanted = (

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from primecli.files import Json
 from primecli.models import checkpoints, lora
 from primecli.models.checkpoints import BASE, GENERATION_CONFIG, MASTER, OPTIMIZER
+from primecli.models.direct import stored_buffers
 from primecli.models.identity import TRAINER_DIRECTORY
-from primecli.models.sharded import BY_NAME, stored_buffers
+from primecli.models.mapped import ALIGNMENT
+from primecli.models.sharded import BY_NAME
 from primecli.models.slices import SharedFile, torch_name
 from primecli.parallel.ranks import Ranks
 
@@ -40,7 +42,7 @@ def save(
     steps: Sequence[Mapping[str, float]],
     ranks: Ranks,
 ) -> None:
-    """As `checkpoints.save`, by all ranks together. moments: this rank's rows of them."""
+    """As `saving.save`, by all ranks together. moments: this rank's rows of them."""
     import torch
 
     trainer = directory / TRAINER_DIRECTORY
@@ -70,7 +72,8 @@ def save(
 def _write(path: Path, tensors: Tensors, dtypes: Mapping[str, torch.dtype], ranks: Ranks) -> None:
     """Writes one file. tensors: see `Tensors`. dtypes: in which each is stored."""
     entries = {name: (tuple(tensor.shape), torch_name(dtypes[name])) for name, tensor in tensors.items()}
-    _write_rows(SharedFile(path, entries), lambda name, start, stop: _own(tensors[name]), tensors, ranks)
+    file = SharedFile(path, entries, alignment=ALIGNMENT)
+    _write_rows(file, lambda name, start, stop: _own(tensors[name]), tensors, ranks)
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -100,7 +103,8 @@ def _write_rows(file: SharedFile, rows: Callable[[str, int, int], Tensor], tenso
 def _write_moments(path: Path, trained: Tensors, moments: Mapping[str, Tensor], ranks: Ranks) -> None:
     owners = {name: trained[name.rpartition(".")[0]] for name in moments}
     entries = {name: (tuple(owner.shape), "float32") for name, owner in owners.items()}
-    _write_rows(SharedFile(path, entries), lambda name, start, stop: moments[name], owners, ranks)
+    file = SharedFile(path, entries, alignment=ALIGNMENT)
+    _write_rows(file, lambda name, start, stop: moments[name], owners, ranks)
 
 
 def _write_base(path: Path, frozen: Tensors, source: Path | None, ranks: Ranks) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from primecli.models import checkpoints, lora
+from primecli.models import checkpoints, lora, mapped
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names; checkpoints use them too
 
 
 class AdamW:
-    """AdamW over float32 parameters. Its moments exist from the start; they are 0 until `load`.
+    """AdamW over float32 parameters.
 
     parameters: what it trains, by name.
     weight_decay, betas, eps: as in torch.optim.AdamW.
@@ -31,6 +31,7 @@ class AdamW:
     own_steps: of those, the ones in which a parameter had a gradient, by name, where that was not in all of them.
     offload: keeps the moments in CPU memory, and moves those of one parameter after the other to its device for the
         step. The kernel is the same, and so is every bit of the result.
+    resumes: its moments come by `load`, before the first step; otherwise they are 0.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class AdamW:
         steps: int = 0,
         own_steps: Mapping[str, int] | None = None,
         offload: bool = False,
+        resumes: bool = False,
     ) -> None:
         import torch
 
         self.parameters = dict(parameters)
         self.offload = offload
+        self._untouched = False  # whether moments are mapped that no step has written to
         self._optimizers: list[torch.optim.AdamW] = []
         self._states: dict[torch.nn.Parameter, dict[str, Tensor]] = {}
         for names, decay in self._chunks(weight_decay, undecayed):
@@ -60,7 +63,7 @@ class AdamW:
                 taken = (own_steps or {}).get(name, steps)
                 self._states[parameter] = optimizer.state[parameter] = {
                     "step": torch.tensor(float(taken), device=parameter.device),  # where the fused kernel needs it
-                    **{moment: torch.zeros_like(parameter, device=device) for moment in MOMENTS},
+                    **({} if resumes else {m: torch.zeros_like(parameter, device=device) for m in MOMENTS}),
                 }
 
     def _chunks(self, weight_decay: float, undecayed: Collection[str]) -> list[tuple[list[str], float]]:
@@ -75,8 +78,11 @@ class AdamW:
     def load(self, path: Path, read: Callable[[str, Tensor], Tensor] | None = None) -> None:
         """Loads the moments from a checkpoint's file. Raises InputError if they do not fit the parameters.
 
-        read: returns a moment, by its name in the file and the parameter; by default the whole tensor of that name.
+        Those that stay on the CPU are mapped: the disk is read while the first mini-batch is computed. read: returns a
+        moment, by its name in the file and the parameter; by default the whole tensor of that name.
         """
+        import torch
+
         if read is None:
             saved = checkpoints.load_tensors(path)
 
@@ -85,7 +91,10 @@ class AdamW:
 
         for name, parameter in self.parameters.items():
             for moment in MOMENTS:
-                self._states[parameter][moment].copy_(read(f"{name}.{moment}", parameter))
+                device = torch.device("cpu") if self.offload else parameter.device
+                self._states[parameter][moment] = read(f"{name}.{moment}", parameter).to(device, parameter.dtype)
+        mapped.read_ahead(self.tensors().values())
+        self._untouched = True
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments, by the names under which a checkpoint stores them, such as lm_head.weight.exp_avg."""
@@ -112,6 +121,9 @@ class AdamW:
 
     def step(self, lr: float) -> None:
         """Takes one step with this learning rate. Parameters without a gradient do not change."""
+        if self._untouched:
+            mapped.copy_pages(self.tensors().values())
+            self._untouched = False
         for optimizer in self._optimizers:
             (group,) = optimizer.param_groups
             group["lr"] = lr
@@ -146,6 +158,7 @@ def adamw(
         steps=state.step,
         own_steps=state.own_steps,
         offload=options.offload_optimizer,
+        resumes=state.has_moments,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from primecli import __version__
 from primecli.errors import PrimecliError
 from primecli.files import Json
-from primecli.models import checkpoints, loading, lora, scoring, sharded, sharded_checkpoints
+from primecli.models import checkpoints, loading, lora, saving, scoring, sharded, sharded_checkpoints
 from primecli.models.device import Placement, free_device_memory, reporting_memory, wait_for_memory
 from primecli.models.identity import TRAINER_DIRECTORY
 from primecli.parallel.ranks import Ranks, joined, reduced
@@ -94,8 +94,8 @@ class Trainer:
         wait_for_memory(placement.device, memory.bytes_to_come(own.values(), offload=options.offload_optimizer))
         with reporting_memory(self._remedies(0), "the optimizer's moments"):
             self.optimizer = adamw(own, self.model, options, self.state)
-        if self.state.has_moments:
-            self._load_moments(directory / TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
+            if self.state.has_moments:
+                self._load_moments(directory / TRAINER_DIRECTORY / checkpoints.OPTIMIZER)
         self.seconds["load_seconds"] = time.monotonic() - started
         self.history: list[dict[str, float]] = []
         self._idle: Callable[[scoring.Batch], Tensor] | None = None
@@ -107,7 +107,7 @@ class Trainer:
         directory, placement, seed = self.directory, self.placement, self.options.seed
         if self.ranks is not None:
             return sharded.load_to_train(directory, placement, self.state, self.lora, seed, of=load, ranks=self.ranks)
-        model = load(directory, placement, dtype=torch.float32)
+        model = load(directory, placement, dtype=torch.float32, to_train=True)
         checkpoints.load_parameters(model, directory, self.state, self.lora, seed)
         if self.lora is not None and placement.dtype == torch.bfloat16:
             lora.hold_compactly(model)
@@ -350,7 +350,7 @@ class Trainer:
         }
         moments = self.optimizer.tensors()
         if self.ranks is None:
-            checkpoints.save(directory, self.model, moments, **what)
+            saving.save(directory, self.model, moments, **what)
         else:
             sharded_checkpoints.save(directory, self.model, moments, **what, ranks=self.ranks)
         self.seconds["save_seconds"] = time.monotonic() - started

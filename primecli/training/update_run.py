@@ -318,13 +318,11 @@ def _prepare(
     source = run.use_trained_model(role, model)
     reference_directory = None if reference is None else run.use_model("ref", reference)
     preloader = Preloader(run.options.threads, load)
-    models = [(source, "float32")]
-    if reference_directory is not None:
-        models.append((reference_directory, run.options.resolved_dtype()))
+    references = [] if reference_directory is None else [(reference_directory, run.options.resolved_dtype())]
     # ranks read their rows of the weights when the model is spread over them
     run.read(
         [*TOKENS, *needs],
-        while_idle=loading.warm_imports if run.ranks else lambda: preloader.begin(models),
+        while_idle=loading.warm_imports if run.ranks else lambda: preloader.begin(references, to_train=source),
     )
     if run.skip():
         return None

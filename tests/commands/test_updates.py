@@ -21,7 +21,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from primecli.models import scoring
+from primecli.models import direct, scoring
 from primecli.models.identity import model_fingerprint
 from primecli.pipeline import pipe
 from primecli.pipeline.summary import Summary
@@ -119,6 +119,7 @@ def test_micro_batches_and_shards_change_no_gradient(
         return clip(found, limit)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", keep)
+    monkeypatch.setattr(direct, "from_exported", lambda *_, **__: None)  # so that transformers loads the models
     from_pretrained = AutoModelForCausalLM.from_pretrained
     monkeypatch.setattr(
         AutoModelForCausalLM, "from_pretrained", lambda *a, **k: from_pretrained(*a, **{**k, "dtype": torch.float64})

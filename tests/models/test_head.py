@@ -194,3 +194,16 @@ def test_the_model_is_left_as_it_was() -> None:
     head_of(model)
     assert "forward" not in vars(model.base_model)
     assert torch.equal(model(ids).logits, before)
+
+
+MORE = [{}, {"past_key_values": None}, {"unknown": False}, {"position_ids": torch.arange(3, 11)[None]}]
+
+
+@pytest.mark.parametrize(("more", "calls"), list(zip(MORE, (1, 1, 2, 2), strict=True)))
+def test_the_body_is_computed_once_unless_the_model_gives_it_more_than_tokens(more: dict[str, Any], calls: int) -> None:
+    """What the model gets from its body is what the body alone says, as long as it asks for nothing else."""
+    model, counted = make("Qwen2", WIDE), []
+    model.model.register_forward_pre_hook(lambda body, ids, given: (ids, {**given, **more}), with_kwargs=True)
+    model.model.layers[0].register_forward_hook(lambda *_: counted.append(1))
+    loading.check_head(model, Path("model"))
+    assert len(counted) == calls

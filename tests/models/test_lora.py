@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from primecli.models import checkpoints, loading, lora
+from primecli.models import checkpoints, loading, lora, saving
 from primecli.models.device import resolve_placement
 from primecli.models.identity import model_fingerprint
 from primecli.models.lora import LoraOptions
@@ -289,10 +289,7 @@ def test_parameters_that_a_model_holds_still_are_no_adapters_base(tiny: Path, tm
     model.model.norm.weight.requires_grad_(False).fill_(1.25)
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
-    checkpoints.save(
-        checkpoint, model, {}, source=tiny, same_base=False, record={"step": 1}, lineage=["before"], steps=[]
-    )
+    saving.save(checkpoint, model, {}, source=tiny, same_base=False, record={"step": 1}, lineage=["before"], steps=[])
     assert not (checkpoint / "trainer" / checkpoints.BASE).exists()
-    again = loading.load_model(tiny, CPU)
-    checkpoints.load_master_weights(again, checkpoint)
+    again = loading.load_model(checkpoint, CPU, to_train=True)
     assert torch.equal(again.model.norm.weight, model.model.norm.weight)

@@ -14,11 +14,12 @@ import torch
 
 from primecli import cli
 from primecli.errors import InputError
-from primecli.models import loading, preload
+from primecli.models import loading, preload, saving
 from primecli.models.device import Placement, resolve_placement
 from primecli.models.head import head_of
 from primecli.models.preload import Preloader
 from primecli.pipeline import pipe
+from primecli.setup.tiny_model import make_model
 from tests.builders import rollouts, write_shards
 from tests.conftest import read_rows
 from tests.models.architectures import save
@@ -63,6 +64,24 @@ def test_one_directory_in_two_roles_is_two_models(tiny: Path) -> None:
     found = [ahead.load(tiny, CPU), ahead.load(tiny, CPU), ahead.load(tiny, resolve_placement("cpu", "bfloat16"))]
     assert len(set(map(id, found))) == 3
     assert [model.dtype for model in found] == [torch.float32, torch.float32, torch.bfloat16]
+    assert threading.main_thread() not in loader.threads
+
+
+def test_a_model_to_train_is_another_than_the_same_one_as_a_reference(tmp_path: Path) -> None:
+    start = make_model(tmp_path / "start", dtype="bfloat16")
+    model = loading.load_model(start, CPU, to_train=True)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(1 + 2**-12)  # which is 1 in bfloat16
+    checkpoint = tmp_path / "1"
+    checkpoint.mkdir()
+    saving.save(checkpoint, model, {}, source=start, same_base=False, record={"step": 1}, lineage=["0"], steps=[])
+    loader = Loader()
+    ahead = Preloader(None, loader)
+    ahead.begin([(checkpoint, "float32")], to_train=checkpoint)
+    reference, trained = ahead.load(checkpoint, CPU), ahead.load(checkpoint, CPU, dtype=torch.float32, to_train=True)
+    assert float(reference.model.norm.weight.detach()[0]) == 1.0
+    assert float(trained.model.norm.weight.detach()[0]) == 1 + 2**-12
+    assert len(loader.threads) == 2
     assert threading.main_thread() not in loader.threads
 
 
@@ -125,9 +144,9 @@ def piped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
         wanted: list[Path] = []
         begin = Preloader.begin
 
-        def noted(ahead: Preloader, names: Sequence[tuple[Path | str, str]]) -> None:
-            begin(ahead, names)
-            wanted.extend(Path(name) for name, _ in names)
+        def noted(ahead: Preloader, names: Sequence[tuple[Path | str, str]], to_train: Path | None = None) -> None:
+            begin(ahead, names, to_train=to_train)
+            wanted.extend([*filter(None, [to_train]), *(Path(name) for name, _ in names)])
             begun.set()
 
         reading, writing = os.pipe()

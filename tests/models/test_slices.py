@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from primecli.errors import InputError
+from primecli.files import HASH_DIGITS, file_hash
+from primecli.models import slices
 from primecli.models.slices import SharedFile, TensorFiles, torch_name
 
 
@@ -45,6 +48,40 @@ def test_ranks_write_what_safetensors_writes(world: int, metadata: dict[str, str
                 start, stop = windows(len(tensor), world)[rank] if tensor.ndim else (0, 1)
                 writer.write(name, tensor[start:stop] if tensor.ndim else tensor, start)
     assert (tmp_path / "written.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("metadata", [{}, {"format": "pt"}])
+def test_a_whole_file_is_what_safetensors_writes_and_its_hash_is_taken_on_the_way(
+    metadata: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "AT_ONCE", 5)  # bytes, so that everything takes several pieces
+    whole = tensors()
+    save_file(whole, tmp_path / "expected.safetensors", metadata or None)
+    entries = {name: (tuple(tensor.shape), torch_name(tensor.dtype)) for name, tensor in whole.items()}
+    digest = hashlib.sha256()
+    SharedFile(tmp_path / "x.safetensors", entries, metadata).write_whole(whole.__getitem__, digest=digest)
+    assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
+    assert file_hash(tmp_path / "x.safetensors") == digest.hexdigest()[:HASH_DIGITS]
+
+
+@pytest.mark.parametrize("alignment", [8, 64, 4096])
+def test_the_first_tensor_begins_at_a_multiple_of_the_alignment(alignment: int, tmp_path: Path) -> None:
+    file = SharedFile(tmp_path / "x.safetensors", {"w": ((6, 5), "bfloat16")}, alignment=alignment)
+    values = torch.randn(6, 5)
+    file.write_whole(lambda name: values)
+    data = (tmp_path / "x.safetensors").read_bytes()
+    assert (8 + int.from_bytes(data[:8], "little")) % alignment == 0
+    assert torch.equal(load_file(tmp_path / "x.safetensors")["w"], values.to(torch.bfloat16))
+
+
+def test_writing_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    file = SharedFile(tmp_path / "x.safetensors", {"w": ((1,), "float32")})
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        file.write_whole(lambda name: torch.zeros(1), stop)
 
 
 def test_rows_are_written_in_the_dtype_of_the_file(tmp_path: Path) -> None:

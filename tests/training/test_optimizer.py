@@ -172,6 +172,23 @@ def test_loaded_moments_continue_to_the_bit(offload: bool, tmp_path: Path) -> No
     assert all(torch.equal(second.tensors()[name], value) for name, value in whole.tensors().items())
 
 
+@pytest.mark.parametrize("offload", [False, True])
+def test_moments_that_come_from_a_file_are_that_file_until_a_step(offload: bool, tmp_path: Path) -> None:
+    """They are mapped, and the file is not written to."""
+    first = AdamW(parameters(), weight_decay=DECAY)
+    take_steps(first, range(3))
+    save_file(first.tensors(), tmp_path / "moments")
+    before = (tmp_path / "moments").read_bytes()
+    zeros = AdamW(parameters(), weight_decay=DECAY, steps=3)
+    mapped = AdamW(parameters(), weight_decay=DECAY, steps=3, offload=offload, resumes=True)
+    for optimizer in (zeros, mapped):
+        optimizer.load(tmp_path / "moments")
+        take_steps(optimizer, range(3, 6))
+    assert all(torch.equal(mapped.tensors()[name], value) for name, value in zeros.tensors().items())
+    assert all(torch.equal(mapped.parameters[name], value) for name, value in zeros.parameters.items())
+    assert (tmp_path / "moments").read_bytes() == before
+
+
 def take_some_gradients(optimizer: AdamW, steps: range) -> None:
     """As `take_steps`; `vector` has a gradient in every third step only."""
     for step in steps:

@@ -18,7 +18,7 @@ from primecli.generation.engines.caches import Carried, Layout
 from primecli.generation.engines.decoding import Decoding, Plan, Prefill
 from primecli.generation.engines.layouts import learn_layout, run_prompts
 from primecli.models.device import Placement, is_out_of_memory
-from primecli.models.loading import quiet
+from primecli.models.skeleton import quiet
 
 BROKEN = 1e-2  # nats; in float32, rounding makes far less of a difference, another state far more
 # Decoding may be off by what rounding explains: so many times the difference that it makes whether a sequence goes on,
