@@ -33,6 +33,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from make_task import check_steps
 from oracle import rewards_of
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -192,20 +193,13 @@ def main() -> None:
 
 def show(run: Path, rows: Sequence[Row]) -> None:
     """Prints the table."""
-    table = Table(title=f"{run}: process rewards of wrong responses against the truth", title_justify="left")
-    shown = ("share", "chance", "same_line", "correlation", "after", "format", "format_tokens")
-    for heading in (
-        "iteration",
-        "wrong",
-        "found",
-        "chance",
-        "same line",
-        *(name.replace("_", " ") for name in shown[3:]),
-    ):
+    print(f"{run}: process rewards of wrong responses against the truth")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = ("share", "standard_error", "chance", "same_line", "correlation", "after", "format", "format_tokens")
+    for heading in ("iter.", "wrong", "found", "±", "chance", "same", "corr.", "after", "format", "tokens"):
         table.add_column(heading, justify="right")
     for row in rows:
         cells = ["" if row[name] is None else f"{row[name]:.3f}" for name in shown]
-        cells[0] += f" ± {row['standard_error']:.3f}"
         table.add_row(str(row["iteration"] or "all"), str(row["wrong_responses"]), *cells)
     Console().print(table)
 
