@@ -11,7 +11,6 @@ from primecli.warm.protocol import VARIABLE
 def main() -> None:
     """Runs the command line and exits with its code."""
     open_missing_descriptors()
-    ask_for_large_pages()
     if os.environ.get(VARIABLE):
         from primecli.warm import front  # before importing anything slow
 
@@ -46,18 +45,8 @@ def open_missing_descriptors() -> None:
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
-def ask_for_large_pages() -> None:
-    """Has torch take tensors of 2 MiB and more from pages of that size, where Linux gives them to who asks.
-
-    A model's activations come and go in blocks so large that their memory goes back to the system each time. To get it
-    again in pages of 4 KiB takes a part of the time on a CPU. THP_MEM_ALLOC_ENABLE=0 turns this off.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it when it first allocates
-
-
 def serve() -> None:
     """Runs the helper of `primecli warm`; each child that it forks runs a command line."""
-    ask_for_large_pages()
     from primecli.warm import helper
 
     def import_primecli() -> None:

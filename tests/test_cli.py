@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import subprocess
 import sys
@@ -131,27 +130,3 @@ def test_layers_are_kept() -> None:
     lint = Path(sys.executable).parent / "lint-imports"
     done = subprocess.run([lint], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-
-
-LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-IN_LARGE_PAGES = """
-import re
-from primecli.__main__ import ask_for_large_pages
-ask_for_large_pages()
-import torch
-tensor = torch.ones(64 << 18)  # 64 MiB
-print(re.search(r"AnonHugePages: +(\\d+) kB", open("/proc/self/smaps_rollup").read())[1])
-"""
-
-
-@pytest.mark.skipif(
-    not LARGE_PAGES.exists() or "[never]" in LARGE_PAGES.read_text(), reason="Linux gives no large pages here"
-)
-@pytest.mark.parametrize(("variables", "used"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
-def test_large_tensors_are_in_large_pages(variables: dict[str, str], used: bool) -> None:
-    if not used and "[always]" in LARGE_PAGES.read_text():
-        pytest.skip("Linux gives large pages unasked")
-    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
-    command = [sys.executable, "-c", IN_LARGE_PAGES]
-    shown = subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=True)
-    assert (int(shown.stdout) > 32 << 10) == used  # KiB; not all of it where the kernel is short of such pages
