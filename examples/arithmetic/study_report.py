@@ -270,9 +270,8 @@ def main() -> None:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise SystemExit(f"study_report.py: {arguments.csv}: {error.strerror}") from None
-    arms = {row["arm"] for row in rows}
-    unknown = arms - ARMS.keys()
-    if not rows or unknown:
+    arms = {row.get("arm", "") for row in rows}
+    if not rows or arms - ARMS.keys():
         raise SystemExit(f"study_report.py: {arguments.csv} is not a file of study.py")
     quick = max(int(row["iteration"]) for row in rows) <= QUICK.iterations and arms <= set(QUICK.arms)
     results = Results(rows, QUICK if quick else FULL)
