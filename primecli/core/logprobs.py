@@ -9,6 +9,7 @@ Shapes: N tokens, V entries of the vocabulary, D hidden width; a tile has n of t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import deque
 from collections.abc import Iterator
@@ -64,9 +65,8 @@ def token_logprobs(
     The logits are z = scale * (hidden @ weight.T + bias), or cap * tanh(z / cap) where there is a cap: see `AfterHead`.
 
     Differentiable in hidden, weight and bias, through both results. Products are computed in the dtype of `hidden`,
-    all else in float32 (float64 for float64 input). On a GPU, products of bfloat16 matrices have float32 results:
-    logits are not rounded. The entropy adds about half to the time; a cap adds memory for one more tile to the backward
-    pass.
+    all else in float32 (float64 for float64 input). Products of bfloat16 matrices have float32 results: logits are not
+    rounded. The entropy adds about half to the time; a cap adds memory for one more tile to the backward pass.
 
     hidden: (N, D), the states that predict the targets. weight: (V, D). targets: (N,) int64. bias: (V,). scale, cap:
     positive; the cap is the largest absolute value that a logit can have. temperature: (N,), positive. chunk_elements:
@@ -211,14 +211,38 @@ class _Running(NamedTuple):
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right as float32, or float64 for float64 input.
 
-    The product of 16-bit matrices is rounded to 16 bits first, unless the device can do without: a logit of 20 would be
-    off by up to 0.06 in bfloat16.
+    The product of 16-bit matrices is rounded to 16 bits first where a GPU cannot do without: a logit of 20 would be
+    off by up to 0.06 in bfloat16. On a CPU there are none here, see `_computing`.
     """
     if left.dtype == torch.float64:
         return left @ right
     if left.dtype != torch.float32 and _has_wide_products(left.device, left.dtype):
         return torch.mm(left, right, out_dtype=torch.float32)
     return (left @ right).float()
+
+
+@contextlib.contextmanager
+def _computing(hidden: Tensor) -> Iterator[Tensor]:
+    """Where products are computed in the dtype of these states, (N, D), without rounding their results to 16 bits.
+
+    Yields the states to compute with. On a CPU, torch has no products of 16-bit matrices with float32 results. But
+    oneDNN can round float32 matrices as it reads them, on processors whose instructions for bfloat16 make that faster;
+    others compute in float32. The setting is the process's, so it must not outlive the products.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        if hidden.device.type != "cpu" or hidden.dtype.itemsize != 2:
+            yield hidden
+            return
+        matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)  # from torch 2.9 on
+        if matmul is None or hidden.dtype != torch.bfloat16:
+            yield hidden.float()
+            return
+        before = matmul.fp32_precision
+        matmul.fp32_precision = "bf16"
+        try:
+            yield hidden.float()
+        finally:
+            matmul.fp32_precision = before
 
 
 @functools.cache
@@ -258,6 +282,7 @@ class _TokenLogprobs(torch.autograd.Function):
         chunk_elements: int,
         kept_elements: int,
     ) -> tuple[Tensor, Tensor]:
+        given = hidden
         ctx.after = after
         ctx.tile_shape = _tile_shape(len(weight), len(hidden), chunk_elements)
         width, height = ctx.tile_shape
@@ -265,7 +290,7 @@ class _TokenLogprobs(torch.autograd.Function):
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         running = _Running.start(len(hidden), hidden, wide)
         kept: deque[_Kept] = deque()
-        with torch.autocast(hidden.device.type, enabled=False):
+        with _computing(given) as hidden:
             for logits, columns, rows in _tiles(hidden, weight, bias, after, temperature, ctx.tile_shape):
                 kept_elements -= logits.numel()
                 keeps = kept_elements >= 0 and any(ctx.needs_input_grad)
@@ -281,13 +306,13 @@ class _TokenLogprobs(torch.autograd.Function):
         # -sum p log p, with p = exp(logit - top) / mass and log p = logit - top - log mass
         entropy = mass.log() - moment / mass if with_entropy else logprobs.new_empty(0)
         ctx.kept = kept
-        ctx.save_for_backward(hidden, weight, bias, targets, temperature, normaliser, entropy)
+        ctx.save_for_backward(given, weight, bias, targets, temperature, normaliser, entropy)
         ctx.set_materialize_grads(False)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, temperature, normaliser, entropy = ctx.saved_tensors
+        given, weight, bias, targets, temperature, normaliser, entropy = ctx.saved_tensors
         grad_logprobs, grad_entropy = grads  # (N,) each, or None where the loss does not depend on it
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(normaliser)
@@ -295,51 +320,52 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_entropy = None
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         wide = normaliser.dtype
-        grad_hidden = torch.zeros_like(hidden, dtype=wide) if wants_hidden else None  # (N, D), summed over tiles
+        grad_hidden = torch.zeros_like(given, dtype=wide) if wants_hidden else None  # (N, D), summed over tiles
         # every column is written once the tiles of all tokens are summed; without tokens there are no tiles
-        blank = torch.empty_like if len(hidden) else torch.zeros_like
+        blank = torch.empty_like if len(given) else torch.zeros_like
         grad_weight = blank(weight) if wants_weight else None  # (V, D)
         grad_bias = blank(bias) if wants_bias else None  # (V,)
         weight_sum: Tensor | None = None  # (v, D), of the current columns
         bias_sum: Tensor | None = None  # (v,), of the current columns
         kept, ctx.kept = ctx.kept, deque()  # using them destroys them: a second backward pass computes every tile
         after: AfterHead = ctx.after
-        for logits, columns, rows in _tiles(hidden, weight, bias, after, temperature, ctx.tile_shape, kept):
-            head = weight[columns].to(hidden.dtype)  # (v, D)
-            if rows.start == 0:  # the first tile of these columns
-                if grad_weight is not None:
-                    own = grad_weight[columns]  # summed in place where its dtype is wide enough
-                    weight_sum = own if own.dtype == wide else torch.empty_like(own, dtype=wide)
-                bias_sum = torch.zeros_like(head[:, 0], dtype=wide) if wants_bias else None
-            divisor = 1.0 if temperature is None else temperature[rows, None].to(wide)  # (n, 1)
-            # the logits themselves are overwritten by their gradient
-            slope = None if after.cap is None else after.slope_(logits * divisor)  # (n, v)
-            grad = _grad_logits(
-                logits,
-                normaliser[rows],
-                grad_logprobs[rows],
-                None if grad_entropy is None else (entropy[rows], grad_entropy[rows]),
-                _find_targets(targets[rows], columns),
-            )
-            if temperature is not None:
-                grad /= divisor
-            if slope is not None or after.scale != 1.0:
-                grad *= after.scale if slope is None else slope
-            del slope  # as large as the tile, which it should not outlive
-            if bias_sum is not None:
-                bias_sum += grad.sum(0)
-            grad = grad.to(hidden.dtype)  # (n, v)
-            if grad_hidden is not None:
-                _add_product(grad_hidden[rows], grad, head)  # (n, v) @ (v, D)
-            if weight_sum is not None:
-                _add_product(weight_sum, grad.T, hidden[rows], overwrite=rows.start == 0)  # (v, n) @ (n, D)
-            if rows.stop >= len(hidden):  # the last tile of these columns
-                if grad_weight is not None and weight_sum is not None and grad_weight.dtype != wide:
-                    grad_weight[columns] = weight_sum
-                if grad_bias is not None and bias_sum is not None:
-                    grad_bias[columns] = bias_sum
+        with _computing(given) as hidden:
+            for logits, columns, rows in _tiles(hidden, weight, bias, after, temperature, ctx.tile_shape, kept):
+                head = weight[columns].to(hidden.dtype)  # (v, D)
+                if rows.start == 0:  # the first tile of these columns
+                    if grad_weight is not None:
+                        own = grad_weight[columns]  # summed in place where its dtype is wide enough
+                        weight_sum = own if own.dtype == wide else torch.empty_like(own, dtype=wide)
+                    bias_sum = torch.zeros_like(head[:, 0], dtype=wide) if wants_bias else None
+                divisor = 1.0 if temperature is None else temperature[rows, None].to(wide)  # (n, 1)
+                # the logits themselves are overwritten by their gradient
+                slope = None if after.cap is None else after.slope_(logits * divisor)  # (n, v)
+                grad = _grad_logits(
+                    logits,
+                    normaliser[rows],
+                    grad_logprobs[rows],
+                    None if grad_entropy is None else (entropy[rows], grad_entropy[rows]),
+                    _find_targets(targets[rows], columns),
+                )
+                if temperature is not None:
+                    grad /= divisor
+                if slope is not None or after.scale != 1.0:
+                    grad *= after.scale if slope is None else slope
+                del slope  # as large as the tile, which it should not outlive
+                if bias_sum is not None:
+                    bias_sum += grad.sum(0)
+                grad = grad.to(hidden.dtype)  # (n, v)
+                if grad_hidden is not None:
+                    _add_product(grad_hidden[rows], grad, head)  # (n, v) @ (v, D)
+                if weight_sum is not None:
+                    _add_product(weight_sum, grad.T, hidden[rows], overwrite=rows.start == 0)  # (v, n) @ (n, D)
+                if rows.stop >= len(hidden):  # the last tile of these columns
+                    if grad_weight is not None and weight_sum is not None and grad_weight.dtype != wide:
+                        grad_weight[columns] = weight_sum
+                    if grad_bias is not None and bias_sum is not None:
+                        grad_bias[columns] = bias_sum
         return (
-            None if grad_hidden is None else grad_hidden.to(hidden.dtype),
+            None if grad_hidden is None else grad_hidden.to(given.dtype),
             grad_weight,
             grad_bias,
             *(None,) * 6,  # targets, temperature, scale and cap, and the three options

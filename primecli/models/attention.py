@@ -16,6 +16,9 @@ from torch.nn.functional import scaled_dot_product_attention
 PACKED = "primecli"
 DECODING = "primecli_decoding"
 
+LONG_RESPONSE = 512
+"""Tokens of a response from which on causal attention over its prompt too is faster than a mask; see `_by_segments`."""
+
 CHANGING_NOTHING = {"position_ids", "cache_position", "use_cache", "is_causal", "deterministic"}
 """Arguments that a model may pass to its attention and that change nothing here; is_causal is True by then."""
 
@@ -116,36 +119,50 @@ def _one_token(
 
 
 def _by_segments(query: Tensor, key: Tensor, value: Tensor, segments: list[Segment], scaling: float | None) -> Tensor:
-    """Attention within a packed row: (1, T, H, d). The work is that of the segments; a T x T mask is never made."""
+    """Attention within a packed row: (1, T, H, d). The work is that of the segments; a T x T mask is never made.
+
+    A kernel that takes a mask computes what the mask hides, too. It is spared that where a response is long, and at
+    least twice as long as its prompt: the prompt's queries are computed again with the response's, without a mask.
+    """
     if torch.is_autocast_enabled(query.device.type):
         # autocast would do this for scaled_dot_product_attention, but a CausalBias replaces that function
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     lengths = [segment.length for segment in segments]
-    keys, values = torch.split(key, lengths, dim=2), torch.split(value, lengths, dim=2)
+    queries, keys, values = (torch.split(each, lengths, dim=2) for each in (query, key, value))
     grouped = query.shape[1] != key.shape[1]
     pieces = []
-    for number, (queries, segment) in enumerate(zip(torch.split(query, lengths, dim=2), segments, strict=True)):
-        seen, known, mask = keys[number], values[number], None  # (1, K, length, d)
-        if segment.prefix is not None:
-            seen = torch.cat([keys[segment.prefix], seen], dim=2)  # (1, K, prefix + length, d)
-            known = torch.cat([values[segment.prefix], known], dim=2)
-            mask = lower_right_mask(segment.length, seen.shape[2], query.device, query.dtype)
-        pieces.append(
-            scaled_dot_product_attention(
-                queries, seen, known, mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
-            )
+    for number, (length, prefix) in enumerate(segments):
+        asking, seen, known, mask = queries[number], keys[number], values[number], None  # (1, H or K, length, d)
+        if prefix is not None:
+            seen = torch.cat([keys[prefix], seen], dim=2)  # (1, K, prefix + length, d)
+            known = torch.cat([values[prefix], known], dim=2)
+            if _needs_dense_mask(query) and length >= max(LONG_RESPONSE, 2 * lengths[prefix]):
+                asking = torch.cat([queries[prefix], asking], dim=2)  # (1, H, prefix + length, d)
+            else:
+                mask = lower_right_mask(length, seen.shape[2], query)
+        piece = scaled_dot_product_attention(
+            asking, seen, known, mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
         )
-    return torch.cat([piece.transpose(1, 2) for piece in pieces], dim=1)
+        pieces.append(piece[:, :, -length:].transpose(1, 2))
+    return torch.cat(pieces, dim=1)
 
 
-def lower_right_mask(queries: int, keys: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _needs_dense_mask(query: Tensor) -> bool:
+    """Whether no kernel for these queries takes a `CausalBias` in place of a mask.
+
+    A `CausalBias` is for the flash kernel, which takes 16-bit numbers on a GPU; for others it may choose a kernel that
+    cannot share keys between heads.
+    """
+    return query.device.type == "cpu" or query.dtype.itemsize != 2
+
+
+def lower_right_mask(queries: int, keys: int, query: Tensor) -> Tensor:
     """The mask by which the last query sees all keys, and each query before it one key fewer.
 
-    device, dtype: of the queries. A CausalBias is for the flash kernel, which takes 16-bit numbers on a GPU; for others
-    it may choose a kernel that cannot share keys between heads.
+    query: what attends, or anything on the same device and of the same dtype.
     """
-    if device.type == "cpu" or dtype.itemsize != 2:
-        return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    if _needs_dense_mask(query):
+        return torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
     mask: Tensor = causal_lower_right(queries, keys)
     return mask

@@ -64,9 +64,9 @@ class Placement:
         """The last hidden states in the precision in which the head is to compute; it runs outside `autocast`.
 
         Under autocast, float32 weights give float32 states. The head would then compute in float32, which on a GPU is
-        some 15 times slower than bfloat16. On a CPU the states stay float32, since bfloat16 would round the logits.
+        some 15 times slower than bfloat16, and on a CPU with instructions for bfloat16 some 3 times.
         """
-        return states if self.device.type == "cpu" else states.to(self.dtype)
+        return states.to(self.dtype)
 
 
 def device_problem(name: str) -> str | None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -151,12 +153,40 @@ def test_large_logits_overflow_nothing() -> None:
     assert (float(ours.logprobs), float(ours.entropy)) == (-5000.0, 0.0)
 
 
-def test_bfloat16_states_give_float32_logprobs() -> None:
+@pytest.mark.parametrize("weights", [torch.bfloat16, torch.float32])
+def test_logits_of_bfloat16_states_are_not_rounded_to_bfloat16(weights: torch.dtype) -> None:
+    hidden, weight, bias, targets, temperature = inputs(torch.bfloat16)
+    hidden, bias = 20 * hidden, bias.float()  # logits of 40, which bfloat16 rounds by up to 0.125
+    ours = token_logprobs(hidden, weight.to(weights), targets, bias=bias, temperature=temperature.float())
+    assert ours.logprobs.dtype == ours.entropy.dtype == torch.float32
+    exact = with_all_logits(hidden.double(), weight.double(), bias.double(), targets, temperature.double())
+    torch.testing.assert_close(tuple(each.double() for each in ours), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_only_products_of_bfloat16_states_may_be_in_bfloat16() -> None:
+    products: Any = torch.backends.mkldnn
+
+    def precision() -> str:
+        return str(products.matmul.fp32_precision)
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            seen.add((func.__name__, precision()))
+            return func(*args, **(kwargs or {}))
+
+    before = precision()
+    for dtype, expected in ((torch.bfloat16, "bf16"), (torch.float32, before), (torch.float64, before)):
+        seen: set[tuple[str, str]] = set()
+        hidden, weight, _, targets, _ = inputs(dtype)
+        with Watch():
+            logprobs = token_logprobs(hidden.requires_grad_(), weight, targets).logprobs
+        assert ("matmul", expected) in seen or ("__matmul__", expected) in seen, seen
+        logprobs.sum().backward()  # type: ignore[no-untyped-call]
+        assert precision() == before
     hidden, weight, _, targets, _ = inputs(torch.bfloat16)
-    ours = token_logprobs(hidden, weight.float(), targets)
-    assert ours.logprobs.dtype == torch.float32
-    exact = (hidden @ weight.T).float().log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
-    torch.testing.assert_close(ours.logprobs, exact)
+    with pytest.raises(RuntimeError):
+        token_logprobs(hidden, weight[:, 1:], targets)
+    assert precision() == before
 
 
 @pytest.mark.parametrize("chunk", [VOCABULARY // 2, VOCABULARY * 2, VOCABULARY * 100])

@@ -58,6 +58,36 @@ def test_under_autocast_the_mask_for_a_gpu_gives_what_that_of_the_cpu_does(monke
 
     expected = attended()
     assert expected.dtype == torch.bfloat16
-    mask, cuda = attention.lower_right_mask, torch.device("cuda")
-    monkeypatch.setattr(attention, "lower_right_mask", lambda queries, keys, _, dtype: mask(queries, keys, cuda, dtype))
+    monkeypatch.setattr(attention, "_needs_dense_mask", lambda query: False)
     torch.testing.assert_close(attended(), expected, atol=0, rtol=0)
+
+
+def test_long_responses_see_without_a_mask_what_they_see_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    segments = [Segment(4), Segment(7, prefix=0), Segment(8, prefix=0), Segment(13, prefix=0), Segment(5)]
+    query, key, value = (
+        torch.randn(1, heads, 37, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+        for heads in (4, 2, 2)
+    )
+    weights = torch.randn(1, 37, 4, 8, generator=generator, dtype=torch.float64)
+    masked: list[int] = []
+    mask = attention.lower_right_mask
+
+    def noted(queries: int, keys: int, like: torch.Tensor) -> torch.Tensor:
+        masked.append(queries)
+        return mask(queries, keys, like)
+
+    monkeypatch.setattr(attention, "lower_right_mask", noted)
+
+    def attended(long: int) -> list[torch.Tensor]:
+        masked.clear()
+        monkeypatch.setattr(attention, "LONG_RESPONSE", long)
+        found, _ = attend(torch.nn.Identity(), query, key, value, None, segments=segments)
+        return [found, *torch.autograd.grad((found * weights).sum(), [query, key, value])]
+
+    expected = attended(14)
+    assert masked == [7, 8, 13]
+    torch.testing.assert_close(attended(8), expected, atol=1e-12, rtol=0)
+    assert masked == [7]
+    torch.testing.assert_close(attended(1), expected, atol=1e-12, rtol=0)
+    assert masked == [7]  # not twice as long as its prompt

@@ -96,11 +96,11 @@ def test_a_gpu_that_is_not_there_is_a_usage_error() -> None:
         resolve_placement("cuda:1", "bfloat16")
 
 
-def test_the_head_computes_in_the_precision_of_products_on_a_gpu() -> None:
+@pytest.mark.parametrize("device", [CUDA, torch.device("cpu")])
+def test_the_head_computes_in_the_precision_of_products(device: torch.device) -> None:
     states = torch.ones(2, 3)
-    assert Placement(CUDA, torch.bfloat16).for_head(states).dtype == torch.bfloat16
-    assert Placement(CUDA, torch.float32).for_head(states) is states
-    assert Placement(torch.device("cpu"), torch.bfloat16).for_head(states) is states
+    assert Placement(device, torch.bfloat16).for_head(states).dtype == torch.bfloat16
+    assert Placement(device, torch.float32).for_head(states) is states
 
 
 class Clock:
