@@ -263,7 +263,8 @@ def score(
 ) -> np.ndarray:
     """A number for every response token, without gradient: (N,) float32, row after row.
 
-    micro_batch_tokens: tokens of a micro-batch, padding included. done: called with the number of rows just finished.
+    micro_batch_tokens: tokens of a micro-batch, padding included. done: called with the number of rows that have just
+    been finished, by all ranks together.
     per_token: computes the numbers of a batch, (N,); log-probabilities when None. name_row: says which row it is, for
     the message.
 
@@ -282,7 +283,8 @@ def score(
     without_gradient = torch.inference_mode() if sharded(model) is None else torch.no_grad()
     with without_gradient, reporting_memory():
         batches = plan(model, placement, sequences, range(len(lengths)), micro_batch_tokens)
-        for batch, counts in shares(model, sequences, batches):
+        world = 1 if (found := sharded(model)) is None else found.ranks.world
+        for turn, (batch, counts) in enumerate(shares(model, sequences, batches)):
             values_of_batch = per_token(model, placement, sequences, batch)
             if not counts:
                 continue
@@ -291,8 +293,7 @@ def score(
                 if not bool(piece.isfinite().all()):
                     raise _not_finite(model, placement, name_row(row), piece)
                 values[starts[row] : starts[row + 1]] = piece.numpy()
-            done(len(batch.rows))
-    found = sharded(model)
+            done(sum(len(each.rows) for each in batches[turn * world : (turn + 1) * world]))
     return values if found is None else found.ranks.total(values)
 
 

@@ -121,7 +121,8 @@ class Progress:
 
     def _line(self) -> str:
         rate = self.done / max(time.monotonic() - (self._started or 0.0), 1e-9)
-        text = f"{self.done}{f' of {self.total}' if self.total else ''} {self.unit}, {rate:.1f}/s"
+        speed = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
+        text = f"{self.done}{f' of {self.total}' if self.total else ''} {self.unit}, {speed}/s"
         if self.total and rate > 0:
             text += f", {duration((self.total - self.done) / rate)} left"
         return text

@@ -80,9 +80,9 @@ def _train(options: UpdateCriticOptions, run: UpdateRun, source: Path, load: Cal
     trainer = run.trainer(source, load)
     critic.preflight(trainer, rollouts)
     with run.progress:
-        run.progress.advance(0, total=len(rollouts) * options.epochs)
+        run.progress.advance(0, total=len(rollouts) * (options.epochs + options.evaluate))
         for rows in trainer.mini_batches(len(rollouts)):
             critic.take_step(trainer, rollouts, rows, options.value_clip or None, options.loss_aggregation)
             run.progress.advance(len(rows))
-        quality = critic.evaluate(trainer, rollouts) if options.evaluate else {}
+        quality = critic.evaluate(trainer, rollouts, done=run.progress.advance) if options.evaluate else {}
     run.commit(trainer, rollouts, quality)

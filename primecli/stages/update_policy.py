@@ -66,11 +66,17 @@ def _train(
     trainer = run.trainer(source, load)
     staleness = policy.check_staleness(rollouts, trainer.state.lineage, options.max_staleness)
     policy.preflight(trainer, rollouts, options)
-    if reference is not None:
-        sequences = rollouts.sequences(temperature=True)
-        rollouts.values[schema.REF_LOGPROBS] = trainer.score_reference(reference, sequences, load)
+    # with a single step in all, the step's own forward pass yields them, unless they are needed before it
+    several = trainer.total_steps(len(rollouts)) > 1
+    extra_pass = options.old_logprobs is OldLogprobsSource.recompute and (several or options.by_covariance())
+    passes = options.epochs + extra_pass + (reference is not None)  # the epochs take most of the time
     with run.progress:
-        old, health = _take_steps(options, run, trainer, rollouts)
+        done = run.progress.advance
+        done(0, total=len(rollouts) * passes)
+        if reference is not None:
+            sequences = rollouts.sequences(temperature=True)
+            rollouts.values[schema.REF_LOGPROBS] = trainer.score_reference(reference, sequences, load, done=done)
+        old, health = _take_steps(options, run, trainer, rollouts, extra_pass=extra_pass)
         if options.measure:
             health |= policy.measure_update(trainer, rollouts, old, options.measure)
     health |= policy.batch_health(rollouts, {name: rollouts.values[name] for name in parts})
@@ -78,22 +84,21 @@ def _train(
 
 
 def _take_steps(
-    options: UpdatePolicyOptions, run: UpdateRun, trainer: Trainer, rollouts: Rollouts
+    options: UpdatePolicyOptions, run: UpdateRun, trainer: Trainer, rollouts: Rollouts, *, extra_pass: bool
 ) -> tuple[OldLogprobs, dict[str, float]]:
-    """Takes all optimizer steps. Returns the old log-probabilities, and metrics of their gap to the sampler's."""
+    """Takes all optimizer steps. Returns the old log-probabilities, and metrics of their gap to the sampler's.
+
+    extra_pass: whether the old log-probabilities are computed before the steps.
+    """
     import numpy as np
 
     from primecli.shards import schema
     from primecli.training import policy
 
-    recompute = options.old_logprobs is OldLogprobsSource.recompute
-    # with a single step in all, the step's own forward pass yields them, unless they are needed before it
-    extra_pass = recompute and (trainer.total_steps(len(rollouts)) > 1 or options.by_covariance())
-    from_first_forward = recompute and not extra_pass
+    from_first_forward = options.old_logprobs is OldLogprobsSource.recompute and not extra_pass
     sampled = rollouts.values[schema.ROLLOUT_LOGPROBS]
     old = policy.OldLogprobs(np.zeros_like(sampled) if from_first_forward else sampled.copy(), from_first_forward)
     gap: dict[str, float] = {}
-    run.progress.advance(0, total=len(rollouts) * (options.epochs + extra_pass))
     if extra_pass:
         old.values = trainer.score(rollouts.sequences(temperature=True), done=run.progress.advance)
         gap = policy.logprob_gap(rollouts, old, options.max_logprob_gap)

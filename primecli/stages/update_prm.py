@@ -195,20 +195,22 @@ def _train(
             f"{source} was trained with {trained}, and goes on with --loss {objective.name} --beta {beta:g}: its "
             "rewards change their scale"
         )
+    trainer = run.trainer(source, load)
+    prm.preflight(trainer, rollouts, objective)
+    passes = options.epochs + (reference is not None) + 2 * options.evaluate  # the epochs take most of the time
     with run.progress:
-        run.progress.advance(0, total=len(rollouts) * options.epochs)
-        trainer = run.trainer(source, load)
-        prm.preflight(trainer, rollouts, objective)
+        done = run.progress.advance
+        done(0, total=len(rollouts) * passes)
         rollouts.values[schema.REF_LOGPROBS] = (
             rollouts.values[STORED_REFERENCES[options.ref]]
             if reference is None
-            else trainer.score_reference(reference, rollouts.sequences(), load)
+            else trainer.score_reference(reference, rollouts.sequences(), load, done=done)
         )
-        before = prm.evaluate(trainer, rollouts, beta, objective) if options.evaluate else {}
+        before = prm.evaluate(trainer, rollouts, beta, objective, done=done) if options.evaluate else {}
         for rows in prm.mini_batches(trainer, rollouts, objective):
             prm.take_step(trainer, rollouts, rows, beta, objective)
-            run.progress.advance(len(rows))
-        after = prm.evaluate(trainer, rollouts, beta, objective) if options.evaluate else {}
+            done(len(rows))
+        after = prm.evaluate(trainer, rollouts, beta, objective, done=done) if options.evaluate else {}
     quality = {
         f"{name}_{time}": metrics[name]
         for name in {**before, **after}

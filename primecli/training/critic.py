@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,8 +36,8 @@ def check_origin(shards: Sequence[Shard], fingerprint: str | None) -> None:
             )
 
 
-def evaluate(trainer: Trainer, rollouts: Rollouts) -> dict[str, float]:
-    """The share of the returns' variance that the values explain, by name.
+def evaluate(trainer: Trainer, rollouts: Rollouts, *, done: Callable[[int], None]) -> dict[str, float]:
+    """The share of the returns' variance that the values explain, by name. done: as in `scoring.score`.
 
     explained_variance_before: by the values in the shards. explained_variance_after: by those of the updated critic.
     Either is left out where it is not defined, because all returns are equal.
@@ -49,7 +49,7 @@ def evaluate(trainer: Trainer, rollouts: Rollouts) -> dict[str, float]:
     returns = torch.from_numpy(rollouts.values[schema.RETURNS])  # (N,)
     values_by_time = {
         "before": rollouts.values[schema.VALUES],
-        "after": trainer.score(rollouts.sequences(), per_token=scoring.sequence_values),
+        "after": trainer.score(rollouts.sequences(), per_token=scoring.sequence_values, done=done),
     }
     shares = {
         f"explained_variance_{time}": explained_variance(torch.from_numpy(values), returns)

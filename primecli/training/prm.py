@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,22 +31,29 @@ def check_graded(rollouts: Rollouts) -> None:
         )
 
 
-def current_rewards(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float) -> Tensor:
+def current_rewards(
+    trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float, done: Callable[[int], None] = lambda rows: None
+) -> Tensor:
     """(n,) float64, nats: the implicit reward of each token of these rows under the current weights, row after row.
 
-    It is beta * (log p_prm - log p_ref).
+    It is beta * (log p_prm - log p_ref). done: as in `scoring.score`.
     """
     import torch
 
-    logprobs = trainer.score(select_rows(rollouts.sequences(), rows))  # (n,)
+    logprobs = trainer.score(select_rows(rollouts.sequences(), rows), done=done)  # (n,)
     return torch.from_numpy(beta * (logprobs.astype(np.float64) - rollouts.token_rows(rows, schema.REF_LOGPROBS)))
 
 
-def evaluate(trainer: Trainer, rollouts: Rollouts, beta: float, objective: PrmObjective) -> dict[str, float]:
-    """How well the PRM, with its current weights, ranks and predicts the outcomes of the whole batch; see `quality`."""
+def evaluate(
+    trainer: Trainer, rollouts: Rollouts, beta: float, objective: PrmObjective, *, done: Callable[[int], None]
+) -> dict[str, float]:
+    """How well the PRM, with its current weights, ranks and predicts the outcomes of the whole batch; see `quality`.
+
+    done: as in `scoring.score`.
+    """
     import torch
 
-    rewards = current_rewards(trainer, rollouts, list(range(len(rollouts))), beta)
+    rewards = current_rewards(trainer, rollouts, list(range(len(rollouts))), beta, done)
     lengths = torch.from_numpy(rollouts.response_lengths)
     return quality(rewards, lengths, rollouts.values[schema.OUTCOME_REWARD], rollouts.group_index, objective)
 

@@ -196,14 +196,16 @@ class Trainer:
             self.model, self.placement, sequences, micro_batch_tokens=budget, per_token=per_token, done=done
         )
 
-    def score_reference(self, directory: Path, sequences: Sequences, load: Callable[..., Any]) -> np.ndarray:
+    def score_reference(
+        self, directory: Path, sequences: Sequences, load: Callable[..., Any], *, done: Callable[[int], None]
+    ) -> np.ndarray:
         """(N,) float32: the same under a reference model, which is loaded for this and then freed."""
         if self.ranks is None:
             reference = load(directory, self.placement)
         else:
             reference = sharded.load(directory, self.placement, of=load, ranks=self.ranks)
         budget = self.options.micro_batch_tokens
-        return scoring.score(reference, self.placement, sequences, micro_batch_tokens=budget)
+        return scoring.score(reference, self.placement, sequences, micro_batch_tokens=budget, done=done)
 
     def device_tensor(self, values: np.ndarray) -> torch.Tensor:
         """The values as a float32 tensor on the model's device."""

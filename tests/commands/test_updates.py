@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,7 +24,7 @@ from transformers import (
 
 from primecli.models import direct, scoring
 from primecli.models.identity import model_fingerprint
-from primecli.pipeline import pipe
+from primecli.pipeline import pipe, progress
 from primecli.pipeline.summary import Summary
 from primecli.setup.tiny_model import make_model
 from primecli.shards import schema
@@ -58,6 +59,28 @@ def command(stage: str, model: Path, ref: Path, checkpoint: Path) -> list[Any]:
 
 def weights(checkpoint: Path) -> dict[str, bytes]:
     return {str(path.relative_to(checkpoint)): path.read_bytes() for path in checkpoint.rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "passes"),
+    [
+        ("update-prm", [], 4),  # the reference, before, the epoch, after
+        ("update-prm", ["--no-evaluate", "--epochs", 2], 3),
+        ("update-policy", [], 1),
+        ("update-policy", ["--old-logprobs", "recompute", "--kl-coef", "0.1", "--ref"], 3),
+    ],
+)
+def test_all_that_takes_long_is_in_the_progress(
+    stage: str, options: list[Any], passes: int, tiny: Path, tmp_path: Path, primecli: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    directory = batch(tmp_path / "in", tiny)
+    options = [*options, tiny] if "--ref" in options else options
+    result = primecli(*command(stage, tiny, tiny, tmp_path / "out"), directory, *options)
+    counted = re.findall(rf"primecli {stage}: (\d+) of (\d+) rollouts", result.err)
+    rows = str(passes * STEPS * GROUP)
+    assert counted[-1] == (rows, rows)
+    assert {total for _, total in counted} == {rows}
 
 
 @pytest.mark.parametrize("stage", ["update-prm", "update-policy"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from primecli.errors import PrimecliError, UsageError
 from primecli.models import loading, scoring
 from primecli.models.body import body_of
 from primecli.models.device import Placement
+from primecli.parallel import sharding
 from primecli.setup.tiny_model import make_model
 from primecli.shards.rollouts import Sequences
 from tests.models.architectures import build
@@ -136,6 +138,26 @@ def test_a_model_that_sees_images_too_scores_text(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         scoring.score(model, AUTO, given, micro_batch_tokens=100), alone(model, given), atol=2e-5
     )
+
+
+def test_rank_0_counts_the_rows_of_all_ranks(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = sequences(prompts=5, responses=1)
+
+    def by_rank(rank: int, world: int) -> list[int]:
+        alone_here = SimpleNamespace(rank=rank, world=world, total=lambda values: values)
+        monkeypatch.setattr(sharding, "sharded", lambda model: SimpleNamespace(ranks=alone_here))
+        counted: list[int] = []
+        scoring.score(
+            model, PADDED, given, micro_batch_tokens=1, done=counted.append,
+            per_token=lambda model, placement, sequences, batch: torch.zeros(
+                sum(len(sequences.response_ids[row]) for row in batch.rows)
+            ),
+        )  # fmt: skip
+        return counted
+
+    assert by_rank(0, 2) == [2, 2, 1]
+    assert by_rank(1, 2) == [2, 2]
+    assert by_rank(0, 1) == [1, 1, 1, 1, 1]
 
 
 def test_a_number_that_is_not_finite_is_an_error_that_names_the_row(tmp_path: Path) -> None:

@@ -22,6 +22,16 @@ def test_plain_lines_come_now_and_then(capfd: Any, monkeypatch: pytest.MonkeyPat
     assert lines == ["primecli verify: 40 of 400 rollouts, 3.3/s, 1 min 48 s left"]
 
 
+def test_a_rate_below_one_has_digits(capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with Progress("update-prm", "rollouts", total=900) as shown:
+        shown.advance(0)
+        now = 400.0
+        shown.advance(16)
+    assert capfd.readouterr().err == "primecli update-prm: 16 of 900 rollouts, 0.04/s, 6 h 8 min left\n"
+
+
 def test_quiet_is_quiet(capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
     with Progress("verify", "rollouts", quiet=True) as shown:
