@@ -5,6 +5,7 @@ An arm is a kind of reward: outcomes alone, an oracle that knows the wrong steps
 
 1. Screening, with one seed: every arm at every learning rate. A run that is far behind the best of its arm after a few
    iterations is stopped.
+   One that collapses, so that no group of its rollouts has both right and wrong responses, ends there.
 2. Finals, with seeds that the screening has not seen: every arm that was not hopeless, at its best learning rate.
 
 The rows of all runs are in a CSV file. A rerun goes on with what is missing there, on any machine, so the study can be
@@ -209,7 +210,10 @@ class Study:
         return self.work / "study" / f"{run.arm}-{run.lr}"
 
     def take(self, item: Wanted) -> None:
-        """Takes a run up to its iteration, and its rows into the CSV file. Raises CalledProcessError if make fails."""
+        """Takes a run up to its iteration, and its rows into the CSV file. Raises CalledProcessError if make fails.
+
+        A run that has collapsed is evaluated where it stands, and stays there.
+        """
         run, until = item
         variables = {
             **SHARED,
@@ -219,11 +223,22 @@ class Study:
             "SEED": str(run.seed),
             "ITERATIONS": str(until),
         }
-        self._make("run", variables, self.directory(run) / f"seed{run.seed}.log")
-        (place,) = self.directory(run).glob(f"*-seed{run.seed}")
-        self._add(run, list(measured(place, until)))
+        log, last = self.directory(run) / f"seed{run.seed}.log", until
+        try:
+            self._make("run", variables, log)
+        except subprocess.CalledProcessError:
+            collapsed = [found for place in self._places(run) if (found := collapsed_after(place)) is not None]
+            if not collapsed:
+                raise
+            (last,) = collapsed
+            self._make("run", variables | {"ITERATIONS": str(last)}, log)
+        (place,) = self._places(run)
+        self._add(run, list(measured(place, last, until)))
         if until == self.plan.iterations:
             shutil.rmtree(place)
+
+    def _places(self, run: Run) -> list[Path]:
+        return list(self.directory(run).glob(f"*-seed{run.seed}"))
 
     def prepare(self) -> None:
         """Makes the task and the SFT model, which all runs start from."""
@@ -255,21 +270,48 @@ class Study:
             os.replace(beside, self.csv_file)
 
 
-def measured(place: Path, until: int) -> Iterator[dict[str, object]]:
-    """The rows of a run, with how its process rewards compare with the truth."""
+def collapsed_after(place: Path) -> int | None:
+    """The last iteration of a run of whose next rollouts the filter keeps no group; None if there is none such."""
+    for directory in place.glob("[0-9]*/filter"):
+        iteration = int(directory.parent.name)
+        if metric(directory, "kept") == 0 and not (place / "policy" / str(iteration)).exists():
+            return iteration - 1
+    return None
+
+
+def measured(place: Path, last: int, until: int) -> Iterator[dict[str, object]]:
+    """The rows of a run, with how its process rewards compare with the truth.
+
+    last: the run's last iteration. until: the one that was wanted. From the last to that one, held-out accuracy is that
+    of the last, and no group is kept.
+    """
+    evaluated = {*range(0, until, int(SHARED["EVAL_EVERY"])), until}
     stage = "oracle" if (place / "1" / "oracle").is_dir() else "score-prm"
     truth = {row["iteration"]: row for row in credit.rows_of(place, stage)}
+    accuracy: float | None = None
     for row in rows_of(place):
-        iteration = row["iteration"]
-        if iteration is not None and iteration <= until:
-            trust = metric(place / str(iteration) / "compute-advantages", "process_trust")
-            figures = {**row, "process_trust": trust}
-            judged = truth.get(iteration, {}) if iteration else {}
-            yield {
-                "iteration": iteration,
-                **{name: figures[name] for name in FIGURES},
-                **{name: judged.get(name) for name in CREDIT},
-            }
+        iteration = int(row["iteration"] or 0)
+        if iteration > last:
+            break
+        accuracy = row["heldout_accuracy"]
+        trust = metric(place / str(iteration) / "compute-advantages", "process_trust")
+        figures = {**row, "process_trust": trust}
+        if iteration == last and last not in evaluated:  # the others are not measured there
+            figures["heldout_accuracy"] = None
+        judged = truth.get(iteration, {}) if iteration else {}
+        yield {
+            "iteration": iteration,
+            **{name: figures[name] for name in FIGURES},
+            **{name: judged.get(name) for name in CREDIT},
+        }
+    for iteration in range(last + 1, until + 1):
+        yield {
+            **dict.fromkeys((*FIGURES, *CREDIT)),
+            "iteration": iteration,
+            "rollouts": int(SHARED["PROMPTS"]) * int(SHARED["N"]) * iteration,
+            "heldout_accuracy": accuracy if iteration in evaluated else None,
+            "groups_kept": 0,
+        }
 
 
 def text(value: object) -> str:

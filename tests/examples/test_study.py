@@ -114,6 +114,45 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
     assert one.csv_file.read_bytes() == before
 
 
+COLLAPSING = """
+run: ; "$(PYTHON)" loop.py "$(RUNS)/rloo-x-seed$(SEED)" $(ITERATIONS)
+%/.done/sft: ; mkdir -p $(@D)
+"""
+COLLAPSE = """
+import json, pathlib, sys
+place, last = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+def write(stage, **metrics):
+    stage.mkdir(parents=True, exist_ok=True)
+    summary = {"status": "complete", "rows": 128, "seconds": 1, "metrics": metrics}
+    (stage / "_summary.json").write_text(json.dumps(summary))
+for iteration in range(1, last + 1):
+    write(place / str(iteration) / "verify", accuracy=0.5)
+    write(place / str(iteration) / "filter", kept=0 if iteration == 6 else 3)
+    if iteration == 6:
+        sys.exit(3)
+    (place / "policy" / str(iteration)).mkdir(parents=True, exist_ok=True)
+for iteration in {*range(0, last + 1, 3), last}:
+    write(place / "eval" / str(iteration) / "verify", accuracy=iteration / 10)
+"""
+
+
+def test_a_run_that_collapses_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = tmp_path / "example"
+    example.mkdir()
+    (example / "Makefile").write_text(f"PYTHON := {sys.executable}\n{COLLAPSING}")
+    (example / "loop.py").write_text(COLLAPSE)
+    monkeypatch.setattr(study, "EXAMPLE", example)
+    monkeypatch.setattr(credit, "rows_of", lambda place, stage: [])
+    one = study.Study(study.FULL, tmp_path / "study.csv", tmp_path / "work")
+    run = Run("outcome", "1.2e-3", 0)
+    for until in (6, 15):
+        one.take(Wanted(run, until))
+        held_out = {0: 0.0, 3: 0.3} | dict.fromkeys(range(6, until + 1, 3), 0.5)
+        assert study.curves_of(one.rows()) == {run: held_out}
+        assert [row["rollouts"] for row in one.rows()] == [str(128 * iteration) for iteration in range(until + 1)]
+        assert [row["groups_kept"] for row in one.rows()] == ["", *["3"] * 5, *["0"] * (until - 5)]
+
+
 def test_a_failed_run_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Makefile").write_text("run:\n\techo no room\n\tfalse\n")
     monkeypatch.setattr(study, "EXAMPLE", tmp_path)
