@@ -49,6 +49,10 @@ class Results:
         """Whether a run has come to its end."""
         return self.plan.iterations in self.curves.get(run, {})
 
+    def collapsed(self, run: Run) -> bool:
+        """Whether a run ended because no group of its rollouts had both right and wrong responses."""
+        return 0.0 in self.of(run, "groups_kept").values()
+
     def of(self, run: Run, column: str) -> Curve:
         """A column of a run by iteration, where it is measured."""
         return {
@@ -142,6 +146,8 @@ def screening(results: Results) -> None:
             curve = results.curves.get(run)
             if curve is None:
                 cells.append("")
+            elif results.collapsed(run):
+                cells.append(f"collapsed to {curve[max(curve)]:.3f}")
             elif results.whole(run):
                 cells.append(f"{results.area(run):.3f} ({results.last(run):.3f})")
             else:
@@ -172,6 +178,7 @@ def finals(results: Results) -> None:
     for arm, runs in results.finals.items():
         areas, lasts = results.values(arm, results.area), results.values(arm, results.last)
         difference = {seed: value - base_area[seed] for seed, value in areas.items() if seed in base_area}
+        collapsed = sum(map(results.collapsed, runs.values()))
         share = ""
         if gain and arm not in (first, "oracle") and difference:
             seeds = sorted(gain.keys() & difference.keys())
@@ -180,7 +187,7 @@ def finals(results: Results) -> None:
             [
                 arm,
                 next(iter(runs.values())).lr,
-                str(len(runs)),
+                f"{len(runs)}, {collapsed} collapsed" if collapsed else str(len(runs)),
                 f"{fmean(lasts.values()):.3f}",
                 "" if arm == first else interval(paired(lasts, base_last)),
                 f"{fmean(areas.values()):.3f}",

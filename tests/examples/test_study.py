@@ -177,6 +177,7 @@ def rows_of_a_study() -> list[dict[str, str]]:
                     "iteration": str(iteration),
                     "rollouts": str(128 * iteration),
                     "seconds": "2" if iteration else "",
+                    "groups_kept": "0" if last == 0.3 and iteration > 9 else "7",
                 }
                 if iteration % 3 == 0:
                     row["heldout_accuracy"] = str(0.3 + (last - 0.3) * iteration / 15)
@@ -199,7 +200,7 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
     half = 2.776 * stdev(differences) / math.sqrt(5)
     expected = f"{fmean(differences):+.3f} [{fmean(differences) - half:+.3f}, {fmean(differences) + half:+.3f}]"
     assert cells["ce"][:5] == ["ce", "6e-4", "5", "0.780", expected]
-    assert cells["outcome"][4] == ""
+    assert cells["outcome"][2:5:2] == ["5, 1 collapsed", ""]
     # areas are linear in the end, so their ratio is that of the ends
     assert cells["ce"][7].startswith(f"{0.65 / (0.2 + 0.6 + 0.13 + 0.12 + 0.2):.2f} [")
     assert cells["outcome"][8] == "1440 (4 of 5)"  # 0.6 is 3/4 of the way to the median end, 0.7
