@@ -49,6 +49,9 @@ ARMS: dict[str, dict[str, str]] = {
     "outcome": {"OUTCOME_ONLY": "1"},
     "oracle": {**HALF, "REWARDS": "oracle", "PROCESS_GAMMA": "0"},
     "paper": {},
+    "paper-before": {"SCORE": "before"},
+    "paper-trained": {"PRM_START": "trained"},
+    "paper-frozen": {"PRM": "frozen"},
     "ce": TRUSTED,
     "ce-untrusted": HALF,
     "ce-4": LONGER,
@@ -69,7 +72,8 @@ ARMS: dict[str, dict[str, str]] = {
 }
 """What each kind of reward sets in the Makefile. -4: four epochs of the PRM on each batch; all: it also learns from the
 groups that the filter drops; fast: at a higher learning rate; replay: and from the last four batches again; own, step:
-the credit of a token is its own reward, or that of its step, not the sum of all that follow."""
+the credit of a token is its own reward, or that of its step, not the sum of all that follow; before: the PRM rewards a
+batch before it learns from it; trained: it starts from one trained before; frozen: it is trained once."""
 
 FIGURES = (
     "rollouts",
@@ -241,8 +245,10 @@ class Study:
         return list(self.directory(run).glob(f"*-seed{run.seed}"))
 
     def prepare(self) -> None:
-        """Makes the task and the SFT model, which all runs start from."""
+        """Makes the task, and the models that runs start from."""
         self._make(f"{self.work}/.done/sft", {}, self.work / "study" / "sft.log")
+        if any(ARMS[arm].get("PRM_START") == "trained" for arm in self.plan.arms):
+            self._make(f"{self.work}/.done/prm", {"PRM_START": "trained"}, self.work / "study" / "prm.log")
 
     def _make(self, target: str, variables: dict[str, str], log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -209,6 +209,8 @@ STAGES = {
     "gae": "generate verify filter update-prm score-prm score-values compute-advantages update-critic update-policy",
     "gae OUTCOME_ONLY=1": "generate verify filter score-values compute-advantages update-critic update-policy",
     "rloo PRM_ON=all": "generate verify update-prm filter score-prm compute-advantages update-policy",
+    "rloo SCORE=before": "generate verify filter score-prm update-prm compute-advantages update-policy",
+    "rloo SCORE=before PRM_ON=all": "generate verify score-prm update-prm filter compute-advantages update-policy",
     "grpo REWARDS=oracle": "generate verify filter oracle.py compute-advantages update-policy",
 }
 
@@ -282,6 +284,26 @@ def test_the_prm_learns_again_from_the_iterations_before(tmp_path: Path) -> None
     assert removed == [f"{run}/prm/{number}-replay" for number in (2, 3, 4)]
 
 
+def test_a_prm_that_was_trained_before(tmp_path: Path) -> None:
+    shown = make("-n", f"WORK={tmp_path}", "ITERATIONS=2", "PRM_START=trained", "PRM_PROMPTS=99", "EVAL_EVERY=2").stdout
+    before, *iterations = re.findall(r"(generate (?:.|\\\n)*?) --quiet > /dev/null\n", shown)[:3]
+    assert "--batch-prompts 99 " in before
+    assert f"--prm {tmp_path}/sft --ref {tmp_path}/sft --checkpoint {tmp_path}/prm " in before
+    run = tmp_path / "rloo-process-seed0"
+    for iteration, start in zip(iterations, (tmp_path / "prm", run / "prm" / "1"), strict=True):
+        assert f"update-prm --prm {start} --ref {tmp_path}/sft " in iteration
+    assert f"{tmp_path}/prm" not in make("-n", f"WORK={tmp_path}", "PRM_START=trained", "OUTCOME_ONLY=1").stdout
+
+
+def test_a_prm_that_rewards_before_it_learns(tmp_path: Path) -> None:
+    run = tmp_path / "rloo-process-seed0"
+    for pipeline, start in zip(
+        dry_run(tmp_path, "ITERATIONS=2", "SCORE=before"), (tmp_path / "sft", run / "prm" / "1"), strict=True
+    ):
+        assert f"score-prm --prm {start} --ref {tmp_path}/sft " in pipeline[3]
+        assert f"update-prm --prm {start} --ref shards " in pipeline[4]
+
+
 @pytest.mark.parametrize("jobs", ["", "-j4"])
 def test_an_asynchronous_run_samples_during_the_update(jobs: str, tmp_path: Path) -> None:
     loop = PacedLoop(tmp_path)
@@ -322,6 +344,8 @@ def test_the_policys_learning_rate_falls_if_asked_to(tmp_path: Path) -> None:
         "MAX_TOKENS=128",
         "PRM_ON=all",
         "PRM_REPLAY=2",
+        "PRM_START=trained",
+        "SCORE=before",
         "PRM_OPTIONS=--balance",
     ],
 )
@@ -355,18 +379,21 @@ def test_the_settings_of_some_runs_only(options: str, changed: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("options", "message"),
     [
-        ("ESTIMATOR=ppo", "no estimator ppo"),
-        ("ESTIMATORS=rloo x", "no estimator x"),
-        ("PRM=x", "PRM=x"),
-        ("REWARDS=x", "REWARDS=x: give prm or oracle"),
-        ("PRM_ON=x", "PRM_ON=x: give kept or all"),
-        ("SCHEDULE=linear", "needs TOTAL_STEPS"),
+        (["ESTIMATOR=ppo"], "no estimator ppo"),
+        (["ESTIMATORS=rloo x"], "no estimator x"),
+        (["PRM=x"], "PRM=x"),
+        (["REWARDS=x"], "REWARDS=x: give prm or oracle"),
+        (["PRM_ON=x"], "PRM_ON=x: give kept or all"),
+        (["PRM_START=x"], "PRM_START=x: give sft or trained"),
+        (["SCORE=x"], "SCORE=x: give after or before"),
+        (["SCORE=before", "PROCESS_TRUST=1"], "PROCESS_TRUST needs SCORE=after"),
+        (["SCHEDULE=linear"], "needs TOTAL_STEPS"),
     ],
 )
-def test_make_refuses_what_it_does_not_know(option: str, message: str, tmp_path: Path) -> None:
-    refused = make("-n", f"WORK={tmp_path}", option)
+def test_make_refuses_what_it_does_not_know(options: list[str], message: str, tmp_path: Path) -> None:
+    refused = make("-n", f"WORK={tmp_path}", *options)
     assert refused.returncode == 2
     assert message in refused.stderr
 
