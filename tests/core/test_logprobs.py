@@ -175,6 +175,7 @@ def test_only_products_of_bfloat16_states_may_be_in_bfloat16() -> None:
             return func(*args, **(kwargs or {}))
 
     before = precision()
+    assert before != "bf16"  # no test before this one has left it on
     for dtype, expected in ((torch.bfloat16, "bf16"), (torch.float32, before), (torch.float64, before)):
         seen: set[tuple[str, str]] = set()
         hidden, weight, _, targets, _ = inputs(dtype)
