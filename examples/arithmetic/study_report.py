@@ -146,10 +146,9 @@ def screening(results: Results) -> None:
             curve = results.curves.get(run)
             if curve is None:
                 cells.append("")
-            elif results.collapsed(run):
-                cells.append(f"collapsed to {curve[max(curve)]:.3f}")
             elif results.whole(run):
-                cells.append(f"{results.area(run):.3f} ({results.last(run):.3f})")
+                fell = ", collapsed" if results.collapsed(run) else ""
+                cells.append(f"{results.area(run):.3f} ({results.last(run):.3f}{fell})")
             else:
                 cells.append(f"stopped at {curve[max(curve)]:.3f}")
         return ", ".join(cells)

@@ -37,6 +37,15 @@ for iteration in range(0, int(iterations) + 1, 2):
 """
 
 
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, makefile: str, loop: str) -> None:
+    """Puts another Makefile, and the script that it runs, in the place of the example's."""
+    example = tmp_path / "example"
+    example.mkdir()
+    (example / "Makefile").write_text(f"PYTHON := {sys.executable}\n{makefile}")
+    (example / "loop.py").write_text(loop)
+    monkeypatch.setattr(study, "EXAMPLE", example)
+
+
 def rise(*accuracies: float) -> study.Curve:
     """A curve with an evaluation every other iteration."""
     return {2 * index: accuracy for index, accuracy in enumerate(accuracies)}
@@ -83,11 +92,7 @@ def test_a_hopeless_arm_has_no_finals() -> None:
 
 
 def test_a_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = tmp_path / "example"
-    example.mkdir()
-    (example / "Makefile").write_text(f"PYTHON := {sys.executable}\n{MAKEFILE}")
-    (example / "loop.py").write_text(LOOP)
-    monkeypatch.setattr(study, "EXAMPLE", example)
+    stand_in(tmp_path, monkeypatch, MAKEFILE, LOOP)
     monkeypatch.setattr(credit, "rows_of", lambda place, stage: [{"iteration": 2, "share": 0.75}])
     work = tmp_path / "work"
     one = study.Study(PLAN, tmp_path / "results" / "study.csv", work)
@@ -137,11 +142,7 @@ for iteration in {*range(0, last + 1, 3), last}:
 
 
 def test_a_run_that_collapses_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = tmp_path / "example"
-    example.mkdir()
-    (example / "Makefile").write_text(f"PYTHON := {sys.executable}\n{COLLAPSING}")
-    (example / "loop.py").write_text(COLLAPSE)
-    monkeypatch.setattr(study, "EXAMPLE", example)
+    stand_in(tmp_path, monkeypatch, COLLAPSING, COLLAPSE)
     monkeypatch.setattr(credit, "rows_of", lambda place, stage: [])
     one = study.Study(study.FULL, tmp_path / "study.csv", tmp_path / "work")
     run = Run("outcome", "1.2e-3", 0)
