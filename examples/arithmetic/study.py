@@ -43,8 +43,10 @@ SHARED = {"PROMPTS": "32", "N": "4", "MINI_BATCH": "64", "EVAL_EVERY": "3", "EVA
 HALF = {"PROCESS_SHARE": "0.5"}
 TRUSTED = {**HALF, "PROCESS_TRUST": "1"}
 LONGER = {**TRUSTED, "PRM_OPTIONS": "--epochs 4"}
+HISTORY = {**TRUSTED, "PRM_REPLAY": "15", "PRM_LR": "1e-3", "PRM_OPTIONS": "--epochs 2"}
+OWN = {**HISTORY, "PROCESS_GAMMA": "0"}
 BY_STEP = "--granularity step"
-PREFIX = {**TRUSTED, "BETA": "10", "PRM_OPTIONS": "--loss prefix --balance boundary,weight --epochs 4"}
+PREFIX = {**OWN, "BETA": "10", "PRM_OPTIONS": "--loss prefix --balance boundary,weight --epochs 2"}
 ARMS: dict[str, dict[str, str]] = {
     "outcome": {"OUTCOME_ONLY": "1"},
     "oracle": {**HALF, "REWARDS": "oracle", "PROCESS_GAMMA": "0"},
@@ -61,19 +63,27 @@ ARMS: dict[str, dict[str, str]] = {
     "ce-replay": {**TRUSTED, "PRM_REPLAY": "4"},
     "ce-4-replay": {**LONGER, "PRM_REPLAY": "4"},
     "ce-4-own": {**LONGER, "PROCESS_GAMMA": "0"},
-    "ce-4-step": {**LONGER, "PROCESS_GAMMA": "1", "PROCESS_OPTIONS": f"{BY_STEP} --process-lambda 0"},
-    "dpo-4": {**TRUSTED, "PRM_OPTIONS": "--loss dpo --epochs 4"},
-    "prefix-4": {**PREFIX, "PROCESS_GAMMA": "0"},
-    "prefix-4-values": {**PREFIX, "PROCESS_OPTIONS": "--process-baseline values --process-lambda 0.95"},
-    "redistributed-4": {**LONGER, "PROCESS_OPTIONS": f"{BY_STEP} --process-form redistributed"},
-    "min-4": {**LONGER, "PROCESS_OPTIONS": f"{BY_STEP} --process-form min"},
-    "wrong-centered-4": {**LONGER, "PROCESS_OPTIONS": "--process-form wrong-centered"},
-    "position-4": {**LONGER, "PROCESS_OPTIONS": "--process-baseline position"},
+    "ce-history": HISTORY,
+    "ce-history-own": OWN,
+    "ce-history-own-untrusted": {name: value for name, value in OWN.items() if name != "PROCESS_TRUST"},
+    "ce-history-step": {**HISTORY, "PROCESS_OPTIONS": f"{BY_STEP} --process-lambda 0"},
+    "dpo-history-own": {**OWN, "PRM_OPTIONS": "--loss dpo --epochs 2"},
+    "prefix-history-own": PREFIX,
+    "prefix-history-values": {
+        **PREFIX,
+        "PROCESS_GAMMA": "1",
+        "PROCESS_OPTIONS": "--process-baseline values --process-lambda 0.95",
+    },
+    "redistributed-history": {**HISTORY, "PROCESS_OPTIONS": f"{BY_STEP} --process-form redistributed"},
+    "min-history": {**HISTORY, "PROCESS_OPTIONS": f"{BY_STEP} --process-form min"},
+    "wrong-centered-history": {**OWN, "PROCESS_OPTIONS": "--process-form wrong-centered"},
+    "position-history": {**OWN, "PROCESS_OPTIONS": "--process-baseline position"},
 }
 """What each kind of reward sets in the Makefile. -4: four epochs of the PRM on each batch; all: it also learns from the
-groups that the filter drops; fast: at a higher learning rate; replay: and from the last four batches again; own, step:
-the credit of a token is its own reward, or that of its step, not the sum of all that follow; before: the PRM rewards a
-batch before it learns from it; trained: it starts from one trained before; frozen: it is trained once."""
+groups that the filter drops; fast: at a higher learning rate; replay: and from the last four batches again; history:
+from all earlier batches again, twice each, at the higher learning rate; own, step: the credit of a token is its own
+reward, or that of its step, not the sum of all that follow; before: the PRM rewards a batch before it learns from it;
+trained: it starts from one trained before, on 4,096 rollouts of the SFT model; frozen: it is trained once."""
 
 FIGURES = (
     "rollouts",
@@ -108,7 +118,8 @@ class Plan:
     hopeless_below: float = 0.05
 
 
-FULL = Plan(tuple(ARMS), ("3e-4", "6e-4", "1.2e-3"), (0,), (1, 2, 3, 4, 5), iterations=15, rung=6)
+FULL = Plan(tuple(ARMS), ("3e-4", "6e-4"), (0,), (1, 2, 3, 4, 5), iterations=15, rung=6)
+"""At 1.2e-3, which was tried for the first nine arms, every one collapsed: the file has the rows."""
 QUICK = Plan(("outcome", "oracle", "ce-4"), ("6e-4",), (0,), (), iterations=6, rung=3)
 
 
@@ -180,14 +191,17 @@ def survivors(plan: Plan, screened: Sequence[Run], curves: dict[Run, Curve]) -> 
 def finalists(plan: Plan, whole: dict[str, list[Run]], curves: dict[Run, Curve]) -> dict[str, str]:
     """The best learning rate of every arm that is not hopeless: far below the first arm at its own best.
 
-    Of the learning rates that survived with every seed of the screening, the best has the largest area.
+    Of the learning rates that survived with every seed of the screening, the best has the largest area. The first arm
+    comes first, then the others from the best down, so that a study that runs out of time has those.
     """
     best: dict[str, tuple[float, str]] = {}
     for arm, runs in whole.items():
         areas = {lr: [area(curves[run]) for run in runs if run.lr == lr] for lr in plan.lrs}
         best[arm] = max((fmean(of), lr) for lr, of in areas.items() if len(of) == len(plan.screening))
-    bar = best[plan.arms[0]][0] - plan.hopeless_below
-    return {arm: lr for arm, (score, lr) in best.items() if score >= bar}
+    first = plan.arms[0]
+    bar = best[first][0] - plan.hopeless_below
+    ranking = sorted(best, key=lambda arm: (arm != first, -best[arm][0]))
+    return {arm: best[arm][1] for arm in ranking if best[arm][0] >= bar}
 
 
 class Study:

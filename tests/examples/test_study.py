@@ -91,6 +91,13 @@ def test_a_hopeless_arm_has_no_finals() -> None:
     assert finalists(PLAN, whole, screened(0.51)) == {"outcome": "1", "oracle": "2"}
 
 
+def test_finals_begin_with_the_first_arm_and_then_take_the_best() -> None:
+    plan = Plan(("outcome", "oracle", "ce"), ("1",), (0,), (1,), iterations=4, rung=2)
+    ends = {"outcome": 0.6, "oracle": 0.7, "ce": 0.8}
+    curves = {Run(arm, "1", 0): rise(0.2, 0.5, end) for arm, end in ends.items()}
+    assert [item.run.arm for item in wanted(plan, curves)] == ["outcome", "ce", "oracle"]
+
+
 def test_a_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, MAKEFILE, LOOP)
     monkeypatch.setattr(credit, "rows_of", lambda place, stage: [{"iteration": 2, "share": 0.75}])

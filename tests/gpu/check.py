@@ -59,8 +59,8 @@ PARTS = {
     "right": Part(90, "log-probabilities and gradients: GPU against CPU, packed against padded, LoRA, offload"),
     "pipeline": Part(260, "all stages in one pipe, its checkpoint resumed, one rank, and running out of memory"),
     "memory": Part(150, "the GPU's memory between stages, and stages that wait for it"),
-    "fast": Part(140, "model FLOP utilization and peak memory of scoring and updates at 1.5B"),
-    "choices": Part(120, "packed attention three ways, torch.compile of a layer, tiles of the head"),
+    "fast": Part(200, "model FLOP utilization and peak memory of scoring and updates at 1.5B, compiled too"),
+    "choices": Part(120, "packed attention three ways, tiles of the head"),
     "sampling": Part(90, "tokens a second of the hf engine, against model.generate"),
     "load_save": Part(150, "loading 7B in bfloat16, saving a checkpoint of 1.5B"),
 }

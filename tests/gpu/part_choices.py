@@ -30,7 +30,7 @@ REPEATS = 3
 
 def run(context: Context) -> None:
     """Each choice; one that cannot be made here is a note."""
-    for choice in (compare_packing, compare_attention, compare_backends, compare_tiles, compile_layer):
+    for choice in (compare_packing, compare_attention, compare_backends, compare_tiles):
         attempt(context, choice.__name__, partial(choice, context))
         reset_memory(context.device)
 
@@ -320,32 +320,3 @@ def compare_tiles(context: Context) -> None:
             rate = f"{products / seconds / 1e12:.3g} TFLOP/s; CHUNK_ELEMENTS is 2^27 on a GPU, and 3 are kept"
             report.figure(name, 1000 * seconds, "ms", rate)
             report.figure(f"{name}: memory", peak_gib(device) - before, "GiB, gradients included")
-
-
-def compile_layer(context: Context) -> None:
-    """A decoder layer of 1.5B, forward and backward under autocast, as it is and compiled, at two lengths."""
-    report, device = context.report, context.device
-    config = make_config("1.5B", tiny=context.tiny, num_hidden_layers=1)
-    model = make_model(config, device, torch.float32)
-    layer = model.model.layers[0]
-    placement = Placement(device, torch.bfloat16, "off")
-    compiled = torch.compile(layer.forward, dynamic=True, backend="inductor" if context.gpu else "eager")
-    shapes = [(8, 2048), (6, 2600)] if not context.tiny else [(2, 20), (2, 26)]
-    for rows, tokens in shapes:
-        hidden = torch.randn(rows, tokens, config.hidden_size, device=device, requires_grad=True)
-        positions = torch.arange(tokens, device=device)[None]
-        rotary = model.model.rotary_emb(hidden, positions)
-        seconds: list[float] = []
-        for name, forward in (("as it is", layer.forward), ("compiled", compiled)):
-
-            def both(forward: Any = forward, hidden: Tensor = hidden, rotary: Any = rotary) -> None:
-                with placement.autocast():
-                    output = forward(hidden, attention_mask=None, position_embeddings=rotary)
-                (output if isinstance(output, Tensor) else output[0]).sum().backward()
-
-            start = time.perf_counter()
-            both()
-            report.figure(f"layer, {rows} x {tokens}, {name}: first call", time.perf_counter() - start, "s")
-            seconds.append(median_seconds(both, device, REPEATS))
-        baseline = f"{1000 * seconds[0]:.3g} ms as it is"
-        report.figure(f"layer, {rows} x {tokens}, compiled", 1000 * seconds[1], "ms", baseline)

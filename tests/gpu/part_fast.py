@@ -6,8 +6,10 @@ in that time in a large product of matrices of bfloat16, measured in the same ru
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,6 +119,25 @@ def measure_scoring(bench: Bench) -> None:
     ours = bench.measure("score-prm", lambda: score(every), bench.flops(every), every)
     bench.report.figure("score-prm: speed", ours / rate, "times", "the bare loop over the same batches")
     bench.kernels("score-prm", lambda: score(few))
+    with compiled(bench, bench.model):
+        first = seconds_of(lambda: score(few), bench.device)
+        bench.report.figure("score-prm, compiled: first rows", first, "s", "compilation is most of it")
+        again = bench.measure("score-prm, compiled", lambda: score(every), bench.flops(every), every)
+        bench.report.figure("score-prm, compiled: speed", again / ours, "times", "score-prm")
+        bench.kernels("score-prm, compiled", lambda: score(few))
+
+
+@contextlib.contextmanager
+def compiled(bench: Bench, model: Any) -> Iterator[None]:
+    """A model whose layers are compiled, for any shape; on a CPU they are only traced."""
+    layers = model.base_model.layers
+    for layer in layers:
+        layer.compile(dynamic=True, backend="inductor" if bench.context.gpu else "eager")
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None
 
 
 def batches(bench: Bench, rows: Sequence[int]) -> list[list[int]]:
@@ -183,7 +204,13 @@ def measure_updates(bench: Bench) -> None:
         trainer.options = dataclasses.replace(options, micro_batch_tokens=bench.budget // 2)
         for stage, step in steps.items():
             try_update(bench, trainer, stage, step, f", {bench.budget // 2} tokens a micro-batch")
+        with compiled(bench, trainer.model):
+            for stage, step in steps.items():
+                try_update(bench, trainer, stage, step, f", {bench.budget // 2} tokens a micro-batch, compiled")
         trainer.options = options
+    with compiled(bench, trainer.model):
+        for stage, step in steps.items():
+            try_update(bench, trainer, stage, step, ", compiled")
     memory.recompute_activations(trainer.model)
     for stage, step in steps.items():
         try_update(bench, trainer, stage, step, ", --gradient-checkpointing")
