@@ -45,8 +45,9 @@ TRUSTED = {**HALF, "PROCESS_TRUST": "1"}
 LONGER = {**TRUSTED, "PRM_OPTIONS": "--epochs 4"}
 HISTORY = {**TRUSTED, "PRM_REPLAY": "15", "PRM_LR": "1e-3", "PRM_OPTIONS": "--epochs 2"}
 OWN = {**HISTORY, "PROCESS_GAMMA": "0"}
-BY_STEP = "--granularity step"
-PREFIX = {**OWN, "BETA": "10", "PRM_OPTIONS": "--loss prefix --balance boundary,weight --epochs 2"}
+BEFORE = {**HALF, "PRM_REPLAY": "15", "PRM_LR": "1e-3", "PRM_OPTIONS": "--epochs 2", "SCORE": "before"}
+MIN = "--process-form min --process-temperature 0.02"
+FROM_TRAINED = {**HALF, "SCORE": "before", "PRM_START": "trained", "PRM_LR": "1e-3", "BETA": "0.3"}
 ARMS: dict[str, dict[str, str]] = {
     "outcome": {"OUTCOME_ONLY": "1"},
     "oracle": {**HALF, "REWARDS": "oracle", "PROCESS_GAMMA": "0"},
@@ -65,19 +66,13 @@ ARMS: dict[str, dict[str, str]] = {
     "ce-4-own": {**LONGER, "PROCESS_GAMMA": "0"},
     "ce-history": HISTORY,
     "ce-history-own": OWN,
-    "ce-history-own-untrusted": {name: value for name, value in OWN.items() if name != "PROCESS_TRUST"},
-    "ce-history-step": {**HISTORY, "PROCESS_OPTIONS": f"{BY_STEP} --process-lambda 0"},
-    "dpo-history-own": {**OWN, "PRM_OPTIONS": "--loss dpo --epochs 2"},
-    "prefix-history-own": PREFIX,
-    "prefix-history-values": {
-        **PREFIX,
-        "PROCESS_GAMMA": "1",
-        "PROCESS_OPTIONS": "--process-baseline values --process-lambda 0.95",
-    },
-    "redistributed-history": {**HISTORY, "PROCESS_OPTIONS": f"{BY_STEP} --process-form redistributed"},
-    "min-history": {**HISTORY, "PROCESS_OPTIONS": f"{BY_STEP} --process-form min"},
-    "wrong-centered-history": {**OWN, "PROCESS_OPTIONS": "--process-form wrong-centered"},
-    "position-history": {**OWN, "PROCESS_OPTIONS": "--process-baseline position"},
+    "sharp": {**HISTORY, "BETA": "0.3"},
+    "sharp-before-own": {**BEFORE, "PROCESS_GAMMA": "0", "BETA": "0.3"},
+    "trained-trusted": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3"},
+    "trained-trusted-own": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", "PROCESS_GAMMA": "0"},
+    "trained-fifth-own": {**FROM_TRAINED, "PRM_LR": "3e-4", "PROCESS_GAMMA": "0", "PROCESS_SHARE": "0.2"},
+    "trained-own": {**FROM_TRAINED, "PROCESS_GAMMA": "0"},
+    "trained-min": {**FROM_TRAINED, "PROCESS_GAMMA": "0", "PROCESS_OPTIONS": MIN},
 }
 """What each kind of reward sets in the Makefile. -4: four epochs of the PRM on each batch; all: it also learns from the
 groups that the filter drops; fast: at a higher learning rate; replay: and from the last four batches again; history:
@@ -106,6 +101,7 @@ class Plan:
 
     arms: the kinds of rewards, the first of which is what others are compared with. lrs: the policy's learning rates.
     screening, finals: seeds. iterations: of a whole run. rung: after how many the worst are stopped.
+    kept: the arms that have finals in any case.
     """
 
     arms: Sequence[str]
@@ -115,10 +111,12 @@ class Plan:
     iterations: int
     rung: int
     stop_below: float = 0.15
-    hopeless_below: float = 0.05
+    hopeless_below: float = 0.035
+    kept: Sequence[str] = ()
 
 
-FULL = Plan(tuple(ARMS), ("3e-4", "6e-4"), (0,), (1, 2, 3, 4, 5), iterations=15, rung=6)
+PAPER = ("paper", "paper-before", "paper-trained", "paper-frozen")
+FULL = Plan(tuple(ARMS), ("3e-4", "6e-4"), (0,), (1, 2, 3, 4, 5), iterations=15, rung=6, kept=PAPER)
 """At 1.2e-3, which was tried for the first nine arms, every one collapsed: the file has the rows."""
 QUICK = Plan(("outcome", "oracle", "ce-4"), ("6e-4",), (0,), (), iterations=6, rung=3)
 
@@ -201,7 +199,7 @@ def finalists(plan: Plan, whole: dict[str, list[Run]], curves: dict[Run, Curve])
     first = plan.arms[0]
     bar = best[first][0] - plan.hopeless_below
     ranking = sorted(best, key=lambda arm: (arm != first, -best[arm][0]))
-    return {arm: best[arm][1] for arm in ranking if best[arm][0] >= bar}
+    return {arm: best[arm][1] for arm in ranking if best[arm][0] >= bar or arm in plan.kept}
 
 
 class Study:
@@ -261,8 +259,9 @@ class Study:
     def prepare(self) -> None:
         """Makes the task, and the models that runs start from."""
         self._make(f"{self.work}/.done/sft", {}, self.work / "study" / "sft.log")
-        if any(ARMS[arm].get("PRM_START") == "trained" for arm in self.plan.arms):
-            self._make(f"{self.work}/.done/prm", {"PRM_START": "trained"}, self.work / "study" / "prm.log")
+        for arm in self.plan.arms:
+            if ARMS[arm].get("PRM_START") == "trained":
+                self._make("trained-prm", ARMS[arm], self.work / "study" / "prm.log")
 
     def _make(self, target: str, variables: dict[str, str], log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import doctest
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -87,8 +88,9 @@ def test_finals_are_at_the_best_learning_rate_and_on_other_seeds() -> None:
 
 def test_a_hopeless_arm_has_no_finals() -> None:
     whole = {arm: survivors(PLAN, [Run(arm, lr, 0) for lr in PLAN.lrs], screened(0.49)) for arm in PLAN.arms}
-    assert finalists(PLAN, whole, screened(0.49)) == {"outcome": "1"}  # 0.495 is not within 0.05 of 0.55
-    assert finalists(PLAN, whole, screened(0.51)) == {"outcome": "1", "oracle": "2"}
+    assert finalists(PLAN, whole, screened(0.52)) == {"outcome": "1"}  # 0.51 is not within 0.035 of 0.55
+    assert finalists(PLAN, whole, screened(0.54)) == {"outcome": "1", "oracle": "2"}
+    assert finalists(replace(PLAN, kept=("oracle",)), whole, screened(0.52)) == {"outcome": "1", "oracle": "2"}
 
 
 def test_finals_begin_with_the_first_arm_and_then_take_the_best() -> None:
