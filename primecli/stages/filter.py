@@ -90,18 +90,36 @@ def filter(options: FilterOptions) -> None:
         if not run.counts.get("kept"):
             run.warn(f"no group has passed: {_advice(run.counts)}")
             pipe.mark_said()
-        elif options.groups is not None and passed < options.groups:
+            return
+        if run.counts.get("truncated", 0) > _judged(run.counts) / 2:
+            run.warn(_cut_off(run.counts))
+        if options.groups is not None and passed < options.groups:
             run.note(f"the input ended after {passed} of {options.groups} groups")
 
 
 def _advice(counts: Mapping[str, int | float]) -> str:
     """What to do if no group has passed."""
-    dropped = {reason: int(counts.get(reason, 0)) for reason in REASONS}
-    if dropped["ungraded"] and dropped["ungraded"] == sum(dropped.values()):
+    judged = _judged(counts)
+    if counts.get("ungraded") and counts["ungraded"] == judged:
         return "all are ungraded; the messages of `verify` say why"
-    if dropped[TOO_UNIFORM] > sum(dropped.values()) / 2:
+    if counts.get("truncated", 0) > judged / 2:
+        return _cut_off(counts)
+    if counts.get(TOO_UNIFORM, 0) > judged / 2:
         return "lower --min-std, or sample more prompts or more responses to each"
     return "widen --accuracy, or sample more prompts or more responses to each"
+
+
+def _judged(counts: Mapping[str, int | float]) -> int:
+    """How many groups were judged: kept, or dropped for a reason."""
+    return sum(int(counts.get(outcome, 0)) for outcome in ("kept", *REASONS))
+
+
+def _cut_off(counts: Mapping[str, int | float]) -> str:
+    """Says that most groups were dropped for truncation; without them a policy cannot learn to end its responses."""
+    return (
+        f"{int(counts['truncated'])} of {_judged(counts)} groups are dropped, since a response was cut off at the "
+        "length limit: raise --max-tokens of generate, or keep them with --allow-truncated"
+    )
 
 
 def _filter_shard(run: StageRun, shard: Shard, options: FilterOptions, room: int | None) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from tests.builders import rollout, write_shards
 from tests.conftest import read_rows, summary
 
 
-def graded(directory: Path, rewards: list[list[float | None]], *, per_shard: int = 1, cut: int | None = None) -> Path:
-    """One group for each list of rewards; the group `cut` has a truncated response."""
+def graded(
+    directory: Path, rewards: list[list[float | None]], *, per_shard: int = 1, cut: Collection[int] = ()
+) -> Path:
+    """One group for each list of rewards; each of the groups `cut` has truncated responses."""
     rows = [
-        rollout(group, index, len(found), outcome_reward=reward, finish_reason="length" if group == cut else "stop")
+        rollout(group, index, len(found), outcome_reward=reward, finish_reason="length" if group in cut else "stop")
         for group, found in enumerate(rewards)
         for index, reward in enumerate(found)
     ]
@@ -39,7 +42,7 @@ def test_the_bounds_are_inclusive(tmp_path: Path, primecli: Any) -> None:
 
 
 def test_ungraded_and_truncated_groups_are_dropped_whole(tmp_path: Path, primecli: Any) -> None:
-    directory = graded(tmp_path / "verify", [[1, 0], [1, None], [0, 1]], per_shard=3, cut=2)
+    directory = graded(tmp_path / "verify", [[1, 0], [1, None], [0, 1]], per_shard=3, cut=(2,))
     primecli("filter", directory)
     assert groups(tmp_path / "filter") == ["p0"]
     primecli("filter", directory, "--allow-truncated", "--out", tmp_path / "all")
@@ -73,6 +76,20 @@ def test_a_warning_if_no_group_passes(tmp_path: Path, primecli: Any) -> None:
     assert "no group has passed: widen --accuracy" in primecli("filter", directory).err
     directory = graded(tmp_path / "ungraded" / "verify", [[None, None], [1, None]])
     assert "no group has passed: all are ungraded" in primecli("filter", directory).err
+
+
+def test_a_warning_if_most_groups_are_cut_off(tmp_path: Path, primecli: Any) -> None:
+    said = "groups are dropped, since a response was cut off at the length limit: raise --max-tokens of generate"
+    for name, number, cut, expected in (
+        ("all", 2, (0, 1), f"no group has passed: 2 of 2 {said}"),
+        ("most", 3, (0, 2), f"filter: 2 of 3 {said}"),
+    ):
+        directory = graded(tmp_path / name / "verify", [[1, 0]] * number, cut=cut)
+        assert expected in primecli("filter", directory, "--quiet").err
+        kept = primecli("filter", directory, "--allow-truncated", "--out", tmp_path / name / "kept")
+        assert "cut off" not in kept.err
+    directory = graded(tmp_path / "half" / "verify", [[1, 0], [1, 0]], cut=(1,))
+    assert "cut off" not in primecli("filter", directory).err
 
 
 def test_a_note_if_there_are_too_few_groups(tmp_path: Path, primecli: Any) -> None:
