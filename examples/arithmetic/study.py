@@ -48,6 +48,7 @@ OWN = {**HISTORY, "PROCESS_GAMMA": "0"}
 BEFORE = {**HALF, "PRM_REPLAY": "15", "PRM_LR": "1e-3", "PRM_OPTIONS": "--epochs 2", "SCORE": "before"}
 MIN = "--process-form min --process-temperature 0.02"
 FROM_TRAINED = {**HALF, "SCORE": "before", "PRM_START": "trained", "PRM_LR": "1e-3", "BETA": "0.3"}
+CLIP = {"PROCESS_OPTIONS": "--process-clip 0.6"}
 CUT = {"FILTER_OPTIONS": "--allow-truncated"}
 ARMS: dict[str, dict[str, str]] = {
     "outcome": {"OUTCOME_ONLY": "1"},
@@ -75,6 +76,8 @@ ARMS: dict[str, dict[str, str]] = {
     "oracle-cut": {**HALF, "REWARDS": "oracle", "PROCESS_GAMMA": "0", **CUT},
     "trained-trusted-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", **CUT},
     "trained-trusted-own-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", "PROCESS_GAMMA": "0", **CUT},
+    "trained-clip-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", **CUT, **CLIP},
+    "trained-own-clip-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", "PROCESS_GAMMA": "0", **CUT, **CLIP},
     "trained-fifth-own": {**FROM_TRAINED, "PRM_LR": "3e-4", "PROCESS_GAMMA": "0", "PROCESS_SHARE": "0.2"},
     "trained-own": {**FROM_TRAINED, "PROCESS_GAMMA": "0"},
     "trained-min": {**FROM_TRAINED, "PROCESS_GAMMA": "0", "PROCESS_OPTIONS": MIN},
@@ -84,7 +87,7 @@ groups that the filter drops; fast: at a higher learning rate; replay: and from 
 from all earlier batches again, twice each, at the higher learning rate; own, step: the credit of a token is its own
 reward, or that of its step, not the sum of all that follow; before: the PRM rewards a batch before it learns from it;
 trained: it starts from one trained before, on 4,096 rollouts of the SFT model; frozen: it is trained once;
-cut: groups with a truncated response are kept. sharp: history with a larger beta."""
+cut: groups with a truncated response are kept; clip: a token's reward is limited to two nats. sharp: history with a larger beta."""
 
 FIGURES = (
     "rollouts",

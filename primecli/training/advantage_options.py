@@ -55,6 +55,7 @@ ADDED_BASELINES = (
 """What is neither the paper's nor the first code's."""
 
 LATER: dict[str, Json] = {
+    "process_clip": None,
     "process_form": "plain",
     "process_temperature": None,
     "process_lambda": 1.0,
@@ -101,6 +102,15 @@ class AdvantageOptions(Options):
             "generate recorded in the shards]",
             "call",
             metavar="DIR|HUB_ID",
+        ),
+    ] = None
+    process_clip: Annotated[
+        float | None,
+        Option(
+            "Limit the process reward of each token to between -X and X, before anything else. Where the reference "
+            "finds a token impossible, the PRM's reward for it has no bound.  [default: no limit]",
+            metavar="X",
+            check=positive,
         ),
     ] = None
     process_form: Annotated[
@@ -193,6 +203,7 @@ class AdvantageOptions(Options):
 
     def _check_process_rewards_used(self) -> None:
         for option, given in (
+            ("--process-clip", self.process_clip is not None),
             (f"--process-form {self.process_form}", self.process_form != "plain"),
             (f"--process-baseline {self.process_baseline}", self.process_baseline in ADDED_BASELINES),
             ("--process-lambda", self.process_lambda != 1.0),

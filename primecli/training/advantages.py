@@ -33,7 +33,7 @@ class BatchAdvantages(NamedTuple):
 
     columns: those that it adds, (N,) float32 each, row after row.
     metrics: of the batch as a whole: with --process-share, the share that was reached and the weight of process rewards
-        that it took.
+        that it took; with --process-clip, the share of the tokens whose reward was beyond it.
     """
 
     columns: dict[str, np.ndarray]
@@ -55,9 +55,10 @@ def batch_advantages(
     try:
         parts, values, baseline = _parts(rollouts, options, mask, ends)
         parts = Parts(parts.outcome.mul_(options.outcome_coef), parts.process.mul_(options.process_coef))
-        metrics: dict[str, float] = {}
+        metrics = _clipped(rollouts, options)
         if share is not None:
-            parts, metrics = _with_share(parts, mask, share)
+            parts, reached = _with_share(parts, mask, share)
+            metrics |= reached
         plain = parts.outcome + parts.process + baseline  # (B, T), before whitening
         mean, scale = whitening(plain, mask) if options.whiten else (plain.new_zeros(()), plain.new_ones(()))
     except ValueError as error:
@@ -171,6 +172,15 @@ def _with_share(parts: Parts, mask: Tensor, share: float) -> tuple[Parts, dict[s
     }
 
 
+def _clipped(rollouts: Rollouts, options: AdvantageOptions) -> dict[str, float]:
+    """The share of the tokens whose process reward is beyond the limit, as a metric; none where there is no limit."""
+    if options.process_clip is None:
+        return {}
+    rewards = rollouts.values[schema.PROCESS_REWARDS]  # (N,)
+    beyond = np.abs(rewards.astype(np.float64)) > options.process_clip
+    return {"process_clip_fraction": float(beyond.mean()) if len(beyond) else 0.0}
+
+
 def _outcome_rewards(rollouts: Rollouts) -> Tensor:
     """(B,) float64; 0 if the outcome is not used. Raises InputError for null rewards."""
     if schema.OUTCOME_REWARD not in rollouts.values:
@@ -196,6 +206,8 @@ def _process_rewards(
     if schema.PROCESS_REWARDS not in rollouts.values:
         return torch.zeros(mask.shape, dtype=torch.float64), reward_mask
     flat = torch.from_numpy(rollouts.values[schema.PROCESS_REWARDS].astype(np.float64))  # (N,)
+    if options.process_clip is not None:
+        flat.clamp_(-options.process_clip, options.process_clip)
     process = pad(flat, torch.from_numpy(rollouts.response_lengths))  # (B, T)
     if options.drop_last_token_reward:
         process = drop_last_token(process, mask)

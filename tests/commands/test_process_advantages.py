@@ -381,3 +381,43 @@ def test_a_batch_without_pairs_leaves_what_was_measured_before(trusted: Path, tm
     footer = read_footer(sorted((tmp_path / "s").glob("*.parquet"))[0])
     before = summary(trusted / "prm")["metrics"]["pair_accuracy_before"]
     assert footer.provenance[-1]["prm_pair_accuracy"] == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        BARE,
+        ["--granularity", "step"],
+        ["--process-form", "min"],
+        ["--process-share", "0.5"],
+        ["--estimator", "grpo"],
+    ],
+    ids=lambda options: " ".join(options) or "default",
+)
+def test_a_limit_of_process_rewards_is_that_of_each_token(options: list[str], tmp_path: Path, primecli: Any) -> None:
+    rewards = [[0.2, -4.0, 0.5], [3.0, 2.0], [0.1, -0.1, -0.6, 0.0], [-0.5, 0.3]]
+    clipped = [[max(-0.5, min(0.5, reward)) for reward in row] for row in rewards]
+    ends = [[1, 2], [1], [0, 3], [0, 1]]
+    for name, given, limit in (("limited", rewards, ["--process-clip", "0.5"]), ("by-hand", clipped, [])):
+        directory = shards_of(tmp_path / name / "score-prm", [0, 0, 1, 1], given, [1.0, 0.0, 0.0, 1.0], ends)
+        primecli("compute-advantages", directory, *options, *limit, "--out", tmp_path / name / "out")
+    for name in (schema.ADVANTAGES, schema.RETURNS, schema.PROCESS_ADVANTAGES):
+        assert column(tmp_path / "limited" / "out", name) == column(tmp_path / "by-hand" / "out", name)
+    metrics = summary(tmp_path / "limited" / "out")["metrics"]
+    assert metrics["process_clip_fraction"] == pytest.approx(4 / 11)  # -4, 3, 2 and -0.6; 0.5 is not beyond 0.5
+    assert "process_clip_fraction" not in summary(tmp_path / "by-hand" / "out")["metrics"]
+
+
+def test_a_limit_that_no_reward_reaches_changes_nothing(tmp_path: Path, primecli: Any) -> None:
+    directory = shards_of(tmp_path / "score-prm", [0, 0], [[0.2, -0.4], [0.1]], [1.0, 0.0])
+    for name, limit in (("without", []), ("with", ["--process-clip", "0.5"])):
+        primecli("compute-advantages", directory, *limit, "--out", tmp_path / name)
+    assert column(tmp_path / "with") == column(tmp_path / "without")
+    assert summary(tmp_path / "with")["metrics"]["process_clip_fraction"] == 0.0
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "nan"])
+def test_a_limit_is_positive(limit: str, tmp_path: Path, primecli: Any) -> None:
+    result = primecli("compute-advantages", tmp_path, "--process-clip", limit, check=False)
+    assert (result.code, "--process-clip" in result.err) == (2, True)

@@ -20,6 +20,7 @@ from primecli.training.advantage_options import AdvantageOptions, Granularity, P
         ({"process_form": "wrong-centered", "process_coef": 0.0}, "--process-coef 0 leaves them out"),
         ({"process_baseline": "pooled", "process_coef": 0.0}, "--process-coef 0 leaves them out"),
         ({"process_share": 0.5, "process_coef": 0.0}, "--process-coef 0 leaves them out"),
+        ({"process_clip": 0.5, "process_coef": 0.0}, "--process-coef 0 leaves them out"),
         ({"process_temperature": 0.5}, "plain has none"),
         ({"process_temperature": 0.5, "process_form": "wrong-centered"}, "wrong-centered has none"),
         ({"process_baseline": "per-token", "estimator": "grpo"}, "works with --estimator rloo"),
@@ -59,14 +60,20 @@ def test_forms_go_with_every_estimator_and_granularity_that_has_steps() -> None:
 
 def test_only_what_was_chosen_is_hashed() -> None:
     plain = made().recipe()
-    assert not [name for name in plain if name.startswith(("process_form", "process_lambda", "process_s", "process_t"))]
-    added = made(process_form="min", process_lambda=0.9, process_share=0.3, process_trust=True).recipe()
+    assert not [
+        name
+        for name in plain
+        if name.startswith(("process_form", "process_lambda", "process_s", "process_t", "process_clip"))
+    ]
+    chosen = {"process_form": "min", "process_lambda": 0.9, "process_share": 0.3, "process_trust": True}
+    added = made(**chosen, process_clip=2.0).recipe()
     assert {name: value for name, value in added.items() if name not in plain} == {
         "process_form": "min",
         "process_temperature": 0.1,
         "process_lambda": 0.9,
         "process_share": 0.3,
         "process_trust": True,
+        "process_clip": 2.0,
     }
 
 
