@@ -48,7 +48,9 @@ OWN = {**HISTORY, "PROCESS_GAMMA": "0"}
 BEFORE = {**HALF, "PRM_REPLAY": "15", "PRM_LR": "1e-3", "PRM_OPTIONS": "--epochs 2", "SCORE": "before"}
 MIN = "--process-form min --process-temperature 0.02"
 FROM_TRAINED = {**HALF, "SCORE": "before", "PRM_START": "trained", "PRM_LR": "1e-3", "BETA": "0.3"}
+SMALL = {**TRUSTED, "PRM_START": "trained", "PRM_PROMPTS": "256", "PRM_START_OPTIONS": "--epochs 4"}
 CLIP = {"PROCESS_OPTIONS": "--process-clip 0.6"}
+TIGHT = {"PROCESS_OPTIONS": "--process-clip 0.3"}
 CUT = {"FILTER_OPTIONS": "--allow-truncated"}
 ARMS: dict[str, dict[str, str]] = {
     "outcome": {"OUTCOME_ONLY": "1"},
@@ -77,17 +79,23 @@ ARMS: dict[str, dict[str, str]] = {
     "trained-trusted-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", **CUT},
     "trained-trusted-own-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", "PROCESS_GAMMA": "0", **CUT},
     "trained-clip-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", **CUT, **CLIP},
+    "trained-tight-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", **CUT, **TIGHT},
+    "trained-small-tight-cut": {**SMALL, "BETA": "0.3", **CUT, **TIGHT},
+    "sharp-clip-cut": {**HISTORY, "BETA": "0.3", **CUT, **CLIP},
     "trained-own-clip-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", "PROCESS_GAMMA": "0", **CUT, **CLIP},
     "trained-fifth-own": {**FROM_TRAINED, "PRM_LR": "3e-4", "PROCESS_GAMMA": "0", "PROCESS_SHARE": "0.2"},
     "trained-own": {**FROM_TRAINED, "PROCESS_GAMMA": "0"},
     "trained-min": {**FROM_TRAINED, "PROCESS_GAMMA": "0", "PROCESS_OPTIONS": MIN},
 }
-"""What each kind of reward sets in the Makefile. -4: four epochs of the PRM on each batch; all: it also learns from the
-groups that the filter drops; fast: at a higher learning rate; replay: and from the last four batches again; history:
-from all earlier batches again, twice each, at the higher learning rate; own, step: the credit of a token is its own
-reward, or that of its step, not the sum of all that follow; before: the PRM rewards a batch before it learns from it;
-trained: it starts from one trained before, on 4,096 rollouts of the SFT model; frozen: it is trained once;
-cut: groups with a truncated response are kept; clip: a token's reward is limited to two nats. sharp: history with a larger beta."""
+"""What each kind of reward sets in the Makefile.
+
+-4: four epochs of the PRM on each batch. all: it also learns from the groups that the filter drops. fast: at a higher
+learning rate. replay: also from the last four batches again. history: from all earlier batches again, twice each, at
+the higher rate. sharp: history with a larger beta. before: the PRM rewards a batch before it learns from it. trained:
+it starts from one trained before, on 4,096 rollouts of the SFT model; small: on 1,024, four times each. frozen: it is
+trained once. own: the credit of a token is its own reward, not the sum of all that follow. cut: groups with a truncated
+response are kept. clip, tight: a token's reward is limited to what two nats give, or one.
+"""
 
 FIGURES = (
     "rollouts",

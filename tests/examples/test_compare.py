@@ -288,10 +288,15 @@ def test_a_prm_that_was_trained_before(tmp_path: Path) -> None:
     shown = make("-n", f"WORK={tmp_path}", "ITERATIONS=2", "PRM_START=trained", "PRM_PROMPTS=99", "EVAL_EVERY=2").stdout
     before, *iterations = re.findall(r"(generate (?:.|\\\n)*?) --quiet > /dev/null\n", shown)[:3]
     assert "--batch-prompts 99 " in before
-    assert f"--prm {tmp_path}/sft --ref {tmp_path}/sft --checkpoint {tmp_path}/prm-lr3e-4-beta0.05 " in before
+    assert f"--prm {tmp_path}/sft --ref {tmp_path}/sft --checkpoint {tmp_path}/prm-99-lr3e-4-beta0.05 " in before
     run = tmp_path / "rloo-process-seed0"
-    for iteration, start in zip(iterations, (tmp_path / "prm-lr3e-4-beta0.05", run / "prm" / "1"), strict=True):
+    for iteration, start in zip(iterations, (tmp_path / "prm-99-lr3e-4-beta0.05", run / "prm" / "1"), strict=True):
         assert f"update-prm --prm {start} --ref {tmp_path}/sft " in iteration
+    assert "--epochs" not in before
+    for options, with_epochs in (("PRM_START_OPTIONS", [True, False]), ("PRM_OPTIONS", [True, True])):
+        shown = make("-n", f"WORK={tmp_path}", "PRM_START=trained", "ITERATIONS=1", f"{options}=--epochs 4").stdout
+        pipelines = re.findall(r"(generate (?:.|\\\n)*?) --quiet > /dev/null\n", shown)[:2]
+        assert ["--epochs 4" in pipeline for pipeline in pipelines] == with_epochs
     assert f"{tmp_path}/prm-" not in make("-n", f"WORK={tmp_path}", "PRM_START=trained", "OUTCOME_ONLY=1").stdout
 
 
@@ -345,6 +350,8 @@ def test_the_policys_learning_rate_falls_if_asked_to(tmp_path: Path) -> None:
         "PRM_ON=all",
         "PRM_REPLAY=2",
         "PRM_START=trained",
+        "PRM_START=trained PRM_START_OPTIONS=--balance",
+        "FILTER_OPTIONS=--allow-truncated",
         "SCORE=before",
         "PRM_OPTIONS=--balance",
     ],
@@ -355,7 +362,8 @@ def test_a_run_goes_on_with_its_settings_only(changed: str, tmp_path: Path) -> N
     refused = make(f"WORK={tmp_path}", "settings", *changed.split())
     assert refused.returncode == 2
     assert f"{tmp_path}/rloo-process-seed0 was made with PROMPTS=128" in refused.stderr
-    assert changed.removeprefix("PRM_OPTIONS=") in refused.stderr
+    said = [word.partition("=")[2] if "OPTIONS=" in word else word for word in changed.split()]
+    assert all(word in refused.stderr for word in said)
 
 
 def test_a_task_keeps_its_options(tmp_path: Path) -> None:
