@@ -25,6 +25,7 @@ T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2
 
 RESAMPLES = 10_000
 TARGETS = (0.6, 0.7, 0.8)
+UNFILTERED = "-cut"  # ends the names of the arms that keep groups with truncated responses
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "os^Dv<>P"
 
@@ -101,11 +102,13 @@ def first_crossing(points: Sequence[tuple[float, float]], target: float) -> floa
 
 
 def interval(values: Sequence[float]) -> str:
-    """The mean of some seeds, with its 95% interval by Student's t where there are several.
+    """The mean of some seeds, with its 95% interval by Student's t where there are several; empty where there are none.
 
     >>> interval([0.1, 0.2, 0.3]), interval([0.1])
     ('+0.200 [-0.048, +0.448]', '+0.100')
     """
+    if not values:
+        return ""
     mean = fmean(values)
     if len(values) < 2:
         return f"{mean:+.3f}"
@@ -161,44 +164,51 @@ def screening(results: Results) -> None:
 
 
 def finals(results: Results) -> None:
-    """Every finalist against outcomes alone."""
-    first = results.plan.arms[0]
-    if first not in results.finals:
-        return
-    base_area, base_last = (results.values(first, measure) for measure in (results.area, results.last))
-    gain = None
-    if "oracle" in results.finals:
-        gain = {
-            seed: value - base_area[seed]
-            for seed, value in results.values("oracle", results.area).items()
-            if seed in base_area
-        }
+    """Every finalist against outcomes alone, under the same filter."""
     rows = []
     for arm, runs in results.finals.items():
         areas, lasts = results.values(arm, results.area), results.values(arm, results.last)
-        difference = {seed: value - base_area[seed] for seed, value in areas.items() if seed in base_area}
         collapsed = sum(map(results.collapsed, runs.values()))
-        share = ""
-        if gain and arm not in (first, "oracle") and difference:
-            seeds = sorted(gain.keys() & difference.keys())
-            share = ratio_interval([difference[seed] for seed in seeds], [gain[seed] for seed in seeds])
+        outcome, oracle = references(results.plan.arms[0], arm)
+        compared = arm != outcome and outcome in results.finals
         rows.append(
             [
                 arm,
                 next(iter(runs.values())).lr,
                 f"{len(runs)}, {collapsed} collapsed" if collapsed else str(len(runs)),
                 f"{fmean(lasts.values()):.3f}",
-                "" if arm == first else interval(paired(lasts, base_last)),
+                interval(paired(lasts, results.values(outcome, results.last))) if compared else "",
                 f"{fmean(areas.values()):.3f}",
-                "" if arm == first else interval(list(difference.values())),
-                share,
+                interval(paired(areas, results.values(outcome, results.area))) if compared else "",
+                share_of_gain(results, arm, outcome, oracle) if compared and arm != oracle else "",
                 *(reached(results, arm, target) for target in TARGETS),
                 f"{fmean(results.values(arm, results.seconds).values()):.0f}",
             ]
         )
-    header = ["arm", "lr", "seeds", "last", f"last - {first}", "area", f"area - {first}", "share of the oracle's gain"]
+    header = ["arm", "lr", "seeds", "last", "- outcome", "area", "- outcome", "share of the oracle's gain"]
     header += [f"rollouts to {target:g}" for target in TARGETS] + ["seconds"]
     drawing.print_table("Finals, at each arm's best learning rate", header, rows)
+
+
+def references(first: str, arm: str) -> tuple[str, str]:
+    """The arms with which an arm is compared: outcomes alone, and the oracle, under its filter. first: the first arm.
+
+    >>> references("outcome", "ce"), references("outcome", "ce-cut")
+    (('outcome', 'oracle'), ('outcome-cut', 'oracle-cut'))
+    """
+    suffix = UNFILTERED if arm.endswith(UNFILTERED) else ""
+    return f"{first}{suffix}", f"oracle{suffix}"
+
+
+def share_of_gain(results: Results, arm: str, outcome: str, oracle: str) -> str:
+    """Which share of the way from outcomes to the oracle an arm goes, by areas; empty without finals of the oracle."""
+    if oracle not in results.finals:
+        return ""
+    bottom, own, top = (results.values(name, results.area) for name in (outcome, arm, oracle))
+    seeds = sorted(bottom.keys() & own.keys() & top.keys())
+    if not seeds:
+        return ""
+    return ratio_interval([own[seed] - bottom[seed] for seed in seeds], [top[seed] - bottom[seed] for seed in seeds])
 
 
 def reached(results: Results, arm: str, target: float) -> str:

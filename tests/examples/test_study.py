@@ -178,6 +178,8 @@ def rows_of_a_study() -> list[dict[str, str]]:
         "outcome": (0.7, 0.3, 0.75, 0.8, 0.7),
         "oracle": (0.9, 0.9, 0.88, 0.92, 0.9),
         "ce": (0.8, 0.6, 0.8, 0.9, 0.8),
+        "outcome-cut": (0.75, 0.35, 0.8, 0.85, 0.75),
+        "trained-tight-cut": (0.85, 0.45, 0.9, 0.95, 0.85),
     }
     for arm, lasts in ends.items():
         for seed, last in zip((0, 1, 2, 3, 4, 5), (0.8, *lasts), strict=True):
@@ -213,6 +215,7 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
     assert cells["outcome"][2:5:2] == ["5, 1 collapsed", ""]
     # areas are linear in the end, so their ratio is that of the ends
     assert cells["ce"][7].startswith(f"{0.65 / (0.2 + 0.6 + 0.13 + 0.12 + 0.2):.2f} [")
+    assert cells["trained-tight-cut"][4:8:3] == ["+0.100 [+0.100, +0.100]", ""]  # no oracle under its filter
     assert cells["outcome"][8] == "1440 (4 of 5)"  # 0.6 is 3/4 of the way to the median end, 0.7
     assert cells["oracle"][11] == "30"
     assert (tmp_path / "study.svg").stat().st_size > 10_000
