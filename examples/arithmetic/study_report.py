@@ -26,8 +26,8 @@ T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2
 RESAMPLES = 10_000
 TARGETS = (0.6, 0.7, 0.8)
 UNFILTERED = "-cut"  # ends the names of the arms that keep groups with truncated responses
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-MARKERS = "os^Dv<>P"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#882255", "#117733")
+MARKERS = "os^Dv<>PX*"
 
 Rows = Sequence[Mapping[str, str]]
 
@@ -251,10 +251,15 @@ def truth(results: Results) -> None:
 
 
 def plot(results: Results, path: Path) -> None:
-    """Held-out accuracy of the finalists: the mean over seeds, with a band of one standard error."""
+    """Held-out accuracy of the arms with all seeds of the finals: the mean, with a band of one standard error.
+
+    Dashed lines are of arms that drop groups with truncated responses.
+    """
+    most = max(map(len, results.finals.values()))
+    whole = {arm: runs for arm, runs in results.finals.items() if len(runs) == most}
     with drawing.style():
-        figure, (panel,) = drawing.new_figure(1, 1, (7.0, 4.2))
-        for index, (arm, runs) in enumerate(results.finals.items()):
+        figure, (panel,) = drawing.new_figure(1, 1, (9.0, 4.2))
+        for index, (arm, runs) in enumerate(whole.items()):
             lr = next(iter(runs.values())).lr
             shared = sorted(set.intersection(*(set(results.curves[run]) for run in runs.values())))
             rollouts = results.of(next(iter(runs.values())), "rollouts")
@@ -263,7 +268,7 @@ def plot(results: Results, path: Path) -> None:
                 for step in shared
             ]
             xs, means = [point.x for point in points], [point.mean for point in points]
-            colour, dash = COLOURS[index % len(COLOURS)], "--" if arm in results.plan.arms[:2] else "-"
+            colour, dash = COLOURS[index % len(COLOURS)], "-" if arm.endswith(UNFILTERED) else "--"
             marker = MARKERS[index % len(MARKERS)]
             panel.plot(xs, means, color=colour, linestyle=dash, marker=marker, markersize=4, label=f"{arm} ({lr})")
             low = [point.mean - (point.error or 0.0) for point in points]
@@ -272,7 +277,7 @@ def plot(results: Results, path: Path) -> None:
         panel.set_xlabel("rollouts sampled")
         panel.set_ylabel("held-out accuracy")
         panel.set_title("16-step chains with wrong beliefs, each arm at its best learning rate")
-        panel.legend(fontsize=7, loc="lower right")
+        panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
         drawing.save(figure, path)
 
 

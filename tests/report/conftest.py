@@ -36,9 +36,9 @@ def chromium_path() -> str:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The browser, started once."""
+    """The browser, started once a module: as long as it is open, nothing else in this process can run an event loop."""
     from playwright.sync_api import sync_playwright
 
     path = chromium_path()
