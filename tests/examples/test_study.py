@@ -163,6 +163,14 @@ def test_a_run_that_collapses_stays_where_it_is(tmp_path: Path, monkeypatch: pyt
         assert [row["groups_kept"] for row in one.rows()] == ["", *["3"] * 5, *["0"] * (until - 5)]
 
 
+def test_prms_that_runs_start_from_are_made_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    makefile = "trained-prm: ; echo $(PRM_START) $(BETA) >> $(WORK)/prms\n%/.done/sft: ; mkdir -p $(@D)\n"
+    stand_in(tmp_path, monkeypatch, makefile, "")
+    plan = replace(PLAN, arms=("outcome", "paper-trained", "trained-clip-cut"))
+    study.Study(plan, tmp_path / "study.csv", tmp_path / "work").prepare()
+    assert (tmp_path / "work" / "prms").read_text().split() == ["trained", "trained", "0.3"]
+
+
 def test_a_failed_run_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "Makefile").write_text("run:\n\techo no room\n\tfalse\n")
     monkeypatch.setattr(study, "EXAMPLE", tmp_path)
