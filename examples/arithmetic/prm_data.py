@@ -25,7 +25,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
 import curves as drawing
@@ -244,20 +244,14 @@ def show(rows: Sequence[dict[str, str]]) -> None:
     table = []
     for recipe in RECIPES:
         found = rows_of(rows, recipe)
-        cells = [mean_and_error([float(row[name]) for row in found]) for name in ("pairs", "precision", "energy")]
+        cells = [
+            str(drawing.mean_and_error(recipe.rollouts, [float(row[name]) for row in found]))
+            for name in ("pairs", "precision", "energy")
+        ]
         table.append([recipe.name, str(recipe.rollouts), recipe.beta, *cells])
     chance = fmean(float(row["chance"]) for row in rows)
     title = f"{HELDOUT * N} held-out rollouts, {len(SEEDS)} seeds; precision by chance: {chance:.3f}"
     drawing.print_table(title, ["PRM", "rollouts", "beta", "pairs", "precision", "energy"], table)
-
-
-def mean_and_error(values: Sequence[float]) -> str:
-    """The mean and its standard error.
-
-    >>> mean_and_error([0.5, 0.7])
-    '0.600 ± 0.100'
-    """
-    return f"{fmean(values):.3f} ± {stdev(values) / len(values) ** 0.5:.3f}"
 
 
 if __name__ == "__main__":

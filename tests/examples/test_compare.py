@@ -288,15 +288,17 @@ def test_a_prm_that_was_trained_before(tmp_path: Path) -> None:
     shown = make("-n", f"WORK={tmp_path}", "ITERATIONS=2", "PRM_START=trained", "PRM_PROMPTS=99", "EVAL_EVERY=2").stdout
     before, *iterations = re.findall(r"(generate (?:.|\\\n)*?) --quiet > /dev/null\n", shown)[:3]
     assert "--batch-prompts 99 " in before
-    assert f"--prm {tmp_path}/sft --ref {tmp_path}/sft --checkpoint {tmp_path}/prm-99-lr3e-4-beta0.05 " in before
+    assert f"--prm {tmp_path}/sft --ref {tmp_path}/sft --checkpoint {tmp_path}/prm-99x4-lr3e-4-beta0.05 " in before
     run = tmp_path / "rloo-process-seed0"
-    for iteration, start in zip(iterations, (tmp_path / "prm-99-lr3e-4-beta0.05", run / "prm" / "1"), strict=True):
+    for iteration, start in zip(iterations, (tmp_path / "prm-99x4-lr3e-4-beta0.05", run / "prm" / "1"), strict=True):
         assert f"update-prm --prm {start} --ref {tmp_path}/sft " in iteration
     assert "--epochs" not in before
     for options, with_epochs in (("PRM_START_OPTIONS", [True, False]), ("PRM_OPTIONS", [True, True])):
         shown = make("-n", f"WORK={tmp_path}", "PRM_START=trained", "ITERATIONS=1", f"{options}=--epochs 4").stdout
         pipelines = re.findall(r"(generate (?:.|\\\n)*?) --quiet > /dev/null\n", shown)[:2]
         assert ["--epochs 4" in pipeline for pipeline in pipelines] == with_epochs
+        assert f"--checkpoint {tmp_path}/prm-1024x4-lr3e-4-beta0.05--epochs4 " in pipelines[0]
+        assert f"--prm {tmp_path}/prm-1024x4-lr3e-4-beta0.05--epochs4 " in pipelines[1]
     assert f"{tmp_path}/prm-" not in make("-n", f"WORK={tmp_path}", "PRM_START=trained", "OUTCOME_ONLY=1").stdout
 
 
