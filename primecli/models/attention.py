@@ -6,6 +6,7 @@ of a row say which tokens see which; under DECODING it makes the mask that `sdpa
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,9 @@ CHANGING_NOTHING = {"position_ids", "cache_position", "use_cache", "is_causal", 
 """Arguments that a model may pass to its attention and that change nothing here; is_causal is True by then."""
 
 
+_compiled = False  # see `register_packed`
+
+
 class Segment(NamedTuple):
     """The next tokens of a packed row: a prompt, a response, or both. They see each other causally.
 
@@ -34,11 +38,29 @@ class Segment(NamedTuple):
     prefix: int | None = None
 
 
-def register_packed() -> None:
-    """Makes `attend` known to transformers as PACKED."""
+class Segments:
+    """The segments of a packed row, as one object.
+
+    torch.compile hands it on as it is. Of a list, it would compile a version for every number of segments.
+    """
+
+    def __init__(self, segments: Iterable[Segment]) -> None:
+        self._all = tuple(segments)
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self._all)
+
+
+def register_packed(*, compiled: bool = False) -> None:
+    """Makes `attend` known to transformers as PACKED.
+
+    compiled: torch.compile is to call it, not to look into it, for as long as this process lives.
+    """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(PACKED, attend)
+    global _compiled
+    _compiled = _compiled or compiled
+    AttentionInterface.register(PACKED, torch.compiler.disable(attend) if _compiled else attend)  # type: ignore[no-untyped-call]
 
 
 def register_decoding() -> None:
@@ -59,7 +81,7 @@ def attend(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
-    segments: list[Segment] | None = None,
+    segments: Iterable[Segment] | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer. Returns (B, T, H, d).
@@ -82,7 +104,7 @@ def attend(
         if extras:
             kind = ", ".join(sorted(extras))
             raise TypeError(f"{type(module).__name__} asks for attention with {kind}, which packed rows do not have")
-        return _by_segments(query, key, value, segments, scaling), None
+        return _by_segments(query, key, value, list(segments), scaling), None
     if extras:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

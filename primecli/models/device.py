@@ -43,11 +43,18 @@ class Placement:
     device: such as cpu, cuda or cuda:1.
     dtype: of products; parameters that are trained stay float32, and `autocast` makes up the difference.
     packing: whether sequences share a row and their prompt, `auto`, `on` or `off`; see `scoring.plan`.
+    compiled: whether layers are compiled; see `compiled.compile_layers`.
     """
 
     device: torch.device
     dtype: torch.dtype
     packing: str = "auto"
+    compiled: bool = False
+
+    @property
+    def may_pack(self) -> bool:
+        """Whether rows are packed if the model can do that and it pays."""
+        return self.packing == "on" or (self.packing == "auto" and self.device.type == "cpu")
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -105,11 +112,11 @@ def _has_accelerator_files() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
 
 
-def resolve_placement(device: str, dtype: str, packing: str = "auto") -> Placement:
+def resolve_placement(device: str, dtype: str, packing: str = "auto", *, compiled: bool = False) -> Placement:
     """The placement that the options name; the device `auto` is the GPU where there is one.
 
-    dtype: as `resolve_dtype` returns it. packing: as in `Placement`. Waits while other processes fill the GPU, see
-    `open_device`. Raises UsageError for a device that does not work, PrimecliError for one that stays full.
+    dtype: as `resolve_dtype` returns it. packing, compiled: as in `Placement`. Waits while other processes fill the
+    GPU, see `open_device`. Raises UsageError for a device that does not work, PrimecliError for one that stays full.
     """
     import torch
 
@@ -120,7 +127,7 @@ def resolve_placement(device: str, dtype: str, packing: str = "auto") -> Placeme
         open_device(device, lambda: _touch(resolved))
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device}: {first_line(error)}") from error
-    return Placement(resolved, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype], packing)
+    return Placement(resolved, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype], packing, compiled)
 
 
 def _touch(device: torch.device) -> None:

@@ -86,11 +86,19 @@ class ComputeOptions(DeviceOptions):
             "execution",
         ),
     ] = Packing.auto
+    compile: Annotated[
+        bool,
+        Option(
+            "Compile the model's layers (torch.compile): fewer, larger kernels and less memory, after some 10 to 60 "
+            "seconds; same results up to rounding. Needs a C++ compiler.",
+            "execution",
+        ),
+    ] = False
 
     def placement(self) -> Placement:
         """The device and precision to compute with. Also sets the number of CPU threads of this process."""
         set_threads(self.threads)
-        return resolve_placement(self.device, self.resolved_dtype(), self.packing.value)
+        return resolve_placement(self.device, self.resolved_dtype(), self.packing.value, compiled=self.compile)
 
 
 @dataclass(frozen=True, kw_only=True)

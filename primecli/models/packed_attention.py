@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from primecli.models.attention import PACKED, Segment, register_packed
+from primecli.models.attention import PACKED, Segment, Segments, register_packed
 from primecli.models.body import body_of
 
 PROBE_TOLERANCE = 1e-4  # relative, of a token's hidden state on average; seeing another sequence changes far more
@@ -32,7 +32,7 @@ def hidden_states(model: Any, ids: Tensor, positions: Tensor, segments: list[Seg
     ids: (1, T) int64. positions: (1, T) int64, each token's position in its own sequence. segments: T tokens in total.
     """
     hidden: Tensor = body_of(model)(
-        input_ids=ids, position_ids=positions, use_cache=False, segments=segments
+        input_ids=ids, position_ids=positions, use_cache=False, segments=Segments(segments)
     ).last_hidden_state
     return hidden
 
@@ -82,7 +82,7 @@ def _probe(model: Any) -> str | None:
     if not getattr(model, "_supports_attention_backend", False):
         return "transformers cannot give it the attention of packed rows"
     register_packed()
-    ids = torch.arange(1, 17, device=model.device) % model.get_input_embeddings().num_embeddings
+    ids = torch.tensor(_spread_ids(model.get_input_embeddings().num_embeddings), device=model.device)
     rows = [ids[:7], torch.cat([ids[PROMPT], ids[SECOND]]), ids[OTHER]]
     original = model.config._attn_implementation
     found: str | None = "its forward pass does not take packed rows"
@@ -97,6 +97,16 @@ def _probe(model: Any) -> str | None:
         if found is not None:
             model.set_attn_implementation(original)
     return found
+
+
+def _spread_ids(vocabulary: int) -> list[int]:
+    """16 token ids from all over the vocabulary.
+
+    The first ids are often those of special tokens, whose embeddings nobody trained: a model's layers can make the
+    rounding of such a state a thousand times larger.
+    """
+    golden = (5**0.5 - 1) / 2
+    return [int(number * golden % 1 * vocabulary) for number in range(1, 17)]
 
 
 def _difference(model: Any, ids: Tensor, expected: Tensor) -> str | None:

@@ -81,7 +81,7 @@ def plan(
     responses = [len(sequences.response_ids[row]) for row in rows]
     lengths = [len(prompt) + response for prompt, response in zip(prompts, responses, strict=True)]
     padded = [Batch([rows[index] for index in chosen]) for chosen in micro_batches(lengths, micro_batch_tokens)]
-    if placement.packing == "off" or (placement.packing == "auto" and placement.device.type != "cpu"):
+    if not placement.may_pack:
         return padded
     numbers: dict[bytes, int] = {}
     same = [numbers.setdefault(prompt.tobytes(), len(numbers)) for prompt in prompts]
@@ -92,16 +92,21 @@ def plan(
         packed_tokens = sum(batch.tokens(sequences) for batch in packed)
         if packed_tokens > (1 - PACKING_PAYS) * padded_tokens:
             return padded
-    from primecli.models.packed_attention import obstacle
-    from primecli.parallel.sharding import computing
-
-    with placement.autocast():
-        found = computing(model, lambda: obstacle(model))
+    found = packing_obstacle(model, placement)
     if found is not None:
         if placement.packing == "on":
             raise UsageError(f"{type(model).__name__} cannot be packed: {found}", "use --packing auto")
         return padded
     return packed
+
+
+def packing_obstacle(model: Any, placement: Placement) -> str | None:
+    """`packed_attention.obstacle` of a model that may be spread over ranks; all of them have to call it."""
+    from primecli.models.packed_attention import obstacle
+    from primecli.parallel.sharding import computing
+
+    with placement.autocast():
+        return computing(model, lambda: obstacle(model))
 
 
 def _inputs(model: Any, placement: Placement, sequences: Sequences, batch: Batch) -> _Inputs:

@@ -16,7 +16,8 @@ from primecli.errors import Interrupted, NothingCameError, PrimecliError, UsageE
 from primecli.parallel.ranks import RankError, place
 from primecli.warm.protocol import FAILURES
 
-GRACE_SECONDS = 10  # that ranks have to end by themselves once one has failed
+GRACE_SECONDS = 10  # that ranks have to end by themselves once one has failed; torch before 2.12 gives them 30
+GRACE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
 
 def nproc_problem(text: str) -> str | None:
@@ -77,7 +78,6 @@ def run_ranks(world: int) -> None:
             rdzv_endpoint="127.0.0.1:0",
             local_addr="127.0.0.1",
             max_restarts=0,
-            shutdown_timeout=GRACE_SECONDS,
         )
         try:
             elastic_launch(config, sys.executable)("-c", _program(), *sys.argv[1:])
@@ -95,11 +95,12 @@ def _program() -> str:
 
 
 class _environment:
-    """The variables that the ranks inherit, for as long as they run."""
+    """The variables that the launcher reads and the ranks inherit, for as long as they run."""
 
     def __init__(self, failures: str, world: int) -> None:
         self._set = {
             FAILURES: failures,
+            GRACE: str(GRACE_SECONDS),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // world)),
         }
         self._before: dict[str, str | None] = {}

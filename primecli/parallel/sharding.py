@@ -141,11 +141,16 @@ def layers(model: Any) -> list[nn.Module]:
     found: list[nn.Module] = []
     inside: set[nn.Module] = set()
     for module in model.modules():
-        if module not in inside and type(module).__name__ in kinds:
+        if module not in inside and _kind(module) in kinds:
             found.append(module)
             inside.update(module.modules())
     uses = Counter(parameter for layer in found for parameter in layer.parameters())
     return [layer for layer in found if all(uses[parameter] == 1 for parameter in layer.parameters())]
+
+
+def _kind(module: nn.Module) -> str:
+    """The name of a module's class, without the one that FSDP puts over it."""
+    return next(kind.__name__ for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
 
 
 def _replicated(model: Any, parts: Sequence[nn.Module]) -> set[nn.Parameter]:

@@ -8,6 +8,7 @@ import fcntl
 import io
 import os
 import select
+import signal
 import stat
 import sys
 import threading
@@ -317,13 +318,42 @@ def _wait_for_input(descriptor: int, seconds: float | None, watched: Watched | N
     if watched is not None:
         poller.register(watched.fileno(), select.POLLIN)
     end = None if seconds is None else time.monotonic() + seconds
-    while True:
-        left = None if end is None else max(0.0, end - time.monotonic())
-        events = dict(poller.poll(None if left is None else left * 1000))
-        if output is not None and events.get(output, 0) & select.POLLERR:
-            _abandon(output)
-            raise ReaderClosed
-        if descriptor in events or not events:
-            return descriptor in events
-        if watched is not None and watched.fileno() in events:
-            watched.handle()
+    with _readable_on_signals() as signals:
+        if signals is not None:
+            poller.register(signals, select.POLLIN)
+        while True:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            events = dict(poller.poll(None if left is None else left * 1000))
+            if signals in events:
+                os.read(signals, 1024)  # the signal's handler has run by now, and has not raised
+                continue
+            if output is not None and events.get(output, 0) & select.POLLERR:
+                _abandon(output)
+                raise ReaderClosed
+            if descriptor in events or not events:
+                return descriptor in events
+            if watched is not None and watched.fileno() in events:
+                watched.handle()
+
+
+@contextlib.contextmanager
+def _readable_on_signals() -> Iterator[int | None]:
+    """A descriptor that can be read from once a signal has come; None in a thread, which signals do not interrupt.
+
+    A signal that comes just before a system call that waits would otherwise be handled only after it: Python handles
+    signals between its own instructions.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield None
+        return
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        previous = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        try:
+            yield reading
+        finally:
+            signal.set_wakeup_fd(previous)
+    finally:
+        os.close(reading)
+        os.close(writing)

@@ -102,11 +102,15 @@ class LoadedModels:
     def _load(self, directory: Path) -> Any:
         """One model, or, of ranks, this one's rows of it."""
         from primecli.models import sharded
+        from primecli.models.compiled import compile_layers
 
         ranks = joined()
         if ranks is None:
-            return self._preloader.load(directory, self.placement)
-        return sharded.load(directory, self.placement, of=self.load, ranks=ranks)
+            model = self._preloader.load(directory, self.placement)
+        else:
+            model = sharded.load(directory, self.placement, of=self.load, ranks=ranks)
+        compile_layers(model, self.placement)
+        return model
 
     def scores(
         self, sequences: Sequences, path: Path, models: Models, advance: Callable[[int], None]

@@ -15,6 +15,7 @@ from primecli import __version__
 from primecli.errors import PrimecliError
 from primecli.files import Json
 from primecli.models import checkpoints, loading, lora, saving, scoring, sharded, sharded_checkpoints
+from primecli.models.compiled import compile_layers
 from primecli.models.device import Placement, free_device_memory, reporting_memory, wait_for_memory
 from primecli.models.identity import TRAINER_DIRECTORY
 from primecli.parallel.ranks import Ranks, joined, reduced
@@ -86,6 +87,7 @@ class Trainer:
         started = time.monotonic()
         self.model = self._load(load)
         memory.accumulate_embedding_gradient(self.model)
+        compile_layers(self.model, placement)
         if options.gradient_checkpointing:
             memory.recompute_activations(self.model)
         self.trained = lora.trained(self.model)
@@ -204,6 +206,7 @@ class Trainer:
             reference = load(directory, self.placement)
         else:
             reference = sharded.load(directory, self.placement, of=load, ranks=self.ranks)
+        compile_layers(reference, self.placement)
         budget = self.options.micro_batch_tokens
         return scoring.score(reference, self.placement, sequences, micro_batch_tokens=budget, done=done)
 

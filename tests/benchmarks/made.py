@@ -10,6 +10,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from primecli.models import same_tokens  # noqa: E402
 from primecli.shards import parquet, schema  # noqa: E402
 from primecli.shards.columns import list_column  # noqa: E402
 
@@ -54,11 +55,13 @@ def write_rollouts(
     fingerprint: str = "0" * 32,
     stages: Sequence[str] = STAGES,
     first_row: int = 0,
+    tokens_of: Path | None = None,
 ) -> None:
     """One shard of whole groups with the columns of these stages, as if they had made them.
 
     tokens: of a response in the mean; spread: how far their number goes from it, as a share of it. words: token ids are
-    below it. first_row: the number of the first row in the whole, by which groups are named and drawn.
+    below it. first_row: the number of the first row in the whole, by which groups are named and drawn. tokens_of: the
+    model with the tokenizer of the ids, for stages that compare it.
     """
     import numpy as np
     import pyarrow as pa
@@ -112,5 +115,7 @@ def write_rollouts(
         for name in names
     ]
     table = pa.Table.from_arrays(arrays, schema=schema.arrow_schema(names))
-    record = {"stage": "generate", "command": "", "config": {}, "fingerprint": "f", "inputs": []}
+    record: dict[str, Any] = {"stage": "generate", "command": "", "config": {}, "fingerprint": "f", "inputs": []}
+    if tokens_of is not None:
+        record[same_tokens.TOKEN_IDENTITY] = same_tokens.token_identity(tokens_of)
     parquet.write_shard(path, table, fingerprint="f", recipe={}, counts={}, provenance=[record])

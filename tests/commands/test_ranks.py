@@ -39,6 +39,15 @@ UPDATES: dict[str, list[str]] = {
     "policy-kl": ["update-policy", "--policy", "MODEL", "--ref", "MODEL", "--kl-coef", "0.1", "--entropy-coef", "0.01"],
     "policy-bfloat16": ["update-policy", "--policy", "MODEL", "--dtype", "bfloat16", "--packing", "on"],
     "policy-saving": ["update-policy", "--policy", "MODEL", *SAVING],
+    "policy-compiled": [
+        "update-policy",
+        "--policy",
+        "MODEL",
+        "--compile",
+        "--packing",
+        "on",
+        "--gradient-checkpointing",
+    ],
     "policy-one-step": ["update-policy", "--policy", "MODEL", "--mini-batch", "1000"],
     "policy-gspo": [
         *("update-policy", "--policy", "MODEL", "--policy-loss", "gspo", "--off-policy-mask", "0.01"),
@@ -68,6 +77,7 @@ UPDATES: dict[str, list[str]] = {
 
 IN_TWO = (
     *("policy", "policy-adam", "policy-bfloat16", "policy-one-step", "policy-gspo", "lora", "lora-bfloat16"),
+    "policy-compiled",
     *("prm-ce", "prm-dpo", "prm-prefix", "critic"),
 )
 

@@ -96,15 +96,25 @@ def write_tokenizer(directory: Path, vocabulary: int) -> None:
 
 
 def make_rollouts(
-    directory: Path, rows: int, tokens: tuple[int, int], prompt_tokens: int, vocabulary: int, fingerprint: str = ""
+    directory: Path,
+    rows: int,
+    tokens: tuple[int, int],
+    prompt_tokens: int,
+    vocabulary: int,
+    model: Path | None = None,
 ) -> Path:
-    """A shard of rollouts with advantages; tokens: of the shortest and the longest response. Returns its path."""
+    """A shard of rollouts with advantages, as if this model had made them; returns its path.
+
+    tokens: of the shortest and the longest response.
+    """
+    from primecli.models.identity import model_fingerprint
+
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "rollouts-00000-of-00001.parquet"
     mean = sum(tokens) / 2
     write_rollouts(
         path, rows, round(mean), words=vocabulary, prompt_tokens=prompt_tokens, spread=(tokens[1] - mean) / mean,
-        fingerprint=fingerprint or "0" * 32,
+        fingerprint=model_fingerprint(model) if model else "0" * 32, tokens_of=model,
     )  # fmt: skip
     return path
 

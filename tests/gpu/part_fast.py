@@ -19,7 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 from primecli.errors import PrimecliError
 from primecli.models import scoring
+from primecli.models.compiled import compile_layers
 from primecli.models.device import Placement
+from primecli.parallel.sharding import layers
 from primecli.shards import schema
 from primecli.shards.rollouts import Rollouts
 from primecli.training import memory, policy, prm
@@ -121,23 +123,21 @@ def measure_scoring(bench: Bench) -> None:
     bench.kernels("score-prm", lambda: score(few))
     with compiled(bench, bench.model):
         first = seconds_of(lambda: score(few), bench.device)
-        bench.report.figure("score-prm, compiled: first rows", first, "s", "compilation is most of it")
-        again = bench.measure("score-prm, compiled", lambda: score(every), bench.flops(every), every)
-        bench.report.figure("score-prm, compiled: speed", again / ours, "times", "score-prm")
-        bench.kernels("score-prm, compiled", lambda: score(few))
+        bench.report.figure("score-prm --compile: first rows", first, "s", "compilation is most of it")
+        again = bench.measure("score-prm --compile", lambda: score(every), bench.flops(every), every)
+        bench.report.figure("score-prm --compile: speed", again / ours, "times", "score-prm")
+        bench.kernels("score-prm --compile", lambda: score(few))
 
 
 @contextlib.contextmanager
 def compiled(bench: Bench, model: Any) -> Iterator[None]:
-    """A model whose layers are compiled, for any shape; on a CPU they are only traced."""
-    layers = model.base_model.layers
-    for layer in layers:
-        layer.compile(dynamic=True, backend="inductor" if bench.context.gpu else "eager")
+    """A model with `--compile`."""
+    compile_layers(model, dataclasses.replace(bench.placement, compiled=True))
     try:
         yield
     finally:
-        for layer in layers:
-            layer._compiled_call_impl = None
+        for layer in layers(model):
+            del layer.forward  # what compiling has put before the method of its class
 
 
 def batches(bench: Bench, rows: Sequence[int]) -> list[list[int]]:
@@ -206,14 +206,18 @@ def measure_updates(bench: Bench) -> None:
             try_update(bench, trainer, stage, step, f", {bench.budget // 2} tokens a micro-batch")
         with compiled(bench, trainer.model):
             for stage, step in steps.items():
-                try_update(bench, trainer, stage, step, f", {bench.budget // 2} tokens a micro-batch, compiled")
+                try_update(bench, trainer, stage, step, f" --compile, {bench.budget // 2} tokens a micro-batch")
         trainer.options = options
     with compiled(bench, trainer.model):
         for stage, step in steps.items():
-            try_update(bench, trainer, stage, step, ", compiled")
+            try_update(bench, trainer, stage, step, " --compile")
+    with compiled(bench, trainer.model):
+        memory.recompute_activations(trainer.model)
+        for stage, step in steps.items():
+            try_update(bench, trainer, stage, step, " --compile --gradient-checkpointing")
     memory.recompute_activations(trainer.model)
     for stage, step in steps.items():
-        try_update(bench, trainer, stage, step, ", --gradient-checkpointing")
+        try_update(bench, trainer, stage, step, " --gradient-checkpointing")
 
 
 Step = Callable[[Trainer, Rollouts, list[int]], None]
@@ -232,6 +236,7 @@ def prm_step(trainer: Trainer, rollouts: Rollouts, rows: list[int]) -> None:
 
 def try_update(bench: Bench, trainer: Trainer, stage: str, step: Step, how: str) -> bool:
     """Measures a stage's steps over all rollouts; whether they fit into memory."""
+    reset_memory(bench.device)  # of what a try that did not fit left behind
     mini_batches = list(trainer.mini_batches(len(bench.rollouts)))
     every = [row for rows in mini_batches for row in rows]
     few = mini_batches[0][:4]
@@ -241,7 +246,8 @@ def try_update(bench: Bench, trainer: Trainer, stage: str, step: Step, how: str)
             step(trainer, bench.rollouts, rows)
 
     try:
-        step(trainer, bench.rollouts, few)
+        first = seconds_of(steps if "--compile" in how else lambda: step(trainer, bench.rollouts, few), bench.device)
+        bench.report.figure(f"{stage}{how}: the first time", first, "s", "with what is done only once")
         bench.measure(f"{stage}{how}", steps, 3 * bench.flops(every), every)
     except PrimecliError as error:
         bench.report.note(f"{stage}{how} does not fit: {error.message}")

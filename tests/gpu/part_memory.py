@@ -42,7 +42,7 @@ def run(context: Context) -> None:
     policy = pipe.make_policy(context, directory / "sft")
     look_between_stages(context, directory)
     reset_memory(context.device)
-    shard = make_rollouts(directory / "made", 8, (20, 40), 20, make_config("0.5B").vocab_size)
+    shard = make_rollouts(directory / "made", 8, (20, 40), 20, make_config("0.5B").vocab_size, model=policy)
     for name, leave, line in (
         ("its model", ENOUGH, "are needed on cuda"),
         ("a context", TOO_LITTLE, "is full; waiting"),

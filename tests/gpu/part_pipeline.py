@@ -126,15 +126,12 @@ def trainer_record(checkpoint: Path) -> dict[str, Any]:
 
 def run_out_of_memory(context: Context, directory: Path) -> None:
     """An update whose micro-batch fits no GPU: one line that says what to lower, and code 1."""
-    from primecli.models.identity import model_fingerprint
-
     if not context.gpu:
         context.report.skip("running out of memory", "there is no GPU, and a CPU's processes are killed for it")
         return
     shard = make_rollouts(
-        directory / "large", 128, (1800, 2200), 100, make_config("0.5B").vocab_size,
-        fingerprint=model_fingerprint(directory / "sft"),
-    )  # fmt: skip
+        directory / "large", 128, (1800, 2200), 100, make_config("0.5B").vocab_size, model=directory / "sft"
+    )
     command = f"{pipe.PRIMECLI} update-policy --policy sft --checkpoint ckpt/none --device cuda {shard} "
     command += "--micro-batch-tokens 10000000 --mini-batch 128 --old-logprobs rollout"
     start = time.perf_counter()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from primecli.core.logprobs import token_logprobs
 from primecli.models import lora, scoring
+from primecli.models.compiled import compile_layers
 from primecli.models.device import Placement
 from primecli.models.lora import LoraOptions
 from primecli.shards.rollouts import Sequences
@@ -158,10 +159,14 @@ def compare_gradients(context: Context) -> None:
     report.figure("gradient in bfloat16, difference", difference, "of its norm", "float32 on the device")
     cpu = gradient(copy.deepcopy(model).to(CPU), Placement(CPU, torch.float32, "off"), sequences)
     report.at_most("gradient in float32, device - CPU", relative(found["float32"], cpu), SAME_FORMULA)
+    compiled = copy.deepcopy(model)
+    compile_layers(compiled, Placement(device, torch.float32, "off", compiled=True))
     memory.recompute_activations(model)
     for name, bound in (("float32", SAME_FORMULA), ("bfloat16", BFLOAT16_GRADIENT)):
         recomputed = gradient(model, Placement(device, getattr(torch, name), "off"), sequences)
         report.at_most(f"gradient in {name}, checkpointed - plain", relative(recomputed, found[name]), bound)
+        fused = gradient(compiled, Placement(device, getattr(torch, name), "off"), sequences)
+        report.at_most(f"gradient in {name}, compiled - plain", relative(fused, found[name]), bound)
 
 
 def compare_adapters(context: Context) -> None:

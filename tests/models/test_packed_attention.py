@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,13 @@ def test_it_does_not_get_into_what_is_saved(tmp_path: Path) -> None:
     assert packed_attention.can_pack(model)
     model.save_pretrained(tmp_path)
     assert attention.PACKED not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize("vocabulary", [40, 257, 49152, 151936])
+def test_the_probe_takes_tokens_from_all_over_the_vocabulary(vocabulary: int) -> None:
+    ids = packed_attention._spread_ids(vocabulary)
+    assert len(set(ids)) == len(ids) == 16
+    assert 0 < min(ids) < max(ids) < vocabulary
+    ends = [0, *sorted(ids), vocabulary]
+    assert max(after - before for before, after in pairwise(ends)) < vocabulary / 7  # 17 gaps
+    assert sum(number < 17 for number in ids) < max(2, 17 * 16 / vocabulary + 2)  # few of the special tokens
