@@ -11,8 +11,9 @@ are done.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,10 +62,11 @@ class Preloader:
     def _run(self, models: Sequence[_Wanted]) -> None:
         try:
             set_threads(self._threads)
-            for each in models:
-                earlier, placement = signature(each.directory), resolve_placement("cpu", each.dtype)
-                model = self._load(each.directory, placement, **_kind(each.to_train))
-                self._loaded.append(_Loaded(each.directory, earlier, placement.dtype, each.to_train, model))
+            with _one_thread():
+                for each in models:
+                    earlier, placement = signature(each.directory), resolve_placement("cpu", each.dtype)
+                    model = self._load(each.directory, placement, **_kind(each.to_train))
+                    self._loaded.append(_Loaded(each.directory, earlier, placement.dtype, each.to_train, model))
         except (PrimecliError, FileNotFoundError):
             return  # the checkpoint may be being replaced; if something is wrong with it, `load` will say so
         except Exception as error:
@@ -92,6 +94,22 @@ class Preloader:
         if not matches or matches[0].signature != signature(directory):
             return self._load(directory, placement, dtype=dtype, **_kind(to_train))
         return loading.move(matches[0].model, placement)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Computes in this thread alone: the stages before are at work, and threads that wait for each other slow them.
+
+    The number is that of this thread and of those that are yet to start; the others keep theirs.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, slots=True)

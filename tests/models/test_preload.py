@@ -119,6 +119,27 @@ def test_a_defect_in_the_thread_is_not_swallowed(tiny: Path) -> None:
         ahead.load(tiny, CPU)
 
 
+def test_it_computes_in_one_thread_and_the_stage_in_all_of_its_own(tiny: Path) -> None:
+    threads: dict[str, int] = {}
+
+    def load(directory: Path, placement: Placement) -> Any:
+        threads["ahead"] = torch.get_num_threads()
+        return loading.load_model(directory, placement)
+
+    before = torch.get_num_threads()
+    try:
+        early = Preloader(3, load)
+        early.begin([(tiny, "float32")])
+        early.wait()
+    finally:
+        torch.set_num_threads(before)
+    assert threads["ahead"] == 1
+    other = threading.Thread(target=lambda: threads.update(another=torch.get_num_threads()))
+    other.start()
+    other.join()
+    assert threads["another"] == before
+
+
 def test_nothing_loads_ahead_where_memory_is_short(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = sum(path.stat().st_size for path in tiny.glob("*.safetensors"))
     loader = Loader()
