@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+EARLY = 0.05  # of the total; see `Progress.together`
 PLAIN_SECONDS = 10.0  # between two plain lines: often enough to see that it works, rarely enough for a log file
 
 
@@ -44,6 +45,8 @@ class Progress:
     total: how many there will be; None while that is unknown.
     quiet: displays nothing.
     done: how many there have been so far.
+    together: whether many are worked on at the same time, so that most are done soon after the first ones. Plain lines
+        then do not say at once how long the rest takes.
     """
 
     def __init__(self, stage: str, unit: str, *, total: int | None = None, quiet: bool = False) -> None:
@@ -52,6 +55,7 @@ class Progress:
         self.total = total
         self.quiet = quiet
         self.done = 0
+        self.together = False
         self._started: float | None = None  # at the first `advance`, so that waiting for input does not count
         self._last_line = time.monotonic()
         self._bar: RichProgress | None = None
@@ -123,6 +127,6 @@ class Progress:
         rate = self.done / max(time.monotonic() - (self._started or 0.0), 1e-9)
         speed = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
         text = f"{self.done}{f' of {self.total}' if self.total else ''} {self.unit}, {speed}/s"
-        if self.total and rate > 0:
+        if self.total and rate > 0 and (not self.together or self.done >= EARLY * self.total):
             text += f", {duration((self.total - self.done) / rate)} left"
         return text

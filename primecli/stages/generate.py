@@ -301,6 +301,7 @@ def _sample(
     params = options.sampling_params()
     per_shard = options.prompts_per_shard
     parts = [groups[start : start + per_shard] for start in range(0, len(groups), per_shard)]
+    run.progress.together = True
     run.progress.advance(0, total=len(groups) * params.n)
     decoded: dict[str, Json] = {"decoded": True} if any(group.prompt.decoded for group in groups) else {}
     config = {**options.recipe(), **encoder.recipe(), **decoded}

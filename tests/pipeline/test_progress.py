@@ -32,6 +32,23 @@ def test_a_rate_below_one_has_digits(capfd: Any, monkeypatch: pytest.MonkeyPatch
     assert capfd.readouterr().err == "primecli update-prm: 16 of 900 rollouts, 0.04/s, 6 h 8 min left\n"
 
 
+def test_the_first_of_many_that_end_together_say_nothing_of_the_rest(
+    capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with Progress("generate", "rollouts", total=320) as shown:
+        shown.together = True
+        shown.advance(0)
+        for count in (2, 158):
+            now += 20
+            shown.advance(count)
+    assert capfd.readouterr().err.splitlines() == [
+        "primecli generate: 2 of 320 rollouts, 0.1/s",
+        "primecli generate: 160 of 320 rollouts, 4.0/s, 40.0 s left",
+    ]
+
+
 def test_quiet_is_quiet(capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
     with Progress("verify", "rollouts", quiet=True) as shown:
