@@ -24,16 +24,6 @@ class Came(Exception):
 
 
 @pytest.fixture
-def stdin(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The end of a pipe to write to; the other is stdin."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading) as stream:
-        monkeypatch.setattr("sys.stdin", stream)
-        yield writing
-    os.close(writing)
-
-
-@pytest.fixture
 def handlers() -> Iterator[None]:
     """Gives SIGTERM and SIGUSR1 back what handled them before."""
     numbers = (signal.SIGTERM, signal.SIGUSR1)
@@ -76,6 +66,7 @@ def test_a_signal_just_before_the_wait_ends_it(stdin: int, handlers: None, monke
     signal.signal(signal.SIGTERM, fail)
     with pytest.raises(Came):
         next(pipe.stdin_lines())
+    os.close(stdin)
     assert seen[1], "the wait went on until its time was up"
     assert signal.set_wakeup_fd(-1) == -1
 
@@ -87,6 +78,7 @@ def test_a_signal_that_is_handled_changes_nothing(stdin: int, handlers: None, mo
     signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
     os.write(stdin, b"path\n")
     assert next(pipe.stdin_lines()) == "path"
+    os.close(stdin)
     assert came == [signal.SIGUSR1]
 
 
@@ -96,4 +88,5 @@ def test_a_thread_reads_without_signals(stdin: int) -> None:
     thread.start()
     os.write(stdin, b"path\n")
     thread.join()
+    os.close(stdin)
     assert found == ["path"]

@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from primecli.pipeline import pipe
 from primecli.pipeline.inputs import Inputs
@@ -32,15 +29,6 @@ class Watched:
     def handle(self) -> None:
         self.arrived.append(os.read(self.reading, 10).decode())
         self.busy, self.idle_since = False, time.monotonic()
-
-
-@pytest.fixture
-def stdin(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The end of a pipe to write to; the other is stdin."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading) as stream:
-        monkeypatch.setattr("sys.stdin", stream)
-        yield writing
 
 
 def after(seconds: float, *writes: tuple[int, bytes]) -> threading.Thread:
