@@ -16,7 +16,7 @@ from primecli.errors import Interrupted, NothingCameError, PrimecliError, UsageE
 from primecli.parallel.ranks import RankError, place
 from primecli.warm.protocol import FAILURES
 
-GRACE_SECONDS = 10  # that ranks have to end by themselves once one has failed; torch before 2.12 gives them 30
+GRACE_SECONDS = 10  # that ranks have to end by themselves once one has failed; torch 2.11, for one, does not read it
 GRACE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
 

@@ -171,3 +171,13 @@ def test_the_probe_takes_tokens_from_all_over_the_vocabulary(vocabulary: int) ->
     ends = [0, *sorted(ids), vocabulary]
     assert max(after - before for before, after in pairwise(ends)) < vocabulary / 7  # 17 gaps
     assert sum(number < 17 for number in ids) < max(2, 17 * 16 / vocabulary + 2)  # few of the special tokens
+
+
+def test_the_probe_uses_them() -> None:
+    model = make("Qwen2", **WIDE)
+    seen: list[int] = []
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, given: seen.extend(given[0].flatten().tolist())
+    )
+    assert packed_attention.can_pack(model)
+    assert set(seen) == set(packed_attention._spread_ids(model.get_input_embeddings().num_embeddings))
