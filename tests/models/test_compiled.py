@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor
 
 from primecli.errors import PrimecliError, UsageError
 from primecli.models import loading, lora, scoring
@@ -103,9 +104,12 @@ def test_a_model_without_layers_that_it_names(model: Any) -> None:
 
 
 def test_a_machine_without_a_compiler(model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    with pytest.raises(PrimecliError, match=r"torch\.compile does not work here") as caught:
+    # torch's own way: monkeypatch ends by deleting the setting, for every test after this one
+    with (
+        inductor.patch({"cpp.cxx": (str(tmp_path / "no-compiler"),)}),
+        pytest.raises(PrimecliError, match=r"torch\.compile does not work here") as caught,
+    ):
         compiled(model, PADDED)
     assert "\n" not in caught.value.message
     assert "g++" in str(caught.value.hint)
