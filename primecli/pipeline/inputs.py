@@ -26,6 +26,7 @@ class Inputs:
     while_idle: called once if the stage before sends nothing for a second, such as to load a model meanwhile.
     watched: handled while the stage before sends nothing, such as the stage's workers.
     waited: seconds spent waiting for the stage before with nothing else to do, so far.
+    count: how many shards there are, once the first has come; None where stdin may name more.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Inputs:
         self.while_idle: Callable[[], None] | None = None
         self.watched: pipe.Watched | None = None
         self.waited = 0.0
+        self.count: int | None = None
         self._seen: dict[
             str, Path
         ] = {}  # the paths so far, by what may not repeat: their names or the paths themselves
@@ -71,8 +73,16 @@ class Inputs:
         self._check_end()
 
     def _paths(self) -> Iterator[Path]:
-        for path in self._piped_paths() if self.from_stdin else expand_arguments(self.arguments):
-            yield from self._shards_in(path) if os.path.isdir(path) else [path]
+        if self.from_stdin:
+            for path in self._piped_paths():
+                yield from self._shards_of(path)
+        else:
+            named = [shard for path in expand_arguments(self.arguments) for shard in self._shards_of(path)]
+            self.count = len(named)
+            yield from named
+
+    def _shards_of(self, path: Path) -> list[Path]:
+        return self._shards_in(path) if os.path.isdir(path) else [path]
 
     def _shards_in(self, directory: Path) -> list[Path]:
         if not self.partial:

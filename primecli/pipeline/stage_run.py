@@ -235,10 +235,14 @@ class StageRun(Run):
         return read_whole(shard)
 
     def expect(self, shard: Shard) -> None:
-        """Estimates the progress display's total: the rows of this shard times the number of shards in its name."""
-        match = parquet.NAME_PATTERN.fullmatch(shard.name)
-        total = shard.footer.rows * int(match[2]) if match else None
-        self.progress.advance(0, total=total)
+        """Estimates the progress display's total: the rows of this shard times the number of shards.
+
+        Where paths come through the pipe, their number is the one in this shard's name: that of a whole directory.
+        """
+        count = None if self._inputs is None else self._inputs.count
+        if count is None and (match := parquet.NAME_PATTERN.fullmatch(shard.name)):
+            count = int(match[2])
+        self.progress.advance(0, total=None if count is None else shard.footer.rows * count)
 
     def commit(self, table: pa.Table, counts: Mapping[str, float] | None = None) -> None:
         """Writes the output that `skip` has found missing, whole or not at all, and passes its path on.

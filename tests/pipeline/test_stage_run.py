@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from primecli.files import LOCK_NAME, lock
+from primecli.pipeline import progress
 from primecli.pipeline.summary import Summary
 from primecli.shards import parquet, schema
 from tests.builders import rollouts, write_shards
@@ -35,6 +36,27 @@ def test_files_and_globs_work_too(generated: Path, tmp_path: Path, primecli: Any
     one = sorted(generated.glob("*.parquet"))[0]
     assert len(primecli("verify", one, "--out", tmp_path / "a").paths) == 1
     assert len(primecli("verify", f"{generated}/*.parquet", "--out", tmp_path / "b").paths) == 4
+
+
+def test_progress_is_of_the_shards_that_are_named(
+    generated: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    first, second, *_ = sorted(generated.glob("*.parquet"))
+    for given, total in (([first], 2), ([first, second], 4), ([generated], 8)):
+        err = primecli("verify", *given, "--force").err
+        assert f" {total} of {total} rollouts, " in err
+        assert {words.split()[0] for words in err.split(" of ")[1:]} == {str(total)}
+
+
+def test_progress_is_of_all_shards_where_one_comes_through_the_pipe(
+    generated: Path, primecli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    (tmp_path / "stdin").write_text(f"{min(generated.glob('*.parquet'))}\n")
+    with open(tmp_path / "stdin") as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        assert " 2 of 8 rollouts, " in primecli("verify", "-", "--partial").err
 
 
 def test_the_provenance_chain_grows(generated: Path, primecli: Any) -> None:
