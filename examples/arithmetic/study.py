@@ -52,7 +52,12 @@ SMALL = {**TRUSTED, "PRM_START": "trained", "PRM_PROMPTS": "256", "PRM_START_OPT
 CLIP = {"PROCESS_OPTIONS": "--process-clip 0.6"}
 TIGHT = {"PROCESS_OPTIONS": "--process-clip 0.3"}
 CUT = {"FILTER_OPTIONS": "--allow-truncated"}
-ARMS: dict[str, dict[str, str]] = {
+TRAINED_CUT = {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", **CUT}
+LONG = {**TRAINED_CUT, "PRM_START_OPTIONS": "--epochs 4"}
+STEPS = "--process-clip 0.6 --granularity step --process-lambda 0"
+WORST = {"PROCESS_OPTIONS": f"{STEPS} --process-form min --process-temperature 0.1"}
+WORST_TOKEN = "--process-clip 0.6 --process-form min --process-temperature 0.05"
+FIRST_ARMS: dict[str, dict[str, str]] = {
     "outcome": {"OUTCOME_ONLY": "1"},
     "oracle": {**HALF, "REWARDS": "oracle", "PROCESS_GAMMA": "0"},
     "paper": {},
@@ -76,17 +81,29 @@ ARMS: dict[str, dict[str, str]] = {
     "trained-trusted-own": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", "PROCESS_GAMMA": "0"},
     "outcome-cut": {"OUTCOME_ONLY": "1", **CUT},
     "oracle-cut": {**HALF, "REWARDS": "oracle", "PROCESS_GAMMA": "0", **CUT},
-    "trained-trusted-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", **CUT},
-    "trained-trusted-own-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", "PROCESS_GAMMA": "0", **CUT},
-    "trained-clip-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", **CUT, **CLIP},
-    "trained-tight-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", **CUT, **TIGHT},
+    "trained-trusted-cut": TRAINED_CUT,
+    "trained-trusted-own-cut": {**TRAINED_CUT, "PROCESS_GAMMA": "0"},
+    "trained-clip-cut": {**TRAINED_CUT, **CLIP},
+    "trained-tight-cut": {**TRAINED_CUT, **TIGHT},
     "trained-small-tight-cut": {**SMALL, "BETA": "0.3", **CUT, **TIGHT},
     "sharp-clip-cut": {**HISTORY, "BETA": "0.3", **CUT, **CLIP},
-    "trained-own-clip-cut": {**TRUSTED, "PRM_START": "trained", "BETA": "0.3", "PROCESS_GAMMA": "0", **CUT, **CLIP},
+    "trained-own-clip-cut": {**TRAINED_CUT, "PROCESS_GAMMA": "0", **CLIP},
     "trained-fifth-own": {**FROM_TRAINED, "PRM_LR": "3e-4", "PROCESS_GAMMA": "0", "PROCESS_SHARE": "0.2"},
     "trained-own": {**FROM_TRAINED, "PROCESS_GAMMA": "0"},
     "trained-min": {**FROM_TRAINED, "PROCESS_GAMMA": "0", "PROCESS_OPTIONS": MIN},
 }
+LATER_ARMS: dict[str, dict[str, str]] = {
+    "long-cut": {**LONG, **CLIP},
+    "long-steps-cut": {**LONG, "PROCESS_OPTIONS": STEPS},
+    "long-worst-token-cut": {**LONG, "PROCESS_OPTIONS": WORST_TOKEN, "PROCESS_GAMMA": "0"},
+    "long-worst-cut": {**LONG, **WORST},
+    "long-worst-untrusted-cut": {**LONG, **WORST, "PROCESS_TRUST": ""},
+    "long-worst-all-cut": {**LONG, **WORST, "PRM_ON": "all"},
+    "small-worst-cut": {**SMALL, "BETA": "0.3", **CUT, **WORST},
+    "once-worst-cut": {**TRAINED_CUT, **WORST},
+    "online-worst-cut": {**HISTORY, "BETA": "0.3", **CUT, **WORST},
+}
+ARMS = FIRST_ARMS | LATER_ARMS
 """What each kind of reward sets in the Makefile.
 
 -4: four epochs of the PRM on each batch. all: it also learns from the groups that the filter drops. fast: at a higher
@@ -95,6 +112,10 @@ the higher rate. sharp: history with a larger beta. before: the PRM rewards a ba
 it starts from one trained before, on 4,096 rollouts of the SFT model; small: on 1,024, four times each. frozen: it is
 trained once. own: the credit of a token is its own reward, not the sum of all that follow. cut: groups with a truncated
 response are kept. clip, tight: a token's reward is limited to what two nats give, or one.
+
+The later ones limit a token's reward to two nats. long, small, once: a PRM trained before, for four epochs on 4,096
+rollouts, four on 1,024, one on 4,096; online: on none. steps: every token has its step's reward. worst: nearly only
+that of the worst step; worst-token: of the worst token.
 """
 
 FIGURES = (
@@ -133,9 +154,20 @@ class Plan:
 
 
 PAPER = ("paper", "paper-before", "paper-trained", "paper-frozen")
-FULL = Plan(tuple(ARMS), ("3e-4", "6e-4"), (0,), (1, 2, 3, 4, 5), iterations=15, rung=6, kept=PAPER)
+FULL = Plan(tuple(FIRST_ARMS), ("3e-4", "6e-4"), (0,), (1, 2, 3, 4, 5), iterations=15, rung=6, kept=PAPER)
 """At 1.2e-3, which was tried for the first nine arms, the accuracy of each fell again: the file has the rows."""
 QUICK = Plan(("outcome", "oracle", "ce-4"), ("6e-4",), (0,), (), iterations=6, rung=3)
+WORST_STEP = Plan(
+    ("outcome-cut", "oracle-cut", *LATER_ARMS),
+    ("3e-4", "6e-4"),
+    (6, 7),
+    (1, 2, 3, 4, 5),
+    iterations=15,
+    rung=6,
+    stop_below=0.1,
+)
+PLANS = {"full": FULL, "worst-step": WORST_STEP, "quick": QUICK}
+"""full: which rewards pay at all. worst-step: PRMs that know more, and the worst step. quick: to see that it works."""
 
 
 class Run(NamedTuple):
@@ -385,9 +417,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="the Makefile's WORK")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at a time (default: 2)")
     parser.add_argument("--minutes", type=float, metavar="M", help="start no run after this time (default: no limit)")
-    parser.add_argument("--quick", action="store_true", help="a few short runs with one seed, to see that it works")
+    parser.add_argument("--plan", choices=PLANS, default="full", help="what to run (default: full)")
     arguments = parser.parse_args()
-    study = Study(QUICK if arguments.quick else FULL, arguments.csv, arguments.work.resolve())
+    study = Study(PLANS[arguments.plan], arguments.csv, arguments.work.resolve())
     try:
         study.prepare()
         done = drive(study, max(arguments.jobs, 1), arguments.minutes)

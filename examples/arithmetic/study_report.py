@@ -5,6 +5,7 @@ of ratios by resampling seeds. The scale is the way from outcomes alone to the o
 
 Example:
     python examples/arithmetic/study_report.py examples/arithmetic/results/study.csv
+    python examples/arithmetic/study_report.py --plan worst-step examples/arithmetic/results/study-worst-step.csv
 """
 
 from __future__ import annotations
@@ -18,16 +19,28 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 
 import curves as drawing
-from study import ARMS, FULL, QUICK, Curve, Plan, Run, area, curves_of
+from study import ARMS, PLANS, Curve, Plan, Run, area, curves_of
 
 T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """The 0.975 quantiles of Student's t by degrees of freedom."""
 
 RESAMPLES = 10_000
-TARGETS = (0.6, 0.7, 0.8)
+TARGETS = (0.5, 0.6, 0.7, 0.8)
 UNFILTERED = "-cut"  # ends the names of the arms that keep groups with truncated responses
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#882255", "#117733")
-MARKERS = "os^Dv<>PX*"
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#999999",
+    "#882255",
+    "#117733",
+    "#AA4499",
+)
+MARKERS = "os^Dv<>PX*d"
 
 Rows = Sequence[Mapping[str, str]]
 
@@ -39,12 +52,11 @@ class Results:
         self.rows, self.plan = rows, plan
         self.curves = curves_of(rows)
         finals = plan.finals or plan.screening
-        self.finals = {
-            arm: runs
-            for arm in plan.arms
-            for lr in plan.lrs
-            if (runs := {seed: Run(arm, lr, seed) for seed in finals if self.whole(Run(arm, lr, seed))})
-        }
+        self.finals: dict[str, dict[int, Run]] = {}
+        for arm in plan.arms:
+            rates = [[run for seed in finals if self.whole(run := Run(arm, lr, seed))] for lr in plan.lrs]
+            if best := max(rates, key=lambda runs: (len(runs), fmean(map(self.area, runs)) if runs else 0.0)):
+                self.finals[arm] = {run.seed: run for run in best}
 
     def whole(self, run: Run) -> bool:
         """Whether a run has come to its end."""
@@ -169,7 +181,7 @@ def finals(results: Results) -> None:
     for arm, runs in results.finals.items():
         areas, lasts = results.values(arm, results.area), results.values(arm, results.last)
         collapsed = sum(map(results.collapsed, runs.values()))
-        outcome, oracle = references(results.plan.arms[0], arm)
+        outcome, oracle = references(arm)
         compared = arm != outcome and outcome in results.finals
         rows.append(
             [
@@ -190,14 +202,14 @@ def finals(results: Results) -> None:
     drawing.print_table("Finals, at each arm's best learning rate", header, rows)
 
 
-def references(first: str, arm: str) -> tuple[str, str]:
-    """The arms with which an arm is compared: outcomes alone, and the oracle, under its filter. first: the first arm.
+def references(arm: str) -> tuple[str, str]:
+    """The arms with which an arm is compared: outcomes alone, and the oracle, under its filter.
 
-    >>> references("outcome", "ce"), references("outcome", "ce-cut")
+    >>> references("ce"), references("ce-cut")
     (('outcome', 'oracle'), ('outcome-cut', 'oracle-cut'))
     """
     suffix = UNFILTERED if arm.endswith(UNFILTERED) else ""
-    return f"{first}{suffix}", f"oracle{suffix}"
+    return f"outcome{suffix}", f"oracle{suffix}"
 
 
 def share_of_gain(results: Results, arm: str, outcome: str, oracle: str) -> str:
@@ -284,6 +296,7 @@ def plot(results: Results, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("csv", type=Path, metavar="CSV")
+    parser.add_argument("--plan", choices=PLANS, default="full", help="of study.py (default: full)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture, .svg or .png; needs matplotlib")
     arguments = parser.parse_args()
     try:
@@ -294,8 +307,7 @@ def main() -> None:
     arms = {row.get("arm", "") for row in rows}
     if not rows or arms - ARMS.keys():
         raise SystemExit(f"study_report.py: {arguments.csv} is not a file of study.py")
-    quick = max(int(row["iteration"]) for row in rows) <= QUICK.iterations and arms <= set(QUICK.arms)
-    results = Results(rows, QUICK if quick else FULL)
+    results = Results(rows, PLANS[arguments.plan])
     screening(results)
     finals(results)
     truth(results)

@@ -86,6 +86,18 @@ def test_finals_are_at_the_best_learning_rate_and_on_other_seeds() -> None:
     assert not list(wanted(PLAN, curves))
 
 
+@pytest.mark.parametrize("name", study.PLANS)
+def test_a_plan_compares_like_with_like(name: str) -> None:
+    plan = study.PLANS[name]
+    assert set(plan.arms) <= study.ARMS.keys()
+    assert not set(plan.screening) & set(plan.finals)  # the finals are on seeds that chose nothing
+    for arm in plan.arms:
+        outcome, oracle = study_report.references(arm)
+        assert {outcome, oracle} <= set(plan.arms)
+        filters = {study.ARMS[each].get("FILTER_OPTIONS") for each in (arm, outcome, oracle)}
+        assert len(filters) == 1
+
+
 def test_a_hopeless_arm_has_no_finals() -> None:
     whole = {arm: survivors(PLAN, [Run(arm, lr, 0) for lr in PLAN.lrs], screened(0.49)) for arm in PLAN.arms}
     assert finalists(PLAN, whole, screened(0.52)) == {"outcome": "1"}  # 0.51 is not within 0.035 of 0.55
@@ -205,6 +217,16 @@ def rows_of_a_study() -> list[dict[str, str]]:
     return rows
 
 
+def test_finals_at_several_rates_are_reported_at_the_best() -> None:
+    rows = rows_of_a_study()
+    slower = [row | {"lr": "3e-4", "heldout_accuracy": row["heldout_accuracy"] and "0.99"} for row in rows]
+    few = [row for row in slower if row["seed"] in ("1", "2")]
+    for extra, lr, seeds in (([], "6e-4", 5), (few, "6e-4", 5), (slower, "3e-4", 5)):
+        results = study_report.Results([*rows, *extra], study.FULL)
+        runs = results.finals["outcome"]
+        assert ({run.lr for run in runs.values()}, len(runs)) == ({lr}, seeds)
+
+
 def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "study.csv"
     with open(path, "w", newline="") as file:
@@ -224,8 +246,8 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
     # areas are linear in the end, so their ratio is that of the ends
     assert cells["ce"][7].startswith(f"{0.65 / (0.2 + 0.6 + 0.13 + 0.12 + 0.2):.2f} [")
     assert cells["trained-tight-cut"][4:8:3] == ["+0.100 [+0.100, +0.100]", ""]  # no oracle under its filter
-    assert cells["outcome"][8] == "1440 (4 of 5)"  # 0.6 is 3/4 of the way to the median end, 0.7
-    assert cells["oracle"][11] == "30"
+    assert cells["outcome"][9] == "1440 (4 of 5)"  # 0.6 is 3/4 of the way to the median end, 0.7
+    assert cells["oracle"][12] == "30"
     assert (tmp_path / "study.svg").stat().st_size > 10_000
     path.write_text("a,b\n1,2\n")
     with pytest.raises(SystemExit, match=r"is not a file of study\.py"):
