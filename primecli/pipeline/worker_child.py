@@ -7,6 +7,7 @@ pipe.
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import signal
@@ -73,6 +74,8 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # the parent ends this process by killing it
     first = pickle.loads(_read(jobs))
     _die_with_parent(first["parent"])
     queue: SimpleQueue[bytes] = SimpleQueue()

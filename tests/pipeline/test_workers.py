@@ -155,7 +155,10 @@ def test_workers_that_die_before_they_have_a_job_are_not_started_for_ever() -> N
         made.run(("say", 0), opener=open_dying)
 
 
-def test_children_have_their_place_but_neither_our_stdin_nor_our_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+def test_children_have_their_place_but_neither_our_stdin_nor_our_stdout(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # nothing that was printed may wait in a buffer
     made = Rows()
     with made.workers(places=[{"CUDA_VISIBLE_DEVICES": "3"}]) as workers:
         made.submit(workers, ("environment", "CUDA_VISIBLE_DEVICES"), ("print", "among the paths"))
