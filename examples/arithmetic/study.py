@@ -57,6 +57,9 @@ LONG = {**TRAINED_CUT, "PRM_START_OPTIONS": "--epochs 4"}
 STEPS = "--process-clip 0.6 --granularity step --process-lambda 0"
 WORST = {"PROCESS_OPTIONS": f"{STEPS} --process-form min --process-temperature 0.1"}
 WORST_TOKEN = "--process-clip 0.6 --process-form min --process-temperature 0.05"
+DPO = {"PRM_OPTIONS": "--loss dpo", "PRM_START_OPTIONS": "--epochs 4 --loss dpo"}
+PREFIX_LOSS = "--loss prefix --balance boundary,weight"
+PREFIX = {"BETA": "10", "PRM_LR": "1e-3", "PRM_OPTIONS": PREFIX_LOSS, "PRM_START_OPTIONS": f"--epochs 4 {PREFIX_LOSS}"}
 FIRST_ARMS: dict[str, dict[str, str]] = {
     "outcome": {"OUTCOME_ONLY": "1"},
     "oracle": {**HALF, "REWARDS": "oracle", "PROCESS_GAMMA": "0"},
@@ -95,6 +98,9 @@ FIRST_ARMS: dict[str, dict[str, str]] = {
 LATER_ARMS: dict[str, dict[str, str]] = {
     "long-cut": {**LONG, **CLIP},
     "long-steps-cut": {**LONG, "PROCESS_OPTIONS": STEPS},
+    "long-steps-dpo-cut": {**LONG, "PROCESS_OPTIONS": STEPS, **DPO},
+    "long-steps-prefix-cut": {**LONG, "PROCESS_OPTIONS": STEPS.replace("0.6", "20"), **PREFIX},
+    "long-steps-frozen-cut": {**LONG, "PROCESS_OPTIONS": STEPS, "PRM": "frozen"},
     "long-worst-token-cut": {**LONG, "PROCESS_OPTIONS": WORST_TOKEN, "PROCESS_GAMMA": "0"},
     "long-worst-cut": {**LONG, **WORST},
     "long-worst-untrusted-cut": {**LONG, **WORST, "PROCESS_TRUST": ""},
@@ -115,7 +121,7 @@ response are kept. clip, tight: a token's reward is limited to what two nats giv
 
 The later ones limit a token's reward to two nats. long, small, once: a PRM trained before, for four epochs on 4,096
 rollouts, four on 1,024, one on 4,096; online: on none. steps: every token has its step's reward. worst: nearly only
-that of the worst step; worst-token: of the worst token.
+that of the worst step; worst-token: of the worst token. dpo, prefix: the PRM's loss.
 """
 
 FIGURES = (

@@ -40,7 +40,7 @@ COLOURS = (
     "#117733",
     "#AA4499",
 )
-MARKERS = "os^Dv<>PX*d"
+MARKERS = "os^Dv<>PX*"  # not as many as colours, so that no pair comes twice
 
 Rows = Sequence[Mapping[str, str]]
 
