@@ -219,9 +219,12 @@ def rows_of_a_study() -> list[dict[str, str]]:
 
 def test_finals_at_several_rates_are_reported_at_the_best() -> None:
     rows = rows_of_a_study()
-    slower = [row | {"lr": "3e-4", "heldout_accuracy": row["heldout_accuracy"] and "0.99"} for row in rows]
-    few = [row for row in slower if row["seed"] in ("1", "2")]
-    for extra, lr, seeds in (([], "6e-4", 5), (few, "6e-4", 5), (slower, "3e-4", 5)):
+    better, worse = (
+        [row | {"lr": "3e-4", "heldout_accuracy": row["heldout_accuracy"] and accuracy} for row in rows]
+        for accuracy in ("0.99", "0.01")
+    )
+    few = [row for row in better if row["seed"] in ("1", "2")]
+    for extra, lr, seeds in (([], "6e-4", 5), (few, "6e-4", 5), (better, "3e-4", 5), (worse, "6e-4", 5)):
         results = study_report.Results([*rows, *extra], study.FULL)
         runs = results.finals["outcome"]
         assert ({run.lr for run in runs.values()}, len(runs)) == ({lr}, seeds)
