@@ -28,7 +28,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -109,7 +109,14 @@ LATER_ARMS: dict[str, dict[str, str]] = {
     "once-worst-cut": {**TRAINED_CUT, **WORST},
     "online-worst-cut": {**HISTORY, "BETA": "0.3", **CUT, **WORST},
 }
-ARMS = FIRST_ARMS | LATER_ARMS
+UNFILTERED = {"FILTER_OPTIONS": "--allow-truncated --accuracy 0 1"}
+UNFILTERED_ARMS: dict[str, dict[str, str]] = {
+    "outcome-any": {**FIRST_ARMS["outcome-cut"], **UNFILTERED},
+    "oracle-any": {**FIRST_ARMS["oracle-cut"], **UNFILTERED},
+    "long-steps-any": {**LATER_ARMS["long-steps-cut"], **UNFILTERED},
+    "long-steps-frozen-any": {**LATER_ARMS["long-steps-frozen-cut"], **UNFILTERED},
+}
+ARMS = FIRST_ARMS | LATER_ARMS | UNFILTERED_ARMS
 """What each kind of reward sets in the Makefile.
 
 -4: four epochs of the PRM on each batch. all: it also learns from the groups that the filter drops. fast: at a higher
@@ -122,6 +129,9 @@ response are kept. clip, tight: a token's reward is limited to what two nats giv
 The later ones limit a token's reward to two nats. long, small, once: a PRM trained before, for four epochs on 4,096
 rollouts, four on 1,024, one on 4,096; online: on none. steps: every token has its step's reward. worst: nearly only
 that of the worst step; worst-token: of the worst token. dpo, prefix: the PRM's loss.
+
+any: no group is dropped, so most labels are wrong at first; and where all of a group's responses are, only process
+rewards tell them apart.
 """
 
 FIGURES = (
@@ -172,8 +182,13 @@ WORST_STEP = Plan(
     rung=6,
     stop_below=0.1,
 )
-PLANS = {"full": FULL, "worst-step": WORST_STEP, "quick": QUICK}
-"""full: which rewards pay at all. worst-step: PRMs that know more, and the worst step. quick: to see that it works."""
+UNFILTERED_PLAN = replace(WORST_STEP, arms=tuple(UNFILTERED_ARMS), kept=tuple(UNFILTERED_ARMS))
+PLANS = {"full": FULL, "worst-step": WORST_STEP, "unfiltered": UNFILTERED_PLAN, "quick": QUICK}
+"""What each is for.
+
+full: which rewards pay at all. worst-step: PRMs that know more, and the worst step. unfiltered: a PRM that learns on,
+and one that is frozen, where no group is dropped. quick: to see that it works.
+"""
 
 
 class Run(NamedTuple):

@@ -26,7 +26,7 @@ T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2
 
 RESAMPLES = 10_000
 TARGETS = (0.5, 0.6, 0.7, 0.8)
-UNFILTERED = "-cut"  # ends the names of the arms that keep groups with truncated responses
+FILTERS = ("-cut", "-any")  # end the names of the arms that keep groups with truncated responses, and all groups
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -208,7 +208,7 @@ def references(arm: str) -> tuple[str, str]:
     >>> references("ce"), references("ce-cut")
     (('outcome', 'oracle'), ('outcome-cut', 'oracle-cut'))
     """
-    suffix = UNFILTERED if arm.endswith(UNFILTERED) else ""
+    suffix = next(filter(arm.endswith, FILTERS), "")
     return f"outcome{suffix}", f"oracle{suffix}"
 
 
@@ -280,7 +280,7 @@ def plot(results: Results, path: Path) -> None:
                 for step in shared
             ]
             xs, means = [point.x for point in points], [point.mean for point in points]
-            colour, dash = COLOURS[index % len(COLOURS)], "-" if arm.endswith(UNFILTERED) else "--"
+            colour, dash = COLOURS[index % len(COLOURS)], "-" if arm.endswith(FILTERS) else "--"
             marker = MARKERS[index % len(MARKERS)]
             panel.plot(xs, means, color=colour, linestyle=dash, marker=marker, markersize=4, label=f"{arm} ({lr})")
             low = [point.mean - (point.error or 0.0) for point in points]
