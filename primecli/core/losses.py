@@ -190,40 +190,31 @@ def prm_cross_entropy(scores: Tensor, outcome_rewards: Tensor, *, denominator: T
     return F.binary_cross_entropy_with_logits(scores, outcome_rewards, reduction="sum") / denominator
 
 
-def opponent_scores(scores: Tensor, outcome_rewards: Tensor, group_index: Tensor) -> Tensor:
-    """For each response, the mean score of those that it is compared with in `prm_dpo`, without gradient.
+def prm_dpo(scores: Tensor, outcome_rewards: Tensor, group_index: Tensor) -> Tensor:
+    """-log sigmoid of how far the better response of a pair is ahead, for the pairs of each group.
 
-    A response with an outcome reward above 0 is compared with those of its group that have a lower one, and a response
-    with 0 with those that have a higher one. Where there are none, the score is 0, which is that of the reference.
+    A pair is two responses of a group with different outcome rewards, and each carries half of its loss. A group's loss
+    is the mean over its pairs, times the number of its responses, so that the mean over all responses is that of groups
+    weighted by size. A group without a pair has none. Since a pair lifts one score by as much as it lowers the other,
+    what the responses of a group have in common is neither rewarded nor punished.
 
-    scores, outcome_rewards: (B,); group_index: (B,) int64. Returns (B,).
+    The pairs are those of Implicit PRM (arXiv 2412.01981), all of them. Public code of PRIME instead holds every
+    response against the mean score of its opponents: then the more frequent side weighs more, and tokens that all
+    responses share, such as those of the format, get its sign.
 
-    >>> opponent_scores(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0, 0, 0]))
-    tensor([3., 1., 1.])
+    scores, outcome_rewards: (B,); group_index: (B,) int64, whole groups. Returns (B,), the share of each response.
+
+    >>> prm_dpo(torch.tensor([1.0, 1.0, 5.0]), torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 1]))
+    tensor([0.6931, 0.6931, 0.0000])
     """
-    opponents = torch.zeros_like(scores)
+    shares = torch.zeros_like(scores)
     for rows in group_rows(group_index):
-        own, others = outcome_rewards[rows, None], outcome_rewards[None, rows]
-        compared = torch.where(own > 0, others < own, others > own)  # (n, n)
-        total = (compared * scores.detach()[None, rows]).sum(-1)
-        opponents[rows] = total / compared.sum(-1).clamp(min=1)
-    return opponents
-
-
-def prm_dpo(scores: Tensor, opponents: Tensor, outcome_rewards: Tensor, *, denominator: Tensor | float) -> Tensor:
-    """-log sigmoid of the margin by which a response's score is on the right side of its opponents' mean score.
-
-    These are the pairs of a group as in Implicit PRM (arXiv 2412.01981), but the opponents' scores are fixed to those
-    before the step (`opponent_scores`). Each response is the trained side once, so a group may be spread over several
-    micro-batches.
-
-    scores, opponents, outcome_rewards: (B,). denominator: responses in the whole mini-batch. Returns ().
-
-    >>> prm_dpo(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([1.0]), denominator=1)
-    tensor(0.6931)
-    """
-    side = torch.where(outcome_rewards > 0, 1.0, -1.0).to(scores.dtype)
-    return -F.logsigmoid((scores - opponents) * side).sum() / denominator
+        own, outcomes = scores[rows], outcome_rewards[rows]
+        side = torch.sign(outcomes[:, None] - outcomes).to(own.dtype)  # (n, n), 0 where the outcomes are equal
+        halves = side.abs() * F.softplus(-side * (own[:, None] - own)) / 2
+        pairs = side.abs().sum() / 2
+        shares[rows] = halves.sum(-1) * (len(rows) / pairs.clamp(min=1))
+    return shares
 
 
 def group_rows(group_index: Tensor) -> tuple[Tensor, ...]:

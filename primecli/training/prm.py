@@ -83,14 +83,13 @@ def quality(
     """
     import torch
 
-    from primecli.core.losses import opponent_scores
     from primecli.core.metrics import calibration_error, separation, weighted_pair_accuracy
     from primecli.core.pairs import count_pairs
 
     labels, groups = torch.from_numpy(outcomes).double(), torch.from_numpy(group_index)
     scores, graded = objective.scores(rewards, lengths), Graded.of(lengths, labels, groups)
     if objective.compares:
-        graded.opponents[:] = opponent_scores(scores, labels, groups)
+        graded.compare(torch.arange(len(scores)), scores, groups)
     accuracy = count_pairs(scores.numpy(), outcomes, group_index).accuracy()
     apart = separation(scores, labels)
     right, wrong = scores[labels > 0.5], scores[labels <= 0.5]
@@ -178,18 +177,16 @@ def take_step(trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float
 def _graded_before(
     trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float, objective: PrmObjective
 ) -> Graded:
-    """The whole batch, with the opponents' scores before the step for the rows of the mini-batch.
+    """The whole batch, in which the responses of the mini-batch are compared, if the objective does.
 
-    A response's opponents may be in another micro-batch, so their scores are computed first.
+    Those of a group may be in several micro-batches, so all of their scores are computed first.
     """
     import torch
-
-    from primecli.core.losses import opponent_scores
 
     outcomes = torch.from_numpy(rollouts.values[schema.OUTCOME_REWARD]).double()  # (B,)
     groups = torch.from_numpy(rollouts.group_index)  # (B,)
     graded = Graded.of(torch.from_numpy(rollouts.response_lengths), outcomes, groups)
     if objective.compares:
         scores = objective.scores(current_rewards(trainer, rollouts, rows, beta), graded.lengths[rows])
-        graded.opponents[rows] = opponent_scores(scores, outcomes[rows], groups[rows])
+        graded.compare(torch.tensor(rows), scores, groups[rows])
     return graded

@@ -22,30 +22,50 @@ class Graded:
     lengths: (b,) int64, tokens.
     outcomes: (b,), outcome rewards in [0, 1].
     accuracy: (b,), the mean outcome of each response's group, over the whole batch.
-    opponents: (b,), with dpo the mean score before the step of those that each response is compared with, in nats;
-        otherwise 0.
+    shares, slopes: (b,), with dpo each response's share of the loss before the step, and the derivative of the whole
+        loss with respect to its score; otherwise 0.
     """
 
     lengths: Tensor
     outcomes: Tensor
     accuracy: Tensor
-    opponents: Tensor
+    shares: Tensor
+    slopes: Tensor
 
     @classmethod
     def of(cls, lengths: Tensor, outcomes: Tensor, groups: Tensor) -> Self:
-        """The responses of whole groups, the opponents' scores being 0. The arguments: (B,) each, groups int64."""
+        """The responses of whole groups, not compared yet. The arguments: (B,) each, groups int64."""
         from primecli.core.prm_objectives import group_accuracy
 
-        return cls(lengths, outcomes, group_accuracy(outcomes, groups), outcomes.new_zeros(len(outcomes)))
+        shares, slopes = outcomes.new_zeros((2, len(outcomes)))
+        return cls(lengths, outcomes, group_accuracy(outcomes, groups), shares, slopes)
+
+    def compare(self, rows: Tensor, scores: Tensor, groups: Tensor) -> None:
+        """Compares some responses, whole groups, for dpo: sets their shares and slopes.
+
+        The responses of a group may be spread over micro-batches. With the slopes, each micro-batch has the exact
+        gradient of the loss of all pairs without the scores of others. rows: (k,) int64, their numbers; scores: (k,)
+        before the step; groups: (k,) int64.
+        """
+        import torch
+
+        from primecli.core.losses import prm_dpo
+
+        with torch.enable_grad():
+            at = scores.detach().clone().requires_grad_()
+            shares = prm_dpo(at, self.outcomes[rows], groups)
+            (slopes,) = torch.autograd.grad(shares.sum(), at)
+        self.shares[rows], self.slopes[rows] = shares.detach(), slopes
 
     def rows(self, rows: Tensor) -> Graded:
         """Only these rows, by their numbers, (k,) int64."""
-        return Graded(self.lengths[rows], self.outcomes[rows], self.accuracy[rows], self.opponents[rows])
+        every = (self.lengths, self.outcomes, self.accuracy, self.shares, self.slopes)
+        return Graded(*(values[rows] for values in every))
 
     def to(self, device: torch.device) -> Graded:
         """On a device, the numbers as float32."""
-        single = (values.float().to(device) for values in (self.outcomes, self.accuracy, self.opponents))
-        return Graded(self.lengths.to(device), *single)
+        every = (self.outcomes, self.accuracy, self.shares, self.slopes)
+        return Graded(self.lengths.to(device), *(values.float().to(device) for values in every))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +121,7 @@ class PrmObjective:
         if self.plugin is not None:
             return self._plugged_in(rewards, graded).sum() / denominator
         if self.name == "dpo":
-            return losses.prm_dpo(scores, graded.opponents, outcomes, denominator=denominator)
+            return (graded.shares + graded.slopes * (scores - scores.detach())).sum() / denominator
         prm_prefix = partial(prm_objectives.prm_prefix, margin=self.margin, balance=self.balance)
         prm_balanced = partial(prm_objectives.prm_balanced, margin=self.margin, balance=self.balance)
         if self.name == "prefix":

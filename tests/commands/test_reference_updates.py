@@ -23,20 +23,26 @@ from tests.core.reference_2 import CASES_2, NAMES_2
 each_case = pytest.mark.parametrize("case", CASES, ids=NAMES)
 
 
-def case_rows(case: dict[str, Any], model: Path) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """The responses of a case as rows of arbitrary token ids, with the model's log-probabilities of these."""
-    rows = []
-    for row, length in enumerate(case["lengths"]):
-        group, index = divmod(row, case["group_size"])
+def case_rows(
+    case: dict[str, Any], model: Path, taken: list[int] | None = None, size: int | None = None
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """The responses of a case as rows of arbitrary token ids, with the model's log-probabilities of these.
+
+    taken, size: only some rows of the case, in groups of another size.
+    """
+    rows, size = [], size or case["group_size"]
+    lengths = [case["lengths"][row] for row in taken] if taken else case["lengths"]
+    for row, length in enumerate(lengths):
+        group, index = divmod(row, size)
         ids = [(31 * row + 7 * place) % 250 for place in range(length)]
         columns = {schema.RESPONSE_IDS: ids, schema.ROLLOUT_LOGPROBS: [-1.0] * length}
-        rows.append(rollout(group, index, case["group_size"], policy_fingerprint=model_fingerprint(model), **columns))
+        rows.append(rollout(group, index, size, policy_fingerprint=model_fingerprint(model), **columns))
     place = resolve_placement("cpu", "float32")
     sequences = Sequences(
         [np.array(row[schema.PROMPT_IDS]) for row in rows], [np.array(row[schema.RESPONSE_IDS]) for row in rows]
     )
     flat = score(load_model(model, place), place, sequences, micro_batch_tokens=10**6)
-    return rows, np.split(flat, np.cumsum(case["lengths"])[:-1])
+    return rows, np.split(flat, np.cumsum(lengths)[:-1])
 
 
 def cut(case: dict[str, Any], name: str, row: int) -> np.ndarray:
@@ -53,26 +59,35 @@ def update(primecli: Any, stage: str, directory: Path, model: Path, *options: An
 
 
 @each_case
-def test_prm_losses_and_pair_accuracy(case: dict[str, Any], tiny: Path, tmp_path: Path, primecli: Any) -> None:
+def test_cross_entropy_and_pair_accuracy(case: dict[str, Any], tiny: Path, tmp_path: Path, primecli: Any) -> None:
     rows, logprobs = case_rows(case, tiny)
     for number, row in enumerate(rows):
         # the reference is set so that the PRM's log-probabilities minus it are the case's log-ratios
         row[schema.ROLLOUT_LOGPROBS] = (logprobs[number] - cut(case, "prm_minus_ref_logprobs", number)).tolist()
-    beta = case["expected"]["prm_ce_loss"]["beta"]
-    labels = {
-        "ce": case["inputs"]["outcome_reward"],  # fractional in some cases
-        "dpo": case["expected"]["prm_dpo_detached_loss"]["labels"],
-    }
-    assert labels["ce"] == case["expected"]["prm_pair_accuracy"]["labels"]
-    for loss, name in [("ce", "prm_ce_loss"), ("dpo", "prm_dpo_detached_loss")]:
-        graded = [{**row, schema.OUTCOME_REWARD: label} for row, label in zip(rows, labels[loss], strict=True)]
-        directory = write_shards(tmp_path / loss, graded)
-        found = update(primecli, "update-prm", directory, tiny, "--ref", "rollout", "--beta", beta, "--loss", loss)
+        row[schema.OUTCOME_REWARD] = case["inputs"]["outcome_reward"][number]  # fractional in some cases
+    expected = case["expected"]["prm_ce_loss"]
+    directory = write_shards(tmp_path / "in", rows)
+    found = update(primecli, "update-prm", directory, tiny, "--ref", "rollout", "--beta", expected["beta"])
+    for metric in ("loss", "loss_before", "loss_after"):
+        assert found[metric] == pytest.approx(expected["loss"], abs=1e-5)
+    accuracy = case["expected"]["prm_pair_accuracy"]
+    assert accuracy["labels"] == case["inputs"]["outcome_reward"]
+    assert found["pair_accuracy_by_group_before"] == pytest.approx(accuracy["value"], abs=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES_2, ids=NAMES_2)
+def test_the_loss_of_pairs(case: dict[str, Any], tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    for number, variant in enumerate(case["expected"]["dpo_rm_pairs_loss"]["variants"]):
+        pairs = [row for pair in zip(variant["chosen"], variant["rejected"], strict=True) for row in pair]
+        rows, logprobs = case_rows(case, tiny, pairs, size=2)
+        for place, (row, source) in enumerate(zip(rows, pairs, strict=True)):
+            row[schema.ROLLOUT_LOGPROBS] = (logprobs[place] - cut(case, "prm_minus_ref_logprobs", source)).tolist()
+            row[schema.OUTCOME_REWARD] = float(source in variant["chosen"])
+        directory = write_shards(tmp_path / str(number), rows)
+        options = ["--ref", "rollout", "--loss", "dpo", "--beta", variant["beta"], "--micro-batch-tokens", 1]
+        found = update(primecli, "update-prm", directory, tiny, *options)
         for metric in ("loss", "loss_before", "loss_after"):
-            assert found[metric] == pytest.approx(case["expected"][name]["loss"], abs=1e-5)
-        if loss == "ce":
-            expected = case["expected"]["prm_pair_accuracy"]["value"]
-            assert found["pair_accuracy_by_group_before"] == pytest.approx(expected, abs=1e-5)
+            assert found[metric] == pytest.approx(variant["loss_pair_mean"], abs=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES_2, ids=NAMES_2)

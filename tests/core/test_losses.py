@@ -13,8 +13,8 @@ from torch import Tensor
 
 from primecli.core.losses import (
     AGGREGATIONS,
+    group_rows,
     kl_estimate,
-    opponent_scores,
     ppo_clip,
     prm_cross_entropy,
     prm_dpo,
@@ -22,6 +22,7 @@ from primecli.core.losses import (
     value_loss,
 )
 from tests.core.reference import CASES, NAMES, float64, given, group_index, mask
+from tests.core.reference_2 import CASES_2, NAMES_2
 
 each_case = pytest.mark.parametrize("case", CASES, ids=NAMES)
 each_aggregation = pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -48,13 +49,36 @@ def test_prm_cross_entropy(case: dict[str, Any]) -> None:
     assert float(ours) == pytest.approx(expected["loss"], abs=1e-5)
 
 
-@each_case
+@pytest.mark.parametrize("case", CASES_2, ids=NAMES_2)
 def test_prm_dpo(case: dict[str, Any]) -> None:
+    for variant in case["expected"]["dpo_rm_pairs_loss"]["variants"]:
+        ratios = given(case, "prm_minus_ref_logprobs").requires_grad_()
+        chosen, rejected = torch.tensor(variant["chosen"]), torch.tensor(variant["rejected"])
+        scores = (variant["beta"] * ratios * mask(case)).sum(-1)[torch.cat([chosen, rejected])]
+        pairs = torch.arange(len(chosen)).repeat(2)  # each pair is a group
+        labels = float64([1.0] * len(chosen) + [0.0] * len(chosen))
+        loss = prm_dpo(scores, labels, pairs).sum() / 2
+        assert float(loss.detach()) == pytest.approx(variant["loss_sum"], abs=1e-8)
+        (gradient,) = torch.autograd.grad(loss, ratios)
+        torch.testing.assert_close(gradient, float64(variant["grad_prm_minus_ref_logprobs"]), rtol=0, atol=1e-8)
+
+
+@each_case
+def test_public_code_of_prime_teaches_what_all_responses_share_and_pairs_do_not(case: dict[str, Any]) -> None:
     expected = case["expected"]["prm_dpo_detached_loss"]
-    scores, labels = scores_of(case, expected["beta"]), float64(expected["labels"])
-    opponents = opponent_scores(scores, labels, group_index(case))
-    ours = prm_dpo(scores, opponents, labels, denominator=len(labels))
-    assert float(ours) == pytest.approx(expected["loss"], abs=1e-5)
+    scores, labels = scores_of(case, expected["beta"]).requires_grad_(), float64(expected["labels"])
+    total = 0.0
+    for rows in group_rows(group_index(case)):
+        own, right = scores[rows], labels[rows] > 0
+        # where a response has no opponents, it is held against the score of the reference, 0
+        opponents = torch.where(right, own[~right].mean(), own[right].mean()).detach().nan_to_num()
+        theirs = torch.nn.functional.softplus(torch.where(right, opponents - own, own - opponents)).sum()
+        ours = prm_dpo(own, labels[rows], torch.zeros(len(rows), dtype=torch.int64)).sum()
+        shared = [float(torch.autograd.grad(loss, scores, retain_graph=True)[0].sum()) for loss in (theirs, ours)]
+        assert abs(shared[0]) > 0.1 or 2 * right.sum() == len(rows)
+        assert shared[1] == pytest.approx(0, abs=1e-12)
+        total += float(theirs.detach())
+    assert total / len(labels) == pytest.approx(expected["loss"], abs=1e-5)
 
 
 @each_case
@@ -227,36 +251,37 @@ def test_prm_gradients_take_soft_labels() -> None:
     labels = torch.tensor([0.25, 0.0, 1.0], dtype=torch.float64)
     gradient = check_gradient(lambda at: prm_cross_entropy(at, labels, denominator=3), scores)
     torch.testing.assert_close(gradient, (scores.sigmoid() - labels) / 3)
-    groups = torch.tensor([0, 0, 0])
-    opponents = opponent_scores(scores, labels, groups)
-    torch.testing.assert_close(opponents, float64([-2.0, 2.65, -0.85]))
-    check_gradient(lambda at: prm_dpo(at, opponents, labels, denominator=3), scores)
+    check_gradient(lambda at: prm_dpo(at, labels, torch.tensor([0, 0, 0])).sum(), scores)
 
 
-def test_dpo_of_a_pair_has_the_gradient_of_the_pairs_own_loss() -> None:
-    scores = float64([0.4, 1.0]).requires_grad_()
-    labels = float64([1.0, 0.0])
-    pair = -torch.nn.functional.logsigmoid(scores[0] - scores[1])
-    ours = prm_dpo(scores, opponent_scores(scores, labels, torch.tensor([0, 0])), labels, denominator=2)
-    assert float(ours.detach()) == pytest.approx(float(pair.detach()))
-    # each response is the trained side once, so a pair's gradient comes twice, divided by two responses
-    torch.testing.assert_close(2 * torch.autograd.grad(ours, scores)[0], torch.autograd.grad(pair, scores)[0])
+def test_a_groups_loss_of_pairs_is_their_mean_times_its_responses() -> None:
+    scores, outcomes = float64([0.4, 1.0, -0.3, 2.0]), float64([1.0, 0.5, 0.5, 0.0])
+    ahead = [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)]  # not (1, 2), whose outcomes are equal
+    losses = {pair: math.log1p(math.exp(float(scores[pair[1]] - scores[pair[0]]))) for pair in ahead}
+    shares = prm_dpo(scores, outcomes, torch.zeros(4, dtype=torch.int64))
+    for row, share in enumerate(shares.tolist()):
+        mine = sum(loss for pair, loss in losses.items() if row in pair) / 2
+        assert share == pytest.approx(4 * mine / len(ahead))
+    assert float(shares.mean()) == pytest.approx(sum(losses.values()) / len(ahead))
 
 
-def test_without_opponents_a_response_is_held_against_the_reference() -> None:
-    assert opponent_scores(float64([3, 4]), float64([1, 1]), torch.tensor([0, 0])).tolist() == [0, 0]
-    assert opponent_scores(float64([3, 4]), float64([1, 0]), torch.tensor([0, 1])).tolist() == [0, 0]
+def test_groups_without_a_pair_have_no_loss() -> None:
+    scores = float64([3, 4, 1, 2]).requires_grad_()
+    shares = prm_dpo(scores, float64([1, 1, 0, 1]), torch.tensor([0, 0, 1, 2]))
+    assert shares.tolist() == [0, 0, 0, 0]
+    (gradient,) = torch.autograd.grad(shares.sum(), scores)
+    assert gradient.tolist() == [0, 0, 0, 0]
 
 
 @settings(deadline=None, max_examples=30)
 @for_all(st.randoms(use_true_random=False))
-def test_opponents_do_not_depend_on_row_order(random: Any) -> None:
+def test_the_loss_of_pairs_does_not_depend_on_row_order(random: Any) -> None:
     case = CASES[3]
     scores, labels, groups = scores_of(case, 0.5), given(case, "outcome_reward"), group_index(case)
     order = list(range(len(scores)))
     random.shuffle(order)
-    shuffled = opponent_scores(scores[order], labels[order], groups[order])
-    torch.testing.assert_close(shuffled, opponent_scores(scores, labels, groups)[order])
+    shuffled = prm_dpo(scores[order], labels[order], groups[order])
+    torch.testing.assert_close(shuffled, prm_dpo(scores, labels, groups)[order])
 
 
 @pytest.mark.parametrize("bounds", [{}, {"clip_low": math.inf, "clip_high": math.inf}])
@@ -298,15 +323,10 @@ def test_micro_batches_add_up(case: dict[str, Any], aggregation: str) -> None:
 def test_micro_batches_of_the_prm_loss_add_up() -> None:
     scores = torch.tensor([0.3, -2.0, 5.0, 1.0], dtype=torch.float64)
     labels = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
-    opponents = opponent_scores(scores, labels, torch.zeros(4, dtype=torch.int64))
     cuts = (slice(0, 1), slice(1, 4))
     whole = prm_cross_entropy(scores, labels, denominator=4)
     torch.testing.assert_close(
         sum(prm_cross_entropy(scores[rows], labels[rows], denominator=4) for rows in cuts), whole
-    )
-    whole = prm_dpo(scores, opponents, labels, denominator=4)
-    torch.testing.assert_close(
-        sum(prm_dpo(scores[rows], opponents[rows], labels[rows], denominator=4) for rows in cuts), whole
     )
 
 
