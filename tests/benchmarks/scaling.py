@@ -2,7 +2,8 @@
 
 An iteration of the arithmetic task, a stage after another, each a process of its own, from a random model of the
 example's shape. A rollout's price is the slope between two sizes, so that start-up is in neither; the figure is the
-price between 4× and 16× over that between 1× and 4×. The memory is the peak of the stage's process.
+price between 4× and 16× over that between 1× and 4×. The memory is the peak of the stage's process. Both are medians
+over rounds, with the smallest and the largest.
 
     python tests/benchmarks/scaling.py
 """
@@ -17,12 +18,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.benchmarks.loop import EXAMPLE, make_model  # noqa: E402
-from tests.benchmarks.measuring import Figure, environment, run_process, show  # noqa: E402
+from tests.benchmarks.measuring import Figure, environment, ratio, run_process, show  # noqa: E402
 
 SIZES = (1, 4, 16)
 STAGES = {
@@ -74,34 +76,43 @@ def slope_ratio(sizes: tuple[int, int, int], seconds: list[float]) -> float:
     return (seconds[2] - seconds[1]) / (third - second) / ((seconds[1] - seconds[0]) / (second - first))
 
 
+def measure(directory: Path, prompts: int, max_tokens: int) -> dict[str, list[Spent]]:
+    """What every stage takes at every size, in a directory that is empty."""
+    spent: dict[str, list[Spent]] = {stage: [] for stage in STAGES}
+    run_process([sys.executable, "make_task.py", str(directory / "task"), "--demonstrations", "1"], cwd=EXAMPLE)
+    make_model(directory / "task", directory / "model")
+    for size in SIZES:
+        out = directory / str(size)
+        out.mkdir()
+        given = {"model": directory / "model", "task": directory / "task", "out": out}
+        for stage, words in STAGES.items():
+            line = words.format(**given, prompts=size * prompts, max_tokens=max_tokens)
+            spent[stage].append(spend(stage, line, directory))
+    return spent
+
+
 def main() -> None:
     """Measures every stage at every size and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=64, help="at 1×; 4 samples of each")
     parser.add_argument("--max-tokens", type=int, default=48, help="which the random model always takes")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
-    spent: dict[str, list[Spent]] = {stage: [] for stage in STAGES}
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        run_process([sys.executable, "make_task.py", str(directory / "task"), "--demonstrations", "1"], cwd=EXAMPLE)
-        make_model(directory / "task", directory / "model")
-        for size in SIZES:
-            out = directory / str(size)
-            out.mkdir()
-            given = {"model": directory / "model", "task": directory / "task", "out": out}
-            for stage, words in STAGES.items():
-                line = words.format(**given, prompts=size * options.prompts, max_tokens=options.max_tokens)
-                spent[stage].append(spend(stage, line, directory))
+    rounds: list[dict[str, list[Spent]]] = []
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory() as name:
+            rounds.append(measure(Path(name), options.prompts, options.max_tokens))
     figures = []
-    for stage, found in spent.items():
-        seconds, memory = [each.seconds for each in found], [each.mebibytes for each in found]
-        each = ", ".join(f"{value:.1f}" for value in seconds)
-        price = slope_ratio(SIZES, seconds)
-        figures.append(Figure(f"{stage}, time", price, f"{price:.2f}×  {each} s", "a rollout's price from 1× to 4×"))
-        growth = memory[-1] / memory[0]
-        text = f"{growth:.2f}×  {', '.join(f'{value:,.0f}' for value in memory)} MiB"
-        figures.append(Figure(f"{stage}, memory", growth, text, "its peak at 1×"))
+    for stage in STAGES:
+        found = [round_[stage] for round_ in rounds]
+        ones = [1.0] * len(found)
+        prices = ratio([slope_ratio(SIZES, [spent.seconds for spent in each]) for each in found], ones)
+        seconds = ", ".join(f"{median(spent.seconds for spent in size):.1f}" for size in zip(*found, strict=True))
+        figures.append(Figure(f"{stage}, time", prices.median, f"{prices}  {seconds} s", "a rollout's price to 4×"))
+        growth = ratio([each[-1].mebibytes for each in found], [each[0].mebibytes for each in found])
+        memory = ", ".join(f"{median(spent.mebibytes for spent in size):,.0f}" for size in zip(*found, strict=True))
+        figures.append(Figure(f"{stage}, memory", growth.median, f"{growth}  {memory} MiB", "its peak at 1×"))
     title = f"{', '.join(str(size * options.prompts * 4) for size in SIZES)} rollouts of {options.max_tokens} tokens"
     show(title, figures, options.json)
 
