@@ -11,6 +11,7 @@ from torch import Tensor
 
 from primecli.models.attention import PACKED, Segment, Segments, register_packed
 from primecli.models.body import body_of
+from primecli.models.trial_tokens import spread_ids
 
 PROBE_TOLERANCE = 1e-4  # relative, of a token's hidden state on average; seeing another sequence changes far more
 HALF_TOLERANCE = 5e-2  # the same where products have 8 or 11 bits of precision
@@ -82,7 +83,7 @@ def _probe(model: Any) -> str | None:
     if not getattr(model, "_supports_attention_backend", False):
         return "transformers cannot give it the attention of packed rows"
     register_packed()
-    ids = torch.tensor(_spread_ids(model.get_input_embeddings().num_embeddings), device=model.device)
+    ids = torch.tensor(spread_ids(model.get_input_embeddings().num_embeddings, OTHER.stop), device=model.device)
     rows = [ids[:7], torch.cat([ids[PROMPT], ids[SECOND]]), ids[OTHER]]
     original = model.config._attn_implementation
     found: str | None = "its forward pass does not take packed rows"
@@ -97,16 +98,6 @@ def _probe(model: Any) -> str | None:
         if found is not None:
             model.set_attn_implementation(original)
     return found
-
-
-def _spread_ids(vocabulary: int) -> list[int]:
-    """16 token ids from all over the vocabulary.
-
-    The first ids are often those of special tokens, whose embeddings nobody trained: a model's layers can make the
-    rounding of such a state a thousand times larger.
-    """
-    golden = (5**0.5 - 1) / 2
-    return [int(number * golden % 1 * vocabulary) for number in range(1, 17)]
 
 
 def _difference(model: Any, ids: Tensor, expected: Tensor) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from primecli.models import attention, packed_attention
 from primecli.models.attention import Segment
+from primecli.models.trial_tokens import spread_ids
 from tests.models.architectures import build
 
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -163,21 +163,11 @@ def test_it_does_not_get_into_what_is_saved(tmp_path: Path) -> None:
     assert attention.PACKED not in (tmp_path / "config.json").read_text()
 
 
-@pytest.mark.parametrize("vocabulary", [40, 257, 49152, 151936])
-def test_the_probe_takes_tokens_from_all_over_the_vocabulary(vocabulary: int) -> None:
-    ids = packed_attention._spread_ids(vocabulary)
-    assert len(set(ids)) == len(ids) == 16
-    assert 0 < min(ids) < max(ids) < vocabulary
-    ends = [0, *sorted(ids), vocabulary]
-    assert max(after - before for before, after in pairwise(ends)) < vocabulary / 7  # 17 gaps
-    assert sum(number < 17 for number in ids) < max(2, 17 * 16 / vocabulary + 2)  # few of the special tokens
-
-
-def test_the_probe_uses_them() -> None:
+def test_the_probe_takes_tokens_from_all_over_the_vocabulary() -> None:
     model = make("Qwen2", **WIDE)
     seen: list[int] = []
     model.get_input_embeddings().register_forward_pre_hook(
         lambda module, given: seen.extend(given[0].flatten().tolist())
     )
     assert packed_attention.can_pack(model)
-    assert set(seen) == set(packed_attention._spread_ids(model.get_input_embeddings().num_embeddings))
+    assert set(seen) == set(spread_ids(model.get_input_embeddings().num_embeddings, 16))

@@ -19,6 +19,7 @@ from primecli.generation.engines.decoding import Decoding, Plan, Prefill
 from primecli.generation.engines.layouts import learn_layout, run_prompts
 from primecli.models.device import Placement, is_out_of_memory
 from primecli.models.skeleton import quiet
+from primecli.models.trial_tokens import spread_ids
 
 BROKEN = 1e-2  # nats; in float32, rounding makes far less of a difference, another state far more
 # Decoding may be off by what rounding explains: so many times the difference that it makes whether a sequence goes on,
@@ -99,12 +100,11 @@ class _Trial:
         self.model, self.placement, self.layout = model, placement, layout
         long = layout.tokens + 2
         self.lengths = [long, long // 2, long // 2]  # of the prompts
-        size = model.get_input_embeddings().num_embeddings
-        sequences = [
-            [*range(1, length + 1), *range(first, first + self.STEPS)]
-            for length, first in zip(self.lengths, (long + 5, long + 10, long + 15), strict=True)
+        ids = spread_ids(model.get_input_embeddings().num_embeddings, long + 3 * self.STEPS)
+        self.sequences = [
+            ids[:length] + ids[first : first + self.STEPS]
+            for length, first in zip(self.lengths, range(long, len(ids), self.STEPS), strict=True)
         ]
-        self.sequences = [[token % size for token in sequence] for sequence in sequences]
         self.expected = [self._forward(sequence)[-self.STEPS - 1 :] for sequence in self.sequences]
         shorter = [self._forward(self.sequences[0][: -self.STEPS + step])[-1] for step in range(self.STEPS)]
         self.rounding = float((torch.stack(shorter) - self.expected[0][: self.STEPS]).abs().max())

@@ -119,3 +119,20 @@ def test_a_model_that_fails_is_refused_with_its_reason() -> None:
     model.head = torch.nn.Linear(3, 4)
     with pytest.raises(PrimecliError, match=r"OneForAll keeps a state .*: mat1 and mat2 shapes cannot be multiplied"):
         plan_decoding(model, FLOAT32)
+
+
+def test_what_decoding_is_held_against_is_not_made_of_special_tokens() -> None:
+    """Nobody trained their embeddings, so rounding alone can look like another state."""
+    model = build("Llama")
+    seen: set[int] = set()
+
+    def look(module: Any, given: Any, named: dict[str, Any]) -> None:
+        if not named["use_cache"]:
+            seen.update(named["input_ids"].flatten().tolist())
+
+    model.register_forward_pre_hook(look, with_kwargs=True)
+    plan_decoding(model, FLOAT32)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    assert len(seen) > 10
+    assert max(seen) > 0.8 * vocabulary
+    assert sum(number < 17 for number in seen) <= len(seen) * 17 / vocabulary + 1
