@@ -193,14 +193,15 @@ def prm_cross_entropy(scores: Tensor, outcome_rewards: Tensor, *, denominator: T
 def prm_dpo(scores: Tensor, outcome_rewards: Tensor, group_index: Tensor) -> Tensor:
     """-log sigmoid of how far the better response of a pair is ahead, for the pairs of each group.
 
-    A pair is two responses of a group with different outcome rewards, and each carries half of its loss. A group's loss
-    is the mean over its pairs, times the number of its responses, so that the mean over all responses is that of groups
-    weighted by size. A group without a pair has none. Since a pair lifts one score by as much as it lowers the other,
-    what the responses of a group have in common is neither rewarded nor punished.
+    A pair is two responses of a group with different outcome rewards, however little they differ, and each of the two
+    carries half of its loss. A group's loss is the mean over its pairs, times the number of its responses, so a group
+    weighs by its size; one without a pair has none. A pair lifts one score by as much as it lowers the other, so a
+    contribution that is equal in all responses of a group is neither rewarded nor punished, and the level of its scores
+    is free.
 
-    The pairs are those of Implicit PRM (arXiv 2412.01981), all of them. Public code of PRIME instead holds every
-    response against the mean score of its opponents: then the more frequent side weighs more, and tokens that all
-    responses share, such as those of the format, get its sign.
+    DPO (arXiv 2305.18290) on all pairs; Implicit PRM (arXiv 2412.01981) takes one wrong counterpart for each right
+    response. Public code of PRIME instead holds every response against the mean score of its opponents: then the more
+    frequent side weighs more, and equal contributions are pushed its way.
 
     scores, outcome_rewards: (B,); group_index: (B,) int64, whole groups. Returns (B,), the share of each response.
 

@@ -92,7 +92,7 @@ def process_form(name: str) -> Form:
 
 PRM_OBJECTIVES = {
     "ce": PrmEntry("prm_cross_entropy", "cross-entropy of each response's outcome"),
-    "dpo": PrmEntry("prm_dpo", "right against wrong responses of a group, with one more forward pass per step"),
+    "dpo": PrmEntry("prm_dpo", "better against worse responses of a group, with one more forward pass per step"),
     "prefix": PrmEntry("prm_prefix", "every prefix's mean reward against the outcome, with a margin", of_means=True),
 }
 """The objectives of the PRM: what `update-prm --loss` offers. Functions of core/losses.py and core/prm_objectives.py,

@@ -189,6 +189,8 @@ def _train(
         check_untouched_distribution(rollouts.values, "--ref rollout")
     prm.check_graded(rollouts)
     beta, objective = options.scale(), options.objective()
+    if objective.compares:
+        prm.groups_with_pairs(rollouts)  # raises before a model is loaded
     trained = trained_otherwise(source, beta, objective.name)
     if trained is not None:
         run.warn(

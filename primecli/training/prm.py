@@ -31,6 +31,24 @@ def check_graded(rollouts: Rollouts) -> None:
         )
 
 
+def groups_with_pairs(rollouts: Rollouts) -> np.ndarray:
+    """The numbers of the groups whose responses have different outcome rewards, in order.
+
+    Raises InputError if there are none: nothing can be compared.
+    """
+    outcomes, groups = rollouts.values[schema.OUTCOME_REWARD], rollouts.group_index  # (B,) each
+    low, high = np.full(int(groups.max()) + 1, np.inf), np.full(int(groups.max()) + 1, -np.inf)
+    np.minimum.at(low, groups, outcomes)
+    np.maximum.at(high, groups, outcomes)
+    found = np.flatnonzero(low < high)
+    if not len(found):
+        raise InputError(
+            "no group has responses with different outcome rewards, so --loss dpo has nothing to compare",
+            "sample several responses to a prompt, or train with --loss ce",
+        )
+    return found
+
+
 def current_rewards(
     trainer: Trainer, rollouts: Rollouts, rows: list[int], beta: float, done: Callable[[int], None] = lambda rows: None
 ) -> Tensor:
@@ -123,9 +141,12 @@ def _over_batch(rewards: Tensor, scores: Tensor, graded: Graded, objective: PrmO
 
 
 def mini_batches(trainer: Trainer, rollouts: Rollouts, objective: PrmObjective) -> Iterator[list[int]]:
-    """The row numbers of each mini-batch; of whole groups if the objective compares their responses."""
+    """The row numbers of each mini-batch; of whole groups if the objective compares their responses.
+
+    Then groups without responses that differ are left out.
+    """
     if objective.compares:
-        return trainer.group_mini_batches(rollouts.group_index)
+        return trainer.group_mini_batches(rollouts.group_index, groups_with_pairs(rollouts))
     return trainer.mini_batches(len(rollouts))
 
 

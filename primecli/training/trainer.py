@@ -128,9 +128,12 @@ class Trainer:
             for start in range(0, rows, self.options.mini_batch):
                 yield order[start : start + self.options.mini_batch].tolist()
 
-    def group_mini_batches(self, group_index: np.ndarray) -> Iterator[list[int]]:
-        """As `mini_batches`, with whole groups: as many as fit into `mini_batch` rows, but at least one."""
-        members = [np.flatnonzero(group_index == group).tolist() for group in range(int(group_index.max()) + 1)]
+    def group_mini_batches(self, group_index: np.ndarray, taken: np.ndarray) -> Iterator[list[int]]:
+        """As `mini_batches`, with whole groups: as many as fit into `mini_batch` rows, but at least one.
+
+        group_index: (B,), the number of each response's group. taken: the numbers of the groups to take, at least one.
+        """
+        members = [np.flatnonzero(group_index == group).tolist() for group in taken]
         for order in self._orders(len(members)):
             batch: list[int] = []
             for group in order.tolist():

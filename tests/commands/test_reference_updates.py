@@ -31,7 +31,7 @@ def case_rows(
     taken, size: only some rows of the case, in groups of another size.
     """
     rows, size = [], size or case["group_size"]
-    lengths = [case["lengths"][row] for row in taken] if taken else case["lengths"]
+    lengths = case["lengths"] if taken is None else [case["lengths"][row] for row in taken]
     for row, length in enumerate(lengths):
         group, index = divmod(row, size)
         ids = [(31 * row + 7 * place) % 250 for place in range(length)]

@@ -107,6 +107,33 @@ def test_dpo_with_one_process_per_step_equals_one_process(
     assert (prm / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
 
 
+def test_dpo_leaves_out_groups_without_a_pair(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
+    """Also from a checkpoint with moments, by which a step without any gradient would move the weights."""
+    rows = rollouts(3, SIZE)
+    for row in rows[SIZE:]:
+        row[schema.OUTCOME_REWARD] = 1.0
+    options = ["--loss", "dpo", "--mini-batch", SIZE, "--no-shuffle", "--beta", 0.5, "--lr", "1e-3"]
+    every, one = write_shards(tmp_path / "every", rows), write_shards(tmp_path / "one", rows[:SIZE])
+    names = ("model.safetensors", "trainer/optimizer.safetensors")
+    prm: Path = other
+    for step in range(2):
+        for directory in (every, one):
+            train(primecli, prm, tiny, directory, tmp_path / f"{directory.name}-{step}", *options)
+        found = [tmp_path / f"{name}-{step}" for name in ("every", "one")]
+        assert len(steps_of(found[0])) == len(steps_of(found[1])) == 1
+        assert all(len({(place / name).read_bytes() for place in found}) == 1 for name in names)
+        prm = found[1]
+
+
+def test_dpo_refuses_a_batch_without_a_pair(tiny: Path, tmp_path: Path, primecli: Any) -> None:
+    rows = [{**row, schema.OUTCOME_REWARD: 1.0} for row in rollouts(2, SIZE)]
+    words = ["update-prm", "--prm", tiny, "--ref", tiny, write_shards(tmp_path / "in", rows), "--loss", "dpo"]
+    result = primecli(*words, "--checkpoint", tmp_path / "1", check=False)
+    assert result.code == 3
+    assert "no group has responses with different outcome rewards" in result.line()
+    assert not (tmp_path / "1").exists()
+
+
 BALANCED = ["--loss", "prefix", "--balance", "boundary,weight", "--lr", "1e-3", "--no-shuffle"]
 
 
