@@ -2,8 +2,9 @@
 
 An iteration of the arithmetic task, a stage after another, each a process of its own, from a random model of the
 example's shape. A rollout's price is the slope between two sizes, so that start-up is in neither; the figure is the
-price between 4× and 16× over that between 1× and 4×. The memory is the peak of the stage's process. Both are medians
-over rounds, with the smallest and the largest.
+price between 4× and 16× over that between 1× and 4×, of the medians of the rounds' seconds. Where those of 1× and 4×
+differ by no more than start-up does from round to round, it says nothing: take more prompts. The memory is the peak of
+the stage's process, the median of the rounds' ratios.
 
     python tests/benchmarks/scaling.py
 """
@@ -106,10 +107,10 @@ def main() -> None:
     figures = []
     for stage in STAGES:
         found = [round_[stage] for round_ in rounds]
-        ones = [1.0] * len(found)
-        prices = ratio([slope_ratio(SIZES, [spent.seconds for spent in each]) for each in found], ones)
-        seconds = ", ".join(f"{median(spent.seconds for spent in size):.1f}" for size in zip(*found, strict=True))
-        figures.append(Figure(f"{stage}, time", prices.median, f"{prices}  {seconds} s", "a rollout's price to 4×"))
+        times = [[spent.seconds for spent in size] for size in zip(*found, strict=True)]
+        price = slope_ratio(SIZES, [median(each) for each in times])
+        seconds = ", ".join(f"{median(each):.1f} ({min(each):.1f}–{max(each):.1f})" for each in times)
+        figures.append(Figure(f"{stage}, time", price, f"{price:.2f}×  {seconds} s", "a rollout's price from 1× to 4×"))
         growth = ratio([each[-1].mebibytes for each in found], [each[0].mebibytes for each in found])
         memory = ", ".join(f"{median(spent.mebibytes for spent in size):,.0f}" for size in zip(*found, strict=True))
         figures.append(Figure(f"{stage}, memory", growth.median, f"{growth}  {memory} MiB", "its peak at 1×"))

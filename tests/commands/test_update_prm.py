@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+from transformers import AutoModelForCausalLM
 
 from primecli.shards import schema
 from tests.builders import rollouts, write_shards
@@ -105,6 +109,43 @@ def test_dpo_with_one_process_per_step_equals_one_process(
         train(primecli, prm, tiny, shard, tmp_path / f"step{number}", *options)
         prm = tmp_path / f"step{number}"
     assert (prm / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+def test_the_gradient_of_dpo_is_that_of_all_pairs(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
+    """In micro-batches of one response, in an order of their own, against a loop over the pairs of whole groups."""
+    rows = rollouts(3, SIZE)
+    for number, row in enumerate(rows):
+        row[schema.OUTCOME_REWARD] = [1.0, 0.0, 0.5, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.25, 1.0][number]
+    options = ["--loss", "dpo", "--mini-batch", 100, "--micro-batch-tokens", 1, "--beta", 0.5, "--grad-clip", 1000]
+    train(primecli, other, tiny, write_shards(tmp_path / "in", rows), tmp_path / "1", *options)
+    (step,) = steps_of(tmp_path / "1")
+
+    model, reference = (AutoModelForCausalLM.from_pretrained(each, dtype=torch.float32) for each in (other, tiny))
+
+    def score(row: dict[str, Any]) -> Tensor:
+        ids = torch.tensor([[*row[schema.PROMPT_IDS], *row[schema.RESPONSE_IDS]]])
+        first = len(row[schema.PROMPT_IDS])
+        sums = [
+            each(ids).logits[0, first - 1 : -1].log_softmax(-1).gather(-1, ids[0, first:, None]).sum()
+            for each in (model, reference)
+        ]
+        difference: Tensor = sums[0] - sums[1].detach()
+        return 0.5 * difference
+
+    scores, loss = [score(row) for row in rows], torch.zeros(())
+    for start in range(0, len(rows), SIZE):
+        group = range(start, start + SIZE)
+        pairs = [
+            softplus(scores[worse] - scores[better])
+            for better in group
+            for worse in group
+            if rows[better][schema.OUTCOME_REWARD] > rows[worse][schema.OUTCOME_REWARD]
+        ]
+        loss = loss + torch.stack(pairs).mean() / 3
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    assert step["loss"] == pytest.approx(float(loss.detach()), abs=1e-5)
+    assert step["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
 
 
 def test_dpo_leaves_out_groups_without_a_pair(tiny: Path, other: Path, tmp_path: Path, primecli: Any) -> None:
